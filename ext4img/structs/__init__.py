@@ -1,0 +1,1 @@
+"""What the bytes are: Construct declarations in kernel names, one record family a file."""

@@ -1,0 +1,89 @@
+"""struct ext4_inode: 128 bytes, then what i_extra_isize says is there (kernel: fs/ext4/ext4.h)."""
+
+from construct import Bytes, Int16ul, Int32ul, Struct
+
+from ext4img.structs.record import Record
+
+EXT4_ROOT_INO = 2
+EXT4_JOURNAL_INO = 8
+EXT4_N_BLOCKS = 15
+EXT4_NDIR_BLOCKS = 12
+
+# i_flags
+EXT4_SECRM_FL = 0x00000001
+EXT4_SYNC_FL = 0x00000008
+EXT4_IMMUTABLE_FL = 0x00000010
+EXT4_APPEND_FL = 0x00000020
+EXT4_NODUMP_FL = 0x00000040
+EXT4_NOATIME_FL = 0x00000080
+EXT4_ENCRYPT_FL = 0x00000800
+EXT4_INDEX_FL = 0x00001000
+EXT4_JOURNAL_DATA_FL = 0x00004000
+EXT4_DIRSYNC_FL = 0x00010000
+EXT4_TOPDIR_FL = 0x00020000
+EXT4_HUGE_FILE_FL = 0x00040000
+EXT4_EXTENTS_FL = 0x00080000
+EXT4_VERITY_FL = 0x00100000
+EXT4_EA_INODE_FL = 0x00200000
+EXT4_DAX_FL = 0x02000000
+EXT4_INLINE_DATA_FL = 0x10000000
+EXT4_PROJINHERIT_FL = 0x20000000
+EXT4_CASEFOLD_FL = 0x40000000
+
+# i_mode's file types (POSIX)
+S_IFMT = 0xF000
+S_IFIFO = 0x1000
+S_IFCHR = 0x2000
+S_IFDIR = 0x4000
+S_IFBLK = 0x6000
+S_IFREG = 0x8000
+S_IFLNK = 0xA000
+S_IFSOCK = 0xC000
+
+# The first 128 bytes (EXT4_GOOD_OLD_INODE_SIZE). The union osd1 is i_version in Linux' variant,
+# the union osd2 is linux2.
+EXT4_INODE = Record(
+    "ext4_inode",
+    Struct(
+        "i_mode" / Int16ul,
+        "i_uid" / Int16ul,
+        "i_size_lo" / Int32ul,
+        "i_atime" / Int32ul,
+        "i_ctime" / Int32ul,
+        "i_mtime" / Int32ul,
+        "i_dtime" / Int32ul,
+        "i_gid" / Int16ul,
+        "i_links_count" / Int16ul,
+        "i_blocks_lo" / Int32ul,
+        "i_flags" / Int32ul,
+        "l_i_version" / Int32ul,
+        "i_block" / Bytes(60),
+        "i_generation" / Int32ul,
+        "i_file_acl_lo" / Int32ul,
+        "i_size_high" / Int32ul,
+        "i_obso_faddr" / Int32ul,
+        "l_i_blocks_high" / Int16ul,
+        "l_i_file_acl_high" / Int16ul,
+        "l_i_uid_high" / Int16ul,
+        "l_i_gid_high" / Int16ul,
+        "l_i_checksum_lo" / Int16ul,
+        "l_i_reserved" / Int16ul,
+    ),
+)
+
+# Bytes 128 to 159. Each field is there only if it ends within 128 + i_extra_isize
+# (EXT4_FITS_IN_INODE).
+EXT4_INODE_EXTRA = Record(
+    "ext4_inode_extra",
+    Struct(
+        "i_extra_isize" / Int16ul,
+        "i_checksum_hi" / Int16ul,
+        "i_ctime_extra" / Int32ul,
+        "i_mtime_extra" / Int32ul,
+        "i_atime_extra" / Int32ul,
+        "i_crtime" / Int32ul,
+        "i_crtime_extra" / Int32ul,
+        "i_version_hi" / Int32ul,
+        "i_projid" / Int32ul,
+    ),
+)

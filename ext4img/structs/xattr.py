@@ -1,0 +1,59 @@
+"""Extended attributes (kernel: fs/ext4/xattr.h)."""
+
+from construct import Bytes, Int8ul, Int16ul, Int32ul, Struct
+
+from ext4img.structs.record import Record
+
+EXT4_XATTR_MAGIC = 0xEA020000
+EXT4_XATTR_PAD = 4
+
+# e_name_index
+EXT4_XATTR_INDEX_USER = 1
+EXT4_XATTR_INDEX_POSIX_ACL_ACCESS = 2
+EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT = 3
+EXT4_XATTR_INDEX_TRUSTED = 4
+EXT4_XATTR_INDEX_LUSTRE = 5
+EXT4_XATTR_INDEX_SECURITY = 6
+EXT4_XATTR_INDEX_SYSTEM = 7
+EXT4_XATTR_INDEX_RICHACL = 8
+EXT4_XATTR_INDEX_ENCRYPTION = 9
+EXT4_XATTR_INDEX_HURD = 10
+
+# The block that i_file_acl names starts with this; its entries follow at byte 32.
+EXT4_XATTR_HEADER = Record(
+    "ext4_xattr_header",
+    Struct(
+        "h_magic" / Int32ul,
+        "h_refcount" / Int32ul,
+        "h_blocks" / Int32ul,
+        "h_hash" / Int32ul,
+        "h_checksum" / Int32ul,
+        "h_reserved" / Bytes(12),
+    ),
+)
+
+# At 128 + i_extra_isize in the inode; entries follow, and value offsets count from the first one.
+EXT4_XATTR_IBODY_HEADER = Record("ext4_xattr_ibody_header", Struct("h_magic" / Int32ul))
+
+EXT4_XATTR_ENTRY = Record(
+    "ext4_xattr_entry",
+    Struct(
+        "e_name_len" / Int8ul,
+        "e_name_index" / Int8ul,
+        "e_value_offs" / Int16ul,
+        "e_value_inum" / Int32ul,
+        "e_value_size" / Int32ul,
+        "e_hash" / Int32ul,
+    ),
+)
+
+# POSIX ACLs as ext4 stores them (kernel: fs/ext4/acl.h); user space sees struct posix_acl_xattr_*.
+EXT4_ACL_VERSION = 1
+POSIX_ACL_XATTR_VERSION = 2
+EXT4_ACL_HEADER = Record("ext4_acl_header", Struct("a_version" / Int32ul))
+EXT4_ACL_ENTRY_SHORT = Record("ext4_acl_entry_short", Struct("e_tag" / Int16ul, "e_perm" / Int16ul))
+EXT4_ACL_ENTRY = Record("ext4_acl_entry", Struct("e_tag" / Int16ul, "e_perm" / Int16ul, "e_id" / Int32ul))
+POSIX_ACL_XATTR_HEADER = Record("posix_acl_xattr_header", Struct("a_version" / Int32ul))
+POSIX_ACL_XATTR_ENTRY = Record(
+    "posix_acl_xattr_entry", Struct("e_tag" / Int16ul, "e_perm" / Int16ul, "e_id" / Int32ul)
+)
