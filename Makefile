@@ -1,0 +1,44 @@
+# make demo   back up, verify, list and restore an encrypted sample image
+# make test   everything that is checked: ruff, mypy --strict, pytest
+#
+# Both make .venv first, from PyPI. PYTHON=python3.13 picks another interpreter,
+# WORKERS=1 another number of test processes, PYTEST_ARGS="-k name" a part of the tests.
+
+PYTHON ?= python3
+WORKERS ?= auto
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Debian keeps ensurepip apart, so a virtual environment may have to do without a pip of its own.
+PIP = $$($(BIN)/python -c 'import pip' 2>/dev/null && echo "$(BIN)/python -m pip" || echo "$(PYTHON) -m pip --python $(BIN)/python")
+
+.PHONY: demo test lint fixtures clean
+
+demo: $(VENV)/.ready-demo
+	$(BIN)/python tools/demo.py
+
+test: lint
+	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+lint: $(VENV)/.ready-test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+
+# Needs root and loop mounts: makes the images of tests/fixtures anew with the running kernel.
+fixtures: $(VENV)/.ready-test
+	$(BIN)/python -m tools.make_fixtures
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache dist build
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); $(PYTHON) -m venv --without-pip $(VENV); }
+
+$(VENV)/.ready-demo: pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet --editable .
+	touch $@
+
+$(VENV)/.ready-test: pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet --editable '.[test,lint]'
+	touch $@ $(VENV)/.ready-demo
