@@ -34,6 +34,8 @@ class InodeFacts(NamedTuple):
     ctime_ns: int
     crtime_ns: int | None
     project: int
+    rdev: tuple[int, int] | None  # devices only
+    fast_target: bytes | None  # of a symlink that lies in the inode
 
 
 def _script(image: Path, commands: list[str]) -> str:
@@ -53,7 +55,8 @@ def inode_facts(image: Path, numbers: Collection[int]) -> dict[int, InodeFacts]:
             return found.group(1)
 
         project = re.search(r"Project:\s+(-?\d+)", text)
-        crtime = _time(text, "crtime")
+        device = re.search(r"Device major/minor number: (\d+):(\d+)", text)
+        target = re.search(r'(?s)Fast link dest: "(.*)"$', text.rstrip())
         facts[int(field(r"Inode: (\d+)"))] = InodeFacts(
             type=field(r"Type: (.+?)\s+Mode:"),
             mode=int(field(r"Mode:\s+(\d+)"), 8),
@@ -66,8 +69,10 @@ def inode_facts(image: Path, numbers: Collection[int]) -> dict[int, InodeFacts]:
             atime_ns=_time(text, "atime") or 0,
             mtime_ns=_time(text, "mtime") or 0,
             ctime_ns=_time(text, "ctime") or 0,
-            crtime_ns=crtime,
+            crtime_ns=_time(text, "crtime"),
             project=int(project.group(1)) & 0xFFFFFFFF if project else 0,
+            rdev=(int(device.group(1)), int(device.group(2))) if device else None,
+            fast_target=target.group(1).encode("utf-8", "surrogateescape") if target else None,
         )
     return facts
 

@@ -174,6 +174,14 @@ def set_project(path: str | bytes, project: int) -> None:
         fcntl.ioctl(fd, FS_IOC_FSSETXATTR, attributes)
 
 
+def allocate_beyond(fd: int, offset: int, length: int) -> None:
+    """fallocate(2) with FALLOC_FL_KEEP_SIZE: blocks without changing the size."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.fallocate(fd, 1, ctypes.c_int64(offset), ctypes.c_int64(length)) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
 def fiemap(fd: int, batch: int = 512) -> list[FiemapExtent]:
     """All extents of an open file, in the file's order."""
     found: list[FiemapExtent] = []

@@ -303,33 +303,41 @@ def tool_versions() -> str:
     return f"Linux {platform.release()}, e2fsprogs {version}"
 
 
-def manifest(image: Path, keys: Iterable[Key] = (), **about: object) -> dict[str, Any]:
-    """The manifest of `image`, which is left as it is; `about` goes into its head."""
+def head(image: Path, about: dict[str, object]) -> dict[str, Any]:
+    """The manifest's first keys: what made the image, its size and digest, its superblock."""
     original = image.read_bytes()
-    head: dict[str, Any] = {
+    facts = debugfs.superblock_facts(image)
+    return {
         "name": image.name.partition(".")[0],
         "made_by": tool_versions(),
         **about,
         "raw_size": len(original),
         "raw_sha256": hashlib.sha256(original).hexdigest(),
+        "block_size": facts.block_size,
+        "uuid": facts.uuid,
+        "label": facts.label,
+        "features": facts.features,
+        "dirty": "needs_recovery" in facts.features,
     }
-    facts = debugfs.superblock_facts(image)
-    head |= {"block_size": facts.block_size, "uuid": facts.uuid, "label": facts.label, "features": facts.features}
-    head["dirty"] = "needs_recovery" in facts.features
+
+
+def manifest(image: Path, keys: Iterable[Key] = (), **about: object) -> dict[str, Any]:
+    """The manifest of `image`, which is left as it is; `about` goes into its head."""
+    document = head(image, about)
+    block_size = document["block_size"]
     with tempfile.TemporaryDirectory(prefix="ext4img-view-") as scratch:
         copy = Path(scratch, image.name)
         shutil.copyfile(image, copy)
-        if head["dirty"]:
+        if document["dirty"]:
             replay_journal(copy)
         with loop_mounted(copy, "ro,noatime") as mount:
             named = [(key, kernel_ioctl.add_key(mount, key.raw, key.version, key.descriptor)) for key in keys]
-            entries = _entries(mount, copy, facts.block_size)
+            entries = _entries(mount, copy, block_size)
         _add_debugfs(entries, copy)
-        _add_nokey_view(entries, copy, facts.block_size)
-    head["keys"] = _describe_keys(named, entries)
-    head["passphrases"] = []
-    head["entries"] = sorted((entry for _, entry in entries), key=lambda e: str(e["path"]).encode(errors="replace"))
-    return head
+        _add_nokey_view(entries, copy, block_size)
+    document |= {"keys": _describe_keys(named, entries), "passphrases": []}
+    document["entries"] = [entry for _, entry in sorted(entries, key=lambda found: found[0].path)]
+    return document
 
 
 def dump(document: dict[str, Any]) -> str:
