@@ -1,0 +1,13 @@
+"""fscrypt: keys and bytes in, bytes out. Nothing here knows of volumes, inodes or paths.
+
+policy      what an encryption context says; modes: the ciphers it can name
+kdf, iv     from a master key to a file's key; from a data unit's index to its IV
+keyring     the keys at hand, and the ciphers they give for a context
+codec       contents and names, encrypted and decrypted, by a cipher and its IVs
+names       no-key names and the padding of names; needs no key
+dirhash     the directory hashes that no-key names begin with; siphash: the keyed one
+
+One cipher a file, each with encrypt and decrypt as mirror images: aes_xts, aes_cts, aes_cbc_essiv,
+adiantum, hctr2. The first three take SM4 as well as AES. Of these modules only the ciphers import
+`cryptography` or NumPy when they are imported; the keyring imports them when it needs one.
+"""

@@ -1,0 +1,33 @@
+"""What the ciphers of names share: their interface, and XOR of long byte strings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from ext4img.errors import CorruptionError
+
+MIN_MESSAGE = 16
+"""Bytes; a shorter message cannot be encrypted by any mode for names."""
+
+
+class MessageCipher(Protocol):
+    """A cipher for names: messages of any length from 16 bytes on, all under one IV."""
+
+    def encrypt_messages(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
+        """Each message encrypted; lengths stay."""
+
+    def decrypt_messages(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
+        """Each message decrypted; lengths stay."""
+
+
+def check_lengths(messages: Sequence[bytes]) -> None:
+    """CorruptionError if any message is too short to be a ciphertext."""
+    shortest = min(map(len, messages), default=MIN_MESSAGE)
+    if shortest < MIN_MESSAGE:
+        raise CorruptionError(f"encrypted name of {shortest} bytes, the shortest possible has {MIN_MESSAGE}")
+
+
+def xor(a: bytes, b: bytes) -> bytes:
+    """XOR of two byte strings of one length: as two big integers, so without a loop or NumPy."""
+    return (int.from_bytes(a, "little") ^ int.from_bytes(b, "little")).to_bytes(len(a), "little")
