@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Iterator, Mapping
 from struct import Struct as PackStruct
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from construct import Bytes, FormatField, Renamed, Struct
 
@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     import numpy
 
 Buffer = bytes | bytearray | memoryview
-T = TypeVar("T", bound=tuple[Any, ...])
 
-_NUMPY_INTEGERS = {"B": "u1", "H": "u2", "I": "u4", "L": "u4", "Q": "u8", "b": "i1", "h": "i2", "i": "i4", "l": "i4", "q": "i8"}
+_NUMPY_INTEGERS = {"B": "u1", "H": "u2", "L": "u4", "Q": "u8", "b": "i1", "h": "i2", "l": "i4", "q": "i8"}
 
 
 class Field(NamedTuple):
@@ -43,10 +42,10 @@ class Field(NamedTuple):
     code: str  # struct's letter for an integer, "<n>s" for bytes
 
 
-class Record(Generic[T]):
+class Record:
     """See the module's text. `name` is the kernel's name of the structure."""
 
-    def __init__(self, name: str, declaration: Struct[Any, Any], raw: type[T] | None = None) -> None:
+    def __init__(self, name: str, declaration: Struct[Any, Any], raw: Any = None) -> None:
         self.name = name
         self.construct = declaration
         order: str | None = None
@@ -78,10 +77,12 @@ class Record(Generic[T]):
         if self._pack.size != self.size or int(declaration.sizeof()) != self.size:
             raise TypeError(f"{name}: derived size differs from the declaration's")
         names = [f.name for f in fields]
-        self.raw = raw or cast("type[T]", namedtuple(name, names))  # noqa: PYI024
-        if tuple(getattr(self.raw, "_fields", ())) != tuple(names):
+        # Its fields are only known at run time, hence Any: `from_raw` functions give them types.
+        # A small record may bring a NamedTuple of its own, with the same names.
+        self.raw: Any = raw or cast(Any, namedtuple)(name, names)
+        if self.raw._fields != tuple(names):
             raise TypeError(f"{name}: the raw tuple's fields differ from the declaration's")
-        self._make = self.raw._make  # type: ignore[attr-defined]
+        self._make = self.raw._make
         self.unpack_tuple = self._pack.unpack_from
         """Plain tuple of the fields at (buffer, offset), for hot loops whose bounds are checked."""
 
@@ -99,16 +100,16 @@ class Record(Generic[T]):
         """Byte offset of the named field."""
         return self.span(field).offset
 
-    def unpack(self, buffer: Buffer, offset: int = 0, place: Place | None = None) -> T:
+    def unpack(self, buffer: Buffer, offset: int = 0, place: Place | None = None) -> Any:
         """The raw named tuple at `offset`. CorruptionError where the buffer is too short."""
         if offset < 0 or len(buffer) - offset < self.size:
             raise CorruptionError(
                 f"{self.name} needs {self.size} bytes, {max(len(buffer) - offset, 0)} are left",
                 place or Place(offset=offset, record=self.name),
             )
-        return cast("T", self._make(self.unpack_tuple(buffer, offset)))
+        return self._make(self.unpack_tuple(buffer, offset))
 
-    def unpack_many(self, buffer: Buffer, count: int, offset: int = 0, stride: int | None = None) -> list[T]:
+    def unpack_many(self, buffer: Buffer, count: int, offset: int = 0, stride: int | None = None) -> list[Any]:
         """`count` records, `stride` bytes apart (default: packed), from `offset` on."""
         step = stride or self.size
         if count < 0 or offset < 0 or (count and offset + (count - 1) * step + self.size > len(buffer)):
@@ -122,7 +123,7 @@ class Record(Generic[T]):
         at = self.unpack_tuple
         return [self._make(at(buffer, offset + i * step)) for i in range(count)]
 
-    def iter_unpack(self, buffer: Buffer) -> Iterator[T]:
+    def iter_unpack(self, buffer: Buffer) -> Iterator[Any]:
         """All records of a buffer whose length is a multiple of the size."""
         return map(self._make, self._pack.iter_unpack(buffer))
 

@@ -1,0 +1,1 @@
+"""What the records mean: superblock, groups, blocks, inodes, mappings, directories, attributes."""

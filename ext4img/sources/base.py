@@ -1,0 +1,53 @@
+"""The one interface of all sources."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Self
+
+from ext4img.errors import ShortReadError
+
+
+class Source(ABC):
+    """Random access to the bytes of an image: no cursor, so threads cannot disturb each other.
+
+    `size` is in bytes, `name` is for messages. A source is never written to.
+    """
+
+    name: str
+    size: int
+
+    @abstractmethod
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from byte `offset` on, or SourceError."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill the writable `buffer` from byte `offset` on, or SourceError."""
+        buffer[:] = self.read_at(offset, len(buffer))
+
+    def close(self) -> None:  # noqa: B027 - most sources have nothing to release
+        """Release what the source itself opened. May be called twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.size} bytes)"
+
+    def _check(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0:
+            raise ValueError("offset and length are not negative")
+        if offset + length > self.size:
+            raise self._short(offset, length, max(self.size - offset, 0))
+
+    def _short(self, offset: int, wanted: int, got: int) -> ShortReadError:
+        return ShortReadError(
+            f"{self.name}: ends early: {wanted} bytes wanted at byte offset {offset:#x}, {got} are there"
+            f" (the image is {self.size} bytes long)"
+        )

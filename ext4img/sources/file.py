@@ -1,0 +1,99 @@
+"""Regular files and block devices, by positional reads."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from ext4img.errors import SourceError
+from ext4img.sources.base import Source
+
+# One system call moves at most 0x7ffff000 bytes on Linux (read(2)).
+_MOST_PER_READ = 1 << 30
+
+
+class FileSource(Source):
+    """A regular file or block device, opened read-only; or a descriptor of one, which stays open.
+
+    The kernel is asked not to touch the file's access time (O_NOATIME), which only its owner may
+    ask for. Errors of the system come as SourceError with their errno.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | bytes | int) -> None:
+        self._owned = not isinstance(path, int)
+        if isinstance(path, int):
+            self.name = f"descriptor {path}"
+            self._descriptor = path
+        else:
+            self.name = os.fsdecode(path)
+            self._descriptor = _open(path, self.name)
+        try:
+            self.size = _size(self._descriptor, self.name)
+        except BaseException:
+            self.close()
+            raise
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        self._check(offset, length)
+        try:
+            data = os.pread(self._descriptor, min(length, _MOST_PER_READ), offset)
+        except OSError as error:
+            raise self._failed(error, offset) from error
+        if len(data) == length:
+            return data
+        whole = bytearray(length)
+        whole[: len(data)] = data
+        self._fill(offset, memoryview(whole), len(data))
+        return bytes(whole)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        self._check(offset, len(buffer))
+        self._fill(offset, buffer, 0)
+
+    def _fill(self, offset: int, buffer: memoryview, done: int) -> None:
+        while done < len(buffer):
+            try:
+                got = os.preadv(self._descriptor, [buffer[done : done + _MOST_PER_READ]], offset + done)
+            except OSError as error:
+                raise self._failed(error, offset + done) from error
+            if got == 0:  # it shrank since it was opened
+                raise self._short(offset, len(buffer), done)
+            done += got
+
+    def _failed(self, error: OSError, offset: int) -> SourceError:
+        return SourceError(error.errno, f"{error.strerror} at byte offset {offset:#x}", self.name)
+
+    def close(self) -> None:
+        if self._owned and self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+
+def _open(path: str | os.PathLike[str] | bytes, name: str) -> int:
+    # O_NONBLOCK: a fifo would otherwise wait for a writer before it could be refused.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        try:
+            return os.open(path, flags | getattr(os, "O_NOATIME", 0))
+        except PermissionError:
+            return os.open(path, flags)
+    except OSError as error:
+        raise SourceError(error.errno, error.strerror, name) from error
+    except ValueError as error:  # NUL in the path
+        raise SourceError(errno.EINVAL, str(error), name) from error
+
+
+def _size(descriptor: int, name: str) -> int:
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode):
+            return os.fstat(descriptor).st_size
+        if stat.S_ISBLK(mode):
+            # st_size of a device is 0; its end is where lseek says.
+            return os.lseek(descriptor, 0, os.SEEK_END)
+    except OSError as error:
+        raise SourceError(error.errno, error.strerror, name) from error
+    if stat.S_ISDIR(mode):
+        raise SourceError(errno.EISDIR, "is a directory, not an image or block device", name)
+    raise SourceError(errno.EINVAL, "is neither a regular file nor a block device", name)

@@ -1,0 +1,35 @@
+"""A part of another source: a partition, or an image at an offset."""
+
+from __future__ import annotations
+
+from ext4img.errors import SourceError
+from ext4img.sources.base import Source
+
+
+class SliceSource(Source):
+    """`length` bytes of `inner` from byte `offset` on; to its end if no length is given.
+
+    Closes `inner` when it is closed itself.
+    """
+
+    def __init__(self, inner: Source, offset: int, length: int | None = None) -> None:
+        if offset < 0 or offset > inner.size:
+            raise SourceError(f"{inner.name}: offset {offset} lies outside its {inner.size} bytes")
+        left = inner.size - offset
+        if length is not None and not 0 <= length <= left:
+            raise SourceError(f"{inner.name}: {length} bytes at offset {offset} are not all there ({left} are left)")
+        self._inner = inner
+        self._offset = offset
+        self.size = left if length is None else length
+        self.name = f"{inner.name} at offset {offset}"
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        self._check(offset, length)
+        return self._inner.read_at(self._offset + offset, length)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        self._check(offset, len(buffer))
+        self._inner.read_into(self._offset + offset, buffer)
+
+    def close(self) -> None:
+        self._inner.close()

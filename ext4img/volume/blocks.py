@@ -1,0 +1,131 @@
+"""The one gate: every block of the volume is read here, and nowhere else.
+
+journal overlay → bounds → cache → source. Above it nobody knows that a journal exists.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+
+from ext4img.errors import CorruptionError, Place, SourceError
+from ext4img.sources.base import Source
+
+CACHE_BYTES = 16 << 20
+WINDOW_BYTES = 64 << 10
+
+
+class BlockReader:
+    """Reads whole blocks. `overlay` maps a physical block number to the bytes that replace it.
+
+    `read` goes through a cache of windows and is meant for metadata; `read_data` reads long runs
+    of contents past the cache. Both raise CorruptionError outside 0 <= pblk < block_count.
+    """
+
+    def __init__(
+        self, source: Source, block_size: int, block_count: int, overlay: Mapping[int, bytes] | None = None
+    ) -> None:
+        self._source = source
+        self.block_size = block_size
+        self.block_count = block_count
+        self.overlay: Mapping[int, bytes] = overlay or {}
+        self._window_blocks = max(WINDOW_BYTES // block_size, 1)
+        self._most_windows = max(CACHE_BYTES // (self._window_blocks * block_size), 4)
+        self._windows: OrderedDict[int, bytes] = OrderedDict()
+        self.windows_read = 0
+
+    def read(self, pblk: int, count: int = 1) -> bytes:
+        """`count` blocks from physical block `pblk` on, through the cache."""
+        self.check(pblk, count)
+        size = self.block_size
+        if count == 1:
+            if pblk in self.overlay:
+                return self.overlay[pblk]
+            index, within = divmod(pblk, self._window_blocks)
+            window = self._windows.get(index)
+            if window is None:
+                window = self._load(index)
+            else:
+                self._windows.move_to_end(index)
+            start = within * size
+            block = window[start : start + size]
+            if len(block) == size:
+                return block
+        return bytes(self.read_data(pblk, count))
+
+    def read_data(self, pblk: int, count: int) -> bytes:
+        """`count` blocks from `pblk` on, past the cache."""
+        self.check(pblk, count)
+        data = self._source.read_at(pblk * self.block_size, count * self.block_size)
+        replaced = self._replaced(pblk, count)
+        if not replaced:
+            return data
+        whole = bytearray(data)
+        self._replace(memoryview(whole), pblk, replaced)
+        return bytes(whole)
+
+    def read_into(self, pblk: int, buffer: memoryview) -> None:
+        """Fill `buffer`, whose length is a multiple of the block size, from `pblk` on."""
+        count = len(buffer) // self.block_size
+        self.check(pblk, count)
+        self._source.read_into(pblk * self.block_size, buffer)
+        replaced = self._replaced(pblk, count)
+        if replaced:
+            self._replace(buffer, pblk, replaced)
+
+    def read_bytes_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from byte `offset` of the volume on, whatever its alignment."""
+        size = self.block_size
+        first, skip = divmod(offset, size)
+        count = -(-(skip + len(buffer)) // size)
+        self.check(first, count)
+        self._source.read_into(offset, buffer)
+        for block in self._replaced(first, count):
+            start = max(block * size, offset)
+            end = min((block + 1) * size, offset + len(buffer))
+            buffer[start - offset : end - offset] = self.overlay[block][start - block * size : end - block * size]
+
+    def check(self, pblk: int, count: int) -> None:
+        """CorruptionError unless all `count` blocks lie on the volume."""
+        if pblk < 0 or count < 0 or pblk + count > self.block_count:
+            raise CorruptionError(
+                f"block {pblk + max(count - 1, 0)} lies outside the volume's {self.block_count} blocks",
+                Place(block=pblk),
+            )
+
+    def _load(self, index: int) -> bytes:
+        size = self.block_size
+        first = index * self._window_blocks
+        wanted = min(self._window_blocks, self.block_count - first)
+        # An image that is cut short still shows the blocks that are there.
+        there = min(wanted * size, max(self._source.size - first * size, 0))
+        try:
+            window = self._source.read_at(first * size, there)
+        except SourceError:
+            # One bad sector must not take its neighbours along: `read` asks for the block alone
+            # next, and raises if that is the one.
+            window, there = b"", 0
+        replaced = self._replaced(first, wanted)
+        if replaced:
+            whole = bytearray(window)
+            self._replace(memoryview(whole), first, [pblk for pblk in replaced if (pblk - first + 1) * size <= there])
+            window = bytes(whole)
+        self._windows[index] = window
+        self.windows_read += 1
+        if len(self._windows) > self._most_windows:
+            self._windows.popitem(last=False)
+        return window
+
+    def _replaced(self, pblk: int, count: int) -> list[int]:
+        overlay = self.overlay
+        if not overlay:
+            return []
+        if len(overlay) < count:
+            return [block for block in overlay if pblk <= block < pblk + count]
+        return [block for block in range(pblk, pblk + count) if block in overlay]
+
+    def _replace(self, buffer: memoryview, first: int, replaced: list[int]) -> None:
+        size = self.block_size
+        for block in replaced:
+            start = (block - first) * size
+            buffer[start : start + size] = self.overlay[block]

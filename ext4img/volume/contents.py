@@ -1,0 +1,147 @@
+"""Bytes of a file as they stand on disk, through its runs: holes and unwritten blocks are zeros."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+
+from ext4img.errors import CorruptionError, Place, SourceError
+from ext4img.volume.blocks import BlockReader
+from ext4img.volume.mapping import LOST, WRITTEN, Runs
+from ext4img.volume.problems import Problems
+
+
+class Contents:
+    """Random access to one file's stored bytes. `size` bounds it, in bytes; `inode` is for messages.
+
+    `inline` holds the contents themselves where they stand in the inode.
+    """
+
+    def __init__(
+        self, blocks: BlockReader, problems: Problems, inode: int, runs: Runs, size: int, inline: bytes | None = None
+    ) -> None:
+        self._blocks = blocks
+        self._problems = problems
+        self._inode = inode
+        self._starts = [run.lblk for run in runs]
+        self.runs = runs
+        self.size = size
+        self.inline = inline
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer` from byte `offset` on; returns how many bytes there were up to `size`."""
+        length = min(len(buffer), max(self.size - offset, 0))
+        if length <= 0:
+            return 0
+        target = buffer[:length]
+        if self.inline is not None:
+            piece = self.inline[offset : offset + length]
+            target[: len(piece)] = piece
+            target[len(piece) :] = bytes(length - len(piece))
+            return length
+        done = 0
+        block_size = self._blocks.block_size
+        position = bisect_right(self._starts, offset // block_size) - 1
+        position = max(position, 0)
+        while done < length:
+            at = offset + done
+            run = self.runs[position] if position < len(self.runs) else None
+            if run is None:
+                _zero(target[done:])
+                break
+            start = run.lblk * block_size
+            end = start + run.length * block_size
+            if at >= end:
+                position += 1
+                continue
+            if at < start:
+                gap = min(start - at, length - done)
+                _zero(target[done : done + gap])
+                done += gap
+                continue
+            take = min(end - at, length - done)
+            piece_view = target[done : done + take]
+            if run.state == WRITTEN:
+                self._fill(run.pblk * block_size + (at - start), piece_view, at)
+            else:
+                _zero(piece_view)
+                if run.state == LOST:
+                    self._lost(at, take)
+            done += take
+        return length
+
+    def read(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes from `offset` on."""
+        length = min(length, max(self.size - offset, 0))
+        if length <= 0:
+            return b""
+        data = bytearray(length)
+        self.read_into(offset, memoryview(data))
+        return bytes(data)
+
+    def segments(self, end: int | None = None) -> list[tuple[int, int]]:
+        """(offset, length) in bytes of what is written, neighbours merged, up to `end` (default: size)."""
+        limit = self.size if end is None else end
+        if self.inline is not None:
+            return [(0, limit)] if limit else []
+        size = self._blocks.block_size
+        merged: list[tuple[int, int]] = []
+        for run in self.runs:
+            if run.state not in (WRITTEN, LOST):
+                continue
+            offset, stop = run.lblk * size, min(run.end * size, limit)
+            if stop <= offset:
+                continue
+            if merged and sum(merged[-1]) == offset:
+                merged[-1] = (merged[-1][0], merged[-1][1] + stop - offset)
+            else:
+                merged.append((offset, stop - offset))
+        return merged
+
+    def _fill(self, disk_offset: int, buffer: memoryview, file_offset: int) -> None:
+        """Disk bytes at any alignment: whole blocks straight into the buffer, ragged ends cut."""
+        blocks, size = self._blocks, self._blocks.block_size
+        try:
+            pblk, skip = divmod(disk_offset, size)
+            if not skip and not len(buffer) % size:
+                blocks.read_into(pblk, buffer)
+                return
+            blocks.read_bytes_into(disk_offset, buffer)
+        except SourceError as error:
+            self._unreadable(error, disk_offset, buffer, file_offset)
+
+    def _unreadable(self, error: SourceError, disk_offset: int, buffer: memoryview, file_offset: int) -> None:
+        """Block by block, so that one bad sector costs one block; raises when strict."""
+        size = self._blocks.block_size
+        if len(buffer) <= size:
+            _zero(buffer)
+            place = Place(inode=self._inode, block=disk_offset // size, offset=disk_offset)
+            reason = f"contents from byte {file_offset} to {file_offset + len(buffer)} cannot be read: {error}"
+            if self._problems.checks == "strict":
+                raise error
+            self._problems.found(CorruptionError(reason, place))
+            return
+        done = 0
+        for piece in _block_pieces(disk_offset, len(buffer), size):
+            view = buffer[done : done + piece]
+            try:
+                self._blocks.read_bytes_into(disk_offset + done, view)
+            except SourceError as one:
+                self._unreadable(one, disk_offset + done, view, file_offset + done)
+            done += piece
+
+    def _lost(self, offset: int, length: int) -> None:
+        place = Place(inode=self._inode)
+        self._problems.found(CorruptionError(f"contents from byte {offset} to {offset + length} are lost", place))
+
+
+def _block_pieces(offset: int, length: int, size: int) -> Iterator[int]:
+    while length > 0:
+        piece = min(size - offset % size, length)
+        yield piece
+        offset += piece
+        length -= piece
+
+
+def _zero(buffer: memoryview) -> None:
+    buffer[:] = bytes(len(buffer))

@@ -1,0 +1,158 @@
+"""Directory entries as they are stored: linear blocks, indexed directories, inline ones.
+
+An indexed directory's leaves are ordinary blocks of entries, and its index blocks look like empty
+entries to whoever reads linearly, so listing needs no index (kernel: fs/ext4/dir.c, namei.c).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ext4img.errors import ChecksumError, CorruptionError, Place
+from ext4img.structs.directory import (
+    DX_COUNTLIMIT,
+    DX_ENTRY,
+    DX_NODE_ENTRIES_OFFSET,
+    DX_ROOT_INFO,
+    DX_ROOT_INFO_OFFSET,
+    DX_TAIL,
+    EXT4_DIR_ENTRY,
+    EXT4_DIR_ENTRY_HASH,
+    EXT4_DIR_ENTRY_TAIL,
+    EXT4_FT_DIR_CSUM,
+)
+from ext4img.volume import checksum
+from ext4img.volume.problems import Problems
+
+FILE_TYPES = ("unknown", "file", "dir", "char", "block", "fifo", "socket", "symlink")
+_HEADER_SIZE = EXT4_DIR_ENTRY.size
+_MIN_REC_LEN = 12
+_header = EXT4_DIR_ENTRY.unpack_tuple
+_HUGE_BLOCK = 1 << 16
+
+
+class DirEntry(NamedTuple):
+    """A name in a directory, as stored.
+
+    `file_type` is the entry's own word (0 unknown, 1 file, 2 dir, 3 char, 4 block, 5 fifo,
+    6 socket, 7 symlink; always 0 without the filetype feature). `hash` holds the 8 bytes that
+    follow the name in directories both encrypted and case-insensitive, else nothing.
+    """
+
+    name: bytes
+    inode: int
+    file_type: int
+    hash: bytes
+
+
+class DirectoryFormat(NamedTuple):
+    """What decides how one directory's blocks are read."""
+
+    inode: int
+    seed: int | None  # of its checksums; None where there are none
+    has_filetype: bool
+    has_hash: bool  # encrypted and case-insensitive
+    inode_count: int
+
+
+def parse_entries(
+    data: bytes | memoryview, start: int, form: DirectoryFormat, problems: Problems, block: int | None
+) -> Iterator[DirEntry]:
+    """The entries of one block (or inline area) from byte `start` on, "." and ".." left out.
+
+    A damaged entry ends its block, as its length cannot be trusted: raised or noted.
+    """
+    end = len(data)
+    huge = end >= _HUGE_BLOCK
+    extra = EXT4_DIR_ENTRY_HASH.size if form.has_hash else 0
+    known_type = form.has_filetype
+    offset = start
+    while offset < end:
+        if end - offset < _HEADER_SIZE:
+            problems.found(_damaged("entry runs past the end of its block", form, block, offset))
+            return
+        number, rec_len, name_len, file_type = _header(data, offset)
+        if huge:
+            # 16 bits do not hold 64 KiB (ext4_rec_len_from_disk)
+            rec_len = end if rec_len in (0xFFFF, 0) else (rec_len & 0xFFFC) | (rec_len & 3) << 16
+        if rec_len < _MIN_REC_LEN or rec_len & 3 or offset + rec_len > end:
+            problems.found(_damaged(f"rec_len is {rec_len}", form, block, offset, "rec_len"))
+            return
+        if number and name_len:
+            name = bytes(data[offset + _HEADER_SIZE : offset + _HEADER_SIZE + name_len])
+            if name not in (b".", b".."):
+                need = _HEADER_SIZE + (name_len + 3 & ~3) + extra
+                if rec_len < _HEADER_SIZE + name_len or (extra and rec_len < need):
+                    reason = f"name of {name_len} bytes does not fit into rec_len {rec_len}"
+                    problems.found(_damaged(reason, form, block, offset, "name_len"))
+                    return
+                if number > form.inode_count:
+                    reason = f"entry {name!r} names inode {number}, there are {form.inode_count}"
+                    problems.found(_damaged(reason, form, block, offset, "inode"))
+                else:
+                    stored_hash = bytes(data[offset + need - extra : offset + need]) if extra else b""
+                    yield DirEntry(name, number, file_type & 7 if known_type else 0, stored_hash)
+        elif number:
+            problems.found(_damaged("entry in use has no name", form, block, offset, "name_len"))
+        offset += rec_len
+
+
+def _damaged(
+    reason: str, form: DirectoryFormat, block: int | None, offset: int, field: str | None = None
+) -> CorruptionError:
+    place = Place(inode=form.inode, block=block, offset=offset, record=EXT4_DIR_ENTRY.name, field=field)
+    return CorruptionError(f"directory: {reason}", place)
+
+
+def verify_block(data: bytes, form: DirectoryFormat, block: int) -> None:
+    """ChecksumError unless the block's checksum fits: in the tail of its entries or of its index."""
+    if form.seed is None:
+        return
+    # The index first: what was a leaf before it became an index block may still end in the tail of
+    # one, but no block with a tail has an entry that reaches its end, as index blocks do.
+    index = index_entries_offset(data)
+    if index is None:
+        zero1, rec_len, zero2, kind, stored = EXT4_DIR_ENTRY_TAIL.unpack_tuple(data, len(data) - EXT4_DIR_ENTRY_TAIL.size)
+        record = EXT4_DIR_ENTRY_TAIL.name
+        if (zero1, rec_len, zero2, kind) != (0, EXT4_DIR_ENTRY_TAIL.size, 0, EXT4_FT_DIR_CSUM):
+            raise CorruptionError(
+                "directory block without a checksum", Place(inode=form.inode, block=block, record=record)
+            )
+        computed = checksum.directory_block(form.seed, data)
+    else:
+        limit, count = DX_COUNTLIMIT.unpack_tuple(data, index)
+        tail = index + limit * DX_ENTRY.size
+        if count > limit or count == 0 or tail + DX_TAIL.size > len(data):
+            raise CorruptionError(
+                f"directory index block with {count} entries of {limit}",
+                Place(inode=form.inode, block=block, record=DX_COUNTLIMIT.name),
+            )
+        stored = DX_TAIL.unpack_tuple(data, tail)[1]
+        covered = data[: index + count * DX_ENTRY.size]
+        computed = checksum.htree_block(form.seed, covered, data[tail : tail + DX_TAIL.size])
+        record = DX_TAIL.name
+    if stored != computed:
+        raise ChecksumError(
+            f"directory block checksum is {stored:#x}, computed {computed:#x}",
+            Place(inode=form.inode, block=block, record=record),
+        )
+
+
+def index_entries_offset(data: bytes) -> int | None:
+    """Where the index entries of a block begin: after the root's info or after a node's header.
+
+    None where the block is neither (kernel: get_dx_countlimit).
+    """
+    size = len(data)
+    _, rec_len, _, _ = _header(data, 0)
+    if rec_len == size or (size >= _HUGE_BLOCK and rec_len in (0, 0xFFFF)):
+        return DX_NODE_ENTRIES_OFFSET
+    if rec_len == _MIN_REC_LEN:
+        dotdot_rec_len = _header(data, _MIN_REC_LEN)[1]
+        if dotdot_rec_len != size - _MIN_REC_LEN and not (size >= _HUGE_BLOCK and dotdot_rec_len >= size - 0x10000):
+            return None
+        zero, _, info_length, _, _ = DX_ROOT_INFO.unpack_tuple(data, DX_ROOT_INFO_OFFSET)
+        if zero == 0 and info_length == DX_ROOT_INFO.size:
+            return DX_ROOT_INFO_OFFSET + DX_ROOT_INFO.size
+    return None

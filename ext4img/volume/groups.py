@@ -1,0 +1,180 @@
+"""Block groups: where their descriptors stand, and what they say.
+
+Descriptors are read block by block when asked for, so a superblock that claims millions of groups
+costs nothing. Kernel: descriptor_loc and ext4_group_desc_csum (fs/ext4/super.c).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ext4img.errors import ChecksumError, CorruptionError, Place
+from ext4img.structs.group import (
+    EXT4_BG_BLOCK_UNINIT,
+    EXT4_BG_INODE_UNINIT,
+    EXT4_GROUP_DESC,
+    EXT4_GROUP_DESC_HI,
+)
+from ext4img.volume import checksum
+from ext4img.volume.blocks import BlockReader
+from ext4img.volume.features import Incompat, RoCompat
+from ext4img.volume.problems import Problems
+from ext4img.volume.superblock import Superblock
+
+
+class Group(NamedTuple):
+    """One block group. Places are physical block numbers."""
+
+    number: int
+    block_bitmap: int
+    inode_bitmap: int
+    inode_table: int
+    free_blocks: int  # clusters, with bigalloc
+    free_inodes: int
+    directories: int
+    unused_inodes: int  # at the end of its inode table, never written
+    inodes_uninitialised: bool
+    blocks_uninitialised: bool
+    block_bitmap_checksum: int
+    inode_bitmap_checksum: int
+
+
+class Groups:
+    """The group descriptors of a volume, by group number."""
+
+    def __init__(self, superblock: Superblock, blocks: BlockReader, seed: int, problems: Problems) -> None:
+        self._superblock = superblock
+        self._blocks = blocks
+        self._seed = seed
+        self._problems = problems
+        self._per_block = superblock.block_size // superblock.descriptor_size
+        self._known: dict[int, Group] = {}
+        self.table_blocks = -(-superblock.inodes_per_group * superblock.inode_size // superblock.block_size)
+
+    def __len__(self) -> int:
+        return self._superblock.group_count
+
+    def __getitem__(self, number: int) -> Group:
+        group = self._known.get(number)
+        if group is None:
+            if not 0 <= number < self._superblock.group_count:
+                raise CorruptionError(f"group {number} of {self._superblock.group_count}", Place())
+            group = self._known[number] = self._read(number)
+        return group
+
+    def descriptor_block(self, index: int, copy: int = 0) -> int:
+        """Physical block of the `index`-th block of descriptors; `copy` 0 is the primary.
+
+        Another `copy` is the number of a group that holds a backup of superblock and descriptors,
+        or for meta_bg 1 or 2 for the second and third copy within the meta group.
+        """
+        superblock = self._superblock
+        meta = Incompat.META_BG in superblock.features and index >= superblock.first_meta_group
+        if not meta:
+            if copy:
+                return superblock.group_first_block(copy) + 1 + index
+            return (1 if superblock.block_size == 1024 else 0) + 1 + index
+        first = index * self._per_block
+        group = first + (0, 1, self._per_block - 1)[min(copy, 2)]
+        block = superblock.group_first_block(group) + superblock.group_has_superblock(group)
+        if index == 0 and not copy and superblock.block_size == 1024 and superblock.first_data_block == 0:
+            block += 1  # bigalloc with 1 KiB blocks: the superblock is in block 1
+        return block
+
+    def _read(self, number: int) -> Group:
+        index, within = divmod(number, self._per_block)
+        primary = self.descriptor_block(index)
+        try:
+            return self._parse(number, primary, within, self._problems.verify)
+        except CorruptionError as error:
+            self._problems.found(error)
+            return self._from_backup(number, index, within, error)
+
+    def _from_backup(self, number: int, index: int, within: int, error: CorruptionError) -> Group:
+        """The first backup whose descriptor is sound; else the primary as it stands, if it can be."""
+        for copy in self._backups(index):
+            try:
+                group = self._parse(number, self.descriptor_block(index, copy), within, True)
+            except CorruptionError:
+                continue  # the error of the primary has been noted; another copy may be sound
+            self._problems.note(f"group descriptor {number} taken from backup {copy}", error.place)
+            return group
+        return self._parse(number, self.descriptor_block(index), within, False)
+
+    def _backups(self, index: int) -> list[int]:
+        superblock = self._superblock
+        if Incompat.META_BG in superblock.features and index >= superblock.first_meta_group:
+            first = index * self._per_block
+            return [copy for copy, group in ((1, first + 1), (2, first + self._per_block - 1)) if group < len(self)]
+        sparse = (group for group in _backup_candidates(superblock) if group < len(self))
+        return [group for group in sparse if superblock.group_has_superblock(group)]
+
+    def _parse(self, number: int, block: int, within: int, verify: bool) -> Group:
+        superblock = self._superblock
+        size = superblock.descriptor_size
+        place = Place(block=block, offset=block * superblock.block_size + within * size, record=EXT4_GROUP_DESC.name)
+        data = self._blocks.read(block)
+        raw = data[within * size : (within + 1) * size]
+        low = EXT4_GROUP_DESC.unpack(raw, 0, place)
+        if verify:
+            self._verify(number, raw, low.bg_checksum, place)
+        block_bitmap, inode_bitmap, inode_table = low.bg_block_bitmap_lo, low.bg_inode_bitmap_lo, low.bg_inode_table_lo
+        free_blocks, free_inodes = low.bg_free_blocks_count_lo, low.bg_free_inodes_count_lo
+        directories, unused = low.bg_used_dirs_count_lo, low.bg_itable_unused_lo
+        block_checksum, inode_checksum = low.bg_block_bitmap_csum_lo, low.bg_inode_bitmap_csum_lo
+        if size >= EXT4_GROUP_DESC.size + EXT4_GROUP_DESC_HI.size:
+            high = EXT4_GROUP_DESC_HI.unpack(raw, EXT4_GROUP_DESC.size, place)
+            block_bitmap |= high.bg_block_bitmap_hi << 32
+            inode_bitmap |= high.bg_inode_bitmap_hi << 32
+            inode_table |= high.bg_inode_table_hi << 32
+            free_blocks |= high.bg_free_blocks_count_hi << 16
+            free_inodes |= high.bg_free_inodes_count_hi << 16
+            directories |= high.bg_used_dirs_count_hi << 16
+            unused |= high.bg_itable_unused_hi << 16
+            block_checksum |= high.bg_block_bitmap_csum_hi << 16
+            inode_checksum |= high.bg_inode_bitmap_csum_hi << 16
+        end = superblock.block_count
+        if inode_table < superblock.first_data_block + 1 or inode_table + self.table_blocks > end:
+            raise CorruptionError(
+                f"inode table of group {number} at block {inode_table} lies outside the volume's {end} blocks",
+                Place(block=block, offset=place.offset, record=EXT4_GROUP_DESC.name, field="bg_inode_table_lo"),
+            )
+        uninit = RoCompat.GDT_CSUM in superblock.features or superblock.has_metadata_checksums
+        flags = low.bg_flags if uninit else 0
+        return Group(
+            number=number,
+            block_bitmap=block_bitmap,
+            inode_bitmap=inode_bitmap,
+            inode_table=inode_table,
+            free_blocks=free_blocks,
+            free_inodes=free_inodes,
+            directories=directories,
+            unused_inodes=min(unused, superblock.inodes_per_group) if uninit else 0,
+            inodes_uninitialised=bool(flags & EXT4_BG_INODE_UNINIT),
+            blocks_uninitialised=bool(flags & EXT4_BG_BLOCK_UNINIT),
+            block_bitmap_checksum=block_checksum,
+            inode_bitmap_checksum=inode_checksum,
+        )
+
+    def _verify(self, number: int, raw: bytes, stored: int, place: Place) -> None:
+        superblock = self._superblock
+        if superblock.has_metadata_checksums:
+            computed = checksum.group_descriptor(self._seed, number, raw)
+        elif RoCompat.GDT_CSUM in superblock.features:
+            computed = checksum.group_descriptor_crc16(superblock.uuid, number, raw)
+        else:
+            return
+        if computed != stored:
+            raise ChecksumError(f"descriptor of group {number}: checksum is {stored:#x}, computed {computed:#x}", place)
+
+
+def _backup_candidates(superblock: Superblock) -> list[int]:
+    """Groups that may hold backups, nearest first; enough of them, not all of a huge volume."""
+    powers = {1, *superblock.backup_groups}
+    for base in (3, 5, 7):
+        power = base
+        while power < superblock.group_count:
+            powers.add(power)
+            power *= base
+    powers.discard(0)
+    return sorted(powers)

@@ -1,0 +1,123 @@
+"""Inode tables: raw inodes by number, read in windows, verified before they are believed."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from struct import Struct
+
+from ext4img.errors import CorruptionError, NotFoundError, Place, SourceError
+from ext4img.structs.inode import EXT4_INODE
+from ext4img.volume import checksum
+from ext4img.volume.blocks import BlockReader
+from ext4img.volume.groups import Groups
+from ext4img.volume.inode import Inode, InodeFormat, from_raw
+from ext4img.volume.problems import Problems
+from ext4img.volume.superblock import Superblock
+
+WINDOW_BYTES = 64 << 10
+CACHE_BYTES = 16 << 20
+_LINKS = EXT4_INODE.offset_of("i_links_count")
+_GENERATION = EXT4_INODE.offset_of("i_generation")
+_generation = Struct("<I").unpack_from
+
+
+class InodeTable:
+    """All inodes of a volume. `overrides` replaces raw inodes, as journal recovery leaves them."""
+
+    def __init__(
+        self, superblock: Superblock, groups: Groups, blocks: BlockReader, seed: int, problems: Problems
+    ) -> None:
+        self._superblock = superblock
+        self._groups = groups
+        self._blocks = blocks
+        self._seed = seed
+        self._problems = problems
+        self._form = InodeFormat.of(superblock)
+        self._verify = superblock.has_metadata_checksums and problems.verify
+        self._per_group = superblock.inodes_per_group
+        self._size = superblock.inode_size
+        self._count = superblock.inode_count
+        self._window_blocks = max(WINDOW_BYTES // superblock.block_size, 1)
+        self._per_window = self._window_blocks * superblock.block_size // self._size
+        self._most_windows = max(CACHE_BYTES // (self._window_blocks * superblock.block_size), 4)
+        self._windows: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._window_key = (-1, -1)
+        self._window = b""
+        self.overrides: dict[int, bytes] = {}
+
+    def raw(self, number: int) -> bytes:
+        """The inode's bytes as they stand (or as recovery leaves them). Numbers start at 1."""
+        if not 1 <= number <= self._count:
+            raise NotFoundError.at(f"inode {number}", f"the file system has inodes 1 to {self._count}")
+        if number in self.overrides:
+            return self.overrides[number]
+        group, index = divmod(number - 1, self._per_group)
+        key = (group, index // self._per_window)
+        if key != self._window_key:
+            self._window = self._load(key)
+            self._window_key = key
+        start = index % self._per_window * self._size
+        raw = self._window[start : start + self._size]
+        return raw if len(raw) == self._size else self._read_alone(group, index)
+
+    def __getitem__(self, number: int) -> Inode:
+        raw = self.raw(number)
+        if self._verify:
+            self._check(number, raw)
+        try:
+            return from_raw(number, raw, self._form)
+        except CorruptionError as error:
+            self._problems.found(error)
+            # As if it had no extra part: what stands in the first 128 bytes can still be shown.
+            return from_raw(number, raw, self._form._replace(inode_size=EXT4_INODE.size))
+
+    def place(self, number: int) -> Place:
+        """Where the inode stands."""
+        group, index = divmod(number - 1, self._per_group)
+        offset = self._groups[group].inode_table * self._superblock.block_size + index * self._size
+        return Place(inode=number, block=offset // self._superblock.block_size, offset=offset, record=EXT4_INODE.name)
+
+    def scan(self) -> Iterator[Inode]:
+        """All inodes in use (links or a mode, and no deletion time), in order of their numbers.
+
+        Only the initialised part of each table is read.
+        """
+        for group_number in range(self._superblock.group_count):
+            group = self._groups[group_number]
+            if group.inodes_uninitialised:
+                continue
+            first = group_number * self._per_group + 1
+            for number in range(first, first + self._per_group - group.unused_inodes):
+                raw = self.raw(number)
+                if raw[_LINKS : _LINKS + 2] != b"\0\0" and raw[:2] != b"\0\0":
+                    yield self[number]
+
+    def _check(self, number: int, raw: bytes) -> None:
+        (generation,) = _generation(raw, _GENERATION)
+        computed = checksum.inode(checksum.inode_seed(self._seed, number, generation), raw)
+        stored = checksum.stored_inode(raw)
+        if stored != computed:
+            self._problems.checksum("inode", stored, computed, self.place(number))
+
+    def _load(self, key: tuple[int, int]) -> bytes:
+        window = self._windows.get(key)
+        if window is not None:
+            self._windows.move_to_end(key)
+            return window
+        group, index = key
+        first = index * self._window_blocks
+        count = min(self._window_blocks, self._groups.table_blocks - first)
+        try:
+            window = self._blocks.read_data(self._groups[group].inode_table + first, count)
+        except SourceError:
+            window = b""  # `raw` asks for the block alone next, and raises if that is the bad one
+        self._windows[key] = window
+        if len(self._windows) > self._most_windows:
+            self._windows.popitem(last=False)
+        return window
+
+    def _read_alone(self, group: int, index: int) -> bytes:
+        block, start = divmod(index * self._size, self._superblock.block_size)
+        data = self._blocks.read(self._groups[group].inode_table + block)
+        return data[start : start + self._size]

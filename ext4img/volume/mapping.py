@@ -1,0 +1,325 @@
+"""Where a file's blocks stand: runs, from extent trees and from block maps.
+
+A run says whether its blocks are written, allocated but unwritten (they read as zeros), a hole,
+or lost (their place could not be read; only where problems are reported, not raised).
+Kernel: fs/ext4/extents.c, fs/ext4/indirect.c.
+"""
+
+from __future__ import annotations
+
+from struct import unpack
+from typing import NamedTuple
+
+from ext4img.errors import ChecksumError, CorruptionError, Place, SourceError
+from ext4img.structs.extent import (
+    EXT4_EXT_MAGIC,
+    EXT4_EXTENT,
+    EXT4_EXTENT_HEADER,
+    EXT4_EXTENT_IDX,
+    EXT4_EXTENT_TAIL,
+    EXT4_MAX_EXTENT_DEPTH,
+    EXT_INIT_MAX_LEN,
+)
+from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_NDIR_BLOCKS, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
+from ext4img.volume import checksum
+from ext4img.volume.blocks import BlockReader
+from ext4img.volume.inode import Inode
+from ext4img.volume.problems import Problems
+from ext4img.volume.superblock import Superblock
+
+WRITTEN = 0
+UNWRITTEN = 1
+HOLE = 2
+LOST = 3
+STATES = ("written", "unwritten", "hole", "lost")
+LBLK_END = 1 << 32  # logical block numbers have 32 bits
+_ENTRY_SIZE = EXT4_EXTENT.size
+_HEADER_SIZE = EXT4_EXTENT_HEADER.size
+
+
+class Run(NamedTuple):
+    """`length` blocks of a file from logical block `lblk`, on the disk from `pblk` (0 if nowhere)."""
+
+    lblk: int
+    pblk: int
+    length: int
+    state: int
+
+    @property
+    def end(self) -> int:
+        """The logical block after the last."""
+        return self.lblk + self.length
+
+
+Runs = tuple[Run, ...]
+
+
+class Mapper:
+    """Finds the runs of inodes of one volume."""
+
+    def __init__(self, superblock: Superblock, blocks: BlockReader, seed: int, problems: Problems) -> None:
+        self._blocks = blocks
+        self._cluster_size = superblock.cluster_size
+        self._seed = seed
+        self._verify = superblock.has_metadata_checksums and problems.verify
+        self._first_block = superblock.first_data_block
+        self._problems = problems
+
+    def is_fast_symlink(self, inode: Inode) -> bool:
+        """Whether the target stands in i_block (ext4_inode_is_fast_symlink): no block but xattrs'."""
+        xattr_sectors = self._cluster_size // 512 if inode.xattr_block else 0
+        return inode.is_symlink and not inode.has_inline_data and inode.sectors == xattr_sectors
+
+    def runs(self, inode: Inode) -> Runs:
+        """All mapped runs, by logical block, neighbours merged; what lies between is a hole.
+
+        Runs past i_size are there too (preallocated blocks, verity's Merkle tree). Empty for what
+        has no blocks: inline data, fast symlinks, devices.
+        """
+        if inode.mode & S_IFMT not in (S_IFREG, S_IFDIR, S_IFLNK) or inode.has_inline_data:
+            return ()
+        if self.is_fast_symlink(inode):
+            return ()
+        if inode.flags & EXT4_EXTENTS_FL:
+            return _merged(_ExtentTree(self, inode).runs())
+        return _merged(_BlockMap(self, inode).runs())
+
+
+class _ExtentTree:
+    def __init__(self, mapper: Mapper, inode: Inode) -> None:
+        self._blocks = mapper._blocks
+        self._problems = mapper._problems
+        self._first_block = mapper._first_block
+        self._verify = mapper._verify
+        self._seed = checksum.inode_seed(mapper._seed, inode.number, inode.generation) if mapper._verify else 0
+        self._inode = inode.number
+        self._root = inode.block_area
+        self._visited: set[int] = set()
+        self._runs: list[Run] = []
+
+    def runs(self) -> list[Run]:
+        try:
+            depth = self._header(self._root, None, None)[1]
+        except CorruptionError as error:
+            self._problems.found(error)
+            return [Run(0, 0, LBLK_END, LOST)]
+        self._node(self._root, depth, 0, LBLK_END, None)
+        return self._runs
+
+    def _place(self, block: int | None, field: str | None = None, record: str = EXT4_EXTENT_HEADER.name) -> Place:
+        return Place(inode=self._inode, block=block, record=record, field=field)
+
+    def _header(self, node: bytes, block: int | None, depth: int | None) -> tuple[int, int]:
+        """(entries, depth) of a node; `depth` is what it must be, None for the root."""
+        magic, entries, most, node_depth, _ = EXT4_EXTENT_HEADER.unpack_tuple(node)
+        if magic != EXT4_EXT_MAGIC:
+            raise CorruptionError(f"extent node has magic {magic:#06x}, not 0xf30a", self._place(block, "eh_magic"))
+        room = (len(node) - _HEADER_SIZE) // _ENTRY_SIZE
+        if most == 0 or most > room:
+            raise CorruptionError(
+                f"extent node says it has room for {most} entries, it has for {room}", self._place(block, "eh_max")
+            )
+        if entries > most:
+            raise CorruptionError(f"extent node has {entries} entries of {most}", self._place(block, "eh_entries"))
+        if node_depth > EXT4_MAX_EXTENT_DEPTH or (depth is not None and node_depth != depth):
+            wanted = f"{depth}" if depth is not None else f"at most {EXT4_MAX_EXTENT_DEPTH}"
+            raise CorruptionError(f"extent node of depth {node_depth}, must be {wanted}", self._place(block, "eh_depth"))
+        if entries == 0 and node_depth > 0:
+            raise CorruptionError("extent index node without entries", self._place(block, "eh_entries"))
+        return entries, node_depth
+
+    def _node(self, node: bytes, depth: int, first: int, end: int, block: int | None) -> None:
+        """Add the runs of a node that has been verified and covers logical blocks first to end."""
+        entries = EXT4_EXTENT_HEADER.unpack_tuple(node)[1]
+        if depth == 0:
+            self._leaf(node, entries, first, end, block)
+            return
+        index = EXT4_EXTENT_IDX.unpack_many(node, entries, _HEADER_SIZE)
+        starts = [entry.ei_block for entry in index]
+        for position, entry in enumerate(index):
+            start = starts[position]
+            stop = starts[position + 1] if position + 1 < entries else end
+            child = entry.ei_leaf_lo | entry.ei_leaf_hi << 32
+            if not first <= start < stop <= end:
+                self._lost(
+                    CorruptionError(
+                        f"extent index says logical blocks {start} to {stop}, its node has {first} to {end}",
+                        self._place(block, "ei_block", EXT4_EXTENT_IDX.name),
+                    ),
+                    max(first, min(start, end)),
+                    min(max(stop, first), end),
+                )
+                continue
+            try:
+                data = self._child(child, depth - 1)
+            except (CorruptionError, SourceError) as error:
+                self._lost(_as_corruption(error, self._place(child)), start, stop)
+                continue
+            self._node(data, depth - 1, start, stop, child)
+
+    def _child(self, block: int, depth: int) -> bytes:
+        if block in self._visited:
+            raise CorruptionError("extent tree comes to the same block twice", self._place(block))
+        if block <= self._first_block:
+            raise CorruptionError(f"extent tree points at block {block}", self._place(block))
+        self._visited.add(block)
+        data = self._blocks.read(block)
+        self._header(data, block, depth)
+        if self._verify:
+            most = EXT4_EXTENT_HEADER.unpack_tuple(data)[2]
+            covered = _HEADER_SIZE + most * _ENTRY_SIZE
+            if covered + EXT4_EXTENT_TAIL.size > len(data):
+                raise CorruptionError("extent node has no room for its checksum", self._place(block, "eh_max"))
+            (stored,) = EXT4_EXTENT_TAIL.unpack_tuple(data, covered)
+            computed = checksum.extent_block(self._seed, data[:covered])
+            if stored != computed:
+                error = ChecksumError(
+                    f"extent block checksum is {stored:#x}, computed {computed:#x}",
+                    self._place(block, "et_checksum", EXT4_EXTENT_TAIL.name),
+                )
+                self._problems.found(error)
+        return data
+
+    def _leaf(self, node: bytes, entries: int, first: int, end: int, block: int | None) -> None:
+        runs = self._runs
+        volume_end = self._blocks.block_count
+        reached = first
+        raw = memoryview(node)[_HEADER_SIZE : _HEADER_SIZE + entries * _ENTRY_SIZE]
+        for lblk, length, start_high, start_low in EXT4_EXTENT.iter_unpack(raw):
+            state = WRITTEN
+            if length > EXT_INIT_MAX_LEN:
+                length -= EXT_INIT_MAX_LEN  # noqa: PLW2901 - as the kernel's ext4_ext_get_actual_len
+                state = UNWRITTEN
+            pblk = start_low | start_high << 32
+            stop = lblk + length
+            if lblk < reached or stop > end or length == 0:
+                self._wrong_extent(
+                    f"extent of logical blocks {lblk} to {stop} does not fit between {reached} and {end}",
+                    block, lblk, stop, reached, end,
+                )  # fmt: skip
+                continue
+            if pblk <= self._first_block or pblk + length > volume_end:
+                self._wrong_extent(
+                    f"extent points at blocks {pblk} to {pblk + length}, the volume has {volume_end}",
+                    block, lblk, stop, reached, end,
+                )  # fmt: skip
+                reached = stop
+                continue
+            runs.append(Run(lblk, pblk, length, state))
+            reached = stop
+
+    def _wrong_extent(self, reason: str, block: int | None, lblk: int, stop: int, reached: int, end: int) -> None:
+        error = CorruptionError(reason, self._place(block, None, EXT4_EXTENT.name))
+        self._lost(error, max(lblk, reached), min(stop, end))
+
+    def _lost(self, error: CorruptionError, first: int, stop: int) -> None:
+        self._problems.found(error)
+        if stop > first:
+            self._runs.append(Run(first, 0, stop - first, LOST))
+
+
+class _BlockMap:
+    """Twelve direct blocks, then trees of one, two and three levels of block pointers."""
+
+    def __init__(self, mapper: Mapper, inode: Inode) -> None:
+        self._blocks = mapper._blocks
+        self._problems = mapper._problems
+        self._first_block = mapper._first_block
+        self._inode = inode.number
+        self._pointers: tuple[int, ...] = unpack("<15I", inode.block_area)
+        self._per_block = mapper._blocks.block_size // 4
+        self._format = f"<{self._per_block}I"
+        self._visited: set[int] = set()
+        self._runs: list[Run] = []
+
+    def runs(self) -> list[Run]:
+        self._add(0, self._pointers[:EXT4_NDIR_BLOCKS], None)
+        lblk = EXT4_NDIR_BLOCKS
+        for level, pointer in enumerate(self._pointers[EXT4_NDIR_BLOCKS:]):
+            if pointer:
+                self._tree(pointer, level, lblk)
+            lblk += self._per_block ** (level + 1)
+            if lblk >= LBLK_END:
+                break
+        return self._runs
+
+    def _tree(self, block: int, level: int, lblk: int) -> None:
+        span = self._per_block**level
+        try:
+            pointers = self._read(block)
+        except (CorruptionError, SourceError) as error:
+            place = Place(inode=self._inode, block=block)
+            self._lost(_as_corruption(error, place), lblk, min(span * self._per_block, LBLK_END - lblk))
+            return
+        if level == 0:
+            self._add(lblk, pointers, block)
+            return
+        for index, pointer in enumerate(pointers):
+            if lblk + index * span >= LBLK_END:
+                break
+            if pointer:
+                self._tree(pointer, level - 1, lblk + index * span)
+
+    def _read(self, block: int) -> tuple[int, ...]:
+        place = Place(inode=self._inode, block=block)
+        if block in self._visited:
+            raise CorruptionError("block map comes to the same block twice", place)
+        if block <= self._first_block:
+            raise CorruptionError(f"block map points at block {block}", place)
+        self._visited.add(block)
+        return unpack(self._format, self._blocks.read(block))
+
+    def _add(self, lblk: int, pointers: tuple[int, ...], block: int | None) -> None:
+        first, end = self._first_block, self._blocks.block_count
+        start = length = 0  # the run that is growing: its first physical block, and its length
+        begun = lblk
+        for number, pblk in enumerate(pointers, lblk):
+            if length and pblk == start + length:
+                length += 1
+                continue
+            if length:
+                self._runs.append(Run(begun, start, length, WRITTEN))
+                length = 0
+            if not pblk:
+                continue
+            if first < pblk < end:
+                start, length, begun = pblk, 1, number
+            else:
+                place = Place(inode=self._inode, block=block, record="i_block")
+                reason = f"logical block {number} is mapped to block {pblk}, the volume has {end}"
+                self._lost(CorruptionError(reason, place), number, 1)
+        if length:
+            if start + length > end:
+                place = Place(inode=self._inode, block=block, record="i_block")
+                over = start + length - end
+                self._runs.append(Run(begun, start, length - over, WRITTEN))
+                reason = f"block map runs past the volume's {end} blocks"
+                self._lost(CorruptionError(reason, place), begun + length - over, over)
+            else:
+                self._runs.append(Run(begun, start, length, WRITTEN))
+
+    def _lost(self, error: CorruptionError, lblk: int, count: int) -> None:
+        self._problems.found(error)
+        self._runs.append(Run(lblk, 0, count, LOST))
+
+
+def _as_corruption(error: CorruptionError | SourceError, place: Place) -> CorruptionError:
+    """What could not be read is a damage of the image to whoever wanted its blocks."""
+    return error if isinstance(error, CorruptionError) else CorruptionError(str(error), place)
+
+
+def _merged(runs: list[Run]) -> Runs:
+    """Neighbours that continue each other on disk become one run."""
+    if len(runs) < 2:
+        return tuple(runs)
+    merged: list[Run] = []
+    lblk, pblk, count, state = runs[0]
+    for run in runs[1:]:
+        next_lblk, next_pblk, next_count, next_state = run
+        if next_lblk == lblk + count and next_state == state and (next_pblk == pblk + count or state == LOST):
+            count += next_count
+        else:
+            merged.append(Run(lblk, pblk, count, state))
+            lblk, pblk, count, state = run
+    merged.append(Run(lblk, pblk, count, state))
+    return tuple(merged)

@@ -1,0 +1,273 @@
+"""The superblock: from its record to plain words, with every count and size in range.
+
+Kernel: struct ext4_super_block and ext4_fill_super's checks (fs/ext4/super.c).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from ext4img.errors import CorruptionError, NotExt4Error, Place, UnsupportedFeatureError
+from ext4img.structs.group import EXT4_MAX_DESC_SIZE, EXT4_MIN_DESC_SIZE, EXT4_MIN_DESC_SIZE_64BIT
+from ext4img.structs.superblock import (
+    EXT2_FLAGS_UNSIGNED_HASH,
+    EXT4_CRC32C_CHKSUM,
+    EXT4_DYNAMIC_REV,
+    EXT4_GOOD_OLD_FIRST_INO,
+    EXT4_GOOD_OLD_INODE_SIZE,
+    EXT4_SUPER_BLOCK,
+    EXT4_SUPER_MAGIC,
+    SUPERBLOCK_OFFSET,
+)
+from ext4img.volume import checksum
+from ext4img.volume.features import Compat, Features, Incompat, RoCompat, check_readable
+from ext4img.volume.problems import Problems
+
+MIN_LOG_BLOCK_SIZE = 10
+MAX_LOG_BLOCK_SIZE = 16
+MAX_LOG_CLUSTER_SIZE = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Superblock:
+    """A file system's own description. Sizes are in bytes, times in seconds since 1970."""
+
+    uuid: UUID
+    label: str
+    last_mounted: str
+    features: Features
+    revision: int
+    creator_os: int
+    state: int
+    block_size: int
+    cluster_size: int
+    block_count: int
+    free_blocks: int
+    reserved_blocks: int
+    first_data_block: int
+    blocks_per_group: int
+    clusters_per_group: int
+    group_count: int
+    inode_count: int
+    free_inodes: int
+    inodes_per_group: int
+    inode_size: int
+    first_inode: int
+    descriptor_size: int
+    reserved_descriptor_blocks: int
+    first_meta_group: int
+    backup_groups: tuple[int, int]  # sparse_super2
+    groups_per_flex: int
+    group_number: int  # of the group that holds this copy
+    checksum_seed: int | None  # metadata_csum_seed
+    hash_seed: tuple[int, int, int, int]
+    hash_version: int
+    hash_unsigned: bool
+    journal_inode: int
+    journal_device: int
+    journal_uuid: UUID
+    last_orphan: int
+    orphan_file_inode: int
+    quota_inodes: tuple[int, int, int]  # user, group, project
+    encoding: int
+    encoding_flags: int
+    password_salt: bytes
+    mmp_block: int
+    min_extra_size: int
+    want_extra_size: int
+    mkfs_time: int
+    mount_time: int
+    write_time: int
+    check_time: int
+    mount_count: int
+    kilobytes_written: int
+    error_count: int
+
+    @property
+    def size(self) -> int:
+        """Size of the file system in bytes."""
+        return self.block_count * self.block_size
+
+    @property
+    def has_metadata_checksums(self) -> bool:
+        """Whether structures carry crc32c checksums (metadata_csum)."""
+        return RoCompat.METADATA_CSUM in self.features
+
+    def group_has_superblock(self, group: int) -> bool:
+        """Whether a copy of superblock and descriptors stands in `group` (ext4_bg_has_super)."""
+        if group == 0:
+            return True
+        if Compat.SPARSE_SUPER2 in self.features:
+            return group in self.backup_groups
+        if group <= 1 or RoCompat.SPARSE_SUPER not in self.features:
+            return True
+        if not group & 1:
+            return False
+        return any(_is_power(group, base) for base in (3, 5, 7))
+
+    def group_first_block(self, group: int) -> int:
+        """First block of a group."""
+        return self.first_data_block + group * self.blocks_per_group
+
+
+def _is_power(number: int, base: int) -> bool:
+    while number % base == 0:
+        number //= base
+    return number == 1
+
+
+def has_magic(raw: bytes) -> bool:
+    """Whether these 1,024 bytes carry ext4's magic number."""
+    offset = EXT4_SUPER_BLOCK.offset_of("s_magic")
+    return raw[offset : offset + 2] == EXT4_SUPER_MAGIC.to_bytes(2, "little")
+
+
+def parse_superblock(raw: bytes, offset: int, problems: Problems) -> Superblock:
+    """Verify and believe 1,024 bytes that stood at byte `offset`.
+
+    NotExt4Error without the magic, UnsupportedFeatureError by name, CorruptionError with the field.
+    """
+    place = Place(offset=offset, record=EXT4_SUPER_BLOCK.name)
+    if not has_magic(raw):
+        raise NotExt4Error(f"no ext2/3/4 superblock at byte offset {offset:#x}: its magic number 0xEF53 is missing")
+    record = EXT4_SUPER_BLOCK.unpack(raw, 0, place)
+    if record.s_rev_level > EXT4_DYNAMIC_REV:
+        raise UnsupportedFeatureError(f"unsupported revision {record.s_rev_level} of the file system")
+    features = _features(record)
+    check_readable(features)
+    if RoCompat.METADATA_CSUM in features and problems.verify:
+        if record.s_checksum_type != EXT4_CRC32C_CHKSUM:
+            raise UnsupportedFeatureError(f"unsupported checksum type {record.s_checksum_type} (1, crc32c, is known)")
+        computed = checksum.superblock(raw)
+        if computed != record.s_checksum:
+            problems.checksum("superblock", record.s_checksum, computed, place)
+    return from_raw(record, features, place)
+
+
+def _features(record: Any) -> Features:
+    # The words are not defined in revision 0; the kernel warns of them there, and honours them.
+    return Features.from_words(record.s_feature_compat, record.s_feature_incompat, record.s_feature_ro_compat)
+
+
+def from_raw(record: Any, features: Features, place: Place) -> Superblock:
+    """Join halves and check ranges; `place` is where the record was read."""
+
+    def wrong(field: str, why: str) -> CorruptionError:
+        return CorruptionError(
+            f"{field} is {getattr(record, field)}: {why}",
+            Place(offset=place.offset, record=EXT4_SUPER_BLOCK.name, field=field),
+        )
+
+    log_block_size = record.s_log_block_size + MIN_LOG_BLOCK_SIZE
+    if log_block_size > MAX_LOG_BLOCK_SIZE:
+        raise wrong("s_log_block_size", "blocks are 1 KiB to 64 KiB")
+    block_size = 1 << log_block_size
+    bits_per_bitmap = block_size * 8
+
+    bigalloc = RoCompat.BIGALLOC in features
+    if bigalloc:
+        log_cluster_size = record.s_log_cluster_size + MIN_LOG_BLOCK_SIZE
+        if not log_block_size <= log_cluster_size <= MAX_LOG_CLUSTER_SIZE:
+            raise wrong("s_log_cluster_size", "a cluster is at least a block and at most 1 GiB")
+        cluster_size = 1 << log_cluster_size
+        clusters_per_group = record.s_clusters_per_group
+        if not 0 < clusters_per_group <= bits_per_bitmap:
+            raise wrong("s_clusters_per_group", f"must be 1 to {bits_per_bitmap}")
+        if record.s_blocks_per_group != clusters_per_group * (cluster_size // block_size):
+            raise wrong("s_blocks_per_group", "is not the clusters of a group in blocks")
+    else:
+        cluster_size = block_size
+        clusters_per_group = record.s_blocks_per_group
+        if not 0 < record.s_blocks_per_group <= bits_per_bitmap:
+            raise wrong("s_blocks_per_group", f"must be 1 to {bits_per_bitmap}")
+
+    dynamic = record.s_rev_level >= EXT4_DYNAMIC_REV
+    inode_size = record.s_inode_size if dynamic else EXT4_GOOD_OLD_INODE_SIZE
+    if inode_size < EXT4_GOOD_OLD_INODE_SIZE or inode_size > block_size or inode_size & (inode_size - 1):
+        raise wrong("s_inode_size", f"must be a power of two from 128 to {block_size}")
+    inodes_per_block = block_size // inode_size
+    if not inodes_per_block <= record.s_inodes_per_group <= bits_per_bitmap:
+        raise wrong("s_inodes_per_group", f"must be {inodes_per_block} to {bits_per_bitmap}")
+
+    wide = Incompat.BIT64 in features
+    block_count = record.s_blocks_count_lo | (record.s_blocks_count_hi << 32 if wide else 0)
+    first_data_block = record.s_first_data_block
+    if first_data_block >= block_count:
+        raise wrong("s_first_data_block", f"the file system has {block_count} blocks")
+    if first_data_block == 0 and cluster_size == 1024:
+        raise wrong("s_first_data_block", "is at least 1 where blocks and clusters have 1 KiB")
+    data_blocks = block_count - first_data_block
+    group_count = -(-data_blocks // record.s_blocks_per_group)
+    if group_count > 0xFFFFFFFF:
+        raise wrong("s_blocks_count_lo", "that many blocks make too many groups")
+    if group_count * record.s_inodes_per_group != record.s_inodes_count:
+        raise wrong("s_inodes_count", f"{group_count} groups of {record.s_inodes_per_group} inodes are not that many")
+
+    descriptor_size = record.s_desc_size if wide else EXT4_MIN_DESC_SIZE
+    if wide and (
+        not EXT4_MIN_DESC_SIZE_64BIT <= descriptor_size <= EXT4_MAX_DESC_SIZE or descriptor_size & (descriptor_size - 1)
+    ):
+        raise wrong("s_desc_size", "must be a power of two from 64 to 1024 with 64bit")
+
+    flags = record.s_flags
+    return Superblock(
+        uuid=UUID(bytes=record.s_uuid),
+        label=_text(record.s_volume_name),
+        last_mounted=_text(record.s_last_mounted),
+        features=features,
+        revision=record.s_rev_level,
+        creator_os=record.s_creator_os,
+        state=record.s_state,
+        block_size=block_size,
+        cluster_size=cluster_size,
+        block_count=block_count,
+        free_blocks=record.s_free_blocks_count_lo | (record.s_free_blocks_count_hi << 32 if wide else 0),
+        reserved_blocks=record.s_r_blocks_count_lo | (record.s_r_blocks_count_hi << 32 if wide else 0),
+        first_data_block=first_data_block,
+        blocks_per_group=record.s_blocks_per_group,
+        clusters_per_group=clusters_per_group,
+        group_count=group_count,
+        inode_count=record.s_inodes_count,
+        free_inodes=record.s_free_inodes_count,
+        inodes_per_group=record.s_inodes_per_group,
+        inode_size=inode_size,
+        first_inode=record.s_first_ino if dynamic else EXT4_GOOD_OLD_FIRST_INO,
+        descriptor_size=descriptor_size,
+        reserved_descriptor_blocks=record.s_reserved_gdt_blocks,
+        first_meta_group=record.s_first_meta_bg,
+        backup_groups=(record.s_backup_bgs_0, record.s_backup_bgs_1),
+        groups_per_flex=1 << record.s_log_groups_per_flex if record.s_log_groups_per_flex < 32 else 0,
+        group_number=record.s_block_group_nr,
+        checksum_seed=record.s_checksum_seed if Incompat.CSUM_SEED in features else None,
+        hash_seed=(record.s_hash_seed_0, record.s_hash_seed_1, record.s_hash_seed_2, record.s_hash_seed_3),
+        hash_version=record.s_def_hash_version,
+        hash_unsigned=bool(flags & EXT2_FLAGS_UNSIGNED_HASH),
+        journal_inode=record.s_journal_inum,
+        journal_device=record.s_journal_dev,
+        journal_uuid=UUID(bytes=record.s_journal_uuid),
+        last_orphan=record.s_last_orphan,
+        orphan_file_inode=record.s_orphan_file_inum if Compat.ORPHAN_FILE in features else 0,
+        quota_inodes=(record.s_usr_quota_inum, record.s_grp_quota_inum, record.s_prj_quota_inum),
+        encoding=record.s_encoding,
+        encoding_flags=record.s_encoding_flags,
+        password_salt=record.s_encrypt_pw_salt,
+        mmp_block=record.s_mmp_block,
+        min_extra_size=record.s_min_extra_isize,
+        want_extra_size=record.s_want_extra_isize,
+        mkfs_time=record.s_mkfs_time | record.s_mkfs_time_hi << 32,
+        mount_time=record.s_mtime | record.s_mtime_hi << 32,
+        write_time=record.s_wtime | record.s_wtime_hi << 32,
+        check_time=record.s_lastcheck | record.s_lastcheck_hi << 32,
+        mount_count=record.s_mnt_count,
+        kilobytes_written=record.s_kbytes_written,
+        error_count=record.s_error_count,
+    )
+
+
+def _text(raw: bytes) -> str:
+    return raw.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+
+
+__all__ = ["SUPERBLOCK_OFFSET", "Superblock", "from_raw", "has_magic", "parse_superblock"]

@@ -1,0 +1,194 @@
+"""Extended attributes: in the inode, in a block of their own, values in inodes of their own.
+
+Kernel: fs/ext4/xattr.c, fs/ext4/acl.c. Names come as getxattr(2) has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ext4img.errors import CorruptionError, Place
+from ext4img.structs.xattr import (
+    EXT4_ACL_ENTRY,
+    EXT4_ACL_ENTRY_SHORT,
+    EXT4_ACL_HEADER,
+    EXT4_ACL_VERSION,
+    EXT4_XATTR_ENTRY,
+    EXT4_XATTR_HEADER,
+    EXT4_XATTR_IBODY_HEADER,
+    EXT4_XATTR_INDEX_ENCRYPTION,
+    EXT4_XATTR_INDEX_POSIX_ACL_ACCESS,
+    EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT,
+    EXT4_XATTR_INDEX_RICHACL,
+    EXT4_XATTR_INDEX_SECURITY,
+    EXT4_XATTR_INDEX_SYSTEM,
+    EXT4_XATTR_INDEX_TRUSTED,
+    EXT4_XATTR_INDEX_USER,
+    EXT4_XATTR_MAGIC,
+    POSIX_ACL_XATTR_ENTRY,
+    POSIX_ACL_XATTR_HEADER,
+    POSIX_ACL_XATTR_VERSION,
+)
+from ext4img.volume.problems import Problems
+
+PREFIXES = {
+    EXT4_XATTR_INDEX_USER: "user.",
+    EXT4_XATTR_INDEX_POSIX_ACL_ACCESS: "system.posix_acl_access",
+    EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT: "system.posix_acl_default",
+    EXT4_XATTR_INDEX_TRUSTED: "trusted.",
+    EXT4_XATTR_INDEX_SECURITY: "security.",
+    EXT4_XATTR_INDEX_SYSTEM: "system.",
+    EXT4_XATTR_INDEX_RICHACL: "system.richacl",
+}
+ENCRYPTION_CONTEXT = (EXT4_XATTR_INDEX_ENCRYPTION, b"c")
+INLINE_DATA = (EXT4_XATTR_INDEX_SYSTEM, b"data")
+_ACLS = (EXT4_XATTR_INDEX_POSIX_ACL_ACCESS, EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT)
+VALUE_SIZE_MOST = 1 << 24  # EXT4_XATTR_SIZE_MAX
+_ENTRY_SIZE = EXT4_XATTR_ENTRY.size
+_HEADER_SIZE = EXT4_XATTR_HEADER.size
+_entry = EXT4_XATTR_ENTRY.unpack_tuple
+
+# POSIX ACL tags (include/uapi/linux/posix_acl.h)
+_ACL_USER_OBJ, _ACL_USER, _ACL_GROUP_OBJ, _ACL_GROUP, _ACL_MASK, _ACL_OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+_ACL_SHORT_TAGS = (_ACL_USER_OBJ, _ACL_GROUP_OBJ, _ACL_MASK, _ACL_OTHER)
+_ACL_UNDEFINED_ID = 0xFFFFFFFF
+
+RawXattrs = dict[tuple[int, bytes], bytes]
+ReadValueInode = Callable[[int, int, "XattrKey"], bytes]
+
+
+class XattrKey(NamedTuple):
+    """Name index (EXT4_XATTR_INDEX_*) and the rest of the name."""
+
+    name_index: int
+    name: bytes
+
+
+def parse_inline(area: bytes, inode: int, read_value: ReadValueInode, problems: Problems) -> RawXattrs:
+    """Attributes in the inode's own space; empty without the magic number there."""
+    magic_size = EXT4_XATTR_IBODY_HEADER.size
+    if len(area) < magic_size + 4 or EXT4_XATTR_IBODY_HEADER.unpack_tuple(area)[0] != EXT4_XATTR_MAGIC:
+        return {}
+    place = Place(inode=inode, record=EXT4_XATTR_ENTRY.name)
+    return _parse(area[magic_size:], 0, place, read_value, problems)
+
+
+def parse_block(data: bytes, place: Place, read_value: ReadValueInode, problems: Problems) -> RawXattrs:
+    """Attributes of a block whose checksum has been verified."""
+    magic, _, blocks, _, _, _ = EXT4_XATTR_HEADER.unpack_tuple(data)
+    if magic != EXT4_XATTR_MAGIC or blocks != 1:
+        where = Place(inode=place.inode, block=place.block, record=EXT4_XATTR_HEADER.name, field="h_magic")
+        problems.found(CorruptionError(f"extended attribute block has magic {magic:#x} and {blocks} blocks", where))
+        return {}
+    return _parse(data, _HEADER_SIZE, place, read_value, problems)
+
+
+def _parse(data: bytes, start: int, place: Place, read_value: ReadValueInode, problems: Problems) -> RawXattrs:
+    """Entries from `start` on until four zero bytes; value offsets count from data[0]."""
+    found: RawXattrs = {}
+    offset = start
+    end = len(data)
+    values_begin = end
+    while True:
+        if offset + 4 > end:
+            problems.found(_damaged("list has no end", place, offset))
+            return found
+        if data[offset : offset + 4] == b"\0\0\0\0":
+            return found
+        if offset + _ENTRY_SIZE > end:
+            problems.found(_damaged("entry runs past the end", place, offset))
+            return found
+        name_len, index, value_offset, value_inode, value_size, _ = _entry(data, offset)
+        name_end = offset + _ENTRY_SIZE + name_len
+        if name_end > values_begin:
+            problems.found(_damaged(f"name of {name_len} bytes runs past the end", place, offset, "e_name_len"))
+            return found
+        key = XattrKey(index, data[offset + _ENTRY_SIZE : name_end])
+        following = offset + (_ENTRY_SIZE + name_len + 3 & ~3)
+        if value_size > VALUE_SIZE_MOST:
+            problems.found(_damaged(f"value of {value_size} bytes", place, offset, "e_value_size"))
+        elif value_inode:
+            try:
+                found[key] = read_value(value_inode, value_size, key)
+            except CorruptionError as error:
+                problems.found(error)
+        elif value_size == 0:
+            found[key] = b""
+        elif value_offset < start or value_offset + value_size > end:
+            reason = f"value at {value_offset} of {value_size} bytes lies outside its {end} bytes"
+            problems.found(_damaged(reason, place, offset, "e_value_offs"))
+        else:
+            values_begin = min(values_begin, value_offset)
+            found[key] = data[value_offset : value_offset + value_size]
+        offset = following
+
+
+def _damaged(reason: str, place: Place, offset: int, field: str | None = None) -> CorruptionError:
+    where = Place(inode=place.inode, block=place.block, offset=offset, record=EXT4_XATTR_ENTRY.name, field=field)
+    return CorruptionError(f"extended attribute {reason}", where)
+
+
+def visible(raw: RawXattrs, inode: int, problems: Problems) -> dict[str, bytes]:
+    """What listxattr(2) and getxattr(2) show: names with prefixes, ACLs in user space's form.
+
+    The encryption context and inline data are left out, as the kernel leaves them out.
+    """
+    shown: dict[str, bytes] = {}
+    for key, stored in raw.items():
+        index, name = key
+        if key in (ENCRYPTION_CONTEXT, INLINE_DATA):
+            continue
+        prefix = PREFIXES.get(index)
+        if prefix is None:
+            problems.note(f"extended attribute {name!r} has the unknown name index {index}", Place(inode=inode))
+            continue
+        if index in _ACLS:
+            try:
+                shown[prefix] = acl_to_user_space(stored, inode)
+            except CorruptionError as error:
+                problems.found(error)
+        else:
+            shown[prefix + name.decode("utf-8", "surrogateescape")] = stored
+    return shown
+
+
+def acl_to_user_space(stored: bytes, inode: int) -> bytes:
+    """From ext4's ACL, with ids only where they mean something, to struct posix_acl_xattr_*."""
+    place = Place(inode=inode, record=EXT4_ACL_HEADER.name)
+    if len(stored) < EXT4_ACL_HEADER.size or EXT4_ACL_HEADER.unpack_tuple(stored)[0] != EXT4_ACL_VERSION:
+        raise CorruptionError("ACL of an unknown version", place)
+    shown = [POSIX_ACL_XATTR_HEADER.pack((POSIX_ACL_XATTR_VERSION,))]
+    offset = EXT4_ACL_HEADER.size
+    while offset < len(stored):
+        if len(stored) - offset < EXT4_ACL_ENTRY_SHORT.size:
+            raise CorruptionError("ACL ends within an entry", place)
+        tag, permissions = EXT4_ACL_ENTRY_SHORT.unpack_tuple(stored, offset)
+        if tag in _ACL_SHORT_TAGS:
+            identity = _ACL_UNDEFINED_ID
+            offset += EXT4_ACL_ENTRY_SHORT.size
+        elif tag in (_ACL_USER, _ACL_GROUP) and len(stored) - offset >= EXT4_ACL_ENTRY.size:
+            identity = EXT4_ACL_ENTRY.unpack_tuple(stored, offset)[2]
+            offset += EXT4_ACL_ENTRY.size
+        else:
+            raise CorruptionError(f"ACL has an entry of the unknown tag {tag:#x}", place)
+        shown.append(POSIX_ACL_XATTR_ENTRY.pack((tag, permissions, identity)))
+    return b"".join(shown)
+
+
+def acl_to_disk(shown: bytes) -> bytes:
+    """The inverse of `acl_to_user_space`. CorruptionError where it is no ACL."""
+    header = POSIX_ACL_XATTR_HEADER.size
+    entry = POSIX_ACL_XATTR_ENTRY.size
+    version = POSIX_ACL_XATTR_HEADER.unpack(shown).a_version
+    if version != POSIX_ACL_XATTR_VERSION or (len(shown) - header) % entry:
+        raise CorruptionError(f"not a POSIX ACL of version 2, but {len(shown)} bytes of version {version}")
+    stored = [EXT4_ACL_HEADER.pack((EXT4_ACL_VERSION,))]
+    for tag, permissions, identity in POSIX_ACL_XATTR_ENTRY.iter_unpack(shown[header:]):
+        if tag in _ACL_SHORT_TAGS:
+            stored.append(EXT4_ACL_ENTRY_SHORT.pack((tag, permissions)))
+        elif tag in (_ACL_USER, _ACL_GROUP):
+            stored.append(EXT4_ACL_ENTRY.pack((tag, permissions, identity)))
+        else:
+            raise CorruptionError(f"ACL has an entry of the unknown tag {tag:#x}")
+    return b"".join(stored)
