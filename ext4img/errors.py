@@ -25,6 +25,7 @@
     │   ├── AlteredArchiveError           a digest, record or size is not what was written
     │   └── UnsafeArchiveError            a member that would leave the target
     ├── RestoreError                      the target could not take what the archive holds
+    ├── BuildError                        a tree that cannot become the file system that was asked for
     └── LimitError                        a bound against hostile input was reached
 
 Path errors are the builtin ones too, with `errno` and `filename` set, so callers can catch
@@ -199,6 +200,18 @@ class UnsafeArchiveError(ArchiveError):
 
 class RestoreError(Ext4Error):
     """The target cannot take something. `path` is the path below the target."""
+
+    def __init__(self, reason: str, path: str | None = None) -> None:
+        self.reason = reason
+        self.path = path
+        super().__init__(f"{path!r}: {reason}" if path is not None else reason)
+
+
+class BuildError(Ext4Error):
+    """A tree cannot become the file system that was asked for, or its destination cannot take it.
+
+    `path` is the path inside the new file system, if one file is to blame.
+    """
 
     def __init__(self, reason: str, path: str | None = None) -> None:
         self.reason = reason
