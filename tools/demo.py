@@ -1,0 +1,94 @@
+"""`make demo`: the main job on the encrypted sample image that ships with the tests.
+
+Keyless backup, verify, list, restore with the keys, each by the `ext4img` command; then every
+restored file is compared with the digest in the manifest, which the Linux kernel made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
+SAMPLE = "sample-encrypted"
+SHOWN_LINES = 12
+
+
+def ext4img(*arguments: str | Path) -> None:
+    """Run the command as a user would, show it and the first lines of what it says."""
+    words = [str(argument) for argument in arguments]
+    print(f"\n$ {shlex.join(['ext4img', *words])}", flush=True)
+    command = [str(Path(sys.executable).with_name("ext4img")), *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, errors="backslashreplace", check=False)
+    lines = done.stdout.splitlines()
+    print("\n".join(line[:160] for line in lines[:SHOWN_LINES]))
+    if len(lines) > SHOWN_LINES:
+        print(f"… {len(lines) - SHOWN_LINES} more lines")
+    if done.returncode:
+        sys.exit(f"ext4img ended with {done.returncode}")
+
+
+def differences(restored: Path, entries: list[dict[str, Any]]) -> tuple[int, list[str]]:
+    """How many files and links were compared, and which are not what the kernel says they are."""
+    compared, wrong = 0, []
+    for entry in entries:
+        if entry["type"] not in ("file", "symlink"):
+            continue
+        compared += 1
+        path = os.fsencode(restored) + entry["path"].encode("utf-8", "surrogateescape")
+        try:
+            if entry["type"] == "file":
+                with open(path, "rb") as file:
+                    same = hashlib.file_digest(file, "sha256").hexdigest() == entry["sha256"]
+            else:
+                same = os.readlink(path) == entry["target"].encode("utf-8", "surrogateescape")
+        except OSError as error:
+            wrong.append(f"{entry['path']!r}: {error}")
+            continue
+        if not same:
+            wrong.append(f"{entry['path']!r} differs")
+    return compared, wrong
+
+
+def main() -> None:
+    """Run it all in a temporary directory."""
+    with tempfile.TemporaryDirectory(prefix="ext4img-demo-") as scratch:
+        os.chdir(scratch)
+        with lzma.open(FIXTURES / f"{SAMPLE}.img.xz") as packed, open("sample.img", "wb") as image:
+            shutil.copyfileobj(packed, image)
+        keys = sorted(FIXTURES.glob(f"{SAMPLE}.*.key"))
+        for key in keys:
+            shutil.copy(key, key.name.removeprefix(f"{SAMPLE}."))
+        arguments = [word for key in keys for word in ("--key-file", key.name.removeprefix(f"{SAMPLE}."))]
+
+        print("sample.img holds the encrypted homes of alice and bob. First, what is seen without a key:")
+        ext4img("info", "sample.img")
+        ext4img("ls", "sample.img", "/home/alice")
+        print("\nThe backup needs no key either:")
+        ext4img("backup", "sample.img", "backup.tar")
+        ext4img("verify", "backup.tar")
+        ext4img("list", "backup.tar")
+        print("\nAnd the restore, with the keys:")
+        ext4img("restore", "backup.tar", "restored", *arguments)
+
+        manifest = json.loads((FIXTURES / f"{SAMPLE}.json").read_text(encoding="utf-8"))
+        compared, wrong = differences(Path("restored").resolve(), manifest["entries"])
+        notes = Path("restored/home/alice/notes.txt")
+        print(f"\n$ cat {notes}\n{notes.read_text(encoding='utf-8') if notes.exists() else '(not there)'}")
+        if wrong:
+            print("\n".join(wrong[:SHOWN_LINES]))
+            sys.exit(f"{len(wrong)} of {compared} restored files and links differ from what the kernel showed")
+        print(f"All {compared} restored files and links match the digests and targets that the Linux kernel showed.")
+
+
+if __name__ == "__main__":
+    main()
