@@ -96,12 +96,15 @@ def _xattrs(found: Seen) -> dict[str, str]:
 
 def _sha256(found: Seen, offset: int = 0, length: int | None = None) -> str:
     digest = hashlib.sha256()
-    with open(found.reach, "rb") as file:
-        file.seek(offset)
-        left = found.stat.st_size if length is None else length
-        while left and (window := file.read(min(left, WINDOW_BYTES))):
-            digest.update(window)
-            left -= len(window)
+    left = found.stat.st_size if length is None else length
+    try:
+        with open(found.reach, "rb") as file:
+            file.seek(offset)
+            while left and (window := file.read(min(left, WINDOW_BYTES))):
+                digest.update(window)
+                left -= len(window)
+    except OSError as error:  # an encrypted file on a mount without its key
+        return f"cannot be read: {error.strerror}"
     return digest.hexdigest()
 
 
