@@ -56,7 +56,7 @@ def inode_facts(image: Path, numbers: Collection[int]) -> dict[int, InodeFacts]:
 
         project = re.search(r"Project:\s+(-?\d+)", text)
         device = re.search(r"Device major/minor number: (\d+):(\d+)", text)
-        target = re.search(r'(?s)Fast link dest: "(.*)"$', text.rstrip())
+        target = re.search(r'(?s)Fast link dest: "(.*)"\s*(?:debugfs: stat <\d+>\s*)?$', text)
         facts[int(field(r"Inode: (\d+)"))] = InodeFacts(
             type=field(r"Type: (.+?)\s+Mode:"),
             mode=int(field(r"Mode:\s+(\d+)"), 8),

@@ -62,7 +62,10 @@ def _describe(image: Path, path: bytes, number: int, facts: debugfs.InodeFacts) 
     if kind == "file":
         entry["sha256"] = hashlib.sha256(debugfs.contents(image, number)).hexdigest()
     elif kind == "symlink":
-        entry["target"] = text(facts.fast_target or debugfs.contents(image, number))
+        target = facts.fast_target or debugfs.contents(image, number)
+        if len(target) != facts.size:
+            raise ValueError(f"{entry['path']}: debugfs shows {len(target)} bytes of a target of {facts.size}")
+        entry["target"] = text(target)
     elif facts.rdev:
         entry["rdev"] = list(facts.rdev)
     return entry

@@ -38,7 +38,7 @@ def test_mounted_tree_is_the_manifests(name: str, fixture_image: Callable[[str],
     with loop_mounted(image.path, "ro,noatime") as mount:
         encrypted = image.manifest.is_encrypted
         if encrypted:
-            assert list(tree_differences(Path(mount), image.manifest))
+            assert list(tree_differences(Path(mount), image.manifest, fields=fields))
         for raw, descriptor in image.manifest.keys:
             kernel_ioctl.add_key(mount, raw, 1 if descriptor else 2, descriptor)
         assert not list(tree_differences(Path(mount), image.manifest, fields=fields))
