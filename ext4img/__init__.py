@@ -1,1 +1,119 @@
-"""ext4img: read ext2/3/4 off raw images, and back up encrypted files without their key."""
+"""ext4img: read ext2/3/4 off raw images, and back up encrypted files without their key.
+
+::
+
+    import ext4img
+
+    with ext4img.open("disk.img") as fs:
+        for path, inode in fs.walk("/"):
+            print(path, inode.size)
+"""
+
+from __future__ import annotations
+
+from ext4img.crypto.policy import EncryptionContext, Policy
+from ext4img.errors import (
+    AlteredArchiveError,
+    ArchiveError,
+    ChecksumError,
+    CorruptionError,
+    EncryptionError,
+    Ext4Error,
+    IsDirectoryError,
+    KeyFormatError,
+    LimitError,
+    NoKeyError,
+    NotDirectoryError,
+    NotExt4Error,
+    NotFoundError,
+    NotRegularFileError,
+    NotSymlinkError,
+    PathError,
+    Place,
+    RestoreError,
+    ShortReadError,
+    SourceError,
+    SymlinkLoopError,
+    TruncatedArchiveError,
+    UnsafeArchiveError,
+    UnsupportedFeatureError,
+    WrongKeyError,
+)
+from ext4img.sources import Openable, Source, open_source
+from ext4img.view.file import File
+from ext4img.view.inode import Inode
+from ext4img.view.path import Ext4Path
+from ext4img.view.view import View
+from ext4img.volume.directory import DirEntry
+from ext4img.volume.mapping import Run
+from ext4img.volume.problems import Checks, Problem
+from ext4img.volume.superblock import Superblock
+from ext4img.volume.volume import Journal, Volume
+
+__version__ = "0.1.0"
+
+
+def open(image: Openable, *, offset: int = 0, journal: Journal = "replay", checks: Checks = "strict") -> View:
+    """Open an ext2, ext3 or ext4 image for reading; use it in a `with` statement.
+
+    `image` is a path (regular file or block device), bytes, a descriptor, or any seekable binary
+    file object; the file system starts at byte `offset`. `journal="replay"` shows a dirty image as
+    it is after recovery, which happens in memory; "ignore" shows the raw state. `checks` decides
+    what wrong checksums and other damage do: "strict" raises, "report" notes them in `problems` and
+    reads around them, "off" does not verify.
+
+    NotExt4Error, UnsupportedFeatureError, SourceError, CorruptionError.
+    """
+    source = open_source(image, offset)
+    try:
+        return View(Volume(source, journal=journal, checks=checks))
+    except BaseException:
+        if source is not image:
+            source.close()
+        raise
+
+
+__all__ = [
+    "AlteredArchiveError",
+    "ArchiveError",
+    "Checks",
+    "ChecksumError",
+    "CorruptionError",
+    "DirEntry",
+    "EncryptionContext",
+    "EncryptionError",
+    "Ext4Error",
+    "Ext4Path",
+    "File",
+    "Inode",
+    "IsDirectoryError",
+    "Journal",
+    "KeyFormatError",
+    "LimitError",
+    "NoKeyError",
+    "NotDirectoryError",
+    "NotExt4Error",
+    "NotFoundError",
+    "NotRegularFileError",
+    "NotSymlinkError",
+    "Openable",
+    "PathError",
+    "Place",
+    "Policy",
+    "Problem",
+    "RestoreError",
+    "Run",
+    "ShortReadError",
+    "Source",
+    "SourceError",
+    "Superblock",
+    "SymlinkLoopError",
+    "TruncatedArchiveError",
+    "UnsafeArchiveError",
+    "UnsupportedFeatureError",
+    "View",
+    "Volume",
+    "WrongKeyError",
+    "__version__",
+    "open",
+]

@@ -1,0 +1,1 @@
+"""What a caller sees: plaintext, no-key names, ciphertext."""

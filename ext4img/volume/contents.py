@@ -27,18 +27,28 @@ class Contents:
         self.runs = runs
         self.size = size
         self.inline = inline
+        self._bad: list[tuple[int, int]] = []
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` from byte `offset` on; returns how many bytes there were up to `size`."""
         length = min(len(buffer), max(self.size - offset, 0))
-        if length <= 0:
-            return 0
-        target = buffer[:length]
+        if length > 0:
+            self.read_stored_into(offset, buffer[:length])
+        return max(length, 0)
+
+    def read_stored_into(self, offset: int, target: memoryview) -> list[tuple[int, int]]:
+        """Fill `target` from byte `offset` on, whatever `size` is: the last block has bytes past it.
+
+        Returns (offset, length) of what could not be read and is zeros instead; always empty when
+        strict.
+        """
+        self._bad = []
+        length = len(target)
         if self.inline is not None:
             piece = self.inline[offset : offset + length]
             target[: len(piece)] = piece
             target[len(piece) :] = bytes(length - len(piece))
-            return length
+            return []
         done = 0
         block_size = self._blocks.block_size
         position = bisect_right(self._starts, offset // block_size) - 1
@@ -68,7 +78,20 @@ class Contents:
                 if run.state == LOST:
                     self._lost(at, take)
             done += take
-        return length
+        return self._bad
+
+    def written(self, offset: int, length: int) -> list[tuple[int, int]]:
+        """(offset, length) in bytes of the written parts of a range, one for each run."""
+        size = self._blocks.block_size
+        end = offset + length
+        parts = []
+        for run in self.runs[max(bisect_right(self._starts, offset // size) - 1, 0) :]:
+            start, stop = max(run.lblk * size, offset), min(run.end * size, end)
+            if start >= end:
+                break
+            if start < stop and run.state == WRITTEN:
+                parts.append((start, stop - start))
+        return parts
 
     def read(self, offset: int, length: int) -> bytes:
         """At most `length` bytes from `offset` on."""
@@ -115,6 +138,7 @@ class Contents:
         size = self._blocks.block_size
         if len(buffer) <= size:
             _zero(buffer)
+            self._bad.append((file_offset, len(buffer)))
             place = Place(inode=self._inode, block=disk_offset // size, offset=disk_offset)
             reason = f"contents from byte {file_offset} to {file_offset + len(buffer)} cannot be read: {error}"
             if self._problems.checks == "strict":
@@ -131,6 +155,7 @@ class Contents:
             done += piece
 
     def _lost(self, offset: int, length: int) -> None:
+        self._bad.append((offset, length))
         place = Place(inode=self._inode)
         self._problems.found(CorruptionError(f"contents from byte {offset} to {offset + length} are lost", place))
 

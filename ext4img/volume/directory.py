@@ -113,7 +113,9 @@ def verify_block(data: bytes, form: DirectoryFormat, block: int) -> None:
     # one, but no block with a tail has an entry that reaches its end, as index blocks do.
     index = index_entries_offset(data)
     if index is None:
-        zero1, rec_len, zero2, kind, stored = EXT4_DIR_ENTRY_TAIL.unpack_tuple(data, len(data) - EXT4_DIR_ENTRY_TAIL.size)
+        zero1, rec_len, zero2, kind, stored = EXT4_DIR_ENTRY_TAIL.unpack_tuple(
+            data, len(data) - EXT4_DIR_ENTRY_TAIL.size
+        )
         record = EXT4_DIR_ENTRY_TAIL.name
         if (zero1, rec_len, zero2, kind) != (0, EXT4_DIR_ENTRY_TAIL.size, 0, EXT4_FT_DIR_CSUM):
             raise CorruptionError(

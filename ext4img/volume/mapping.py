@@ -123,7 +123,9 @@ class _ExtentTree:
             raise CorruptionError(f"extent node has {entries} entries of {most}", self._place(block, "eh_entries"))
         if node_depth > EXT4_MAX_EXTENT_DEPTH or (depth is not None and node_depth != depth):
             wanted = f"{depth}" if depth is not None else f"at most {EXT4_MAX_EXTENT_DEPTH}"
-            raise CorruptionError(f"extent node of depth {node_depth}, must be {wanted}", self._place(block, "eh_depth"))
+            raise CorruptionError(
+                f"extent node of depth {node_depth}, must be {wanted}", self._place(block, "eh_depth")
+            )
         if entries == 0 and node_depth > 0:
             raise CorruptionError("extent index node without entries", self._place(block, "eh_entries"))
         return entries, node_depth

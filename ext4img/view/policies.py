@@ -1,0 +1,89 @@
+"""Which encryption policies an image uses, and whether a key opens one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ext4img.crypto.keyring import Keyring
+from ext4img.crypto.names import MIN_STORED_NAME, is_padded_name
+from ext4img.crypto.policy import EncryptionContext, Policy, parse_context
+from ext4img.errors import CorruptionError, Ext4Error, Place, UnsupportedFeatureError
+from ext4img.structs.inode import EXT4_ENCRYPT_FL
+from ext4img.volume.features import Incompat
+from ext4img.volume.inode import Inode
+from ext4img.volume.volume import Volume
+
+_SAMPLE_DIRECTORIES = 8
+_SAMPLE_NAMES = 64
+
+
+@dataclass(slots=True)
+class PolicyUse:
+    """How much of an image stands under one policy."""
+
+    files: int = 0
+    directories: int = 0
+    symlinks: int = 0
+    bytes: int = 0
+    """Sum of the regular files' sizes."""
+    sample: list[tuple[int, EncryptionContext]] = field(default_factory=list)
+    """(inode number, context) of a few directories, by which a key can be tried."""
+
+
+def policies_in_use(volume: Volume) -> dict[Policy, PolicyUse]:
+    """Every policy met in a scan of all inodes. Empty without the encrypt feature."""
+    used: dict[Policy, PolicyUse] = {}
+    if Incompat.ENCRYPT not in volume.features:
+        return used
+    for inode in volume.inodes.scan():
+        if not inode.flags & EXT4_ENCRYPT_FL:
+            continue
+        context = _context(volume, inode)
+        if context is None:
+            continue
+        use = used.setdefault(context.policy, PolicyUse())
+        if inode.is_dir:
+            use.directories += 1
+            if len(use.sample) < _SAMPLE_DIRECTORIES:
+                use.sample.append((inode.number, context))
+        elif inode.is_symlink:
+            use.symlinks += 1
+        else:
+            use.files += 1
+            use.bytes += inode.size
+    return used
+
+
+def _context(volume: Volume, inode: Inode) -> EncryptionContext | None:
+    """The context, or None where it is missing or unreadable: a problem, but not of other files."""
+    place = Place(inode=inode.number, record="fscrypt_context")
+    try:
+        raw = volume.encryption_context(inode)
+        if raw is None:
+            raise CorruptionError("encrypted, but without an encryption context", place)
+        return parse_context(raw, place=place, supported_only=False)
+    except (CorruptionError, UnsupportedFeatureError) as error:
+        volume.problems.note(str(error), place)
+        return None
+
+
+def key_opens_names(volume: Volume, use: PolicyUse, keyring: Keyring) -> bool:
+    """Whether names of the policy's directories decrypt to names, padding and all.
+
+    For version 1 policies whose descriptor was not made from the key: nothing else on disk tells.
+    """
+    tried = 0
+    for number, context in use.sample:
+        cipher = keyring.names_cipher(context, number, volume.superblock.uuid.bytes)
+        if cipher is None:
+            return False
+        try:
+            entries = volume.directory(volume.inode(number))
+        except Ext4Error as error:
+            volume.problems.note(str(error), Place(inode=number))
+            continue
+        names = [entry.name for entry in entries[:_SAMPLE_NAMES] if len(entry.name) >= MIN_STORED_NAME]
+        if not all(is_padded_name(raw) for raw in cipher.decrypt_raw(names)):
+            return False
+        tried += len(names)
+    return tried > 0

@@ -1,0 +1,66 @@
+"""Following a path, component by component, as path_resolution(7) has it.
+
+Limits: 40 symbolic links on the way; a link's target of 4,096 bytes. The path itself may be longer
+than PATH_MAX: images hold such.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ext4img.errors import NotDirectoryError, NotFoundError, SymlinkLoopError
+from ext4img.view.inode import Inode
+from ext4img.volume.directory import DirEntry
+
+if TYPE_CHECKING:
+    from ext4img.view.view import View
+
+MOST_SYMLINKS = 40
+Found = tuple[Inode, DirEntry | None, int]
+
+
+class Resolver:
+    """Follows paths of one view. ".." of the root is the root; absolute targets start there."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def resolve(self, path: str, follow: bool) -> Found:
+        """(inode, its entry or None for the root, the directory's inode number)."""
+        view = self._view
+        root: Found = (view.root(), None, 0)
+        trail: list[Found] = [root]
+        # Components still to go, the next one last.
+        todo = [part for part in reversed(path.encode("utf-8", "surrogateescape").split(b"/")) if part]
+        trailing_slash = path.endswith("/")
+        links = 0
+        while todo:
+            name = todo.pop()
+            inode = trail[-1][0]
+            if not inode.is_dir:
+                raise NotDirectoryError.at(path)
+            if name == b".":
+                continue
+            if name == b"..":
+                if len(trail) > 1:
+                    trail.pop()
+                continue
+            entry = view.lookup(inode, name)
+            if entry is None:
+                raise NotFoundError.at(path)
+            child = view.inode(entry.inode)
+            if child.is_symlink and (todo or follow or trailing_slash):
+                links += 1
+                if links > MOST_SYMLINKS:
+                    raise SymlinkLoopError.at(path)
+                target = view.readlink(child, path)
+                if not target:
+                    raise NotFoundError.at(path)
+                if target.startswith(b"/"):
+                    trail = [root]
+                todo.extend(part for part in reversed(target.split(b"/")) if part)
+                continue
+            trail.append((child, entry, inode.number))
+        if trailing_slash and not trail[-1][0].is_dir:
+            raise NotDirectoryError.at(path)
+        return trail[-1]

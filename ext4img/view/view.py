@@ -1,0 +1,307 @@
+"""`View`: what a caller sees of a volume with the keys at hand.
+
+Plaintext where the key is there; the kernel's no-key names and NoKeyError where it is not;
+block-rounded ciphertext always. No key is an empty keyring, not a mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from ext4img.crypto.keyring import Keyring
+from ext4img.crypto.names import nokey_target, parse_nokey_name, symlink_ciphertext
+from ext4img.crypto.policy import EncryptionContext, Policy, parse_context
+from ext4img.errors import (
+    CorruptionError,
+    IsDirectoryError,
+    NoKeyError,
+    NotDirectoryError,
+    NotFoundError,
+    NotRegularFileError,
+    NotSymlinkError,
+    Place,
+    WrongKeyError,
+)
+from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ROOT_INO
+from ext4img.view.file import File
+from ext4img.view.inode import Inode, bind
+from ext4img.view.names import NamedEntry, check_name, nokey_entries
+from ext4img.view.path import Ext4Path, PathLike
+from ext4img.view.policies import PolicyUse, key_opens_names, policies_in_use
+from ext4img.view.resolve import Resolver
+from ext4img.view.walk import walk
+from ext4img.volume import inode as stored
+from ext4img.volume.directory import DirEntry
+from ext4img.volume.features import Features
+from ext4img.volume.problems import Problems
+from ext4img.volume.superblock import Superblock
+from ext4img.volume.volume import Volume
+
+if TYPE_CHECKING:
+    from ext4img.crypto.codec import NamesCipher
+
+
+class View:
+    """An open image. What `ext4img.open` returns; a context manager that closes the source.
+
+    `keyring` holds the keys; `volume` is the layer below, with names and contents as stored.
+    """
+
+    def __init__(self, volume: Volume, keyring: Keyring | None = None) -> None:
+        self.volume = volume
+        self.keyring = Keyring() if keyring is None else keyring
+        self._uuid = volume.superblock.uuid.bytes
+        self._resolver = Resolver(self)
+        self._policies: dict[Policy, PolicyUse] | None = None
+
+    def __repr__(self) -> str:
+        return f"<ext4img.View of {self.volume.source.name!r}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the source, if it was opened here. May be called twice."""
+        self.volume.source.close()
+
+    def without_keys(self) -> View:
+        """The same volume as seen without any key."""
+        return View(self.volume)
+
+    # What it is
+
+    @property
+    def superblock(self) -> Superblock:
+        """The superblock, after recovery."""
+        return self.volume.superblock
+
+    @property
+    def block_size(self) -> int:
+        """Bytes of a block."""
+        return self.volume.superblock.block_size
+
+    @property
+    def features(self) -> Features:
+        """The file system's features."""
+        return self.volume.superblock.features
+
+    @property
+    def problems(self) -> Problems:
+        """What was read around so far (checks="report"), and remarks."""
+        return self.volume.problems
+
+    # Keys
+
+    def add_key(self, raw: bytes, descriptor: bytes | None = None) -> tuple[Policy, ...]:
+        """Take a master key of 16 to 64 bytes; the policies on this image that it unlocks.
+
+        `descriptor` (8 bytes) names the key to version 1 policies whose descriptor was not made
+        from it; without one, such policies are tried by the padding of their names. WrongKeyError
+        if it unlocks nothing here, KeyFormatError if it cannot be a key.
+        """
+        trial = Keyring()
+        trial.add(raw, descriptor)
+        used = self.policies()
+        opened = [policy for policy in used if trial.has(policy)]
+        for policy, use in used.items():
+            if descriptor is None and policy.version == 1 and policy not in opened:
+                other = Keyring()
+                other.add(raw, policy.key_id)
+                if other.has(policy) and key_opens_names(self.volume, use, other):
+                    self.keyring.add(raw, policy.key_id)
+                    opened.append(policy)
+        if not opened:
+            count = len(used)
+            policies = "no encrypted files" if not count else f"{count} encryption polic{'y' if count == 1 else 'ies'}"
+            raise WrongKeyError(f"the key opens nothing on this image, which has {policies}")
+        self.keyring.add(raw, descriptor)
+        return tuple(opened)
+
+    def policies(self) -> dict[Policy, PolicyUse]:
+        """Every encryption policy in use on the image, and by how many inodes; scans them once."""
+        if self._policies is None:
+            self._policies = policies_in_use(self.volume)
+        return self._policies
+
+    def encryption(self, inode: stored.Inode) -> EncryptionContext | None:
+        """The inode's policy and nonce; None where it is not encrypted.
+
+        CorruptionError where the encrypt flag is set without a context, UnsupportedFeatureError for
+        a policy that is not known.
+        """
+        if not inode.is_encrypted:
+            return None
+        raw = self.volume.encryption_context(inode)
+        place = Place(inode=inode.number, record="fscrypt_context")
+        if raw is None:
+            raise CorruptionError("encrypted, but without an encryption context", place)
+        # A policy that is refused can still be shown and copied; the keyring refuses to decrypt.
+        return parse_context(raw, place=place, supported_only=False)
+
+    def has_key(self, inode: stored.Inode) -> bool:
+        """Whether the inode's contents, names or target are readable: not encrypted, or with key."""
+        context = self.encryption(inode)
+        return context is None or self.keyring.has(context.policy)
+
+    # Paths
+
+    def path(self, path: PathLike = "/") -> Ext4Path:
+        """A path on the image; relative ones start at its root. Nothing is looked up yet."""
+        return Ext4Path(self, path)
+
+    def inode(self, number: int) -> Inode:
+        """The inode of this number, allocated or not. NotFoundError outside the file system's."""
+        return self.bind(self.volume.inode(number))
+
+    def root(self) -> Inode:
+        """The root directory's inode."""
+        return self.inode(EXT4_ROOT_INO)
+
+    def walk(self, top: PathLike = "/") -> Iterator[tuple[Ext4Path, Inode]]:
+        """Everything from `top` on, itself first, parents before children, in the disk's order.
+
+        Symbolic links are not followed. A directory that is met twice is corruption.
+        """
+        return walk(self, self.path(top))
+
+    def bind(self, inode: stored.Inode) -> Inode:
+        """The view's inode for the volume's."""
+        return inode if isinstance(inode, Inode) else bind(inode, self)
+
+    def resolve(self, path: str, follow: bool = True) -> tuple[Inode, DirEntry | None, int]:
+        """(inode, its directory entry, the directory's inode number) of a path."""
+        return self._resolver.resolve(path, follow)
+
+    def listdir(self, directory: stored.Inode) -> list[NamedEntry]:
+        """The names of a directory as they are shown, with the entries behind them."""
+        volume = self.volume
+        entries = volume.directory(directory)
+        if directory.is_encrypted:
+            cipher = self._names_cipher(directory)
+            if cipher is None:
+                return nokey_entries(volume, directory, entries)
+            named = self._decrypted(directory, entries, cipher)
+        else:
+            named = [NamedEntry(entry.name, entry) for entry in entries]
+        for position in range(len(named) - 1, -1, -1):
+            name = named[position].name
+            if b"/" in name or b"\0" in name or not name or name in (b".", b".."):
+                try:
+                    check_name(name, directory.number)
+                except CorruptionError as error:
+                    volume.problems.found(error)
+                    del named[position]
+        return named
+
+    def lookup(self, directory: stored.Inode, name: bytes) -> DirEntry | None:
+        """The entry that is shown under `name`, or None. Through the index where there is one."""
+        if not directory.is_dir:
+            raise NotDirectoryError.at(f"inode {directory.number}")
+        if directory.is_encrypted:
+            cipher = self._names_cipher(directory)
+            if cipher is None:
+                return self._lookup_nokey(directory, name)
+            if not directory.flags & EXT4_CASEFOLD_FL:
+                if len(name) > 255:
+                    return None
+                return self.volume.lookup(directory, cipher.encrypt([name])[0])
+        elif not directory.flags & EXT4_CASEFOLD_FL:
+            return self.volume.lookup(directory, name)
+        return self._lookup_folded(directory, name)
+
+    def _lookup_nokey(self, directory: stored.Inode, name: bytes) -> DirEntry | None:
+        wanted = parse_nokey_name(name)
+        if wanted is None:
+            return None
+        if wanted.stored is not None:
+            return self.volume.lookup(directory, wanted.stored, (wanted.major, wanted.minor))
+        tree = self.volume.index(directory)
+        candidates = (
+            self.volume.entries_of_hash(directory, tree, wanted.major)
+            if tree is not None and wanted.major
+            else self.volume.iter_directory(directory)
+        )
+        return next((entry for entry in candidates if wanted.matches(entry.name)), None)
+
+    def _lookup_folded(self, directory: stored.Inode, name: bytes) -> DirEntry | None:
+        """In a case-insensitive directory: the exact name first, then one that folds alike."""
+        from ext4img.view.casefold import fold
+
+        folded = fold(name)
+        alike = None
+        for shown, entry in self.listdir(directory):
+            if shown == name:
+                return entry
+            if alike is None and fold(shown) == folded:
+                alike = entry
+        return alike
+
+    def _decrypted(self, directory: stored.Inode, entries: list[DirEntry], cipher: NamesCipher) -> list[NamedEntry]:
+        sound = []
+        for entry in entries:
+            if len(entry.name) < 16:
+                place = Place(inode=directory.number, record="ext4_dir_entry_2", field="name_len")
+                reason = f"encrypted name of {len(entry.name)} bytes, the shortest possible has 16"
+                self.problems.found(CorruptionError(reason, place))
+            else:
+                sound.append(entry)
+        names = cipher.decrypt([entry.name for entry in sound])
+        return [NamedEntry(name, entry) for name, entry in zip(names, sound, strict=True)]
+
+    def _names_cipher(self, inode: stored.Inode) -> NamesCipher | None:
+        context = self.encryption(inode)
+        if context is None:
+            return None
+        return self.keyring.names_cipher(context, inode.number, self._uuid)
+
+    # Contents
+
+    def open_inode(self, inode: stored.Inode, path: str | None = None) -> File:
+        """The contents of a regular file; see `Inode.open`. `path` is for messages."""
+        name = path or f"inode {inode.number}"
+        self._check_regular(inode, name)
+        contents = self.volume.contents(inode)
+        context = self.encryption(inode)
+        if context is None:
+            return File(contents, name)
+        cipher = self.keyring.contents_cipher(context, inode.number, self._uuid, self.block_size)
+        if cipher is None:
+            raise NoKeyError.at(name, context.policy.key_id_hex)
+        if contents.inline is not None:
+            raise CorruptionError("encrypted file with inline data", Place(inode=inode.number))
+        return File(contents, name, cipher)
+
+    def open_ciphertext(self, inode: stored.Inode, path: str | None = None) -> File:
+        """The contents as stored; see `Inode.open_ciphertext`."""
+        name = path or f"inode {inode.number}"
+        self._check_regular(inode, name)
+        rounded = -(-inode.size // self.block_size) * self.block_size
+        return File(self.volume.contents(inode, rounded), name)
+
+    def readlink(self, inode: stored.Inode, path: str | None = None) -> bytes:
+        """The target of a symbolic link; see `Inode.readlink`."""
+        if not inode.is_symlink:
+            raise NotSymlinkError.at(path or f"inode {inode.number}")
+        target = self.volume.symlink_target_stored(inode)
+        if not inode.is_encrypted:
+            return target.split(b"\0", 1)[0]
+        cipher = self._names_cipher(inode)
+        if cipher is None:
+            return nokey_target(target, inode.number)
+        return cipher.decrypt([symlink_ciphertext(target, inode.number)])[0]
+
+    def _check_regular(self, inode: stored.Inode, name: str) -> None:
+        if inode.is_file:
+            return
+        if inode.is_dir:
+            raise IsDirectoryError.at(name)
+        if inode.mode == 0:
+            raise NotFoundError.at(name, "Inode is not in use")
+        raise NotRegularFileError.at(name)
