@@ -1,0 +1,183 @@
+"""Where an archive's bytes come from: a file that can be read anywhere, or a stream that cannot.
+
+A `Cursor` reads forward and knows where it is. A file gives as many as are wanted, each with a
+place of its own; a stream gives one. Nothing short is ever returned: an end too early is a
+TruncatedArchiveError.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from types import TracebackType
+from typing import BinaryIO, Final, Protocol, Self, cast
+
+from ext4img.errors import ArchiveError, TruncatedArchiveError
+
+BUFFER_BYTES: Final = 256 << 10
+ArchiveSource = str | bytes | os.PathLike[str] | os.PathLike[bytes] | BinaryIO
+
+
+class _Reads(Protocol):
+    def readinto(self, buffer: memoryview, /) -> int | None: ...
+
+
+class Cursor:
+    """Reads forward; `position` is the byte offset in the archive."""
+
+    def __init__(self, stream: BinaryIO, name: str, seekable: bool, position: int = 0) -> None:
+        self._stream = stream
+        self._seekable = seekable
+        self.name = name
+        self.position = position
+
+    def read(self, length: int, what: str) -> bytes:
+        """Exactly `length` bytes; `what` is named if the archive ends before."""
+        data = self._stream.read(length)
+        if data is not None and len(data) == length:
+            self.position += length
+            return data
+        parts = [data or b""]
+        missing = length - len(parts[0])
+        while missing:
+            data = self._stream.read(missing)
+            if not data:
+                raise self._ended(what)
+            parts.append(data)
+            missing -= len(data)
+        self.position += length
+        return b"".join(parts)
+
+    def read_into(self, buffer: memoryview, what: str) -> None:
+        """Fill the buffer; `what` is named if the archive ends before."""
+        filled = 0
+        stream = cast("_Reads", self._stream)
+        while filled < len(buffer):
+            count = stream.readinto(buffer[filled:])
+            if not count:
+                raise self._ended(what)
+            filled += count
+        self.position += filled
+
+    def rest(self, limit: int) -> bytes:
+        """All that is left, but at most `limit` bytes: for the end of the archive."""
+        parts: list[bytes] = []
+        while limit and (data := self._stream.read(limit)):
+            parts.append(data)
+            limit -= len(data)
+            self.position += len(data)
+        return b"".join(parts)
+
+    def skip(self, length: int, what: str) -> None:
+        """Go on by `length` bytes; on a file without reading them."""
+        if self._seekable:
+            self._stream.seek(self.position + length)
+            self.position += length
+            return
+        while length:
+            part = min(length, BUFFER_BYTES)
+            self.read(part, what)
+            length -= part
+
+    def _ended(self, what: str) -> TruncatedArchiveError:
+        return TruncatedArchiveError(f"{self.name}: it ends in the middle of {what}, after byte offset {self.position}")
+
+
+class ArchiveInput:
+    """An open archive file or stream. `size` in bytes is None for a stream."""
+
+    def __init__(self, source: ArchiveSource) -> None:
+        self._owned: io.FileIO | None = None
+        self._taken = False
+        if isinstance(source, (str, bytes, os.PathLike)):
+            path = os.fsdecode(source)
+            self.name = path
+            try:
+                self._owned = io.FileIO(path, "rb")
+                self._file: BinaryIO | io.FileIO = self._owned
+            except OSError as error:
+                raise ArchiveError(f"{path}: {error.strerror}") from error
+        else:
+            self._file = source
+            name = getattr(source, "name", None)
+            self.name = os.fsdecode(name) if isinstance(name, (str, bytes)) else "archive"
+        self.size: int | None = None
+        if self._file.seekable():
+            self._start = self._file.tell() if self._owned is None else 0
+            self.size = self._file.seek(0, io.SEEK_END) - self._start
+            self._file.seek(self._start)
+
+    @property
+    def seekable(self) -> bool:
+        """Whether it can be read anywhere."""
+        return self.size is not None
+
+    def cursor(self, position: int = 0) -> Cursor:
+        """A cursor at `position`. A stream has only one, at its start."""
+        if self.size is None:
+            if self._taken or position:
+                raise ArchiveError(f"{self.name}: a stream can be read only once, from its start")
+            self._taken = True
+            return Cursor(self._file, self.name, seekable=False)
+        raw = _Positional(self._file, self._start, self.size)
+        stream = io.BufferedReader(raw, BUFFER_BYTES)
+        stream.seek(position)
+        return Cursor(cast("BinaryIO", stream), self.name, seekable=True, position=position)
+
+    def close(self) -> None:
+        """Close what was opened here. May be called twice."""
+        if self._owned is not None:
+            self._owned.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Positional(io.RawIOBase):
+    """A reader of its own place on a file that others read too."""
+
+    def __init__(self, file: BinaryIO | io.FileIO, start: int, size: int) -> None:
+        self._file = file
+        self._start = start
+        self._size = size
+        self._at = 0
+        self._fd: int | None
+        try:
+            self._fd = file.fileno()
+        except (OSError, AttributeError):
+            self._fd = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+        where = self._start + self._at
+        try:
+            if self._fd is not None:
+                count = os.preadv(self._fd, [buffer], where)
+            else:
+                self._file.seek(where)
+                data = self._file.read(len(buffer))
+                count = len(data)
+                buffer[:count] = data
+        except OSError as error:
+            raise ArchiveError(f"archive cannot be read at byte offset {where}: {error.strerror}") from error
+        self._at += count
+        return count
+

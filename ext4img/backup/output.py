@@ -1,0 +1,101 @@
+"""Where an archive goes: a file that appears whole or not at all, or a stream."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, Final
+
+from ext4img.errors import ArchiveError
+
+BUFFER_BYTES: Final = 1 << 20
+ArchiveDestination = str | bytes | os.PathLike[str] | os.PathLike[bytes] | BinaryIO
+
+
+@contextmanager
+def open_output(destination: ArchiveDestination, *, overwrite: bool = False) -> Iterator[BinaryIO]:
+    """A binary file to write the archive to.
+
+    A path gets a file of a temporary name beside it, readable by its owner only (it holds every
+    user's files), that is synced and renamed when the block ends without an exception, and
+    removed when it does not. A path that is a device or fifo, and a file object, are written to
+    as they are. ArchiveError where that fails, or where something is there already.
+    """
+    if not isinstance(destination, (str, bytes, os.PathLike)):
+        with _named(str(getattr(destination, "name", "output"))):
+            yield destination
+            destination.flush()
+        return
+    path = os.fsdecode(destination)
+    with _named(path):
+        existing = _mode(path)
+        if existing is not None and (stat.S_ISFIFO(existing) or stat.S_ISCHR(existing)):
+            with open(path, "wb", buffering=BUFFER_BYTES) as file:
+                yield file
+            return
+        if existing is not None and (not overwrite or not stat.S_ISREG(existing)):
+            raise ArchiveError(f"{path}: it exists already")
+        folder, name = os.path.split(path)
+        temporary = os.path.join(folder, f".{name[:200]}.{secrets.token_hex(4)}.partial")
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            with open(fd, "wb", buffering=BUFFER_BYTES) as file:
+                yield file
+                file.flush()
+                os.fsync(fd)
+            if overwrite:
+                os.replace(temporary, path)
+            else:
+                _rename_new(temporary, path)
+        except BaseException:
+            _remove(temporary)
+            raise
+        _sync_folder(folder or ".")
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Errors of the operating system as ArchiveError."""
+    try:
+        yield
+    except OSError as error:
+        raise ArchiveError(f"{name}: it cannot be written: {error.strerror or error}") from error
+
+
+def _mode(path: str) -> int | None:
+    try:
+        return os.stat(path).st_mode
+    except FileNotFoundError:
+        return None
+
+
+def _rename_new(temporary: str, path: str) -> None:
+    """Give the file its name, unless something has it by now."""
+    try:
+        os.link(temporary, path, follow_symlinks=False)
+    except FileExistsError:
+        raise ArchiveError(f"{path}: it exists already") from None
+    except OSError:  # a file system without hard links
+        if os.path.lexists(path):
+            raise ArchiveError(f"{path}: it exists already") from None
+        os.rename(temporary, path)
+        return
+    os.unlink(temporary)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
+def _sync_folder(folder: str) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

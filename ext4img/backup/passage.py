@@ -1,0 +1,314 @@
+"""One way through an archive, member by member, each checked before it is given out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from ext4img.backup.entry import EXT4_VERITY_FL, NO_XATTRS, VERITY, Entry, Segments, show
+from ext4img.backup.info import INFO_LIMIT_BYTES, BackupInfo
+from ext4img.backup.input import Cursor
+from ext4img.backup.manifest import Closing, ManifestLine, ManifestReader, ManifestWriter, identity_of
+from ext4img.backup.member import (
+    BACKUP_PATH,
+    MANIFEST_PATH,
+    VERITY_DIRECTORY,
+    XATTR_DIRECTORY,
+    XATTR_MEMBER_LIMIT_BYTES,
+    entry_of,
+    is_control,
+    parse_overflow,
+)
+from ext4img.backup.order import TreeOrder
+from ext4img.backup.pax import TarHeader, padding
+from ext4img.backup.pax_reader import read_header
+from ext4img.backup.records import build_filename
+from ext4img.backup.sparse import read_map
+from ext4img.errors import AlteredArchiveError, ArchiveError, TruncatedArchiveError, UnsafeArchiveError
+from ext4img.structs.tar import BLOCK_BYTES, REGTYPE
+
+CHUNK_BYTES: Final = 1 << 20
+_ATTRIBUTES: Final = "attributes"
+_END_LIMIT_BYTES: Final = 1 << 20  # of zeros after the manifest
+_INODE_DIGITS: Final = 10
+
+
+class Member:
+    """One entry of an archive, and its body, which can be read once, before the next member.
+
+    `path` is the member's name, `offset` where it starts in the archive, `stored_bytes` the size
+    of its data there. `unreadable` are the parts of the file that the source did not give when
+    it was backed up, as (offset, length): they hold zeros. It is known only on a file.
+    """
+
+    def __init__(
+        self,
+        entry: Entry,
+        header: TarHeader,
+        head: bytes,
+        offset: int,
+        raw_map: bytes,
+        cursor: Cursor,
+        buffer: memoryview,
+    ) -> None:
+        self.entry = entry
+        self.path = header.path.removesuffix(b"/")
+        self.offset = offset
+        self.stored_bytes = header.size
+        self.head = hashlib.sha256(head).hexdigest()
+        self.digest: str | None = None  # of the stored data, once it is read
+        self.unreadable: Segments = ()
+        self.expected: ManifestLine | None = None
+        self._cursor = cursor
+        self._buffer = buffer
+        self._raw_map = raw_map
+        self._end = cursor.position - len(raw_map) + header.size + padding(header.size)
+        self._chunks = self._read()
+
+    def chunks(self) -> Iterator[tuple[int, memoryview]]:
+        """The body's data: (offset in the body, bytes), ascending, holes left out.
+
+        The bytes are in a buffer that the next chunk overwrites. When the last has been drawn
+        without an exception, the digest is the manifest's (on a stream: will be held against it).
+        """
+        return self._chunks
+
+    def read(self) -> bytes:
+        """The whole body, holes as zeros: for small ones."""
+        body = bytearray(self.entry.body_size)
+        for offset, part in self._chunks:
+            body[offset : offset + len(part)] = part
+        return bytes(body)
+
+    def finish(self, verify: bool) -> None:
+        """Go to the body's end, if it is not there yet; without looking at the bytes unless `verify`."""
+        if verify:
+            for _ in self._chunks:
+                pass
+        else:
+            self._cursor.skip(self._end - self._cursor.position, self.entry.shown)
+
+    def line(self) -> ManifestLine:
+        """What the manifest says, or has to say, of it."""
+        entry = self.entry
+        filename = name_hash = None
+        if entry.is_link and entry.stored_name is not None:
+            filename, name_hash = build_filename(entry.stored_name), entry.name_hash
+        sha256 = self.digest or (self.expected.sha256 if self.expected is not None else "")
+        identity = None if is_control(self.path) else identity_of(entry)
+        return ManifestLine(
+            self.path, entry.inode, self.stored_bytes, sha256, self.head, self.offset, identity, filename, name_hash
+        )
+
+    def _read(self) -> Iterator[tuple[int, memoryview]]:
+        digest = hashlib.sha256(self._raw_map)
+        buffer, cursor = self._buffer, self._cursor
+        member = self.entry.shown
+        what = f"the contents of {member!r}"
+        step = len(buffer)
+        for start, length in self.entry.segments:
+            end = start + length
+            for offset in range(start, end, step):
+                part = buffer[: min(step, end - offset)]
+                cursor.read_into(part, what)
+                digest.update(part)
+                yield offset, part
+        if cursor.read(padding(self.stored_bytes), f"the padding of {member!r}").strip(b"\0"):
+            raise AlteredArchiveError("it is padded with something else than zeros", member)
+        self.digest = digest.hexdigest()
+        if self.expected is not None and self.expected.sha256 != self.digest:
+            raise AlteredArchiveError("its contents are not those that were written", member)
+
+
+class Passage:
+    """See the module's text. Without `expected`, the manifest's lines, they are compared at the end.
+
+    With a `block_size` given the cursor may stand at any member, which is then read on its own;
+    else it stands at the archive's start, and `read_info` is called first.
+    """
+
+    def __init__(self, cursor: Cursor, expected: Iterator[ManifestLine] | None, block_size: int | None = None) -> None:
+        self.closing: Closing | None = None
+        self._cursor = cursor
+        self._expected = expected
+        self._block_size = block_size or 0
+        self._in_order = block_size is None
+        self._seen = ManifestWriter() if expected is None else None
+        self._buffer = memoryview(bytearray(CHUNK_BYTES))
+        self._order = TreeOrder()
+        self._links: dict[bytes, tuple[int, int]] = {}  # path of a first name: its inode, names still to come
+        self._attributes: tuple[int, Mapping[str, bytes]] | None = None  # of the next member
+        self._last: Entry | None = None
+
+    def read_info(self) -> BackupInfo:
+        """Read the archive's first member."""
+        found = read_header(self._cursor)
+        if found is None or found[0].path != BACKUP_PATH or found[0].typeflag != REGTYPE:
+            raise ArchiveError(f"{self._cursor.name}: not a backup made by ext4img")
+        header, head = found
+        if header.size > INFO_LIMIT_BYTES or header.sparse_size is not None:
+            raise ArchiveError(f"it has {header.size} bytes", show(BACKUP_PATH))
+        entry = Entry(BACKUP_PATH, _ATTRIBUTES, 0, body_size=header.size, segments=_whole(header.size))
+        member = Member(entry, header, head, 0, b"", self._cursor, self._buffer)
+        self._expect(member)
+        info = BackupInfo.from_json(member.read())
+        self._note(member)
+        self._block_size = info.block_size
+        return info
+
+    def members(self, verify: bool) -> Iterator[Member]:
+        """The members up to the manifest; see `Archive.members`."""
+        cursor = self._cursor
+        verify = verify or self._seen is not None
+        with self:
+            while True:
+                start = cursor.position
+                found = read_header(cursor)
+                if found is None:
+                    raise TruncatedArchiveError(f"{cursor.name}: it ends without its manifest")
+                header, head = found
+                if header.path == MANIFEST_PATH:
+                    self._finish(header, start)
+                    return
+                member = self._member(header, head, start)
+                if member.entry.type == _ATTRIBUTES:
+                    self._attributes = member.entry.inode, parse_overflow(member.read(), member.entry.shown)
+                else:
+                    yield member
+                    member.finish(verify)
+                self._note(member)
+
+    def close(self) -> None:
+        """Drop what is held."""
+        if self._seen is not None:
+            self._seen.close()
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _member(self, header: TarHeader, head: bytes, offset: int) -> Member:
+        body_size, segments, raw_map = header.size, _whole(header.size), b""
+        if header.sparse_size is not None:
+            body_size = header.sparse_size
+            segments, raw_map = read_map(self._cursor, header.size, body_size, show(header.path))
+        control = is_control(header.path)
+        entry = (self._control_entry if control else self._tree_entry)(header, segments, body_size)
+        member = Member(entry, header, head, offset, raw_map, self._cursor, self._buffer)
+        self._expect(member)
+        return member
+
+    def _control_entry(self, header: TarHeader, segments: Segments, body_size: int) -> Entry:
+        """The entry of a member of the archive's own: attributes, or a verity tree."""
+        shown = show(header.path)
+        directory, _, digits = header.path.rpartition(b"/")
+        directory += b"/"
+        known = directory in (XATTR_DIRECTORY, VERITY_DIRECTORY) and header.typeflag == REGTYPE
+        if not known or not digits.isdigit() or len(digits) > _INODE_DIGITS:
+            raise ArchiveError("not a member of this format", shown)
+        inode = int(digits)
+        if directory == XATTR_DIRECTORY:
+            if self._attributes is not None or header.sparse_size is not None or body_size > XATTR_MEMBER_LIMIT_BYTES:
+                raise AlteredArchiveError("more attributes than a file can have", shown)
+            return Entry(header.path, _ATTRIBUTES, 0, body_size=body_size, segments=segments, inode=inode)
+        last, self._last = self._last, None
+        if not self._in_order:
+            return Entry(header.path, VERITY, 0, body_size=body_size, segments=segments, inode=inode)
+        if last is None or last.is_link or last.inode != inode or not last.flags & EXT4_VERITY_FL:
+            raise AlteredArchiveError("a verity tree that does not follow its file", shown)
+        return Entry(last.path, VERITY, 0, body_size=body_size, segments=segments, inode=inode, context=last.context)
+
+    def _tree_entry(self, header: TarHeader, segments: Segments, body_size: int) -> Entry:
+        """The entry of a member of the tree, if this is its place."""
+        inode, attributes = self._attributes or (0, NO_XATTRS)
+        entry = entry_of(header, segments, body_size, attributes)
+        if inode and inode != entry.inode:
+            raise AlteredArchiveError("the attributes before it are another inode's", entry.shown)
+        self._attributes = None
+        if self._in_order:
+            self._order.check(entry.path, entry.type == "dir")
+            self._check_link(entry)
+        if entry.type == "file" and entry.context is not None:
+            block = self._block_size
+            whole = all(offset % block == 0 and length % block == 0 for offset, length in segments)
+            if not whole or body_size != -(-entry.size // block) * block:
+                raise AlteredArchiveError("its ciphertext is not in whole blocks up to its size", entry.shown)
+        self._last = entry
+        return entry
+
+    def _check_link(self, entry: Entry) -> None:
+        """A hard link must name an earlier member of the same inode, which is no directory."""
+        if entry.is_link:
+            inode, left = self._links.get(entry.link_target, (0, 0))
+            if inode != entry.inode:
+                what = f"a hard link to {show(entry.link_target)!r}, which is not its file"
+                raise UnsafeArchiveError(what, entry.shown)
+            if left > 1:
+                self._links[entry.link_target] = (inode, left - 1)
+            else:
+                del self._links[entry.link_target]
+        elif entry.links > 1 and entry.type != "dir":
+            self._links[entry.path] = (entry.inode, entry.links - 1)
+
+    def _expect(self, member: Member) -> None:
+        """Hold a header against the manifest, before anybody acts on the entry."""
+        if self._expected is None:
+            return
+        line = next(self._expected, None)
+        if line is None:
+            raise AlteredArchiveError("it is not in the manifest", show(member.path))
+        member.expected = line
+        _compare(line, member.line())
+        member.unreadable = line.unreadable
+
+    def _note(self, member: Member) -> None:
+        """On a stream keep what was seen of a member until the manifest comes."""
+        if self._seen is not None:
+            self._seen.add(member.line())
+
+    def _finish(self, header: TarHeader, start: int) -> None:
+        """The manifest, and what follows it."""
+        if self._attributes is not None:
+            raise AlteredArchiveError("attributes without their member before the manifest")
+        if self._seen is None:
+            if self._expected is not None and next(self._expected, None) is not None:
+                raise AlteredArchiveError("members that the manifest has are missing")
+            return
+        manifest = ManifestReader(self._cursor, header.size, start)
+        lines = self._seen.lines()
+        for line in manifest:
+            seen = next(lines, None)
+            if seen is None:
+                raise AlteredArchiveError("members that the manifest has are missing")
+            _compare(line, seen)
+        if next(lines, None) is not None:
+            raise AlteredArchiveError("members that the manifest does not have")
+        self.closing = manifest.closing
+        check_end(self._cursor, header.size)
+
+
+def check_end(cursor: Cursor, manifest_size: int) -> None:
+    """What must stand behind the manifest's last line: zeros, two blocks at least, and the end."""
+    least = padding(manifest_size) + 2 * BLOCK_BYTES
+    if cursor.read(least, "the zeros at the archive's end").strip(b"\0"):
+        raise AlteredArchiveError("the manifest is not the end of the archive")
+    rest = cursor.rest(_END_LIMIT_BYTES)
+    if rest.strip(b"\0") or len(rest) == _END_LIMIT_BYTES:
+        raise AlteredArchiveError("the manifest is not the end of the archive")
+
+
+def _whole(size: int) -> Segments:
+    """A body without holes."""
+    return ((0, size),) if size else ()
+
+
+def _compare(line: ManifestLine, seen: ManifestLine) -> None:
+    """AlteredArchiveError where a member is not what the manifest says of it."""
+    if line._replace(unreadable=()) == seen:
+        return
+    for what, promised, found in zip(ManifestLine._fields, line, seen, strict=True):
+        if promised != found and what != "unreadable":
+            raise AlteredArchiveError(f"its {what} is not the one that was written", show(seen.path))

@@ -1,0 +1,240 @@
+"""Tar framing as the archive has it: pax headers written. `pax_reader` reads them.
+
+One POSIX.1-2001 pax stream that GNU tar, bsdtar and tarfile read without a word. What cannot be
+said in the ustar block goes into pax records before it, with one exception: a path or link target
+that is not ASCII and too long for the block travels as GNU `L`/`K` member, since bsdtar takes pax
+paths for UTF-8 and complains, and GNU tar warns of the `hdrcharset` that would make them binary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+from ext4img.errors import AlteredArchiveError
+from ext4img.structs.tar import (
+    BLOCK_BYTES,
+    GNU_LONGLINK,
+    GNU_LONGNAME,
+    POSIX_HEADER,
+    USTAR_MAGIC,
+    USTAR_VERSION,
+    XHDTYPE,
+)
+
+HEADER_LIMIT_BYTES: Final = 1 << 20  # of one member's pax records; bsdtar refuses more
+PATH_LIMIT_BYTES: Final = 1 << 17
+XATTR_PREFIX: Final = b"SCHILY.xattr."
+SPARSE_DIRECTORY: Final = b"GNUSparseFile.0"
+
+_NAME_BYTES = POSIX_HEADER.span("name").size
+_PREFIX_BYTES = POSIX_HEADER.span("prefix").size
+_CHKSUM_AT = POSIX_HEADER.offset_of("chksum")
+_TYPEFLAG_AT = POSIX_HEADER.offset_of("typeflag")
+_ID_MAX = 0o7777777  # seven octal digits
+_SIZE_MAX = 0o77777777777  # eleven
+_NO_RECORDS: Mapping[bytes, bytes] = MappingProxyType({})
+
+
+class TarHeader(NamedTuple):
+    """One member's header, whatever forms its parts have on the wire. Sizes in bytes.
+
+    `path` of a directory ends with "/". `size` is that of the stored data, sparse map included.
+    `times` are mtime, atime and ctime in ns, or None for a member without (mtime 0).
+    `sparse_size` is the true size of a member with holes. `xattrs` have plain names as keys.
+    """
+
+    path: bytes
+    typeflag: bytes
+    mode: int = 0o644
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    times: tuple[int, int, int] | None = None
+    linkpath: bytes = b""
+    rdev: tuple[int, int] = (0, 0)
+    sparse_size: int | None = None
+    xattrs: Mapping[bytes, bytes] = _NO_RECORDS
+
+
+def padding(size: int) -> int:
+    """Bytes from `size` to the next multiple of a tar block."""
+    return -size % BLOCK_BYTES
+
+
+def encode(header: TarHeader) -> bytes:
+    """The header's bytes: pax records if any are needed, GNU long names if any, the ustar block."""
+    records: list[bytes] = []
+    before = b""
+    path = header.path
+    if header.sparse_size is not None and path.isascii():
+        # As GNU tar writes it: who knows no sparse format extracts to a place of its own.
+        head, _, base = path.rpartition(b"/")
+        path = b"/".join((head or b".", SPARSE_DIRECTORY, base))
+    name, prefix = path, b""
+    if len(path) > _NAME_BYTES:
+        name, prefix = _split(path)
+        if not name:
+            name = path[:_NAME_BYTES]
+            if path.isascii():
+                records.append(pax_record(b"path", path))
+            else:
+                before += _gnu_long(GNU_LONGNAME, path)
+    linkname = header.linkpath
+    if len(linkname) > _NAME_BYTES:
+        if linkname.isascii():
+            records.append(pax_record(b"linkpath", linkname))
+        else:
+            before += _gnu_long(GNU_LONGLINK, linkname)
+        linkname = linkname[:_NAME_BYTES]
+    uid, gid, size = header.uid, header.gid, header.size
+    if uid > _ID_MAX:
+        records.append(pax_record(b"uid", b"%d" % uid))
+        uid = 0
+    if gid > _ID_MAX:
+        records.append(pax_record(b"gid", b"%d" % gid))
+        gid = 0
+    if size > _SIZE_MAX:
+        records.append(pax_record(b"size", b"%d" % size))
+        size = 0
+    seconds = 0
+    if header.times is not None:
+        mtime_ns, atime_ns, ctime_ns = header.times
+        records += (
+            pax_record(b"mtime", pax_time(mtime_ns)),
+            pax_record(b"atime", pax_time(atime_ns)),
+            pax_record(b"ctime", pax_time(ctime_ns)),
+        )
+        seconds = min(max(mtime_ns // 1_000_000_000, 0), _SIZE_MAX)
+    if header.sparse_size is not None:
+        records += (pax_record(b"GNU.sparse.major", b"1"), pax_record(b"GNU.sparse.minor", b"0"))
+        if path is not header.path:
+            records.append(pax_record(b"GNU.sparse.name", header.path))
+        records.append(pax_record(b"GNU.sparse.realsize", b"%d" % header.sparse_size))
+    for key, value in header.xattrs.items():
+        records.append(pax_record(XATTR_PREFIX + escape_key(key), value))
+    block = _block(
+        name, header.mode & 0o7777, uid, gid, size, seconds, header.typeflag, linkname, header.rdev, prefix
+    )
+    if not records:
+        return before + block
+    data = b"".join(records)
+    if len(data) > HEADER_LIMIT_BYTES:
+        raise ValueError(f"pax records of {len(data)} bytes, the format allows {HEADER_LIMIT_BYTES}")
+    return b"".join((_extended_header(len(data)), data, bytes(padding(len(data))), before, block))
+
+
+def pax_record(key: bytes, value: bytes) -> bytes:
+    r"""`length key=value\n`, whose decimal length counts itself."""
+    rest = len(key) + len(value) + 3  # the space, "=" and newline
+    digits = len(str(rest))
+    if len(str(rest + digits)) > digits:
+        digits += 1
+    return b"%d %b=%b\n" % (rest + digits, key, value)
+
+
+def parse_records(data: bytes, what: str) -> dict[bytes, bytes]:
+    """The records of a pax header. AlteredArchiveError where lengths lie or a key comes twice."""
+    records: dict[bytes, bytes] = {}
+    at = 0
+    end = len(data)
+    while at < end:
+        space = data.find(b" ", at, at + 8)
+        digits = data[at:space]
+        if space < 0 or not digits.isdigit() or digits.startswith(b"0"):
+            raise AlteredArchiveError(f"{what}: no length where a pax record starts")
+        stop = at + int(digits)
+        equals = data.find(b"=", space + 1, stop)
+        if stop > end or equals < 0 or data[stop - 1 : stop] != b"\n":
+            raise AlteredArchiveError(f"{what}: a pax record's length is not its length")
+        key = data[space + 1 : equals]
+        if key in records:
+            raise AlteredArchiveError(f"{what}: pax key {key!r} comes twice")
+        records[key] = data[equals + 1 : stop - 1]
+        at = stop
+    return records
+
+
+def pax_time(time_ns: int) -> bytes:
+    """Decimal seconds with as many digits of the fraction as are needed."""
+    seconds, fraction_ns = divmod(abs(time_ns), 1_000_000_000)
+    text = b"-%d" % seconds if time_ns < 0 else b"%d" % seconds
+    return (b"%b.%09d" % (text, fraction_ns)).rstrip(b"0") if fraction_ns else text
+
+
+def escape_key(key: bytes) -> bytes:
+    """An attribute's name as part of a pax key, which must not hold "="."""
+    return key.replace(b"%", b"%25").replace(b"=", b"%3D")
+
+
+def unescape_key(key: bytes) -> bytes:
+    """The inverse of `escape_key`."""
+    return key.replace(b"%3D", b"=").replace(b"%25", b"%")
+
+
+def _split(path: bytes) -> tuple[bytes, bytes]:
+    """(name, prefix) where the path fits into both fields at one of its "/"; else (b"", b"")."""
+    if len(path) > _NAME_BYTES + 1 + _PREFIX_BYTES:
+        return b"", b""
+    at = path.find(b"/", len(path) - _NAME_BYTES - 1)
+    if not 0 < at <= _PREFIX_BYTES or at + 1 == len(path):
+        return b"", b""
+    return path[at + 1 :], path[:at]
+
+
+def _block(
+    name: bytes,
+    mode: int,
+    uid: int,
+    gid: int,
+    size: int,
+    seconds: int,
+    typeflag: bytes,
+    linkname: bytes,
+    rdev: tuple[int, int],
+    prefix: bytes,
+) -> bytes:
+    """The ustar block with its checksum."""
+    block = POSIX_HEADER.pack(
+        (
+            name,
+            b"%07o\0" % mode,
+            b"%07o\0" % uid,
+            b"%07o\0" % gid,
+            b"%011o\0" % size,
+            b"%011o\0" % seconds,
+            b"        ",
+            typeflag,
+            linkname,
+            USTAR_MAGIC,
+            USTAR_VERSION,
+            b"",
+            b"",
+            b"%07o\0" % rdev[0],
+            b"%07o\0" % rdev[1],
+            prefix,
+            b"",
+        )
+    )
+    return b"%b%06o\0 %b" % (block[:_CHKSUM_AT], sum(block), block[_TYPEFLAG_AT:])
+
+
+@lru_cache(maxsize=1024)
+def _extended_header(size: int) -> bytes:
+    """The block before pax records of `size` bytes."""
+    return _block(b"././@PaxHeader", 0o644, 0, 0, size, 0, XHDTYPE, b"", (0, 0), b"")
+
+
+def _gnu_long(typeflag: bytes, value: bytes) -> bytes:
+    """A GNU member whose data is the next member's name or link target."""
+    data = value + b"\0"
+    block = _block(b"././@LongLink", 0o644, 0, 0, len(data), 0, typeflag, b"", (0, 0), b"")
+    return block + data + bytes(padding(len(data)))
+
+
+def directory_path(path: bytes) -> bytes:
+    """A directory's path as tar writes it."""
+    return path + b"/"
+

@@ -1,0 +1,157 @@
+"""Entries and bodies → the archive's bytes. docs/archive-format.md says what they are.
+
+The same entries give the same bytes: nothing is taken from the clock, the host or the process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import BinaryIO, Final
+
+from ext4img.backup.entry import VERITY, Entry, Segments, show
+from ext4img.backup.info import BackupInfo
+from ext4img.backup.manifest import Closing, Identity, ManifestLine, ManifestWriter, identity_of
+from ext4img.backup.member import BACKUP_PATH, MANIFEST_PATH, VERITY_DIRECTORY, XATTR_DIRECTORY, header_of
+from ext4img.backup.order import TreeOrder
+from ext4img.backup.pax import TarHeader, encode, padding
+from ext4img.backup.records import build_filename
+from ext4img.backup.sparse import encode_map
+from ext4img.errors import AlteredArchiveError
+from ext4img.structs.tar import BLOCK_BYTES, REGTYPE
+
+RECORD_BYTES: Final = 20 * BLOCK_BYTES  # tar's blocking factor: the archive ends on a multiple
+CONTROL_MODE: Final = 0o600
+Buffer = bytes | bytearray | memoryview
+
+
+class Body:
+    """A file's data as it is read: the bytes of its segments one after the other.
+
+    `unreadable` may be filled while the chunks are drawn: (offset, length) in the file of what
+    the source did not give, for which the chunks have zeros.
+    """
+
+    def __init__(self, chunks: Iterable[Buffer] = ()) -> None:
+        self.chunks = chunks
+        self.unreadable: list[tuple[int, int]] = []
+
+
+class ArchiveWriter:
+    """Writes members to `output` in the order in which they are added; `position` is in bytes.
+
+    The root comes first, then parents before children, names in byte order. A verity file's tree
+    (an entry of type "verity") follows its file at once.
+    """
+
+    def __init__(self, output: BinaryIO, info: BackupInfo) -> None:
+        self._output = output
+        self._manifest = ManifestWriter()
+        self._order = TreeOrder()
+        self._last: Entry | None = None
+        self.position = 0
+        self._control(BACKUP_PATH, 0, info.to_json())
+
+    def add(self, entry: Entry, body: Body | None = None) -> None:
+        """Write one entry, its body with it. What cannot be stored is an ArchiveError or LimitError."""
+        if entry.type == VERITY:
+            self._add_verity(entry, body)
+            return
+        self._order.check(entry.path, entry.type == "dir")
+        sparse = entry.data_bytes != entry.body_size
+        before = encode_map(entry.segments, entry.body_size) if sparse else b""
+        header, overflow = header_of(entry, len(before) + entry.data_bytes, sparse)
+        if overflow:
+            self._control(XATTR_DIRECTORY + b"%d" % entry.inode, entry.inode, overflow)
+        filename = name_hash = None
+        if entry.is_link and entry.stored_name is not None:
+            filename, name_hash = build_filename(entry.stored_name), entry.name_hash
+        self._member(header, entry.inode, before, body, identity_of(entry), filename, name_hash)
+        self._last = entry
+
+    def finish(self) -> Closing:
+        """Write the manifest and the end; the archive is complete after this."""
+        start = self.position
+        closing = self._manifest.finish(start)
+        size = self._manifest.size
+        self._write(encode(TarHeader(MANIFEST_PATH, REGTYPE, CONTROL_MODE, size=size)))
+        for chunk in self._manifest.chunks():
+            self._write(chunk)
+        self._write(bytes(padding(size)))
+        self._write(bytes(2 * BLOCK_BYTES))
+        self._write(bytes(-self.position % RECORD_BYTES))
+        self.close()
+        return closing
+
+    def close(self) -> None:
+        """Drop what is held; of an archive not finished nothing more is written."""
+        self._manifest.close()
+
+    def _add_verity(self, entry: Entry, body: Body | None) -> None:
+        last = self._last
+        if last is None or last.path != entry.path or last.is_link:
+            raise AlteredArchiveError("a verity tree does not follow its file", entry.shown)
+        sparse = entry.data_bytes != entry.body_size
+        before = encode_map(entry.segments, entry.body_size) if sparse else b""
+        header = TarHeader(
+            VERITY_DIRECTORY + b"%d" % entry.inode,
+            REGTYPE,
+            CONTROL_MODE,
+            size=len(before) + entry.data_bytes,
+            sparse_size=entry.body_size if sparse else None,
+        )
+        self._member(header, entry.inode, before, body)
+
+    def _control(self, path: bytes, inode: int, data: bytes) -> None:
+        """A member of the archive's own."""
+        self._member(TarHeader(path, REGTYPE, CONTROL_MODE, size=len(data)), inode, b"", Body((data,)))
+
+    def _member(
+        self,
+        header: TarHeader,
+        inode: int,
+        before: bytes,
+        body: Body | None,
+        identity: Identity | None = None,
+        filename: bytes | None = None,
+        name_hash: bytes | None = None,
+    ) -> None:
+        """Header, sparse map, body and padding, and the manifest's line about them."""
+        offset = self.position
+        head = encode(header)
+        self._write(head)
+        digest = hashlib.sha256(before)
+        left = header.size - len(before)
+        if before:
+            self._write(before)
+        unreadable: Segments = ()
+        if body is not None:
+            for chunk in body.chunks:
+                left -= len(chunk)
+                digest.update(chunk)
+                self._write(chunk)
+            unreadable = tuple(body.unreadable)
+        if left:
+            raise AlteredArchiveError(
+                f"its body has {header.size - left} bytes, {header.size} were announced", show(header.path)
+            )
+        self._write(bytes(padding(header.size)))
+        self._manifest.add(
+            ManifestLine(
+                header.path.removesuffix(b"/"),
+                inode,
+                header.size,
+                digest.hexdigest(),
+                hashlib.sha256(head).hexdigest(),
+                offset,
+                identity,
+                filename,
+                name_hash,
+                unreadable,
+            )
+        )
+
+    def _write(self, data: Buffer) -> None:
+        self._output.write(data)
+        self.position += len(data)
+
