@@ -220,6 +220,28 @@ def nokey_differences(fs: Any, manifest: Manifest) -> Iterator[str]:
                     )
 
 
+def unreplayed_differences(fs: Any, manifest: Manifest, expected: dict[str, Any]) -> Iterator[str]:
+    """The tree as it was before recovery; `expected` is the manifest's `without_replay`.
+
+    What recovery changes must still be different, all else the same. Where the kernel met damage
+    ("unreadable") the view must have noted a problem.
+    """
+    missing = {disk_bytes(path) for path in expected["missing"]}
+    paths = (manifest.by_path.keys() - missing) | {disk_bytes(path) for path in expected["extra"]}
+    tree = _tree(fs)
+    unreadable = {disk_bytes(path) for path in expected["unreadable"]}
+    yield from _path_differences(paths - unreadable, tree.keys() - unreadable)
+    for raw in paths & tree.keys() & manifest.by_path.keys():
+        entry, (_, inode) = manifest.by_path[raw], tree[raw]
+        changed = expected["changed"].get(entry["path"], [])
+        for key, attribute in FIELDS.items():
+            same = entry[key] == getattr(inode, attribute)
+            if key not in entry.get("unstable", ()) and same == (key in changed):
+                yield f"{raw!r} {key}: {'as' if same else 'not as'} after recovery, {getattr(inode, attribute)!r}"
+    if unreadable and not list(fs.problems):
+        yield f"{unreadable} could not be read by the kernel, and no problem was noted"
+
+
 def assert_none(differences: Iterable[str]) -> None:
     """Fail with the first differences."""
     found = list(differences)

@@ -46,6 +46,15 @@ def test_nothing_is_wrong_with_it(image: UnpackedImage):
         assert not list(fs.problems)
 
 
+def test_without_replay(image: UnpackedImage):
+    """A dirty image with its journal ignored, against a mount with "noload"."""
+    expected = image.manifest.head.get("without_replay")
+    if not expected:
+        pytest.skip("the journal is empty, or nobody looked")
+    with ext4img.open(image.path, journal="ignore", checks="report") as fs:
+        manifest.assert_none(manifest.unreplayed_differences(fs, image.manifest, expected))
+
+
 def test_attributes_without_keys(image: UnpackedImage):
     if not image.manifest.is_encrypted:
         pytest.skip("nothing is encrypted")

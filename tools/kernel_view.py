@@ -321,6 +321,23 @@ def head(image: Path, about: dict[str, object]) -> dict[str, Any]:
     }
 
 
+def _without_replay(image: Path, replayed: list[tuple[Seen, Entry]], block_size: int) -> dict[str, Any]:
+    """How a mount with "noload", which leaves the journal alone, differs from the recovered tree."""
+    with loop_mounted(image, "ro,noload,noatime") as mount:
+        before = {entry["path"]: entry for _, entry in _entries(mount, image, block_size)}
+    after = {entry["path"]: entry for _, entry in replayed}
+    changed = {
+        path: sorted(key for key in after[path] if before[path].get(key) != after[path][key])
+        for path in sorted(before.keys() & after.keys())
+    }
+    return {
+        "missing": sorted(after.keys() - before.keys()),
+        "extra": sorted(before.keys() - after.keys()),
+        "changed": {path: keys for path, keys in changed.items() if keys},
+        "unreadable": [],
+    }
+
+
 def manifest(image: Path, keys: Iterable[Key] = (), **about: object) -> dict[str, Any]:
     """The manifest of `image`, which is left as it is; `about` goes into its head."""
     document = head(image, about)
@@ -333,6 +350,8 @@ def manifest(image: Path, keys: Iterable[Key] = (), **about: object) -> dict[str
         with loop_mounted(copy, "ro,noatime") as mount:
             named = [(key, kernel_ioctl.add_key(mount, key.raw, key.version, key.descriptor)) for key in keys]
             entries = _entries(mount, copy, block_size)
+        if document["dirty"] and not named:
+            document["without_replay"] = _without_replay(image, entries, block_size)
         _add_debugfs(entries, copy)
         _add_nokey_view(entries, copy, block_size)
     document |= {"keys": _describe_keys(named, entries), "passphrases": []}
