@@ -1,0 +1,1 @@
+"""Backup without keys, and restore: docs/archive-format.md has the archive's bytes."""

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ext4img.crypto.policy import Policy
@@ -19,14 +18,17 @@ FORMAT_VERSION: Final = 1
 INFO_LIMIT_BYTES: Final = 16 << 20
 KNOWN_REQUIREMENTS: Final[frozenset[str]] = frozenset()
 _BLOCK_SIZES: Final = frozenset(1 << shift for shift in range(10, 17))
+_NUMBERS: Final = ("block_size", "inode_count", "inode_size", "hash_version", "encoding", "encoding_flags")
 
 
 @dataclass(frozen=True, slots=True)
 class BackupInfo:
-    """What holds for the whole archive. `inode_count` is that of the file system.
+    """What holds for the whole archive.
 
-    `policies` are those met in the tree that was backed up. `requires` names what a reader must
-    know beyond format version 1; one that does not know a name refuses the archive.
+    Most is the file system's own: its block and inode size in bytes, its number of inodes, how it
+    hashes names (version, seed of 16 bytes, whether chars are unsigned), its encoding for
+    case-insensitive names, the salt of its e4crypt passphrases. `policies` are those met on it.
+    `requires` names what a reader must know beyond format version 1; one that does not, refuses.
     """
 
     uuid: uuid.UUID
@@ -34,11 +36,17 @@ class BackupInfo:
     label: str = ""
     features: tuple[str, ...] = ()
     inode_count: int = 0
+    inode_size: int = 256
+    hash_version: int = 0
+    hash_unsigned: bool = False
+    hash_seed: bytes = bytes(16)
+    encoding: int = 0
+    encoding_flags: int = 0
+    password_salt: bytes = bytes(16)
     policies: tuple[Policy, ...] = ()
     only: tuple[bytes, ...] = ()
     tool: str = ""
     requires: tuple[str, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """The member's body: JSON, the same bytes for the same facts."""
@@ -47,13 +55,17 @@ class BackupInfo:
             "version": FORMAT_VERSION,
             "requires": list(self.requires),
             "tool": self.tool,
-            "uuid": str(self.uuid),
-            "label": self.label,
-            "block_size": self.block_size,
-            "features": list(self.features),
-            "inode_count": self.inode_count,
+            "filesystem": {
+                "uuid": str(self.uuid),
+                "label": self.label,
+                "features": list(self.features),
+                **{name: getattr(self, name) for name in _NUMBERS},
+                "hash_unsigned": self.hash_unsigned,
+                "hash_seed": self.hash_seed.hex(),
+                "password_salt": self.password_salt.hex(),
+            },
             "policies": [_policy_to_json(policy) for policy in self.policies],
-            "options": {**self.options, "only": [path.decode("utf-8", "surrogateescape") for path in self.only]},
+            "options": {"only": [path.decode("utf-8", "surrogateescape") for path in self.only]},
         }
         return json.dumps(found, indent=1).encode() + b"\n"
 
@@ -64,31 +76,40 @@ class BackupInfo:
             found = json.loads(raw)
             if found["format"] != FORMAT:
                 raise ValueError(f"format is {found['format']!r}")
-            version = found["version"]
-            requires = tuple(str(name) for name in found["requires"])
-            unknown = sorted(set(requires) - KNOWN_REQUIREMENTS)
-            if version != FORMAT_VERSION or unknown:
-                what = f"needs {', '.join(unknown)}" if unknown else f"is of format version {version!r}"
-                raise UnsupportedFeatureError(f"the backup {what}, which this ext4img does not know", tuple(unknown))
-            options = dict(found["options"])
-            only = tuple(str(path).encode("utf-8", "surrogateescape") for path in options.pop("only", ()))
-            block_size = found["block_size"]
-            if type(block_size) is not int or block_size not in _BLOCK_SIZES:
-                raise ValueError(f"block_size is {block_size!r}")
+            _check_version(found["version"], tuple(str(name) for name in found["requires"]))
+            system = found["filesystem"]
+            numbers = {name: _whole(system, name) for name in _NUMBERS}
+            if numbers["block_size"] not in _BLOCK_SIZES:
+                raise ValueError(f"block_size is {numbers['block_size']}")
             return cls(
-                uuid=uuid.UUID(found["uuid"]),
-                block_size=block_size,
-                label=str(found["label"]),
-                features=tuple(str(name) for name in found["features"]),
-                inode_count=int(found["inode_count"]),
+                uuid=uuid.UUID(system["uuid"]),
+                label=str(system["label"]),
+                features=tuple(str(name) for name in system["features"]),
+                hash_unsigned=bool(system["hash_unsigned"]),
+                hash_seed=bytes.fromhex(system["hash_seed"]),
+                password_salt=bytes.fromhex(system["password_salt"]),
                 policies=tuple(_policy_from_json(policy) for policy in found["policies"]),
-                only=only,
+                only=tuple(str(path).encode("utf-8", "surrogateescape") for path in found["options"]["only"]),
                 tool=str(found["tool"]),
-                requires=requires,
-                options=options,
+                requires=tuple(found["requires"]),
+                **numbers,
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise AlteredArchiveError(f"it cannot be understood: {error!r}", ".ext4img/backup.json") from error
+
+
+def _check_version(version: object, requires: tuple[str, ...]) -> None:
+    unknown = tuple(sorted(set(requires) - KNOWN_REQUIREMENTS))
+    if version != FORMAT_VERSION or unknown:
+        what = f"needs {', '.join(unknown)}" if unknown else f"is of format version {version!r}"
+        raise UnsupportedFeatureError(f"the backup {what}, which this version of ext4img does not know", unknown)
+
+
+def _whole(found: dict[str, Any], key: str) -> int:
+    value = found[key]
+    if type(value) is not int or not 0 <= value < 1 << 32:
+        raise ValueError(f"{key} is {value!r}")
+    return value
 
 
 def _policy_to_json(policy: Policy) -> dict[str, Any]:
@@ -102,16 +123,16 @@ def _policy_to_json(policy: Policy) -> dict[str, Any]:
     }
 
 
-def _policy_from_json(found: Mapping[str, Any]) -> Policy:
-    version = int(found["version"])
+def _policy_from_json(found: dict[str, Any]) -> Policy:
+    version = _whole(found, "version")
     key_id = bytes.fromhex(found["key"])
     if len(key_id) != {1: 8, 2: 16}.get(version):
         raise ValueError(f"a policy of version {version} with a key of {len(key_id)} bytes")
     return Policy(
         version,
-        int(found["contents_mode"]),
-        int(found["filenames_mode"]),
-        int(found["flags"]),
+        _whole(found, "contents_mode"),
+        _whole(found, "filenames_mode"),
+        _whole(found, "flags"),
         key_id,
-        int(found["log2_data_unit_size"]),
+        _whole(found, "log2_data_unit_size"),
     )

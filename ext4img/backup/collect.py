@@ -1,0 +1,301 @@
+"""A view → entries and bodies: the only module of the backup that sees an image.
+
+It looks without keys, always, so a backup is the same whether or not a key is at hand. The order
+is the archive's: depth first, names of a directory in byte order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple
+from typing import Final
+
+from ext4img.backup.entry import (
+    EXT4_VERITY_FL,
+    MODE_OF_TYPE,
+    ROOT,
+    VERITY,
+    VERITY_ALIGNMENT_BYTES,
+    Entry,
+    Segments,
+    show,
+)
+from ext4img.backup.info import BackupInfo
+from ext4img.backup.member import UNWRITTEN_KEPT
+from ext4img.backup.records import CONTEXT_BYTES
+from ext4img.backup.selection import Selection
+from ext4img.backup.writer import Body
+from ext4img.crypto.names import nokey_target
+from ext4img.errors import CorruptionError, NotFoundError, Place, SourceError
+from ext4img.view.inode import Inode
+from ext4img.view.names import NamedEntry
+from ext4img.view.path import PathLike
+from ext4img.view.view import View
+from ext4img.volume.contents import Contents
+from ext4img.volume.mapping import UNWRITTEN
+
+CHUNK_BYTES: Final = 1 << 20
+
+
+class Collector:
+    """Goes through the tree of `view`, or through what of it is in `only` and leads there.
+
+    Damage is treated as the view's `checks` say: raised, or noted in `problems` and left out.
+    """
+
+    def __init__(self, view: View, only: Sequence[PathLike] = ()) -> None:
+        self._view = view.without_keys()
+        self._volume = view.volume
+        self._problems = view.problems
+        self._selection = Selection(view, self._view, only) if only else None
+        self._buffer = memoryview(bytearray(CHUNK_BYTES))
+        self._first_names: dict[int, tuple[bytes, int]] = {}  # of files with several: path, names to come
+
+    def info(self, tool: str) -> BackupInfo:
+        """What holds for the whole image. Scans its inodes for their policies."""
+        superblock = self._view.superblock
+        return BackupInfo(
+            uuid=superblock.uuid,
+            block_size=superblock.block_size,
+            label=superblock.label,
+            features=self._view.features.names,
+            inode_count=superblock.inode_count,
+            inode_size=superblock.inode_size,
+            hash_version=superblock.hash_version,
+            hash_unsigned=superblock.hash_unsigned,
+            hash_seed=b"".join(word.to_bytes(4, "little") for word in superblock.hash_seed),
+            encoding=superblock.encoding,
+            encoding_flags=superblock.encoding_flags,
+            password_salt=superblock.password_salt,
+            policies=tuple(sorted(self._view.policies(), key=astuple)),
+            only=self._selection.paths if self._selection else (),
+            tool=tool,
+        )
+
+    def entries(self) -> Iterator[tuple[Entry, Body | None]]:
+        """Each entry with its body, which is to be drawn before the next entry is."""
+        root = self._view.root()
+        if not root.is_dir:
+            raise CorruptionError("the root is no directory", Place(inode=root.number))
+        yield self._entry(ROOT, root, None, in_encrypted=False)
+        met = {root.number}
+        stack = [(self._children(b"", root), root.is_encrypted)]
+        while stack:
+            children, in_encrypted = stack[-1]
+            for path, named, inode in children:
+                if inode.number in met:
+                    self._found(f"directory {show(path)!r} is met twice", inode.number)
+                    continue
+                try:
+                    if not inode.is_dir and inode.links > 1 and inode.number in self._first_names:
+                        yield self._further_name(path, named, inode, in_encrypted), None
+                        continue
+                    entry, body = self._entry(path, inode, named, in_encrypted)
+                    verity = self._verity(entry, inode)
+                except (CorruptionError, SourceError) as error:
+                    self._pass_over(error, inode.number)
+                    continue
+                yield entry, body
+                if verity is not None:
+                    yield verity
+                if inode.is_dir:
+                    met.add(inode.number)
+                    stack.append((self._children(path + b"/", inode), inode.is_encrypted))
+                    break
+                if inode.links > 1:
+                    self._first_names[inode.number] = (path, inode.links - 1)
+            else:
+                stack.pop()
+
+    def _children(self, prefix: bytes, directory: Inode) -> Iterator[tuple[bytes, NamedEntry, Inode]]:
+        """(path, name, inode) of what is in a directory, in byte order of the shown names."""
+        try:
+            names = self._view.listdir(directory)
+        except (CorruptionError, SourceError) as error:
+            self._pass_over(error, directory.number)
+            return
+        if self._selection is not None:
+            names = self._selection.of(directory.number, names)
+        names.sort()
+        last = b""
+        for named in names:
+            if named.name == last:
+                self._found(f"name {named.name!r} is there twice", directory.number)
+                continue
+            last = named.name
+            try:
+                inode = self._view.inode(named.entry.inode)
+            except (CorruptionError, SourceError, NotFoundError) as error:
+                self._pass_over(error, named.entry.inode)
+                continue
+            yield prefix + named.name, named, inode
+
+    def _entry(
+        self, path: bytes, inode: Inode, named: NamedEntry | None, in_encrypted: bool
+    ) -> tuple[Entry, Body | None]:
+        """The entry of an inode's first name; `in_encrypted` where its directory's names are encrypted."""
+        kind = inode.type
+        if kind not in MODE_OF_TYPE:
+            raise CorruptionError(f"mode {inode.mode:#o} is of no type", Place(inode=inode.number, field="i_mode"))
+        context = self._context(inode)
+        size = body_size = 0
+        segments: Segments = ()
+        unwritten: Segments = ()
+        body = stored_target = None
+        link_target = b""
+        if kind == "file":
+            block_size = self._view.block_size
+            size = inode.size
+            body_size = size if context is None else -(-size // block_size) * block_size
+            contents = self._volume.contents(inode, body_size)
+            segments = tuple(contents.segments())
+            unwritten = self._unwritten(contents, inode)
+            body = self._body(contents, segments)
+        elif kind == "symlink":
+            link_target, stored_target = self._target(inode, context)
+            size = inode.size if context is not None else len(link_target)
+        elif kind == "dir":
+            size = inode.size
+        entry = Entry(
+            path=path,
+            type=kind,
+            mode=inode.mode,
+            uid=inode.uid,
+            gid=inode.gid,
+            size=size,
+            body_size=body_size,
+            segments=segments,
+            atime_ns=inode.atime_ns,
+            mtime_ns=inode.mtime_ns,
+            ctime_ns=inode.ctime_ns,
+            crtime_ns=inode.crtime_ns,
+            rdev=inode.rdev or (0, 0),
+            link_target=link_target,
+            xattrs=self._volume.xattrs(inode),
+            inode=inode.number,
+            generation=inode.generation,
+            flags=inode.flags,
+            version=inode.version,
+            project_id=inode.project_id,
+            links=inode.links,
+            unwritten=unwritten,
+            context=context,
+            stored_name=named.entry.name if named is not None and in_encrypted else None,
+            name_hash=(named.entry.hash or None) if named is not None and in_encrypted else None,
+            stored_target=stored_target,
+        )
+        return entry, body
+
+    def _further_name(self, path: bytes, named: NamedEntry, inode: Inode, in_encrypted: bool) -> Entry:
+        """The entry of a second or later name: what it is a name of, and the name's own facts."""
+        first, left = self._first_names[inode.number]
+        if left > 1:
+            self._first_names[inode.number] = (first, left - 1)
+        else:
+            del self._first_names[inode.number]
+        return Entry(
+            path=path,
+            type=inode.type,
+            mode=inode.mode,
+            uid=inode.uid,
+            gid=inode.gid,
+            atime_ns=inode.atime_ns,
+            mtime_ns=inode.mtime_ns,
+            ctime_ns=inode.ctime_ns,
+            crtime_ns=inode.crtime_ns,
+            link_target=first,
+            is_link=True,
+            inode=inode.number,
+            generation=inode.generation,
+            flags=inode.flags,
+            version=inode.version,
+            project_id=inode.project_id,
+            links=inode.links,
+            stored_name=named.entry.name if in_encrypted else None,
+            name_hash=(named.entry.hash or None) if in_encrypted else None,
+        )
+
+    def _verity(self, entry: Entry, inode: Inode) -> tuple[Entry, Body] | None:
+        """What a verity file has past its end: Merkle tree and descriptor, as they stand on disk."""
+        if entry.type != "file" or not inode.flags & EXT4_VERITY_FL:
+            return None
+        runs = self._volume.runs(inode)
+        start = -(-inode.size // VERITY_ALIGNMENT_BYTES) * VERITY_ALIGNMENT_BYTES
+        end = max((run.end * self._view.block_size for run in runs), default=0)
+        if end <= start:
+            self._found("a verity file without its Merkle tree", inode.number)
+            return None
+        contents = self._volume.contents(inode, end)
+        parts = [(max(offset, start), offset + length) for offset, length in contents.segments()]
+        segments = tuple((first - start, last - first) for first, last in parts if last > first)
+        verity = Entry(
+            path=entry.path,
+            type=VERITY,
+            mode=0,
+            inode=entry.inode,
+            body_size=end - start,
+            segments=segments,
+            context=entry.context,
+        )
+        return verity, self._body(contents, segments, start)
+
+    def _context(self, inode: Inode) -> bytes | None:
+        """The encryption context of what is encrypted itself."""
+        if not inode.is_encrypted or inode.type not in ("file", "dir", "symlink"):
+            return None
+        context = self._volume.encryption_context(inode)
+        place = Place(inode=inode.number, record="fscrypt_context")
+        if context is None:
+            raise CorruptionError("encrypted, but without an encryption context", place)
+        if len(context) != CONTEXT_BYTES.get(context[0] if context else 0):
+            raise CorruptionError(f"an encryption context of {len(context)} bytes: {context[:1].hex()}…", place)
+        return context
+
+    def _target(self, inode: Inode, context: bytes | None) -> tuple[bytes, bytes | None]:
+        """(the target as it is shown without a key, its stored bytes if it is encrypted)."""
+        stored = self._volume.symlink_target_stored(inode)
+        if context is not None:
+            return nokey_target(stored, inode.number), stored
+        target = stored.split(b"\0", 1)[0]
+        if not target:
+            raise CorruptionError("a symbolic link without a target", Place(inode=inode.number))
+        return target, None
+
+    def _unwritten(self, contents: Contents, inode: Inode) -> Segments:
+        """Where blocks are allocated but not written; the first few ranges only."""
+        size = self._view.block_size
+        ranges = [(run.lblk * size, run.length * size) for run in contents.runs if run.state == UNWRITTEN]
+        if len(ranges) > UNWRITTEN_KEPT:
+            place = Place(inode=inode.number)
+            self._problems.note(f"of {len(ranges)} unwritten ranges {UNWRITTEN_KEPT} are recorded", place)
+        return tuple(ranges[:UNWRITTEN_KEPT])
+
+    def _body(self, contents: Contents, segments: Segments, start: int = 0) -> Body:
+        """The bytes of the segments, which are offsets from byte `start` of the file."""
+        body = Body()
+        body.chunks = self._chunks(contents, segments, start, body.unreadable)
+        return body
+
+    def _chunks(
+        self, contents: Contents, segments: Segments, start: int, unreadable: list[tuple[int, int]]
+    ) -> Iterator[memoryview]:
+        buffer = self._buffer
+        step = len(buffer)
+        read = contents.read_stored_into
+        for first, length in segments:
+            for offset in range(first, first + length, step):
+                part = buffer[: min(step, first + length - offset)]
+                for bad, bad_length in read(start + offset, part):
+                    unreadable.append((bad - start, bad_length))
+                yield part
+
+    def _found(self, reason: str, inode: int) -> None:
+        self._problems.found(CorruptionError(reason, Place(inode=inode)))
+
+    def _pass_over(self, error: CorruptionError | SourceError | NotFoundError, inode: int) -> None:
+        """Raise when strict; else note it and go on without the inode."""
+        if self._problems.checks == "strict":
+            raise error
+        if not isinstance(error, CorruptionError):
+            error = CorruptionError(str(error), Place(inode=inode))
+        self._problems.found(error)

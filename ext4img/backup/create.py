@@ -1,0 +1,62 @@
+"""A view → an archive: the whole run of a backup."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ext4img.backup.collect import Collector
+from ext4img.backup.output import ArchiveDestination, open_output
+from ext4img.backup.writer import ArchiveWriter
+from ext4img.view.path import PathLike
+from ext4img.view.view import View
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class BackupReport:
+    """What a backup wrote. `incomplete` counts members with parts that could not be read."""
+
+    members: int
+    bytes: int
+    incomplete: int
+    digest: str
+    """SHA-256 of the manifest's lines, in hex: it stands for the whole archive."""
+
+
+def backup(
+    view: View,
+    destination: ArchiveDestination,
+    *,
+    only: Sequence[PathLike] = (),
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> BackupReport:
+    """Write a backup of the view's tree, or of the paths in `only`, without any key.
+
+    `destination` is a path, where the archive appears when it is complete, or a binary file
+    object, which is written as a stream. Encrypted files go in as ciphertext, whatever keys the
+    view has. `progress` is called with the bytes done and about how many there will be.
+
+    ArchiveError where the destination cannot be written or is there already, LimitError where the
+    archive cannot hold something. Damage in the image is an error, or with checks="report" noted
+    in the view's problems; unreadable parts of files are then zeros and recorded as such.
+    """
+    from ext4img import __version__
+
+    collector = Collector(view, only)
+    superblock = view.superblock
+    total = None if only else (superblock.block_count - superblock.free_blocks) * superblock.block_size
+    info = collector.info(f"ext4img {__version__}")
+    with open_output(destination, overwrite=overwrite) as output:
+        writer = ArchiveWriter(output, info)
+        try:
+            for entry, body in collector.entries():
+                writer.add(entry, body)
+                if progress is not None:
+                    progress(writer.position, total)
+            closing = writer.finish()
+        finally:
+            writer.close()
+    return BackupReport(closing.members, writer.position, closing.incomplete, closing.sha256)
