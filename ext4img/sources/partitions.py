@@ -1,0 +1,242 @@
+"""The partitions of a disk image: MBR with its logical partitions, and GPT.
+
+Numbers are those that sfdisk and the kernel give: 1 to 4 for primary partitions, from 5 on for
+logical ones, the place in the table for GPT. Sectors have 512 bytes; a GPT is also looked for
+where a disk with sectors of 4,096 bytes has it.
+
+Kernel: block/partitions/msdos.c, block/partitions/efi.c; UEFI specification, chapter 5.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from ext4img.errors import ChecksumError, CorruptionError, Place, SourceError
+from ext4img.sources.base import Source
+from ext4img.sources.slice import SliceSource
+from ext4img.structs.partition import (
+    EFI_PMBR_OSTYPE_EFI_GPT,
+    EXTENDED_PARTITIONS,
+    GPT_ENTRY,
+    GPT_HEADER,
+    GPT_HEADER_SIGNATURE,
+    MSDOS_LABEL_MAGIC,
+    MSDOS_MAGIC_OFFSET,
+    MSDOS_PARTITION,
+    MSDOS_PARTITIONS,
+    MSDOS_PARTITIONS_OFFSET,
+)
+
+SECTOR_BYTES = 512
+GPT_SECTOR_BYTES = (512, 4096)
+MOST_LOGICAL = 256  # partitions of one disk that Linux knows (DISK_MAX_PARTS)
+MOST_GPT_BYTES = 4 << 20
+_TYPES = {
+    "0x07": "NTFS or exFAT",
+    "0x0b": "FAT32",
+    "0x0c": "FAT32",
+    "0x82": "Linux swap",
+    "0x83": "Linux",
+    "0x8e": "Linux LVM",
+    "0xef": "EFI system",
+    "0xfd": "Linux RAID",
+    "0fc63daf-8483-4772-8e79-3d69d8477de4": "Linux",
+    "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f": "Linux swap",
+    "44479540-f297-41b2-9af7-d131d5f0458a": "Linux root (x86)",
+    "4f68bce3-e8cd-4db1-96e7-fbcaf984b709": "Linux root (x86-64)",
+    "b921b045-1df0-41c3-af44-4c6f280d3fae": "Linux root (ARM64)",
+    "933ac7e1-2eb4-4f13-b844-0e14e2aef915": "Linux home",
+    "bc13c2ff-59e6-4262-a352-b275fd6f7172": "Linux extended boot",
+    "e6d6d379-f507-44c2-a23c-238f2a3df928": "Linux LVM",
+    "a19d880f-05fc-4d3b-a006-743f0f84911e": "Linux RAID",
+    "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7": "Microsoft basic data",
+    "c12a7328-f81f-11d2-ba4b-00a0c93ec93b": "EFI system",
+    "21686148-6449-6e6f-744e-656564454649": "BIOS boot",
+}
+
+
+class Partition(NamedTuple):
+    """One partition. `offset` and `size` are in bytes; `type` is "0x83" (MBR) or a GUID (GPT)."""
+
+    number: int
+    offset: int
+    size: int
+    type: str
+    name: str = ""
+
+    @property
+    def is_extended(self) -> bool:
+        """Whether it only holds logical partitions."""
+        return self.type in {f"{kind:#04x}" for kind in EXTENDED_PARTITIONS}
+
+    def describe(self) -> str:
+        """A few words for people; the name, which is the disk's, with its control characters shown."""
+        kind = "extended" if self.is_extended else _TYPES.get(self.type, f"type {self.type}")
+        name = f" {self.name!a}" if self.name else ""
+        return f"{kind}{name}, {self.size} bytes at offset {self.offset}"
+
+
+def read_partitions(source: Source) -> tuple[Partition, ...]:
+    """The partition table, by number; empty where there is none.
+
+    CorruptionError where a table is there and makes no sense, ChecksumError where both copies of
+    a GPT are damaged.
+    """
+    if source.size < SECTOR_BYTES:
+        return ()
+    sector = source.read_at(0, SECTOR_BYTES)
+    protective = _is_boot_record(sector) and any(
+        entry.sys_ind == EFI_PMBR_OSTYPE_EFI_GPT for entry in _msdos_entries(sector)
+    )
+    gpt = _read_gpt(source, protective)
+    if gpt is not None:
+        return gpt
+    return _read_msdos(source, sector)
+
+
+def partition_source(source: Source, number: int) -> SliceSource:
+    """The bytes of one partition; closes `source` when closed. SourceError where there is none."""
+    found = read_partitions(source)
+    if not found:
+        raise SourceError(f"{source.name}: has no partition table")
+    for partition in found:
+        if partition.number == number:
+            # A partition cut short by the image's end: the file system in it says so better.
+            size = min(partition.size, max(source.size - partition.offset, 0))
+            return SliceSource(source, partition.offset, size)
+    numbers = ", ".join(str(partition.number) for partition in found)
+    raise SourceError(f"{source.name}: has no partition {number}; it has {numbers}")
+
+
+def _is_boot_record(sector: bytes) -> bool:
+    return sector[MSDOS_MAGIC_OFFSET : MSDOS_MAGIC_OFFSET + 2] == MSDOS_LABEL_MAGIC
+
+
+def _msdos_entries(sector: bytes) -> list[Any]:
+    return MSDOS_PARTITION.unpack_many(sector, MSDOS_PARTITIONS, MSDOS_PARTITIONS_OFFSET)
+
+
+def _read_msdos(source: Source, sector: bytes) -> tuple[Partition, ...]:
+    if not _is_boot_record(sector):
+        return ()
+    entries = _msdos_entries(sector)
+    # The boot sector of a FAT file system ends alike, but has text where the table would be.
+    if any(entry.boot_ind & 0x7F for entry in entries):
+        return ()
+    found: list[Partition] = []
+    extended = None
+    for number, entry in enumerate(entries, 1):
+        if entry.nr_sects:
+            found.append(_msdos_partition(number, entry.start_sect, entry))
+            if entry.sys_ind in EXTENDED_PARTITIONS and extended is None:
+                extended = entry
+    if extended is not None:
+        found += _logical(source, extended.start_sect)
+    return tuple(found)
+
+
+def _msdos_partition(number: int, start: int, entry: Any) -> Partition:
+    return Partition(number, start * SECTOR_BYTES, entry.nr_sects * SECTOR_BYTES, f"{entry.sys_ind:#04x}")
+
+
+def _logical(source: Source, base: int) -> list[Partition]:
+    """The chain of extended boot records. Links count from `base`, partitions from their record."""
+    found: list[Partition] = []
+    visited: set[int] = set()
+    record = base
+    while True:
+        place = Place(offset=record * SECTOR_BYTES, record="extended boot record")
+        if record in visited or len(visited) > MOST_LOGICAL:
+            raise CorruptionError("the chain of logical partitions does not end", place)
+        visited.add(record)
+        if (record + 1) * SECTOR_BYTES > source.size:
+            raise CorruptionError("the chain of logical partitions leads outside the image", place)
+        sector = source.read_at(record * SECTOR_BYTES, SECTOR_BYTES)
+        if not _is_boot_record(sector):
+            if record == base:  # an extended partition that nothing was ever put into
+                return found
+            raise CorruptionError("the chain of logical partitions leads to what is no boot record", place)
+        link = None
+        for entry in _msdos_entries(sector):
+            if not entry.nr_sects:
+                continue
+            if entry.sys_ind in EXTENDED_PARTITIONS:
+                link = entry if link is None else link
+            else:
+                found.append(_msdos_partition(5 + len(found), record + entry.start_sect, entry))
+        if link is None:
+            return found
+        record = base + link.start_sect
+
+
+def _read_gpt(source: Source, protective: bool) -> tuple[Partition, ...] | None:
+    """The GPT's partitions from its first copy, or from the second; None where there is none."""
+    failed: CorruptionError | None = None
+    for sector_bytes in GPT_SECTOR_BYTES:
+        for lba in (1, source.size // sector_bytes - 1):
+            offset = lba * sector_bytes
+            # Without a protective MBR a copy at the end may be of an earlier life of the disk.
+            if (lba != 1 and not protective) or offset <= 0 or offset + sector_bytes > source.size:
+                continue
+            raw = source.read_at(offset, sector_bytes)
+            if not raw.startswith(GPT_HEADER_SIGNATURE):
+                continue
+            try:
+                return _gpt_partitions(source, raw, lba, sector_bytes)
+            except CorruptionError as error:
+                failed = failed or error
+    if failed is not None:
+        raise failed
+    return None
+
+
+def _gpt_partitions(source: Source, raw: bytes, lba: int, sector_bytes: int) -> tuple[Partition, ...]:
+    header = GPT_HEADER.unpack(raw)
+
+    def place(field: str) -> Place:
+        return Place(offset=lba * sector_bytes, record=GPT_HEADER.name, field=field)
+
+    if not GPT_HEADER.size <= header.header_size <= sector_bytes:
+        raise CorruptionError(f"GPT header of {header.header_size} bytes", place("header_size"))
+    at = GPT_HEADER.span("header_crc32")
+    covered = raw[: at.offset] + bytes(at.size) + raw[at.offset + at.size : header.header_size]
+    _check_crc(covered, header.header_crc32, "GPT header", place("header_crc32"))
+    if header.my_lba != lba:
+        raise CorruptionError(f"GPT header says it stands in sector {header.my_lba}", place("my_lba"))
+    size = header.sizeof_partition_entry
+    if size < GPT_ENTRY.size or size & (size - 1):
+        raise CorruptionError(f"GPT entries of {size} bytes", place("sizeof_partition_entry"))
+    length = size * header.num_partition_entries
+    start = header.partition_entry_lba * sector_bytes
+    if length > MOST_GPT_BYTES or start + length > source.size:
+        raise CorruptionError(
+            f"GPT of {header.num_partition_entries} entries at byte {start}", place("num_partition_entries")
+        )
+    table = source.read_at(start, length)
+    _check_crc(table, header.partition_entry_array_crc32, "GPT", place("partition_entry_array_crc32"))
+    found = []
+    for number in range(header.num_partition_entries):
+        entry = GPT_ENTRY.unpack(table, number * size)
+        if not any(entry.partition_type_guid):
+            continue
+        if entry.ending_lba < entry.starting_lba:
+            reason = f"GPT partition {number + 1} ends at sector {entry.ending_lba}, before it starts"
+            raise CorruptionError(reason, Place(offset=start + number * size, record=GPT_ENTRY.name))
+        found.append(
+            Partition(
+                number + 1,
+                entry.starting_lba * sector_bytes,
+                (entry.ending_lba - entry.starting_lba + 1) * sector_bytes,
+                str(UUID(bytes_le=entry.partition_type_guid)),
+                entry.partition_name.decode("utf-16-le", "replace").split("\0", 1)[0],
+            )
+        )
+    return tuple(found)
+
+
+def _check_crc(data: bytes, stored: int, what: str, place: Place) -> None:
+    computed = zlib.crc32(data)
+    if stored != computed:
+        raise ChecksumError(f"{what} checksum is {stored:#x}, computed {computed:#x}", place)
