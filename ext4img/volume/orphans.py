@@ -1,0 +1,240 @@
+"""Orphans: files that were being deleted or cut when the volume went down.
+
+They stand in a list, chained from the superblock through i_dtime, or in the orphan file. After a
+crash the kernel deletes those without links and cuts the others to their i_size. The first need
+nothing here, for an inode without links is no file; of the second the mappings past the end go.
+Their times change to the moment of the mount, which here there is none: they stay.
+
+Kernel: ext4_orphan_cleanup, ext4_init_orphan_info (fs/ext4/orphan.c), ext4_orphan_get
+(fs/ext4/ialloc.c), ext4_truncate (fs/ext4/inode.c).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import pack, unpack
+from typing import NamedTuple
+
+from ext4img.errors import CorruptionError, Ext4Error, LimitError, NotFoundError, Place, SourceError
+from ext4img.structs.directory import EXT4_ORPHAN_BLOCK_MAGIC, EXT4_ORPHAN_BLOCK_TAIL
+from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INODE, EXT4_NDIR_BLOCKS
+from ext4img.structs.superblock import EXT4_ERROR_FS
+from ext4img.volume import checksum
+from ext4img.volume.features import RoCompat
+from ext4img.volume.inode import Inode
+from ext4img.volume.mapping import LBLK_END, LOST, WRITTEN, Mapper, Runs
+from ext4img.volume.problems import Problems
+from ext4img.volume.recovery_editor import RecoveryEditor
+from ext4img.volume.recovery_extents import RecoveryExtents
+
+MOST_ORPHAN_FILE_BLOCKS = 512  # EXT4_MAX_ORPHAN_FILE_BLOCKS
+_NUMBER_SIZE = 4  # of block pointers and of the orphan file's inode numbers
+# A kernel that finds one of these mounts read-only at most, and leaves orphans alone.
+_UNWRITABLE = RoCompat.HAS_SNAPSHOT | RoCompat.REPLICA | RoCompat.SHARED_BLOCKS
+
+
+class Orphans(NamedTuple):
+    """Inode numbers of what recovery deleted and of what it cut to size."""
+
+    deleted: tuple[int, ...] = ()
+    truncated: tuple[int, ...] = ()
+
+
+def recover_orphans(editor: RecoveryEditor) -> Orphans:
+    """Finish what the orphans were in the middle of. Damage goes to the editor's problems.
+
+    A volume that carries the mark of errors, or features that forbid writing, is left as it is.
+    """
+    ro_compat = editor.superblock.features.ro_compat
+    if editor.superblock.state & EXT4_ERROR_FS or ro_compat & (_UNWRITABLE | ~sum(RoCompat)):
+        return Orphans()
+    recovery = _OrphanRecovery(editor)
+    try:
+        recovery.run()
+    except LimitError as error:
+        if editor.problems.checks == "strict":
+            raise
+        editor.problems.note(f"orphans are recovered in part only: {error}")
+    return Orphans(tuple(recovery.deleted), tuple(recovery.truncated))
+
+
+class _OrphanRecovery:
+    def __init__(self, editor: RecoveryEditor) -> None:
+        self._editor = editor
+        self._extents = RecoveryExtents(editor)
+        self.deleted: list[int] = []
+        self.truncated: list[int] = []
+        self._seen: set[int] = set()
+
+    def run(self) -> None:
+        for number, place in self._numbers():
+            try:
+                self._recover(number, place)
+            except (CorruptionError, SourceError) as error:
+                self._failed(error, place)
+        self._extents.flush()
+
+    def _numbers(self) -> Iterator[tuple[int, Place]]:
+        yield from self._listed()
+        if self._editor.superblock.orphan_file_inode:
+            try:
+                yield from self._filed(self._editor.superblock.orphan_file_inode)
+            except NotFoundError:
+                self._failed(CorruptionError("the orphan file is not in use"), Place())
+            except (CorruptionError, SourceError) as error:
+                self._failed(error, Place(inode=self._editor.superblock.orphan_file_inode))
+
+    def _listed(self) -> Iterator[tuple[int, Place]]:
+        """The chain from s_last_orphan through i_dtime."""
+        superblock = self._editor.superblock
+        number = superblock.last_orphan
+        while number:
+            place = Place(inode=number, record=EXT4_INODE.name, field="i_dtime")
+            if not superblock.first_inode <= number <= superblock.inode_count:
+                self._failed(CorruptionError(f"the orphan list names inode {number}", place), place)
+                return
+            if number in self._seen:
+                self._failed(CorruptionError("the orphan list runs in a circle", place), place)
+                return
+            try:
+                raw = self._editor.raw_inode(number)
+            except (CorruptionError, SourceError) as error:
+                self._failed(error, place)
+                return
+            following = EXT4_INODE.unpack(raw).i_dtime
+            yield number, place
+            number = following
+
+    def _filed(self, number: int) -> Iterator[tuple[int, Place]]:
+        """The numbers in the orphan file's blocks."""
+        editor, superblock = self._editor, self._editor.superblock
+        inode = editor.inode(number)
+        size = superblock.block_size
+        count = inode.size // size
+        if count > MOST_ORPHAN_FILE_BLOCKS:
+            raise CorruptionError(f"the orphan file has {count} blocks", Place(inode=number))
+        at_tail = size - EXT4_ORPHAN_BLOCK_TAIL.size
+        seed = editor.inode_seed(number)
+        for pblk in _blocks(_sound_runs(editor, inode), count, inode.number):
+            place = Place(inode=number, block=pblk, record=EXT4_ORPHAN_BLOCK_TAIL.name)
+            block = editor.read(pblk)
+            magic, stored = EXT4_ORPHAN_BLOCK_TAIL.unpack_tuple(block, at_tail)
+            if magic != EXT4_ORPHAN_BLOCK_MAGIC:
+                raise CorruptionError(f"orphan file block has magic {magic:#x}", place)
+            if editor.has_checksums and editor.problems.verify:
+                computed = checksum.orphan_block(seed, pblk, block[:at_tail])
+                if computed != stored:
+                    editor.problems.checksum("orphan file block", stored, computed, place)
+            for orphan in unpack(f"<{at_tail // _NUMBER_SIZE}I", block[:at_tail]):
+                if not orphan:
+                    continue
+                if superblock.first_inode <= orphan <= superblock.inode_count:
+                    if orphan not in self._seen:
+                        yield orphan, place
+                else:
+                    self._failed(CorruptionError(f"the orphan file names inode {orphan}", place), place)
+
+    def _recover(self, number: int, place: Place) -> None:
+        self._seen.add(number)
+        editor = self._editor
+        raw = editor.raw_inode(number)
+        inode = editor.parsed(number, raw)
+        if not inode.mode:
+            raise CorruptionError("an orphan is an inode that is not in use", place)
+        if not inode.links:
+            self.deleted.append(number)
+            return
+        inode = editor.inode(number)  # verified now
+        if not (inode.is_file or inode.is_dir or inode.is_symlink):
+            raise CorruptionError(f"an orphan is a {inode.type} with links", place)
+        self._truncate(inode)
+        self.truncated.append(number)
+
+    def _truncate(self, inode: Inode) -> None:
+        """Unmap what lies past i_size, and count i_blocks anew."""
+        editor, superblock = self._editor, self._editor.superblock
+        end = -(-inode.size // superblock.block_size)
+        if inode.has_inline_data or not any(run.end > end for run in _sound_runs(editor, inode)):
+            return
+        xattr_blocks = 1 if inode.xattr_block else 0
+        ratio = superblock.cluster_size // superblock.block_size
+        if inode.flags & EXT4_EXTENTS_FL:
+            self._extents.remove(inode.number, end, LBLK_END)
+            data = self._extents.clusters(inode.number) * ratio
+            tree = self._extents.blocks(inode.number) - sum(run.length for run in self._extents.runs(inode.number))
+            blocks = data + tree * ratio
+        else:
+            pointers, blocks = _BlockMapCut(editor, end).cut(inode.block_area)
+            editor.change_inode(inode.number, i_block=pointers)
+        editor.set_sectors(inode.number, blocks + xattr_blocks * ratio)
+
+    def _failed(self, error: Ext4Error, place: Place) -> None:
+        if isinstance(error, CorruptionError):
+            self._editor.problems.found(error)
+        elif self._editor.problems.checks == "strict":
+            raise error
+        else:
+            self._editor.problems.found(CorruptionError(str(error), place))
+
+
+def _sound_runs(editor: RecoveryEditor, inode: Inode) -> Runs:
+    """The inode's runs, or CorruptionError where its mapping is damaged."""
+    checks = Problems("strict" if editor.problems.verify else "off")
+    runs = Mapper(editor.superblock, editor.blocks, editor.seed, checks).runs(inode)
+    if any(run.state == LOST for run in runs):
+        raise CorruptionError("the mapping is damaged, recovery leaves it alone", Place(inode=inode.number))
+    return runs
+
+
+def _blocks(runs: Runs, count: int, number: int) -> Iterator[int]:
+    """Physical blocks of logical blocks 0 to `count` - 1."""
+    reached = 0
+    for run in runs:
+        if reached >= count:
+            return
+        if run.lblk != reached or run.state != WRITTEN:
+            break
+        yield from range(run.pblk, run.pblk + min(run.length, count - reached))
+        reached = run.end
+    if reached < count:
+        raise CorruptionError(f"the orphan file has a hole at logical block {reached}", Place(inode=number))
+
+
+class _BlockMapCut:
+    """Cuts a block map of direct and indirect blocks to `end` logical blocks."""
+
+    def __init__(self, editor: RecoveryEditor, end: int) -> None:
+        self._editor = editor
+        self._end = end
+        self._per_block = editor.superblock.block_size // _NUMBER_SIZE
+        self._counted = 0
+
+    def cut(self, i_block: bytes) -> tuple[bytes, int]:
+        """(the new i_block, the blocks that are left, indirect ones included)."""
+        pointers = list(unpack(f"<{len(i_block) // _NUMBER_SIZE}I", i_block))
+        for lblk in range(EXT4_NDIR_BLOCKS):
+            pointers[lblk] = self._kept(pointers[lblk], 0, lblk)
+        first = EXT4_NDIR_BLOCKS
+        for level in range(1, 4):
+            index = EXT4_NDIR_BLOCKS + level - 1
+            pointers[index] = self._kept(pointers[index], level, first)
+            first += self._per_block**level
+        return pack(f"<{len(pointers)}I", *pointers), self._counted
+
+    def _kept(self, pblk: int, level: int, first: int) -> int:
+        """The pointer, or 0 where all that hangs on it (from logical block `first` on) is past the end."""
+        if not pblk or first >= self._end:
+            return 0
+        self._counted += 1
+        if not level:
+            return pblk
+        before = self._editor.read(pblk)
+        pointers = list(unpack(f"<{self._per_block}I", before))
+        span = self._per_block ** (level - 1)
+        for index, child in enumerate(pointers):
+            if child:
+                pointers[index] = self._kept(child, level - 1, first + index * span)
+        after = pack(f"<{self._per_block}I", *pointers)
+        if after != before:
+            self._editor.write(pblk, after)
+        return pblk

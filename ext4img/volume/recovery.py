@@ -1,0 +1,180 @@
+"""Recovery in memory: what mounting would do to the volume, as an overlay over its blocks.
+
+In the kernel's order: the log (journal_replay), then the superblock as the log leaves it, the fast
+commits (fast_commit), the orphans (orphans). Nothing is written; nothing above the block reader
+needs to know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ext4img.errors import CorruptionError, Ext4Error, NotFoundError, Place, SourceError
+from ext4img.sources.base import Source
+from ext4img.structs.superblock import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
+from ext4img.volume import checksum
+from ext4img.volume.blocks import BlockReader
+from ext4img.volume.fast_commit import FastCommits, replay_fast_commits, scan_fast_commits
+from ext4img.volume.features import Compat, Incompat
+from ext4img.volume.groups import Groups
+from ext4img.volume.inode_table import InodeTable
+from ext4img.volume.journal import (
+    JournalDevice,
+    JournalFile,
+    JournalIncompat,
+    JournalSource,
+    JournalSuperblock,
+    read_journal_superblock,
+)
+from ext4img.volume.journal_replay import Replay, replay_journal
+from ext4img.volume.mapping import Mapper
+from ext4img.volume.orphans import Orphans, recover_orphans
+from ext4img.volume.overlay import Draft, Overlay
+from ext4img.volume.problems import Problems
+from ext4img.volume.recovery_editor import RecoveryEditor
+from ext4img.volume.superblock import Superblock, parse_superblock
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What was done. `overlay` goes below the block reader, `superblock` is the one it leaves.
+
+    `journal` is None where there is none or it could not be used; `replay` is None where the volume
+    was shut down cleanly.
+    """
+
+    overlay: Overlay
+    superblock: Superblock
+    journal: JournalSuperblock | None = None
+    journal_is_external: bool = False
+    replay: Replay | None = None
+    fast_commits: FastCommits = field(default_factory=FastCommits)
+    orphans: Orphans = field(default_factory=Orphans)
+
+    @property
+    def needed(self) -> bool:
+        """Whether anything had to be recovered."""
+        return bool(self.replay or self.orphans.deleted or self.orphans.truncated)
+
+
+def recover(
+    source: Source, superblock: Superblock, problems: Problems, journal_device: Source | None = None
+) -> Recovery:
+    """Recover the volume on `source`, whose superblock has been read.
+
+    `journal_device` holds an external journal. Damage goes to `problems`; where those are not
+    strict, recovery goes as far as it can. UnsupportedFeatureError for a journal that is not known.
+    """
+    journal, external = _find_journal(source, superblock, problems, journal_device)
+    journal_superblock: JournalSuperblock | None = None
+    if journal is not None:
+        try:
+            journal_superblock = read_journal_superblock(journal, problems)
+        except CorruptionError as error:
+            problems.found(error)
+        except SourceError as error:
+            _unreadable(problems, error)
+    replay: Replay | None = None
+    fast_commits = FastCommits()
+    overlay = Overlay()
+    if journal is not None and journal_superblock is not None:
+        if Incompat.RECOVER in superblock.features:
+            block_count = max(superblock.block_count, source.size // superblock.block_size)
+            replay = replay_journal(journal, journal_superblock, block_count, problems)
+            overlay = replay.overlay
+            superblock = _superblock_after(source, superblock, overlay, problems)
+            if journal_superblock.start and JournalIncompat.FAST_COMMIT in journal_superblock.incompat:
+                fast_commits = scan_fast_commits(
+                    journal, journal_superblock, replay.end_sequence, superblock.inode_size, problems
+                )
+        elif journal_superblock.start:
+            # The kernel discards such a log.
+            problems.note("the journal holds transactions, but the superblock does not ask for recovery")
+
+    draft = Draft(overlay)
+    seed = checksum.filesystem_seed(superblock.uuid, superblock.checksum_seed)
+    editor = RecoveryEditor(source, superblock, seed, draft, problems, fast_commits.ranges)
+    if journal is not None and journal_superblock is not None and fast_commits.tags:
+        replay_fast_commits(journal, journal_superblock, fast_commits, editor)
+    orphans = Orphans()
+    aborted = journal_superblock is not None and journal_superblock.error != 0  # counts as EXT4_ERROR_FS
+    if (superblock.last_orphan or superblock.orphan_file_inode) and not aborted:
+        orphans = recover_orphans(editor)
+    return Recovery(
+        overlay.patched_with(draft.patches),
+        superblock,
+        journal_superblock,
+        external,
+        replay,
+        fast_commits,
+        orphans,
+    )
+
+
+def _find_journal(
+    source: Source, superblock: Superblock, problems: Problems, device: Source | None
+) -> tuple[JournalSource | None, bool]:
+    """(the journal, whether it is external)."""
+    if Compat.HAS_JOURNAL not in superblock.features:
+        return None, False
+    try:
+        if superblock.journal_inode:
+            return _journal_file(source, superblock, problems), False
+        if device is not None:
+            return _journal_device(device, superblock, problems), True
+    except CorruptionError as error:
+        problems.found(error)
+    except (NotFoundError, SourceError) as error:
+        _unreadable(problems, error)
+    if not superblock.journal_inode and device is None and Incompat.RECOVER in superblock.features:
+        reason = f"needs recovery, but its journal is on another device (UUID {superblock.journal_uuid})"
+        problems.found(CorruptionError(f"the volume {reason} that was not given"))
+    return None, not superblock.journal_inode
+
+
+def _journal_file(source: Source, superblock: Superblock, problems: Problems) -> JournalSource:
+    blocks = BlockReader(source, superblock.block_size, superblock.block_count)
+    seed = checksum.filesystem_seed(superblock.uuid, superblock.checksum_seed)
+    groups = Groups(superblock, blocks, seed, problems)
+    number = superblock.journal_inode
+    inode = InodeTable(superblock, groups, blocks, seed, problems)[number]
+    if not inode.is_file or not inode.links:
+        raise CorruptionError("the journal's inode is not a file in use", Place(inode=number))
+    runs = Mapper(superblock, blocks, seed, problems).runs(inode)
+    return JournalFile(runs, inode.size, superblock.block_size, blocks.read_data)
+
+
+def _journal_device(device: Source, superblock: Superblock, problems: Problems) -> JournalSource:
+    journal = JournalDevice(device, problems)
+    if journal.uuid != superblock.journal_uuid:
+        raise CorruptionError(
+            f"{device.name} is the journal {journal.uuid}, the volume's journal is {superblock.journal_uuid}"
+        )
+    return journal
+
+
+def _superblock_after(source: Source, superblock: Superblock, overlay: Overlay, problems: Problems) -> Superblock:
+    """The superblock as the log leaves it: read again, through the overlay."""
+    size = superblock.block_size
+    pblk = SUPERBLOCK_OFFSET // size
+    if pblk not in overlay:
+        return superblock
+    start = SUPERBLOCK_OFFSET - pblk * size
+    raw = overlay[pblk][start : start + SUPERBLOCK_SIZE]
+    try:
+        after = parse_superblock(raw, SUPERBLOCK_OFFSET, problems)
+    except Ext4Error as error:
+        if problems.checks == "strict":
+            raise
+        problems.note(f"the superblock in the journal cannot be used: {error}")
+        return superblock
+    if after.block_size != size or after.inode_size != superblock.inode_size:
+        problems.found(CorruptionError("the superblock in the journal is that of another file system"))
+        return superblock
+    return after
+
+
+def _unreadable(problems: Problems, error: Ext4Error) -> None:
+    if problems.checks == "strict":
+        raise error
+    problems.found(CorruptionError(f"the journal cannot be read: {error}"))

@@ -1,0 +1,187 @@
+"""The way through a directory's index to one leaf, as recovery follows and widens it.
+
+Reading goes through htree.HashTree; this is the writer's side, which must remember where it came
+along. Kernel: dx_probe, dx_insert_block, ext4_dx_add_entry (fs/ext4/namei.c).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ext4img.errors import CorruptionError, Place
+from ext4img.structs.directory import (
+    DX_COUNTLIMIT,
+    DX_ENTRY,
+    DX_NODE_ENTRIES_OFFSET,
+    DX_ROOT_INFO,
+    DX_ROOT_INFO_OFFSET,
+    EXT4_DIR_ENTRY,
+)
+from ext4img.volume.htree import LBLK_MASK, MAX_LEVELS, MAX_LEVELS_LARGE_DIR
+
+ReadBlock = Callable[[int], tuple[int, bytearray]]
+AppendNode = Callable[[], tuple[int, int, bytearray]]
+WriteNode = Callable[[int, bytearray, int], None]
+_LEVELS_OFFSET = DX_ROOT_INFO_OFFSET + DX_ROOT_INFO.offset_of("indirect_levels")
+
+
+def index_limit(block: bytearray, base: int) -> tuple[int, int]:
+    """(room, entries) of an index block."""
+    limit, count = DX_COUNTLIMIT.unpack_tuple(block, base)
+    return limit, count
+
+
+@dataclass(slots=True)
+class _Frame:
+    """One index block on the way: where it is, where its entries begin, which one was taken."""
+
+    pblk: int
+    block: bytearray
+    base: int
+    hashes: list[int]
+    children: list[int]
+    at: int = 0
+
+    def store(self) -> None:
+        """Put hashes and children back into the block."""
+        limit = index_limit(self.block, self.base)[0]
+        first = DX_COUNTLIMIT.pack((limit, len(self.hashes))) + self.children[0].to_bytes(4, "little")
+        rest = b"".join(DX_ENTRY.pack(pair) for pair in zip(self.hashes[1:], self.children[1:], strict=True))
+        self.block[self.base : self.base + len(first) + len(rest)] = first + rest
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.hashes) >= index_limit(self.block, self.base)[0]
+
+
+class IndexPath:
+    """From the root of directory `number` to a leaf.
+
+    `read_block` gives verified blocks; index blocks end in `tail_size` bytes for a checksum.
+    """
+
+    def __init__(self, read_block: ReadBlock, number: int, large_dir: bool, tail_size: int) -> None:
+        self._read = read_block
+        self._tail_size = tail_size
+        self._number = number
+        self._most_levels = MAX_LEVELS_LARGE_DIR if large_dir else MAX_LEVELS
+        root = read_block(0)[1]
+        zero, self.hash_version, info_length, levels, _ = DX_ROOT_INFO.unpack_tuple(root, DX_ROOT_INFO_OFFSET)
+        if zero or info_length != DX_ROOT_INFO.size or levels >= self._most_levels:
+            raise self._wrong("directory index root is not one")
+        self.hash = 0
+        self._frames: list[_Frame] = []
+
+    def probe(self, major: int) -> None:
+        """Go to the leaf for a major hash."""
+        self.hash = major
+        self._frames = []
+        lblk, base, levels = 0, DX_ROOT_INFO_OFFSET + DX_ROOT_INFO.size, 0
+        while True:
+            frame = self._frame(lblk, base)
+            if not self._frames:
+                levels = frame.block[_LEVELS_OFFSET]
+            frame.at = max(bisect_right(frame.hashes, major) - 1, 0)
+            self._frames.append(frame)
+            if len(self._frames) > levels:
+                return
+            lblk, base = frame.children[frame.at], DX_NODE_ENTRIES_OFFSET
+
+    @property
+    def leaf(self) -> int:
+        """Logical block of the leaf."""
+        frame = self._frames[-1]
+        return frame.children[frame.at]
+
+    def go_on(self) -> bool:
+        """To the next leaf, where names of the same hash continue there (ext4_htree_next_block)."""
+        level = len(self._frames) - 1
+        while level >= 0 and self._frames[level].at + 1 >= len(self._frames[level].hashes):
+            level -= 1
+        if level < 0:
+            return False
+        frame = self._frames[level]
+        following = frame.hashes[frame.at + 1]
+        if not following & 1 or following & ~1 != self.hash:
+            return False
+        frame.at += 1
+        for deeper in range(level + 1, len(self._frames)):
+            above = self._frames[deeper - 1]
+            self._frames[deeper] = self._frame(above.children[above.at], DX_NODE_ENTRIES_OFFSET)
+        return True
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the last index block has no room for one more leaf."""
+        return self._frames[-1].is_full
+
+    def insert(self, hash_: int, lblk: int, write: WriteNode) -> None:
+        """A new leaf, after the present one."""
+        frame = self._frames[-1]
+        frame.hashes.insert(frame.at + 1, hash_)
+        frame.children.insert(frame.at + 1, lblk)
+        frame.store()
+        write(frame.pblk, frame.block, frame.base)
+
+    def grow(self, append: AppendNode, write: WriteNode) -> bool:
+        """Make room in the full last index block. False where the way must be probed again."""
+        level = len(self._frames) - 1
+        while level > 0 and self._frames[level - 1].is_full:
+            level -= 1
+        frame = self._frames[level]
+        if level == 0:
+            if len(self._frames) >= self._most_levels:
+                raise self._wrong("directory index is full")
+            self._add_level(frame, append, write)
+            return False
+        above = self._frames[level - 1]
+        lblk, pblk, block = append()
+        half = len(frame.hashes) // 2
+        self._new_node(block)
+        other = _Frame(pblk, block, DX_NODE_ENTRIES_OFFSET, frame.hashes[half:], frame.children[half:])
+        middle = other.hashes[0]
+        other.hashes[0] = 0
+        del frame.hashes[half:], frame.children[half:]
+        for node in (frame, other):
+            node.store()
+            write(node.pblk, node.block, node.base)
+        if frame.at >= half:
+            other.at = frame.at - half
+            self._frames[level] = other
+        above.hashes.insert(above.at + 1, middle)
+        above.children.insert(above.at + 1, lblk)
+        above.store()
+        write(above.pblk, above.block, above.base)
+        return level == len(self._frames) - 1
+
+    def _add_level(self, root: _Frame, append: AppendNode, write: WriteNode) -> None:
+        lblk, pblk, block = append()
+        self._new_node(block)
+        node = _Frame(pblk, block, DX_NODE_ENTRIES_OFFSET, root.hashes, root.children)
+        node.store()
+        root.hashes, root.children, root.at = [0], [lblk], 0
+        root.store()
+        root.block[_LEVELS_OFFSET] += 1
+        write(node.pblk, node.block, node.base)
+        write(root.pblk, root.block, root.base)
+
+    def _new_node(self, block: bytearray) -> None:
+        """An empty entry over the whole block, then room for entries up to the checksum."""
+        size = len(block)
+        limit = (size - DX_NODE_ENTRIES_OFFSET - self._tail_size) // DX_ENTRY.size
+        block[: EXT4_DIR_ENTRY.size] = EXT4_DIR_ENTRY.pack((0, size if size < 0x10000 else 0xFFFF, 0, 0))
+        block[DX_NODE_ENTRIES_OFFSET : DX_NODE_ENTRIES_OFFSET + DX_COUNTLIMIT.size] = DX_COUNTLIMIT.pack((limit, 0))
+
+    def _frame(self, lblk: int, base: int) -> _Frame:
+        pblk, block = self._read(lblk)
+        limit, count = index_limit(block, base)
+        if count == 0 or count > limit or base + limit * DX_ENTRY.size > len(block):
+            raise self._wrong(f"directory index block with {count} entries of {limit}")
+        pairs = list(DX_ENTRY.iter_unpack(memoryview(block)[base : base + count * DX_ENTRY.size]))
+        hashes = [0, *(hash_ for hash_, _ in pairs[1:])]
+        return _Frame(pblk, block, base, hashes, [child & LBLK_MASK for _, child in pairs])
+
+    def _wrong(self, reason: str) -> CorruptionError:
+        return CorruptionError(reason, Place(inode=self._number, record=DX_ROOT_INFO.name))
