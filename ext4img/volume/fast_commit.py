@@ -11,6 +11,7 @@ Kernel: ext4_fc_replay_scan and ext4_fc_replay with what they call (fs/ext4/fast
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 from google_crc32c import extend
@@ -91,7 +92,7 @@ def scan_fast_commits(
     scan = _Scan(sequence, problems)
     try:
         for tag in _tags(journal, superblock, inode_size):
-            if tag is None or not scan.take(tag):
+            if not scan.take(tag):
                 break
     except CorruptionError as error:
         if not scan.found.commits:  # else what is left over from earlier, or nothing, begins here
@@ -158,8 +159,8 @@ class _Scan:
         self._crc = int(extend(self._crc ^ _INVERT, raw)) ^ _INVERT
 
 
-def _tags(journal: JournalSource, superblock: JournalSuperblock, inode_size: int) -> Iterator[_Tag | None]:
-    """The tags of the fast commit area; None at once where it does not begin with a HEAD.
+def _tags(journal: JournalSource, superblock: JournalSuperblock, inode_size: int) -> Iterator[_Tag]:
+    """The tags of the fast commit area; none where it does not begin with a HEAD.
 
     CorruptionError where a tag is unknown or has not the length of its kind.
     """
@@ -170,7 +171,6 @@ def _tags(journal: JournalSource, superblock: JournalSuperblock, inode_size: int
         while offset + EXT4_FC_TL.size <= size:
             kind, length = EXT4_FC_TL.unpack_tuple(block, offset)
             if index == superblock.fast_commit_first and offset == 0 and kind != EXT4_FC_TAG_HEAD:
-                yield None
                 return
             start = offset + EXT4_FC_TL.size
             end = start + length
@@ -211,12 +211,8 @@ def replay_fast_commits(
 ) -> None:
     """Do what the first `found.tags` tags say. What cannot be done goes to the editor's problems."""
     replay = _Replay(editor)
-    left = found.tags
     try:
-        for tag in _tags(journal, superblock, editor.superblock.inode_size):
-            if tag is None or left == 0:
-                break
-            left -= 1
+        for tag in islice(_tags(journal, superblock, editor.superblock.inode_size), found.tags):
             replay.apply(tag)
         replay.finish()
     except LimitError as error:
