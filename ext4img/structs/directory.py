@@ -5,6 +5,9 @@ from construct import Bytes, Int8ul, Int16ul, Int32ul, Struct
 from ext4img.structs.record import Record
 
 EXT4_NAME_LEN = 255
+# file_type; the names of all are volume.directory.FILE_TYPES
+EXT4_FT_UNKNOWN = 0
+EXT4_FT_DIR = 2
 EXT4_FT_DIR_CSUM = 0xDE
 EXT4_FT_MAX = 8
 

@@ -1,6 +1,6 @@
 """struct ext4_inode: 128 bytes, then what i_extra_isize says is there (kernel: fs/ext4/ext4.h)."""
 
-from construct import Bytes, Int16ul, Int32ul, Struct
+from construct import Bytes, Int16ul, Int32sl, Int32ul, Struct
 
 from ext4img.structs.record import Record
 
@@ -40,7 +40,8 @@ S_IFREG = 0x8000
 S_IFLNK = 0xA000
 S_IFSOCK = 0xC000
 
-# The first 128 bytes (EXT4_GOOD_OLD_INODE_SIZE). The union osd1 is i_version in Linux' variant,
+# The first 128 bytes (EXT4_GOOD_OLD_INODE_SIZE). Seconds are declared signed, as the kernel takes
+# them (ext4_decode_extra_time). The union osd1 is i_version in Linux' variant,
 # the union osd2 is linux2.
 EXT4_INODE = Record(
     "ext4_inode",
@@ -48,9 +49,9 @@ EXT4_INODE = Record(
         "i_mode" / Int16ul,
         "i_uid" / Int16ul,
         "i_size_lo" / Int32ul,
-        "i_atime" / Int32ul,
-        "i_ctime" / Int32ul,
-        "i_mtime" / Int32ul,
+        "i_atime" / Int32sl,
+        "i_ctime" / Int32sl,
+        "i_mtime" / Int32sl,
         "i_dtime" / Int32ul,
         "i_gid" / Int16ul,
         "i_links_count" / Int16ul,
@@ -81,7 +82,7 @@ EXT4_INODE_EXTRA = Record(
         "i_ctime_extra" / Int32ul,
         "i_mtime_extra" / Int32ul,
         "i_atime_extra" / Int32ul,
-        "i_crtime" / Int32ul,
+        "i_crtime" / Int32sl,
         "i_crtime_extra" / Int32ul,
         "i_version_hi" / Int32ul,
         "i_projid" / Int32ul,

@@ -13,7 +13,10 @@ from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_INDEX_FL
 from ext4img.volume.directory import DirEntry
 from ext4img.volume.features import Compat
 from ext4img.volume.inode import Inode
+from ext4img.volume.problems import Problems
 from ext4img.volume.volume import Volume
+
+_IMPOSSIBLE = frozenset(("", ".", ".."))
 
 
 class NamedEntry(NamedTuple):
@@ -23,12 +26,24 @@ class NamedEntry(NamedTuple):
     entry: DirEntry
 
 
-def check_name(name: bytes, directory: int) -> None:
-    """CorruptionError for what no kernel lets through: empty, ".", "..", with "/" or NUL."""
-    if not name or b"/" in name or b"\0" in name or name in (b".", b".."):
-        raise CorruptionError(
-            f"directory entry has the impossible name {name!r}", Place(inode=directory, record="ext4_dir_entry_2")
-        )
+def shown_names(
+    names: list[bytes], entries: list[DirEntry], directory: int, problems: Problems
+) -> tuple[list[str], list[DirEntry]]:
+    """The names as str (utf-8, surrogateescape), without those that no kernel lets through."""
+    # One decode and three searches for a whole directory; no name holds a "/".
+    joined = b"/".join(names)
+    texts = joined.decode("utf-8", "surrogateescape").split("/") if names else []
+    if len(texts) == len(names) and b"\0" not in joined and not _IMPOSSIBLE.intersection(texts):
+        return texts, entries
+    sound_texts, sound = [], []
+    for name, entry in zip(names, entries, strict=True):
+        if not name or b"/" in name or b"\0" in name or name in (b".", b".."):
+            place = Place(inode=directory, record="ext4_dir_entry_2")
+            problems.found(CorruptionError(f"directory entry has the impossible name {name!r}", place))
+        else:
+            sound_texts.append(name.decode("utf-8", "surrogateescape"))
+            sound.append(entry)
+    return sound_texts, sound
 
 
 def nokey_hashes(volume: Volume, directory: Inode, entries: Iterable[DirEntry]) -> list[tuple[int, int]]:
@@ -64,14 +79,16 @@ def nokey_hashes(volume: Volume, directory: Inode, entries: Iterable[DirEntry]) 
     return [dirhash(entry.name, version, seed) for entry in entries]
 
 
-def nokey_entries(volume: Volume, directory: Inode, entries: list[DirEntry]) -> list[NamedEntry]:
-    """The entries of an encrypted directory, named as the kernel names them without the key."""
-    shown = []
+def nokey_names(volume: Volume, directory: Inode, entries: list[DirEntry]) -> tuple[list[bytes], list[DirEntry]]:
+    """The names of an encrypted directory as the kernel shows them without the key."""
+    names, sound = [], []
     hashes = nokey_hashes(volume, directory, entries)
     for entry, (major, minor) in zip(entries, hashes, strict=True):
         try:
-            shown.append(NamedEntry(nokey_name(entry.name, major, minor), entry))
+            names.append(nokey_name(entry.name, major, minor))
         except CorruptionError as error:
             place = Place(inode=directory.number, record="ext4_dir_entry_2", field="name_len")
             volume.problems.found(CorruptionError(error.reason, place))
-    return shown
+        else:
+            sound.append(entry)
+    return names, sound

@@ -58,16 +58,21 @@ class Ext4Path:
         self._entry: DirEntry | None = None
         self._directory = 0
 
-    def child(self, name: bytes, entry: DirEntry, inode: Inode | None, directory: int) -> Ext4Path:
-        """The path of a directory entry that is known already (used by walk and iterdir)."""
-        path = object.__new__(Ext4Path)
-        text = self._text
-        path._view = self._view
-        path._text = f"{'' if text == '/' else text}/{name.decode('utf-8', 'surrogateescape')}"
+    @classmethod
+    def known(cls, view: View, text: str, entry: DirEntry, inode: Inode | None, directory: int) -> Ext4Path:
+        """The path of a directory entry that has been found already (walk, iterdir)."""
+        path = object.__new__(cls)
+        path._view = view
+        path._text = text
         path._inode = inode
         path._entry = entry
         path._directory = directory
         return path
+
+    @property
+    def prefix(self) -> str:
+        """What the names in this directory are put after to make their paths."""
+        return "/" if self._text == "/" else self._text + "/"
 
     # What it is called
 
@@ -270,8 +275,9 @@ class Ext4Path:
         directory = self._target()
         if not directory.is_dir:
             raise NotDirectoryError.at(self._text)
-        for name, entry in self._view.listdir(directory):
-            yield self.child(name, entry, None, directory.number)
+        prefix = self.prefix
+        for name, entry in zip(*self._view.children(directory), strict=True):
+            yield Ext4Path.known(self._view, prefix + name, entry, None, directory.number)
 
     def walk(self) -> Iterator[tuple[Ext4Path, Inode]]:
         """Everything below and the path itself; see `View.walk`."""

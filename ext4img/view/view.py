@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from ext4img.crypto.keyring import Keyring
-from ext4img.crypto.names import nokey_target, parse_nokey_name, symlink_ciphertext
+from ext4img.crypto.names import MIN_STORED_NAME, nokey_target, parse_nokey_name, symlink_ciphertext
 from ext4img.crypto.policy import EncryptionContext, Policy, parse_context
 from ext4img.errors import (
     CorruptionError,
@@ -27,11 +27,11 @@ from ext4img.errors import (
 from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ROOT_INO
 from ext4img.view.file import File
 from ext4img.view.inode import Inode, bind
-from ext4img.view.names import NamedEntry, check_name, nokey_entries
+from ext4img.view.names import NamedEntry, nokey_names, shown_names
 from ext4img.view.path import Ext4Path, PathLike
 from ext4img.view.policies import PolicyUse, key_opens_names, policies_in_use
 from ext4img.view.resolve import Resolver
-from ext4img.view.walk import walk
+from ext4img.view.walk import paths, walk
 from ext4img.volume import inode as stored
 from ext4img.volume.directory import DirEntry
 from ext4img.volume.features import Features
@@ -171,6 +171,13 @@ class View:
         """
         return walk(self, self.path(top))
 
+    def paths(self, top: PathLike = "/") -> Iterator[str]:
+        """The paths of everything from `top` on, as `walk` but as text alone.
+
+        Several times as fast, as no inode is read but those of directories.
+        """
+        return paths(self, self.path(top))
+
     def bind(self, inode: stored.Inode) -> Inode:
         """The view's inode for the volume's."""
         return inode if isinstance(inode, Inode) else bind(inode, self)
@@ -180,25 +187,27 @@ class View:
         return self._resolver.resolve(path, follow)
 
     def listdir(self, directory: stored.Inode) -> list[NamedEntry]:
-        """The names of a directory as they are shown, with the entries behind them."""
+        """The names of a directory as they are shown, as bytes, with the entries behind them."""
+        texts, entries = self.children(directory)
+        names = [text.encode("utf-8", "surrogateescape") for text in texts]
+        return [NamedEntry(name, entry) for name, entry in zip(names, entries, strict=True)]
+
+    def children(self, directory: stored.Inode) -> tuple[list[str], list[DirEntry]]:
+        """The names of a directory as they are shown, as str, and the entry behind each.
+
+        Names that no kernel lets through (with "/" or NUL, "." and "..") are left out and reported.
+        """
         volume = self.volume
         entries = volume.directory(directory)
         if directory.is_encrypted:
             cipher = self._names_cipher(directory)
             if cipher is None:
-                return nokey_entries(volume, directory, entries)
-            named = self._decrypted(directory, entries, cipher)
+                names, entries = nokey_names(volume, directory, entries)
+            else:
+                names, entries = self._decrypted(directory, entries, cipher)
         else:
-            named = [NamedEntry(entry.name, entry) for entry in entries]
-        for position in range(len(named) - 1, -1, -1):
-            name = named[position].name
-            if b"/" in name or b"\0" in name or not name or name in (b".", b".."):
-                try:
-                    check_name(name, directory.number)
-                except CorruptionError as error:
-                    volume.problems.found(error)
-                    del named[position]
-        return named
+            names = [entry.name for entry in entries]
+        return shown_names(names, entries, directory.number, volume.problems)
 
     def lookup(self, directory: stored.Inode, name: bytes) -> DirEntry | None:
         """The entry that is shown under `name`, or None. Through the index where there is one."""
@@ -226,7 +235,7 @@ class View:
         candidates = (
             self.volume.entries_of_hash(directory, tree, wanted.major)
             if tree is not None and wanted.major
-            else self.volume.iter_directory(directory)
+            else self.volume.directory(directory)
         )
         return next((entry for entry in candidates if wanted.matches(entry.name)), None)
 
@@ -243,17 +252,18 @@ class View:
                 alike = entry
         return alike
 
-    def _decrypted(self, directory: stored.Inode, entries: list[DirEntry], cipher: NamesCipher) -> list[NamedEntry]:
+    def _decrypted(
+        self, directory: stored.Inode, entries: list[DirEntry], cipher: NamesCipher
+    ) -> tuple[list[bytes], list[DirEntry]]:
         sound = []
         for entry in entries:
-            if len(entry.name) < 16:
+            if len(entry.name) < MIN_STORED_NAME:
                 place = Place(inode=directory.number, record="ext4_dir_entry_2", field="name_len")
-                reason = f"encrypted name of {len(entry.name)} bytes, the shortest possible has 16"
+                reason = f"encrypted name of {len(entry.name)} bytes, the shortest possible has {MIN_STORED_NAME}"
                 self.problems.found(CorruptionError(reason, place))
             else:
                 sound.append(entry)
-        names = cipher.decrypt([entry.name for entry in sound])
-        return [NamedEntry(name, entry) for name, entry in zip(names, sound, strict=True)]
+        return cipher.decrypt([entry.name for entry in sound]), sound
 
     def _names_cipher(self, inode: stored.Inode) -> NamesCipher | None:
         context = self.encryption(inode)

@@ -6,71 +6,101 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ext4img.errors import CorruptionError, NotFoundError, Place, SourceError
-from ext4img.view.inode import Inode
-from ext4img.view.names import NamedEntry
+from ext4img.structs.directory import EXT4_FT_DIR, EXT4_FT_UNKNOWN
+from ext4img.view.inode import Inode, bind
 from ext4img.view.path import Ext4Path
+from ext4img.volume import inode as stored
+from ext4img.volume.directory import DirEntry
 
 if TYPE_CHECKING:
     from ext4img.view.view import View
 
 
-def walk(view: View, top: Ext4Path) -> Iterator[tuple[Ext4Path, Inode]]:
+Walked = tuple[Ext4Path, Inode]
+
+
+def walk(view: View, top: Ext4Path) -> Iterator[Walked]:
     """See `View.walk`. No recursion: depth is bounded by the number of directories only."""
     first = top.inode
     yield top, first
     if not first.is_dir:
         return
-    problems = view.problems
     met = {first.number}
     # Directories whose children are still to come; a list's iterator is where to go on in it.
-    stack = [_children(view, top, first)]
+    stack = [_children(view, top.prefix, first)]
     while stack:
-        for path, inode in stack[-1]:
-            yield path, inode
-            if inode.is_dir:
-                if inode.number in met:
-                    reason = f"directory {str(path)!r} is met twice"
-                    problems.found(CorruptionError(reason, Place(inode=inode.number)))
-                    continue
-                met.add(inode.number)
-                stack.append(_children(view, path, inode))
+        for found in stack[-1]:
+            yield found
+            path, inode = found
+            if inode.is_dir and _is_new(view, inode.number, str(path), met):
+                stack.append(_children(view, path.prefix, inode))
                 break
         else:
             stack.pop()
 
 
-def _children(
-    view: View, path: Ext4Path, directory: Inode
-) -> list[tuple[Ext4Path, Inode]] | Iterator[tuple[Ext4Path, Inode]]:
-    problems = view.problems
+def paths(view: View, top: Ext4Path) -> Iterator[str]:
+    """See `View.paths`."""
+    first = top.inode
+    yield str(top)
+    if not first.is_dir:
+        return
+    met = {first.number}
+    stack = [_named(view, top.prefix, first)]
+    while stack:
+        for text, entry in stack[-1]:
+            yield text
+            # Type 0 is "unknown": the inode has to tell.
+            if entry.file_type in (EXT4_FT_DIR, EXT4_FT_UNKNOWN):
+                inode = _inode(view, entry.inode)
+                if inode is not None and inode.is_dir and _is_new(view, inode.number, text, met):
+                    stack.append(_named(view, text + "/", inode))
+                    break
+        else:
+            stack.pop()
+
+
+def _is_new(view: View, number: int, text: str, met: set[int]) -> bool:
+    if number in met:
+        view.problems.found(CorruptionError(f"directory {text!r} is met twice", Place(inode=number)))
+        return False
+    met.add(number)
+    return True
+
+
+def _named(view: View, prefix: str, directory: stored.Inode) -> Iterator[tuple[str, DirEntry]]:
     try:
-        named = view.listdir(directory)
+        texts, entries = view.children(directory)
     except (CorruptionError, SourceError) as error:
-        if problems.checks == "strict":
-            raise
-        problems.found(_as_corruption(error, directory.number))
+        _report(view, error, directory.number)
         return iter(())
-    return _bound(view, path, directory, named)
+    return zip([prefix + text for text in texts], entries, strict=True)
 
 
-def _bound(
-    view: View, path: Ext4Path, directory: Inode, named: list[NamedEntry]
-) -> Iterator[tuple[Ext4Path, Inode]]:
-    child_of = path.child
-    inode_of = view.volume.inode
-    bind = view.bind
-    problems = view.problems
+def _children(view: View, prefix: str, directory: Inode) -> Iterator[Walked]:
+    table = view.volume.inodes
+    known = Ext4Path.known
     number = directory.number
-    for name, entry in named:
+    for text, entry in _named(view, prefix, directory):
         try:
-            inode = bind(inode_of(entry.inode))
+            inode = bind(table[entry.inode], view)
         except (CorruptionError, SourceError, NotFoundError) as error:
-            if problems.checks == "strict":
-                raise
-            problems.found(_as_corruption(error, entry.inode))
+            _report(view, error, entry.inode)
             continue
-        yield child_of(name, entry, inode, number), inode
+        yield known(view, text, entry, inode, number), inode
 
 
-def _as_corruption(error: CorruptionError | SourceError | NotFoundError, inode: int) -> CorruptionError:
-    return error if isinstance(error, CorruptionError) else CorruptionError(str(error), Place(inode=inode))
+def _inode(view: View, number: int) -> stored.Inode | None:
+    try:
+        return view.volume.inode(number)
+    except (CorruptionError, SourceError, NotFoundError) as error:
+        _report(view, error, number)
+        return None
+
+
+def _report(view: View, error: CorruptionError | SourceError | NotFoundError, inode: int) -> None:
+    """Raise when strict; else note it and go on with what is left."""
+    problems = view.problems
+    if problems.checks == "strict":
+        raise error
+    problems.found(error if isinstance(error, CorruptionError) else CorruptionError(str(error), Place(inode=inode)))

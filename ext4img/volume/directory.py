@@ -30,6 +30,7 @@ _HEADER_SIZE = EXT4_DIR_ENTRY.size
 _MIN_REC_LEN = 12
 _header = EXT4_DIR_ENTRY.unpack_tuple
 _HUGE_BLOCK = 1 << 16
+_DOTS = (b".", b"..")
 
 
 class DirEntry(NamedTuple):
@@ -54,6 +55,39 @@ class DirectoryFormat(NamedTuple):
     has_filetype: bool
     has_hash: bool  # encrypted and case-insensitive
     inode_count: int
+
+
+def parse_block(data: bytes, form: DirectoryFormat, problems: Problems, block: int | None) -> list[DirEntry]:
+    """The entries of one sound block: `parse_entries` without its detours, in half the time.
+
+    What is damaged or carries hashes is left to `parse_entries`.
+    """
+    end = len(data)
+    found: list[DirEntry] = []
+    if not form.has_hash and form.has_filetype and end < _HUGE_BLOCK:
+        add = found.append
+        new = tuple.__new__
+        count = form.inode_count
+        offset = 0
+        while offset <= end - _MIN_REC_LEN:
+            number, rec_len, name_len, file_type = _header(data, offset)
+            if number:
+                name = data[offset + _HEADER_SIZE : offset + _HEADER_SIZE + name_len]
+                if name_len < 3 and name in _DOTS:
+                    if rec_len < _MIN_REC_LEN:
+                        break
+                elif rec_len < name_len + _HEADER_SIZE or number > count or file_type > 7 or not name_len:
+                    break
+                else:
+                    add(new(DirEntry, (name, number, file_type, b"")))
+            elif rec_len < _MIN_REC_LEN:
+                break
+            if rec_len & 3:
+                break
+            offset += rec_len
+        if offset == end:
+            return found
+    return list(parse_entries(data, 0, form, problems, block))
 
 
 def parse_entries(
@@ -81,7 +115,7 @@ def parse_entries(
             return
         if number and name_len:
             name = bytes(data[offset + _HEADER_SIZE : offset + _HEADER_SIZE + name_len])
-            if name not in (b".", b".."):
+            if name not in _DOTS:
                 need = _HEADER_SIZE + (name_len + 3 & ~3) + extra
                 if rec_len < _HEADER_SIZE + name_len or (extra and rec_len < need):
                     reason = f"name of {name_len} bytes does not fit into rec_len {rec_len}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 from struct import Struct
@@ -11,12 +12,15 @@ from ext4img.structs.inode import EXT4_INODE
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.groups import Groups
-from ext4img.volume.inode import Inode, InodeFormat, from_raw
+from ext4img.volume.inode import Inode, InodeFormat, from_raw, from_raw_many
 from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock
 
 WINDOW_BYTES = 64 << 10
 CACHE_BYTES = 16 << 20
+_SINGLES = 4  # so many inodes of a window one by one, then all of it at once
+_DECODED_WINDOWS = 32
+_LITTLE_ENDIAN = sys.byteorder == "little"  # what decodes whole windows counts on it
 _LINKS = EXT4_INODE.offset_of("i_links_count")
 _GENERATION = EXT4_INODE.offset_of("i_generation")
 _generation = Struct("<I").unpack_from
@@ -44,14 +48,31 @@ class InodeTable:
         self._windows: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._window_key = (-1, -1)
         self._window = b""
-        self.overrides: dict[int, bytes] = {}
+        self._overrides: dict[int, bytes] = {}
+        self._decoded: OrderedDict[tuple[int, int], list[Inode | None]] = OrderedDict()
+        self._singles: dict[tuple[int, int], int] = {}
+        # The window whose inodes were asked for last, decoded: most questions end here.
+        self._current: list[Inode | None] = []
+        self._current_first = 0
+        self._in_bulk = _LITTLE_ENDIAN and self._form.has_huge_file and self._size > EXT4_INODE.size
+
+    @property
+    def overrides(self) -> dict[int, bytes]:
+        """Raw inodes by number that stand in for those on disk."""
+        return self._overrides
+
+    @overrides.setter
+    def overrides(self, overrides: dict[int, bytes]) -> None:
+        self._overrides = overrides
+        self._decoded.clear()
+        self._current = []
 
     def raw(self, number: int) -> bytes:
         """The inode's bytes as they stand (or as recovery leaves them). Numbers start at 1."""
         if not 1 <= number <= self._count:
             raise NotFoundError.at(f"inode {number}", f"the file system has inodes 1 to {self._count}")
-        if number in self.overrides:
-            return self.overrides[number]
+        if number in self._overrides:
+            return self._overrides[number]
         group, index = divmod(number - 1, self._per_group)
         key = (group, index // self._per_window)
         if key != self._window_key:
@@ -62,6 +83,50 @@ class InodeTable:
         return raw if len(raw) == self._size else self._read_alone(group, index)
 
     def __getitem__(self, number: int) -> Inode:
+        index = number - self._current_first
+        if 0 <= index < len(self._current):
+            inode = self._current[index]
+            if inode is not None:
+                return inode
+        elif self._in_bulk and 1 <= number <= self._count:
+            group, index = divmod(number - 1, self._per_group)
+            key = (group, index // self._per_window)
+            decoded = self._decoded.get(key) or self._decode(key)
+            if decoded:
+                self._current, self._current_first = decoded, number - index % self._per_window
+                inode = decoded[index % self._per_window]
+                if inode is not None:
+                    return inode
+        return self._alone(number)
+
+    def _decode(self, key: tuple[int, int]) -> list[Inode | None]:
+        """All inodes of a window at once, from the time on when several of it have been asked for.
+
+        None stands for those that need a closer look: `_alone` says what is wrong, if anything.
+        """
+        singles = self._singles.get(key, 0)
+        if singles < _SINGLES:
+            self._singles[key] = singles + 1
+            return []
+        window = self._load(key)
+        group, index = key
+        first = group * self._per_group + index * self._per_window + 1
+        if not window:
+            return []
+        decoded = from_raw_many(first, window, self._form)
+        if self._verify:
+            sound = checksum.inodes(self._seed, first, window, self._size)
+            decoded = [inode if good else None for inode, good in zip(decoded, sound, strict=True)]
+        for number in self._overrides:
+            if 0 <= number - first < len(decoded):
+                decoded[number - first] = None
+        self._decoded[key] = decoded
+        if len(self._decoded) > _DECODED_WINDOWS:
+            old = self._decoded.popitem(last=False)[0]
+            self._singles.pop(old, None)
+        return decoded
+
+    def _alone(self, number: int) -> Inode:
         raw = self.raw(number)
         if self._verify:
             self._check(number, raw)
@@ -88,7 +153,11 @@ class InodeTable:
             if group.inodes_uninitialised:
                 continue
             first = group_number * self._per_group + 1
-            for number in range(first, first + self._per_group - group.unused_inodes):
+            end = first + self._per_group - group.unused_inodes
+            for number in range(first, end):
+                index = (number - first) // self._per_window
+                if (number - first) % self._per_window == 0:
+                    self._singles[group_number, index] = _SINGLES  # all of it will be asked for
                 raw = self.raw(number)
                 if raw[_LINKS : _LINKS + 2] != b"\0\0" and raw[:2] != b"\0\0":
                     yield self[number]

@@ -23,7 +23,7 @@ from ext4img.structs.superblock import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.contents import Contents
-from ext4img.volume.directory import DirectoryFormat, DirEntry, parse_entries, verify_block
+from ext4img.volume.directory import DirectoryFormat, DirEntry, parse_block, parse_entries, verify_block
 from ext4img.volume.features import Compat, Features, Incompat
 from ext4img.volume.groups import Groups
 from ext4img.volume.htree import HashTree
@@ -31,14 +31,15 @@ from ext4img.volume.inode import Inode
 from ext4img.volume.inode_table import InodeTable
 from ext4img.volume.mapping import HOLE, LOST, UNWRITTEN, WRITTEN, Mapper, Run, Runs
 from ext4img.volume.problems import Checks, Problems
+from ext4img.volume.recovery import Recovery, recover
 from ext4img.volume.superblock import Superblock, parse_superblock
 from ext4img.volume.xattr import (
     ENCRYPTION_CONTEXT,
     INLINE_DATA,
     RawXattrs,
     XattrKey,
-    parse_block,
     parse_inline,
+    parse_xattr_block,
     visible,
 )
 
@@ -52,15 +53,27 @@ _CACHED_NAMES = 100_000
 class Volume:
     """See the module's text. Made from a Source, which it does not close."""
 
-    def __init__(self, source: Source, *, journal: Journal = "replay", checks: Checks = "strict") -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        journal: Journal = "replay",
+        checks: Checks = "strict",
+        journal_device: Source | None = None,
+    ) -> None:
         self.source = source
         self.problems = Problems(checks)
         self.superblock = _read_superblock(source, self.problems)
         if source.size < self.superblock.size:
             reason = f"the image is cut short: {source.size} bytes of the file system's {self.superblock.size}"
             self.problems.found(CorruptionError(reason))
+        self.recovery: Recovery | None = None
+        overlay = None
+        if journal == "replay":
+            self.recovery = recover(source, self.superblock, self.problems, journal_device)
+            self.superblock, overlay = self.recovery.superblock, self.recovery.overlay
         self._seed = checksum.filesystem_seed(self.superblock.uuid, self.superblock.checksum_seed)
-        self.blocks = BlockReader(source, self.superblock.block_size, self.superblock.block_count)
+        self.blocks = BlockReader(source, self.superblock.block_size, self.superblock.block_count, overlay)
         self._set_up()
 
     def _set_up(self) -> None:
@@ -146,7 +159,7 @@ class Volume:
             stored = checksum.stored_xattr_block(data)
             if stored != computed:
                 self.problems.checksum("extended attribute block", stored, computed, place)
-        return parse_block(data, place, self._xattr_value, self.problems)
+        return parse_xattr_block(data, place, self._xattr_value, self.problems)
 
     def _xattr_value(self, number: int, size: int, key: XattrKey) -> bytes:
         """A value that has an inode of its own (ea_inode)."""
@@ -174,21 +187,21 @@ class Volume:
     # Directories
 
     def directory(self, inode: Inode) -> list[DirEntry]:
-        """All entries as stored, in the order of the disk, "." and ".." left out."""
-        return list(self.iter_directory(inode))
+        """All entries as stored, in the order of the disk, "." and ".." left out.
 
-    def iter_directory(self, inode: Inode) -> Iterator[DirEntry]:
-        """As `directory`, entry by entry. NotDirectoryError for anything else."""
+        NotDirectoryError for anything but a directory.
+        """
         if not inode.is_dir:
             raise NotDirectoryError.at(f"inode {inode.number}")
         form = self._directory_format(inode)
         if inode.has_inline_data:
-            yield from self._inline_entries(inode, form)
-            return
+            return list(self._inline_entries(inode, form))
+        entries: list[DirEntry] = []
         for run in self._directory_runs(inode):
             for start in range(0, run.length, DIRECTORY_WINDOW_BLOCKS):
                 count = min(DIRECTORY_WINDOW_BLOCKS, run.length - start)
-                yield from self._window_entries(run.pblk + start, count, form)
+                self._window_entries(run.pblk + start, count, form, entries)
+        return entries
 
     def lookup(self, inode: Inode, name: bytes, hash_: tuple[int, int] | None = None) -> DirEntry | None:
         """The entry of this stored name, or None; through the index where there is one.
@@ -238,7 +251,7 @@ class Volume:
 
     def _listed(self, inode: Inode) -> dict[bytes, DirEntry]:
         names: dict[bytes, DirEntry] = {}
-        for entry in self.iter_directory(inode):
+        for entry in self.directory(inode):
             names.setdefault(entry.name, entry)
         self._names[inode.number] = names
         self._names_held += len(names)
@@ -277,15 +290,15 @@ class Volume:
         reason = f"directory has a hole from logical block {first} to {end}"
         self.problems.found(CorruptionError(reason, Place(inode=inode.number)))
 
-    def _window_entries(self, pblk: int, count: int, form: DirectoryFormat) -> Iterator[DirEntry]:
+    def _window_entries(self, pblk: int, count: int, form: DirectoryFormat, entries: list[DirEntry]) -> None:
         try:
-            data = self.blocks.read(pblk) if count == 1 else self.blocks.read_data(pblk, count)
+            data = self.blocks.read_data(pblk, count)
         except (SourceError, CorruptionError) as error:
             if count == 1:
                 self._found(error, Place(inode=form.inode, block=pblk))
                 return
             for block in range(pblk, pblk + count):  # one bad sector costs one block
-                yield from self._window_entries(block, 1, form)
+                self._window_entries(block, 1, form, entries)
             return
         size = self.block_size
         for number in range(count):
@@ -295,7 +308,7 @@ class Volume:
                     verify_block(block_data, form, pblk + number)
                 except CorruptionError as error:
                     self.problems.found(error)
-            yield from parse_entries(block_data, 0, form, self.problems, pblk + number)
+            entries += parse_block(block_data, form, self.problems, pblk + number)
 
     def _inline_entries(self, inode: Inode, form: DirectoryFormat) -> Iterator[DirEntry]:
         yield from parse_entries(inode.block_area, INLINE_PARENT_SIZE, form, self.problems, None)

@@ -74,7 +74,7 @@ def parse_inline(area: bytes, inode: int, read_value: ReadValueInode, problems: 
     return _parse(area[magic_size:], 0, place, read_value, problems)
 
 
-def parse_block(data: bytes, place: Place, read_value: ReadValueInode, problems: Problems) -> RawXattrs:
+def parse_xattr_block(data: bytes, place: Place, read_value: ReadValueInode, problems: Problems) -> RawXattrs:
     """Attributes of a block whose checksum has been verified."""
     magic, _, blocks, _, _, _ = EXT4_XATTR_HEADER.unpack_tuple(data)
     if magic != EXT4_XATTR_MAGIC or blocks != 1:
