@@ -12,23 +12,23 @@ Kernel: ext4_orphan_cleanup, ext4_init_orphan_info (fs/ext4/orphan.c), ext4_orph
 from __future__ import annotations
 
 from collections.abc import Iterator
-from struct import pack, unpack
+from struct import unpack
 from typing import NamedTuple
 
 from ext4img.errors import CorruptionError, Ext4Error, LimitError, NotFoundError, Place, SourceError
 from ext4img.structs.directory import EXT4_ORPHAN_BLOCK_MAGIC, EXT4_ORPHAN_BLOCK_TAIL
-from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INODE, EXT4_NDIR_BLOCKS
+from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INODE
 from ext4img.structs.superblock import EXT4_ERROR_FS
 from ext4img.volume import checksum
 from ext4img.volume.features import RoCompat
 from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import LBLK_END, LOST, WRITTEN, Mapper, Runs
+from ext4img.volume.mapping import LOST, WRITTEN, Mapper, Runs
 from ext4img.volume.problems import Problems
 from ext4img.volume.recovery_editor import RecoveryEditor
-from ext4img.volume.recovery_extents import RecoveryExtents
+from ext4img.volume.recovery_truncate import BlockMapCut, ExtentCut
 
 MOST_ORPHAN_FILE_BLOCKS = 512  # EXT4_MAX_ORPHAN_FILE_BLOCKS
-_NUMBER_SIZE = 4  # of block pointers and of the orphan file's inode numbers
+_NUMBER_SIZE = 4  # of an inode number in the orphan file
 # A kernel that finds one of these mounts read-only at most, and leaves orphans alone.
 _UNWRITABLE = RoCompat.HAS_SNAPSHOT | RoCompat.REPLICA | RoCompat.SHARED_BLOCKS
 
@@ -61,7 +61,6 @@ def recover_orphans(editor: RecoveryEditor) -> Orphans:
 class _OrphanRecovery:
     def __init__(self, editor: RecoveryEditor) -> None:
         self._editor = editor
-        self._extents = RecoveryExtents(editor)
         self.deleted: list[int] = []
         self.truncated: list[int] = []
         self._seen: set[int] = set()
@@ -72,7 +71,6 @@ class _OrphanRecovery:
                 self._recover(number, place)
             except (CorruptionError, SourceError) as error:
                 self._failed(error, place)
-        self._extents.flush()
 
     def _numbers(self) -> Iterator[tuple[int, Place]]:
         yield from self._listed()
@@ -156,17 +154,12 @@ class _OrphanRecovery:
         end = -(-inode.size // superblock.block_size)
         if inode.has_inline_data or not any(run.end > end for run in _sound_runs(editor, inode)):
             return
-        xattr_blocks = 1 if inode.xattr_block else 0
-        ratio = superblock.cluster_size // superblock.block_size
-        if inode.flags & EXT4_EXTENTS_FL:
-            self._extents.remove(inode.number, end, LBLK_END)
-            data = self._extents.clusters(inode.number) * ratio
-            tree = self._extents.blocks(inode.number) - sum(run.length for run in self._extents.runs(inode.number))
-            blocks = data + tree * ratio
-        else:
-            pointers, blocks = _BlockMapCut(editor, end).cut(inode.block_area)
-            editor.change_inode(inode.number, i_block=pointers)
-        editor.set_sectors(inode.number, blocks + xattr_blocks * ratio)
+        cut = ExtentCut if inode.flags & EXT4_EXTENTS_FL else BlockMapCut
+        i_block, clusters = cut(editor, inode.number, end).cut(inode.block_area)
+        if inode.xattr_block:
+            clusters += 1
+        editor.change_inode(inode.number, i_block=i_block)
+        editor.set_sectors(inode.number, clusters * superblock.cluster_size // superblock.block_size)
 
     def _failed(self, error: Ext4Error, place: Place) -> None:
         if isinstance(error, CorruptionError):
@@ -198,43 +191,3 @@ def _blocks(runs: Runs, count: int, number: int) -> Iterator[int]:
         reached = run.end
     if reached < count:
         raise CorruptionError(f"the orphan file has a hole at logical block {reached}", Place(inode=number))
-
-
-class _BlockMapCut:
-    """Cuts a block map of direct and indirect blocks to `end` logical blocks."""
-
-    def __init__(self, editor: RecoveryEditor, end: int) -> None:
-        self._editor = editor
-        self._end = end
-        self._per_block = editor.superblock.block_size // _NUMBER_SIZE
-        self._counted = 0
-
-    def cut(self, i_block: bytes) -> tuple[bytes, int]:
-        """(the new i_block, the blocks that are left, indirect ones included)."""
-        pointers = list(unpack(f"<{len(i_block) // _NUMBER_SIZE}I", i_block))
-        for lblk in range(EXT4_NDIR_BLOCKS):
-            pointers[lblk] = self._kept(pointers[lblk], 0, lblk)
-        first = EXT4_NDIR_BLOCKS
-        for level in range(1, 4):
-            index = EXT4_NDIR_BLOCKS + level - 1
-            pointers[index] = self._kept(pointers[index], level, first)
-            first += self._per_block**level
-        return pack(f"<{len(pointers)}I", *pointers), self._counted
-
-    def _kept(self, pblk: int, level: int, first: int) -> int:
-        """The pointer, or 0 where all that hangs on it (from logical block `first` on) is past the end."""
-        if not pblk or first >= self._end:
-            return 0
-        self._counted += 1
-        if not level:
-            return pblk
-        before = self._editor.read(pblk)
-        pointers = list(unpack(f"<{self._per_block}I", before))
-        span = self._per_block ** (level - 1)
-        for index, child in enumerate(pointers):
-            if child:
-                pointers[index] = self._kept(child, level - 1, first + index * span)
-        after = pack(f"<{self._per_block}I", *pointers)
-        if after != before:
-            self._editor.write(pblk, after)
-        return pblk

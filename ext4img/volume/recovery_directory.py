@@ -302,8 +302,9 @@ class RecoveryDirectory:
             tail = base + limit * DX_ENTRY.size
             end = tail + DX_TAIL.size
             covered = bytes(block[: base + count * DX_ENTRY.size])
-            stored = checksum.htree_block(seed, covered, bytes(block[tail:end]))
-            block[tail:end] = DX_TAIL.pack((0, stored))
+            before = bytes(block[tail:end])
+            reserved = DX_TAIL.unpack_tuple(before, 0)[0]  # counts, and is not always 0
+            block[tail:end] = DX_TAIL.pack((reserved, checksum.htree_block(seed, covered, before)))
         self._editor.write(pblk, block)
 
     def _make_indexed(self, pblk: int, root: bytearray, name: bytes, number: int, mode: int) -> None:

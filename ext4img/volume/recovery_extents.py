@@ -102,17 +102,6 @@ class RecoveryExtents:
             blocks += entries
         return blocks
 
-    def clusters(self, number: int) -> int:
-        """Clusters of the inode's runs, without its tree's."""
-        superblock = self._editor.superblock
-        ratio = superblock.cluster_size // superblock.block_size
-        clusters = reached = 0  # counted so far, and the cluster after the last counted
-        for run in self.runs(number):
-            first, end = max(run.lblk // ratio, reached), -(-run.end // ratio)
-            clusters += max(end - first, 0)
-            reached = max(end, reached)
-        return clusters
-
     def flush(self) -> None:
         """Write the trees that have changed."""
         for number in sorted(self._changed):
