@@ -7,6 +7,7 @@ Kernel: fs/ext4/extents.c, fs/ext4/indirect.c.
 
 from __future__ import annotations
 
+from operator import itemgetter
 from struct import unpack
 from typing import NamedTuple
 
@@ -20,9 +21,10 @@ from ext4img.structs.extent import (
     EXT4_MAX_EXTENT_DEPTH,
     EXT_INIT_MAX_LEN,
 )
-from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_NDIR_BLOCKS, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
+from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INODE, EXT4_NDIR_BLOCKS, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
+from ext4img.volume.features import RoCompat
 from ext4img.volume.inode import Inode
 from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock
@@ -54,8 +56,19 @@ class Run(NamedTuple):
 Runs = tuple[Run, ...]
 
 
+class Mapping(NamedTuple):
+    """All that an inode's mapping takes up: its runs, and the blocks of the tree that holds them."""
+
+    runs: Runs
+    tree_blocks: frozenset[int]
+
+
 class Mapper:
-    """Finds the runs of inodes of one volume."""
+    """Finds the runs of inodes of one volume.
+
+    A file maps at most as many blocks as the volume has: a tree that says more comes to a block
+    twice, and its runs would be as many as a hostile image likes (shared_blocks allows it).
+    """
 
     def __init__(self, superblock: Superblock, blocks: BlockReader, seed: int, problems: Problems) -> None:
         self._blocks = blocks
@@ -63,6 +76,7 @@ class Mapper:
         self._seed = seed
         self._verify = superblock.has_metadata_checksums and problems.verify
         self._first_block = superblock.first_data_block
+        self._most_mapped = LBLK_END if RoCompat.SHARED_BLOCKS in superblock.features else superblock.block_count
         self._problems = problems
 
     def is_fast_symlink(self, inode: Inode) -> bool:
@@ -76,35 +90,79 @@ class Mapper:
         Runs past i_size are there too (preallocated blocks, verity's Merkle tree). Empty for what
         has no blocks: inline data, fast symlinks, devices.
         """
+        return self.mapping(inode).runs
+
+    def mapping(self, inode: Inode) -> Mapping:
+        """As `runs`, with the blocks of the extent tree or of the block map beside them."""
         if inode.mode & S_IFMT not in (S_IFREG, S_IFDIR, S_IFLNK) or inode.has_inline_data:
-            return ()
+            return _NOTHING
         if self.is_fast_symlink(inode):
-            return ()
-        if inode.flags & EXT4_EXTENTS_FL:
-            return _merged(_ExtentTree(self, inode).runs())
-        return _merged(_BlockMap(self, inode).runs())
+            return _NOTHING
+        tree = (_ExtentTree if inode.flags & EXT4_EXTENTS_FL else _BlockMap)(self, inode)
+        tree.collect()
+        found = _untangled(tree.found) if tree.damaged else tree.found
+        return Mapping(_merged(found), frozenset(tree.visited))
 
 
-class _ExtentTree:
+_NOTHING = Mapping((), frozenset())
+
+
+class _TooManyBlocks(Exception):
+    """Leaves the recursion; never this module. `lblk` is where the mapping was given up."""
+
+    def __init__(self, lblk: int) -> None:
+        self.lblk = lblk
+
+
+class _Tree:
+    """What both kinds of mapping have in common: what is found, and what is lost."""
+
     def __init__(self, mapper: Mapper, inode: Inode) -> None:
         self._blocks = mapper._blocks
         self._problems = mapper._problems
         self._first_block = mapper._first_block
+        self._inode = inode.number
+        self._left = mapper._most_mapped
+        self.visited: set[int] = set()
+        self.found: list[Run] = []
+        self.damaged = False
+
+    def collect(self) -> None:
+        """Fill `found` and `visited`."""
+        try:
+            self._collect()
+        except _TooManyBlocks as error:
+            reason = f"maps more blocks than the volume's {self._blocks.block_count}, so some of them twice"
+            self._lost(CorruptionError(reason, Place(inode=self._inode)), error.lblk, LBLK_END)
+
+    def _collect(self) -> None:
+        raise NotImplementedError
+
+    def _lost(self, error: CorruptionError, first: int, stop: int) -> None:
+        """Logical blocks that cannot be had, and why."""
+        self._problems.found(error)
+        self.damaged = True
+        if stop <= first:
+            return
+        if self.found and self.found[-1].state == LOST and self.found[-1].end == first:
+            first = self.found.pop().lblk
+        self.found.append(Run(first, 0, stop - first, LOST))
+
+
+class _ExtentTree(_Tree):
+    def __init__(self, mapper: Mapper, inode: Inode) -> None:
+        super().__init__(mapper, inode)
         self._verify = mapper._verify
         self._seed = checksum.inode_seed(mapper._seed, inode.number, inode.generation) if mapper._verify else 0
-        self._inode = inode.number
         self._root = inode.block_area
-        self._visited: set[int] = set()
-        self._runs: list[Run] = []
 
-    def runs(self) -> list[Run]:
+    def _collect(self) -> None:
         try:
             depth = self._header(self._root, None, None)[1]
         except CorruptionError as error:
-            self._problems.found(error)
-            return [Run(0, 0, LBLK_END, LOST)]
+            self._lost(error, 0, LBLK_END)
+            return
         self._node(self._root, depth, 0, LBLK_END, None)
-        return self._runs
 
     def _place(self, block: int | None, field: str | None = None, record: str = EXT4_EXTENT_HEADER.name) -> Place:
         return Place(inode=self._inode, block=block, record=record, field=field)
@@ -153,20 +211,21 @@ class _ExtentTree:
                 )
                 continue
             try:
-                data = self._child(child, depth - 1)
+                data = self._child(child, depth - 1, start)
             except (CorruptionError, SourceError) as error:
                 self._lost(_as_corruption(error, self._place(child)), start, stop)
                 continue
             self._node(data, depth - 1, start, stop, child)
 
-    def _child(self, block: int, depth: int) -> bytes:
-        if block in self._visited:
+    def _child(self, block: int, depth: int, start: int) -> bytes:
+        """A node below the root, verified; its index entry says that it begins at logical `start`."""
+        if block in self.visited:
             raise CorruptionError("extent tree comes to the same block twice", self._place(block))
         if block <= self._first_block:
             raise CorruptionError(f"extent tree points at block {block}", self._place(block))
-        self._visited.add(block)
+        self.visited.add(block)
         data = self._blocks.read(block)
-        self._header(data, block, depth)
+        entries, _ = self._header(data, block, depth)
         if self._verify:
             most = EXT4_EXTENT_HEADER.unpack_tuple(data)[2]
             covered = _HEADER_SIZE + most * _ENTRY_SIZE
@@ -180,10 +239,16 @@ class _ExtentTree:
                     self._place(block, "et_checksum", EXT4_EXTENT_TAIL.name),
                 )
                 self._problems.found(error)
+        # Indexes and extents both begin with their logical block.
+        begins = EXT4_EXTENT_IDX.unpack_tuple(data, _HEADER_SIZE)[0]
+        if entries and begins != start:
+            reason = f"extent node begins at logical block {begins}, its index says {start}"
+            self._problems.found(CorruptionError(reason, self._place(block, "ei_block", EXT4_EXTENT_IDX.name)))
         return data
 
     def _leaf(self, node: bytes, entries: int, first: int, end: int, block: int | None) -> None:
-        runs = self._runs
+        runs = self.found
+        left = self._left
         volume_end = self._blocks.block_count
         reached = first
         raw = memoryview(node)[_HEADER_SIZE : _HEADER_SIZE + entries * _ENTRY_SIZE]
@@ -207,34 +272,28 @@ class _ExtentTree:
                 )  # fmt: skip
                 reached = stop
                 continue
+            left -= length
+            if left < 0:
+                raise _TooManyBlocks(lblk)
             runs.append(Run(lblk, pblk, length, state))
             reached = stop
+        self._left = left
 
     def _wrong_extent(self, reason: str, block: int | None, lblk: int, stop: int, reached: int, end: int) -> None:
         error = CorruptionError(reason, self._place(block, None, EXT4_EXTENT.name))
         self._lost(error, max(lblk, reached), min(stop, end))
 
-    def _lost(self, error: CorruptionError, first: int, stop: int) -> None:
-        self._problems.found(error)
-        if stop > first:
-            self._runs.append(Run(first, 0, stop - first, LOST))
 
-
-class _BlockMap:
+class _BlockMap(_Tree):
     """Twelve direct blocks, then trees of one, two and three levels of block pointers."""
 
     def __init__(self, mapper: Mapper, inode: Inode) -> None:
-        self._blocks = mapper._blocks
-        self._problems = mapper._problems
-        self._first_block = mapper._first_block
-        self._inode = inode.number
+        super().__init__(mapper, inode)
         self._pointers: tuple[int, ...] = unpack("<15I", inode.block_area)
         self._per_block = mapper._blocks.block_size // 4
         self._format = f"<{self._per_block}I"
-        self._visited: set[int] = set()
-        self._runs: list[Run] = []
 
-    def runs(self) -> list[Run]:
+    def _collect(self) -> None:
         self._add(0, self._pointers[:EXT4_NDIR_BLOCKS], None)
         lblk = EXT4_NDIR_BLOCKS
         for level, pointer in enumerate(self._pointers[EXT4_NDIR_BLOCKS:]):
@@ -243,7 +302,6 @@ class _BlockMap:
             lblk += self._per_block ** (level + 1)
             if lblk >= LBLK_END:
                 break
-        return self._runs
 
     def _tree(self, block: int, level: int, lblk: int) -> None:
         span = self._per_block**level
@@ -251,7 +309,7 @@ class _BlockMap:
             pointers = self._read(block)
         except (CorruptionError, SourceError) as error:
             place = Place(inode=self._inode, block=block)
-            self._lost(_as_corruption(error, place), lblk, min(span * self._per_block, LBLK_END - lblk))
+            self._lost(_as_corruption(error, place), lblk, min(lblk + span * self._per_block, LBLK_END))
             return
         if level == 0:
             self._add(lblk, pointers, block)
@@ -264,11 +322,11 @@ class _BlockMap:
 
     def _read(self, block: int) -> tuple[int, ...]:
         place = Place(inode=self._inode, block=block)
-        if block in self._visited:
+        if block in self.visited:
             raise CorruptionError("block map comes to the same block twice", place)
         if block <= self._first_block:
             raise CorruptionError(f"block map points at block {block}", place)
-        self._visited.add(block)
+        self.visited.add(block)
         return unpack(self._format, self._blocks.read(block))
 
     def _add(self, lblk: int, pointers: tuple[int, ...], block: int | None) -> None:
@@ -276,38 +334,61 @@ class _BlockMap:
         start = length = 0  # the run that is growing: its first physical block, and its length
         begun = lblk
         for number, pblk in enumerate(pointers, lblk):
-            if length and pblk == start + length:
+            if length and pblk == start + length and pblk < end:
                 length += 1
                 continue
             if length:
-                self._runs.append(Run(begun, start, length, WRITTEN))
+                self._run(begun, start, length)
                 length = 0
             if not pblk:
                 continue
             if first < pblk < end:
                 start, length, begun = pblk, 1, number
             else:
-                place = Place(inode=self._inode, block=block, record="i_block")
+                place = Place(inode=self._inode, block=block, record=EXT4_INODE.name, field="i_block")
                 reason = f"logical block {number} is mapped to block {pblk}, the volume has {end}"
-                self._lost(CorruptionError(reason, place), number, 1)
+                self._lost(CorruptionError(reason, place), number, number + 1)
         if length:
-            if start + length > end:
-                place = Place(inode=self._inode, block=block, record="i_block")
-                over = start + length - end
-                self._runs.append(Run(begun, start, length - over, WRITTEN))
-                reason = f"block map runs past the volume's {end} blocks"
-                self._lost(CorruptionError(reason, place), begun + length - over, over)
-            else:
-                self._runs.append(Run(begun, start, length, WRITTEN))
+            self._run(begun, start, length)
 
-    def _lost(self, error: CorruptionError, lblk: int, count: int) -> None:
-        self._problems.found(error)
-        self._runs.append(Run(lblk, 0, count, LOST))
+    def _run(self, lblk: int, pblk: int, length: int) -> None:
+        self._left -= length
+        if self._left < 0:
+            raise _TooManyBlocks(lblk)
+        self.found.append(Run(lblk, pblk, length, WRITTEN))
 
 
 def _as_corruption(error: CorruptionError | SourceError, place: Place) -> CorruptionError:
     """What could not be read is a damage of the image to whoever wanted its blocks."""
     return error if isinstance(error, CorruptionError) else CorruptionError(str(error), place)
+
+
+def _untangled(runs: list[Run]) -> list[Run]:
+    """Sorted and disjoint again, as damaged nodes can name the same logical blocks twice.
+
+    What was found first keeps them; what is lost is only what nothing else gives.
+    """
+    solid: list[Run] = []
+    reached = 0
+    for lblk, pblk, length, state in sorted((run for run in runs if run.state != LOST), key=itemgetter(0)):
+        skip = max(reached - lblk, 0)
+        if skip < length:
+            solid.append(Run(lblk + skip, pblk + skip, length - skip, state))
+            reached = lblk + length
+    lost: list[Run] = []
+    reached = position = 0
+    for run in sorted((run for run in runs if run.state == LOST), key=itemgetter(0)):
+        reached = max(reached, run.lblk)
+        while reached < run.end:
+            while position < len(solid) and solid[position].end <= reached:
+                position += 1
+            if position < len(solid) and solid[position].lblk <= reached:
+                reached = solid[position].end
+                continue
+            stop = min(solid[position].lblk, run.end) if position < len(solid) else run.end
+            lost.append(Run(reached, 0, stop - reached, LOST))
+            reached = stop
+    return sorted(solid + lost, key=itemgetter(0))
 
 
 def _merged(runs: list[Run]) -> Runs:
