@@ -2,6 +2,7 @@
 
 policy      what an encryption context says; modes: the ciphers it can name
 kdf, iv     from a master key to a file's key; from a data unit's index to its IV
+filekeys    one master key under one policy: ciphers and IVs of its files
 keyring     the keys at hand, and the ciphers they give for a context
 codec       contents and names, encrypted and decrypted, by a cipher and its IVs
 names       no-key names and the padding of names; needs no key

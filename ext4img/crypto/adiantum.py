@@ -14,7 +14,7 @@ import numpy
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from ext4img.crypto.messages import check_lengths
-from ext4img.crypto.nhpoly1305 import NH_KEY_SIZE, NhPoly1305, Poly1305
+from ext4img.crypto.nhpoly1305 import MAX_RAGGED, NH_KEY_SIZE, NhPoly1305, Poly1305
 from ext4img.crypto.units import Bytes, UnitCipher
 from ext4img.crypto.xchacha import keystreams
 
@@ -51,6 +51,8 @@ class Adiantum(UnitCipher):
             return []
         lengths = [len(message) - _RIGHT for message in messages]
         width = -(-max(lengths) // 16) * 16
+        if width > MAX_RAGGED and len(messages) > 1:  # long symlink targets, which nobody has many of
+            return [self._messages([message], iv, encrypting)[0] for message in messages]
         rows = b"".join([message[:-_RIGHT].ljust(width, b"\0") for message in messages])
         left = numpy.frombuffer(rows, numpy.uint8).reshape(len(messages), width)
         right = b"".join([message[-_RIGHT:] for message in messages])
@@ -77,7 +79,6 @@ class Adiantum(UnitCipher):
         `left` has a row a message, of a multiple of 16 bytes; `lengths` is the length of all, or of
         each, with zeros up to the row's end.
         """
-        left = numpy.ascontiguousarray(left)
         many = None if isinstance(lengths, int) else lengths
         headers = self._headers(lengths, tweaks)
         hashes = map(int.__add__, headers, self._message.hash(left, many))
@@ -99,7 +100,6 @@ class Adiantum(UnitCipher):
         result ^= left
         if many is not None:
             result[numpy.arange(left.shape[1]) >= numpy.array(many)[:, None]] = 0
-        result = numpy.ascontiguousarray(result)
         hashes = map(int.__add__, headers, self._message.hash(result, many))
         final = b"".join(
             [

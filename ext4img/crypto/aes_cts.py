@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cryptography.hazmat.primitives.ciphers import BlockCipherAlgorithm, Cipher, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from ext4img.crypto.messages import check_lengths, xor
 
@@ -17,12 +17,12 @@ _BLOCK = 16
 
 
 class CbcCts:
-    """CBC-CTS under one key; `algorithm` is AES or SM4 with it. Holds no state between calls."""
+    """CBC-CTS of AES or SM4 under one key. Holds no state between calls."""
 
     __slots__ = ("_cipher",)
 
-    def __init__(self, algorithm: BlockCipherAlgorithm) -> None:
-        self._cipher = Cipher(algorithm, modes.ECB())
+    def __init__(self, algorithm: type[algorithms.AES | algorithms.SM4], key: bytes) -> None:
+        self._cipher = Cipher(algorithm(key), modes.ECB())
 
     def encrypt_messages(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
         """Each message of at least 16 bytes encrypted under the same IV of 16 bytes."""

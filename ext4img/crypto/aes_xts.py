@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import Final
 
 import numpy
-from cryptography.hazmat.primitives.ciphers import BlockCipherAlgorithm, Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from ext4img.crypto.units import Buffer, Bytes, UnitCipher, scratch
@@ -39,51 +39,56 @@ _57, _62, _63 = (numpy.uint64(n) for n in (57, 62, 63))
 class Xts(UnitCipher):
     """XTS under one key, whose second half encrypts the tweaks."""
 
-    __slots__ = ("_algorithm", "_data", "_tweaks")
+    __slots__ = ("_algorithm", "_data_key", "_tweak_key", "_whole")
 
     def __init__(self, algorithm: type[algorithms.AES | algorithms.SM4], key: bytes) -> None:
         half = len(key) // 2
-        self._data = Cipher(algorithm(key[:half]), modes.ECB())
-        self._tweaks = Cipher(algorithm(key[half:]), modes.ECB())
+        self._algorithm = algorithm
+        self._data_key, self._tweak_key = key[:half], key[half:]
         # OpenSSL refuses equal halves, as kernels do now; what older ones wrote is still read.
         # It has no XTS of SM4 but one that GB/T 17964 defines in another way.
-        whole = algorithm is algorithms.AES and key[:half] != key[half:]
-        self._algorithm: BlockCipherAlgorithm | None = algorithms.AES(key) if whole else None
+        whole = algorithm is algorithms.AES and self._data_key != self._tweak_key
+        self._whole = algorithms.AES(key) if whole else None
 
     def _run(self, data: Buffer, unit_size: int, ivs: bytes, encrypting: bool) -> bytes:
-        count = len(data) // unit_size
-        if self._algorithm is None or (count >= _BATCH_UNITS and unit_size <= _BATCH_UNIT_SIZE):
+        if self._in_batches(len(data) // unit_size, unit_size):
             return super()._run(data, unit_size, ivs, encrypting)
-        return b"".join(self._one_by_one(memoryview(data), unit_size, ivs, encrypting))
+        pieces = self._one_by_one(data, unit_size, ivs, encrypting)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _run_into(self, data: Buffer, unit_size: int, ivs: bytes, encrypting: bool, out: Bytes) -> None:
-        count = len(data) // unit_size
-        if self._algorithm is None or (count >= _BATCH_UNITS and unit_size <= _BATCH_UNIT_SIZE):
+        if self._in_batches(len(data) // unit_size, unit_size):
             super()._run_into(data, unit_size, ivs, encrypting, out)
             return
         target = out.data
-        for at, piece in enumerate(self._one_by_one(memoryview(data), unit_size, ivs, encrypting)):
+        for at, piece in enumerate(self._one_by_one(data, unit_size, ivs, encrypting)):
             target[at * unit_size : (at + 1) * unit_size] = piece
 
-    def _one_by_one(self, data: memoryview, unit_size: int, ivs: bytes, encrypting: bool) -> list[bytes]:
-        assert self._algorithm is not None
-        cipher = Cipher(self._algorithm, modes.XTS(ivs[:_BLOCK]))
+    def _in_batches(self, units: int, unit_size: int) -> bool:
+        return self._whole is None or (units >= _BATCH_UNITS and unit_size <= _BATCH_UNIT_SIZE)
+
+    def _one_by_one(self, data: Buffer, unit_size: int, ivs: bytes, encrypting: bool) -> list[bytes]:
+        assert self._whole is not None
+        cipher: Cipher[modes.XTS] = Cipher(self._whole, modes.XTS(ivs[:_BLOCK]))
+        view = memoryview(data)
         pieces = []
         for at in range(len(data) // unit_size):
-            cipher.mode = modes.XTS(ivs[at * _BLOCK : (at + 1) * _BLOCK])
+            if at:
+                cipher.mode = modes.XTS(ivs[at * _BLOCK : (at + 1) * _BLOCK])
             context = cipher.encryptor() if encrypting else cipher.decryptor()
-            pieces.append(context.update(data[at * unit_size : (at + 1) * unit_size]))
+            pieces.append(context.update(view[at * unit_size : (at + 1) * unit_size]))
         return pieces
 
     def _batch(self, data: Bytes, unit_size: int, ivs: bytes, encrypting: bool, out: Bytes) -> None:
-        first = self._tweaks.encryptor().update(ivs)
+        first = Cipher(self._algorithm(self._tweak_key), modes.ECB()).encryptor().update(ivs)
         tweaks = scratch("tweaks", len(data)).view(numpy.uint64)
         expand_tweaks(numpy.frombuffer(first, numpy.uint64).reshape(-1, 2), unit_size // _BLOCK, tweaks)
         masked = scratch("masked", len(data))
         numpy.bitwise_xor(_words(data), tweaks, out=masked.view(numpy.uint64))
         # The library wants room for almost one more block than it writes.
         mixed = scratch("mixed", len(data) + _BLOCK)
-        context = self._data.encryptor() if encrypting else self._data.decryptor()
+        cipher = Cipher(self._algorithm(self._data_key), modes.ECB())
+        context = cipher.encryptor() if encrypting else cipher.decryptor()
         context.update_into(masked.data, mixed.data)
         target = out if out.ctypes.data % 8 == 0 else masked
         numpy.bitwise_xor(mixed[: len(data)].view(numpy.uint64), tweaks, out=target.view(numpy.uint64))

@@ -1,6 +1,10 @@
-"""The cipher that belongs to each mode, under a key of `mode.key_size` bytes."""
+"""The cipher that belongs to each mode number; each takes a key of the mode's `key_size`."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final
 
 from cryptography.hazmat.primitives.ciphers import algorithms
 
@@ -12,30 +16,18 @@ from ext4img.crypto.aes_xts import Xts
 from ext4img.crypto.hctr2 import Hctr2
 from ext4img.crypto.messages import MessageCipher
 from ext4img.crypto.units import UnitCipher
-from ext4img.errors import UnsupportedFeatureError
 
+CONTENTS: Final[dict[int, Callable[[bytes], UnitCipher]]] = {
+    modes.AES_256_XTS.number: partial(Xts, algorithms.AES),
+    modes.AES_128_CBC.number: CbcEssiv,
+    modes.SM4_XTS.number: partial(Xts, algorithms.SM4),
+    modes.ADIANTUM.number: Adiantum,
+}
 
-def unit_cipher(mode: modes.Mode, key: bytes) -> UnitCipher:
-    """The cipher of a mode for contents."""
-    if mode == modes.AES_256_XTS:
-        return Xts(algorithms.AES, key)
-    if mode == modes.SM4_XTS:
-        return Xts(algorithms.SM4, key)
-    if mode == modes.AES_128_CBC:
-        return CbcEssiv(key)
-    if mode == modes.ADIANTUM:
-        return Adiantum(key)
-    raise UnsupportedFeatureError(f"{mode.name} is not a mode for contents", (mode.name,))
-
-
-def message_cipher(mode: modes.Mode, key: bytes) -> MessageCipher:
-    """The cipher of a mode for names and symlink targets."""
-    if mode in (modes.AES_256_CTS, modes.AES_128_CTS):
-        return CbcCts(algorithms.AES(key))
-    if mode == modes.SM4_CTS:
-        return CbcCts(algorithms.SM4(key))
-    if mode == modes.AES_256_HCTR2:
-        return Hctr2(key)
-    if mode == modes.ADIANTUM:
-        return Adiantum(key)
-    raise UnsupportedFeatureError(f"{mode.name} is not a mode for names", (mode.name,))
+NAMES: Final[dict[int, Callable[[bytes], MessageCipher]]] = {
+    modes.AES_256_CTS.number: partial(CbcCts, algorithms.AES),
+    modes.AES_128_CTS.number: partial(CbcCts, algorithms.AES),
+    modes.SM4_CTS.number: partial(CbcCts, algorithms.SM4),
+    modes.ADIANTUM.number: Adiantum,
+    modes.AES_256_HCTR2.number: Hctr2,
+}

@@ -5,35 +5,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
-from ext4img.crypto.iv import IvScheme
-from ext4img.crypto.kdf import (
-    DIRECT_KEY,
-    DIRHASH_KEY,
-    INODE_HASH_KEY,
-    IV_INO_LBLK_32_KEY,
-    IV_INO_LBLK_64_KEY,
-    KEY_IDENTIFIER,
-    PER_FILE_KEY,
-    Hkdf,
-    derive_v1,
-    key_descriptor,
-)
-from ext4img.crypto.modes import Mode
-from ext4img.crypto.policy import DESCRIPTOR_SIZE, IDENTIFIER_SIZE, EncryptionContext, Policy
-from ext4img.crypto.siphash import siphash24
+from ext4img.crypto.kdf import DIRHASH_KEY, KEY_IDENTIFIER, Hkdf, key_descriptor
+from ext4img.crypto.modes import MODES, Mode
+from ext4img.crypto.policy import DESCRIPTOR_SIZE, IDENTIFIER_SIZE, NONCE_SIZE, EncryptionContext, Policy
 from ext4img.errors import KeyFormatError, UnsupportedFeatureError
 
 if TYPE_CHECKING:
     from ext4img.crypto.codec import ContentsCipher, NamesCipher
+    from ext4img.crypto.filekeys import FileKeys
+    from ext4img.crypto.messages import MessageCipher
+    from ext4img.crypto.units import UnitCipher
 
 T = TypeVar("T")
 
 MIN_KEY_SIZE: Final = 16
 MAX_KEY_SIZE: Final = 64
-_KEPT: Final = 256  # Ciphers of so many inodes are kept.
+_KEPT: Final = 256  # Ciphers of so many inodes are kept, and as many policies.
 
 
 class MasterKey:
@@ -63,39 +52,40 @@ class MasterKey:
         """Whether it is long enough for a mode: for its key (version 1), for its strength (version 2)."""
         return self.size >= (mode.key_size if policy.version == 1 else mode.security_strength)
 
-    def cipher_key(self, policy: Policy, mode: Mode, nonce: bytes, fs_uuid: bytes) -> bytes:
-        """The key that `mode` runs under: of one file, or of all files where the policy says so."""
-        if policy.version == 1:
-            return self._raw[: mode.key_size] if policy.is_direct_key else derive_v1(self._raw, nonce, mode.key_size)
-        number = bytes((mode.number,))
-        if policy.is_direct_key:
-            return self._hkdf.derive(DIRECT_KEY, number, mode.key_size)
-        if policy.is_iv_ino_lblk_64:
-            return self._hkdf.derive(IV_INO_LBLK_64_KEY, number + fs_uuid, mode.key_size)
-        if policy.is_iv_ino_lblk_32:
-            return self._hkdf.derive(IV_INO_LBLK_32_KEY, number + fs_uuid, mode.key_size)
-        return self._hkdf.derive(PER_FILE_KEY, nonce, mode.key_size)
+    def contents_keys(self, policy: Policy, fs_uuid: bytes) -> FileKeys[UnitCipher]:
+        """What gives regular files under the policy their ciphers."""
+        from ext4img.crypto.ciphers import CONTENTS
+        from ext4img.crypto.filekeys import FileKeys
+
+        make = CONTENTS[policy.contents_mode]
+        return FileKeys(self._raw, self._hkdf, policy, policy.contents, fs_uuid, make)
+
+    def names_keys(self, policy: Policy, fs_uuid: bytes) -> FileKeys[MessageCipher]:
+        """What gives directories and symlinks under the policy their ciphers."""
+        from ext4img.crypto.ciphers import NAMES
+        from ext4img.crypto.filekeys import FileKeys
+
+        make = NAMES[policy.filenames_mode]
+        return FileKeys(self._raw, self._hkdf, policy, policy.filenames, fs_uuid, make)
 
     def dirhash_key(self, nonce: bytes) -> bytes:
         """The SipHash key of an encrypted case-insensitive directory; version 2 policies only."""
         return self._hkdf.derive(DIRHASH_KEY, nonce, 16)
 
-    def hash_inode_number(self, inode_number: int) -> int:
-        """What IV_INO_LBLK_32 adds to the indices of an inode's data units; 32 bits."""
-        key = self._hkdf.derive(INODE_HASH_KEY, b"", 16)
-        return siphash24(key, inode_number.to_bytes(8, "little")) & 0xFFFFFFFF
-
 
 class Keyring:
-    """Master keys, found by what policies call them."""
+    """Master keys, found by what policies call them. Threads may share it."""
 
     def __init__(self) -> None:
-        self._by_id: dict[bytes, MasterKey] = {}
         self._keys: list[MasterKey] = []
+        self._by_id: dict[bytes, MasterKey] = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        self._contents_keys: dict[tuple[bytes, bytes, int], FileKeys[UnitCipher]] = {}
+        self._names_keys: dict[tuple[bytes, bytes], FileKeys[MessageCipher]] = {}
         self._contents: dict[tuple[bytes, int, bytes, int], ContentsCipher] = {}
         self._names: dict[tuple[bytes, int, bytes], NamesCipher] = {}
-        # Ciphers of keys that many files share: DIRECT_KEY and IV_INO_LBLK_* policies.
-        self._shared: dict[tuple[Policy, bytes, int, object], Any] = {}
 
     def __repr__(self) -> str:
         return f"<Keyring, {len(self._keys)} keys>"
@@ -122,9 +112,7 @@ class Keyring:
             key = known
         if descriptor is not None and self._by_id.get(descriptor) is not key:
             self._by_id[descriptor] = key
-            self._contents.clear()
-            self._names.clear()
-            self._shared.clear()
+            self._forget()
         return key
 
     def find(self, policy: Policy) -> MasterKey | None:
@@ -151,19 +139,18 @@ class Keyring:
         if kept is not None:
             return kept
         policy = context.policy
-        key = self.find(policy)
-        if key is None:
-            return None
-        _require_supported(policy, block_size)
-        if not key.suits(policy, policy.contents):
-            return None
-        from ext4img.crypto.ciphers import unit_cipher
+        place = (context.raw[:-NONCE_SIZE], fs_uuid, block_size)
+        keys = self._contents_keys.get(place)
+        if keys is None:
+            key = self._suitable(policy, policy.contents_mode, block_size)
+            if key is None:
+                return None
+            keys = _keep(self._contents_keys, place, key.contents_keys(policy, fs_uuid))
         from ext4img.crypto.codec import ContentsCipher
 
-        cipher = self._cipher(unit_cipher, key, policy, policy.contents, context.nonce, fs_uuid)
-        ivs = _ivs(key, policy, policy.contents, context.nonce, inode_number)
-        kept = ContentsCipher(cipher, ivs, policy.data_unit_size(block_size))
-        return _keep(self._contents, where, kept)
+        ivs = keys.ivs(context.nonce, inode_number)
+        cipher = ContentsCipher(keys.cipher(context.nonce), ivs, policy.data_unit_size(block_size))
+        return _keep(self._contents, where, cipher)
 
     def names_cipher(self, context: EncryptionContext, inode_number: int, fs_uuid: bytes) -> NamesCipher | None:
         """The cipher of a directory's names or of a symlink's target; None where no key fits.
@@ -175,18 +162,17 @@ class Keyring:
         if kept is not None:
             return kept
         policy = context.policy
-        key = self.find(policy)
-        if key is None:
-            return None
-        _require_supported(policy)
-        if not key.suits(policy, policy.filenames):
-            return None
-        from ext4img.crypto.ciphers import message_cipher
+        place = (context.raw[:-NONCE_SIZE], fs_uuid)
+        keys = self._names_keys.get(place)
+        if keys is None:
+            key = self._suitable(policy, policy.filenames_mode, None)
+            if key is None:
+                return None
+            keys = _keep(self._names_keys, place, key.names_keys(policy, fs_uuid))
         from ext4img.crypto.codec import NamesCipher
 
-        cipher = self._cipher(message_cipher, key, policy, policy.filenames, context.nonce, fs_uuid)
-        ivs = _ivs(key, policy, policy.filenames, context.nonce, inode_number)
-        return _keep(self._names, where, NamesCipher(cipher, ivs.iv(0), policy.padding))
+        iv = keys.ivs(context.nonce, inode_number).iv(0)
+        return _keep(self._names, where, NamesCipher(keys.cipher(context.nonce), iv, policy.padding))
 
     def dirhash_key(self, context: EncryptionContext) -> bytes | None:
         """The SipHash key for the names of a case-insensitive directory; None without its key.
@@ -196,27 +182,15 @@ class Keyring:
         key = self.find(context.policy)
         return None if key is None or context.policy.version == 1 else key.dirhash_key(context.nonce)
 
-    def _cipher(
-        self,
-        make: Callable[[Mode, bytes], T],
-        key: MasterKey,
-        policy: Policy,
-        mode: Mode,
-        nonce: bytes,
-        fs_uuid: bytes,
-    ) -> T:
-        if not (policy.is_direct_key or policy.needs_inode_number):
-            return make(mode, key.cipher_key(policy, mode, nonce, fs_uuid))
-        where = (policy, fs_uuid, mode.number, make)
-        kept: T | None = self._shared.get(where)
-        if kept is None:
-            kept = _keep(self._shared, where, make(mode, key.cipher_key(policy, mode, nonce, fs_uuid)))
-        return kept
-
-
-def _ivs(key: MasterKey, policy: Policy, mode: Mode, nonce: bytes, inode_number: int) -> IvScheme:
-    hashed = key.hash_inode_number(inode_number) if policy.is_iv_ino_lblk_32 else 0
-    return IvScheme.of(policy, mode.iv_size, nonce, inode_number, hashed)
+    def _suitable(self, policy: Policy, mode_number: int, block_size: int | None) -> MasterKey | None:
+        """The policy's key, if it is there and long enough; UnsupportedFeatureError for a bad policy."""
+        key = self.find(policy)
+        if key is None:
+            return None
+        problem = policy.unsupported(block_size)
+        if problem is not None:
+            raise UnsupportedFeatureError(f"encryption policy is not supported: {problem}", (problem,))
+        return key if key.suits(policy, MODES[mode_number]) else None
 
 
 def _keep(kept: dict[Any, T], where: object, value: T) -> T:
@@ -224,9 +198,3 @@ def _keep(kept: dict[Any, T], where: object, value: T) -> T:
         kept.clear()
     kept[where] = value
     return value
-
-
-def _require_supported(policy: Policy, block_size: int | None = None) -> None:
-    problem = policy.unsupported(block_size)
-    if problem is not None:
-        raise UnsupportedFeatureError(f"encryption policy is not supported: {problem}", (problem,))

@@ -13,12 +13,16 @@ from typing import Final
 import numpy
 from numpy.typing import NDArray
 
-from ext4img.crypto.units import Bytes
+from ext4img.crypto.units import Bytes, scratch
 
 NH_KEY_SIZE: Final = 1072
+MAX_RAGGED: Final = 1024
+"""Bytes of the longest message that can be hashed together with shorter ones: one chunk."""
 _CHUNK: Final = 1024
 _UNIT: Final = 16
+_UNITS: Final = _CHUNK // _UNIT
 _PASSES: Final = 4
+_AT_ONCE: Final = 1 << 18  # bytes: what the passes over them touch should stay in the cache
 _PRIME: Final = (1 << 130) - 5
 _CLAMP: Final = 0x0FFFFFFC0FFFFFFC0FFFFFFC0FFFFFFF
 _HIGH_BIT: Final = 1 << 128
@@ -52,50 +56,66 @@ class Poly1305:
 class NhPoly1305:
     """NH and Poly1305 under their keys: 16 bytes for the polynomial, then 1,072 for NH."""
 
-    __slots__ = ("_key", "_poly")
+    __slots__ = ("_blank", "_key", "_poly")
 
     def __init__(self, key: bytes) -> None:
         self._poly = Poly1305(key[:16])
-        self._key: Words = numpy.frombuffer(key[16:], "<u4").astype(numpy.uint32)
+        words = numpy.frombuffer(key[16:], "<u4").reshape(-1, 4)
+        # One array for each word of a unit: what is added and multiplied then lies side by side.
+        self._key: Words = numpy.ascontiguousarray(words.T, numpy.uint32)[:, None]
+        # What units of zeros add to each sum, summed up from the first unit on.
+        a, b, c, d = words.T.astype(numpy.uint64)
+        blank = numpy.cumsum(a * c + b * d, dtype=numpy.uint64)
+        self._blank: Sums = numpy.concatenate((numpy.zeros(1, numpy.uint64), blank))
 
     def hash(self, messages: Bytes, lengths: list[int] | None = None) -> list[int]:
         """The hash of each row.
 
-        Rows have a multiple of 16 bytes. Where messages differ in length, `lengths` has them in
-        bytes, and the rest of each row is zeros; then rows have 1,024 bytes at most.
+        Rows have a multiple of 16 bytes. Where messages are shorter, `lengths` has their lengths in
+        bytes, and the rest of each row is zeros; messages must then end in the row's last chunk.
         """
         count, size = messages.shape
+        sizes = [size] * count if lengths is None else lengths
+        units = numpy.array([-(-length // _UNIT) for length in sizes])
+        words = messages.view("<u4").reshape(count, size // _UNIT, 4)
         chunks = -(-size // _CHUNK)
         digests = numpy.empty((count, chunks, _PASSES), numpy.uint64)
-        words = messages.view("<u4").reshape(count, size // _UNIT, 4)
-        whole = size // _CHUNK
-        if whole:
-            per_chunk = words[:, : whole * 64].reshape(count, whole, 64, 4)
-            self._nh(per_chunk, None, digests[:, :whole])
-        if whole < chunks:
-            used = None
-            if lengths is not None:
-                units = -(-numpy.array(lengths) // _UNIT)
-                used = (numpy.arange(size // _UNIT) < units[:, None]).reshape(count, 1, -1, 1)
-            self._nh(words[:, None, whole * 64 :], used, digests[:, whole:])
+        step = max(_AT_ONCE // max(size, 1), 1)
+        for first in range(0, count, step):
+            part = slice(first, first + step)
+            self._nh(words[part], units[part], digests[part])
         raw = digests.tobytes()
         from_bytes = int.from_bytes
         blocks = [from_bytes(raw[at : at + 16], "little") for at in range(0, len(raw), 16)]
         per_row = 2 * chunks
         # NH has no digest for a message without a byte.
-        sizes = [size] * count if lengths is None else lengths
         return [
             self._poly.hash(blocks[at * per_row : (at + 1) * per_row] if length else [])
             for at, length in enumerate(sizes)
         ]
 
-    def _nh(self, words: Words, used: NDArray[numpy.bool_] | None, out: Sums) -> None:
-        """Four sums for each chunk of `words` (message, chunk, unit, word), `used` telling which units count."""
-        units = words.shape[2]
+    def _nh(self, words: Words, units: NDArray[numpy.int_], out: Sums) -> None:
+        """The four sums of each chunk.
+
+        `words` goes by message, unit and word; only the first `units` of each message count, and
+        all of them but in the last chunk.
+        """
+        count, width = words.shape[:2]
+        chunks = out.shape[1]
+        if not chunks:
+            return
+        per_chunk = min(width, _UNITS)
+        total = count * chunks * per_chunk
+        apart = scratch("nh words", 16 * total).view(numpy.uint32).reshape(4, count, -1)
+        apart[:, :, :width] = words.transpose(2, 0, 1)
+        apart[:, :, width:] = 0
+        apart = apart.reshape(4, count * chunks, per_chunk)
+        mixed = scratch("nh mixed", 16 * total).view(numpy.uint32).reshape(apart.shape)
+        products = scratch("nh products", 16 * total).view(numpy.uint64).reshape(2, count * chunks, per_chunk)
+        last = units - (chunks - 1) * per_chunk
         for i in range(_PASSES):
-            mixed = words + self._key[4 * i : 4 * i + 4 * units].reshape(units, 4)
-            products = mixed[..., :2].astype(numpy.uint64)
-            products *= mixed[..., 2:]
-            if used is not None:
-                products *= used
-            out[..., i] = products.sum(axis=(2, 3), dtype=numpy.uint64)
+            numpy.add(apart, self._key[:, :, i : i + per_chunk], out=mixed)
+            numpy.multiply(mixed[:2], mixed[2:], out=products, dtype=numpy.uint64)
+            products[0] += products[1]
+            out[..., i] = products[0].sum(axis=1, dtype=numpy.uint64).reshape(count, chunks)
+            out[:, -1, i] -= self._blank[per_chunk + i] - self._blank[last + i]

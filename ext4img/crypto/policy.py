@@ -36,7 +36,7 @@ class Policy:
 
     `key_id` is the 8-byte master key descriptor of a version 1 policy, the 16-byte master key
     identifier of a version 2 policy. `flags` are the raw flags, padding included.
-    `log2_data_unit_size` 0 means the block size.
+    `log2_data_unit_size` 0 means the block size; `reserved` are the context's reserved bytes.
     """
 
     version: int
@@ -45,6 +45,7 @@ class Policy:
     flags: int
     key_id: bytes
     log2_data_unit_size: int = 0
+    reserved: bytes = bytes(3)
 
     @property
     def padding(self) -> int:
@@ -130,6 +131,8 @@ class Policy:
             return f"DIRECT_KEY with {self.contents_mode_name}"
         if self.needs_inode_number and self.contents_mode != 1:
             return f"{self.flag_names[1]} with {self.contents_mode_name}"
+        if any(self.reserved):
+            return f"reserved bytes {self.reserved.hex()}"
         return self._unsupported_data_unit(block_size)
 
     def _unsupported_data_unit(self, block_size: int | None) -> str | None:
@@ -198,18 +201,17 @@ def _policy(head: bytes) -> tuple[Policy, str | None]:
         policy = Policy(
             1, v1.contents_encryption_mode, v1.filenames_encryption_mode, v1.flags, v1.master_key_descriptor
         )
-        return policy, policy.unsupported()
-    v2 = FSCRYPT_CONTEXT_V2.unpack(padded)
-    policy = Policy(
-        2,
-        v2.contents_encryption_mode,
-        v2.filenames_encryption_mode,
-        v2.flags,
-        v2.master_key_identifier,
-        v2.log2_data_unit_size,
-    )
-    if any(v2.reserved):
-        return policy, f"reserved bytes {v2.reserved.hex()} in the context"
+    else:
+        v2 = FSCRYPT_CONTEXT_V2.unpack(padded)
+        policy = Policy(
+            2,
+            v2.contents_encryption_mode,
+            v2.filenames_encryption_mode,
+            v2.flags,
+            v2.master_key_identifier,
+            v2.log2_data_unit_size,
+            v2.reserved,
+        )
     return policy, policy.unsupported()
 
 
@@ -224,7 +226,11 @@ def build_context(policy: Policy, nonce: bytes) -> bytes:
     }
     if policy.version == 1:
         return FSCRYPT_CONTEXT_V1.build(common | {"master_key_descriptor": policy.key_id})
-    extra = {"log2_data_unit_size": policy.log2_data_unit_size, "master_key_identifier": policy.key_id}
+    extra = {
+        "log2_data_unit_size": policy.log2_data_unit_size,
+        "reserved": policy.reserved,
+        "master_key_identifier": policy.key_id,
+    }
     return FSCRYPT_CONTEXT_V2.build(common | extra)
 
 

@@ -14,6 +14,7 @@ Bytes = NDArray[numpy.uint8]
 
 BATCH_BYTES: Final = 1 << 19
 """Bytes that are worked on at once: what the passes over them touch should stay in the cache."""
+RESULT_BYTES: Final = 1 << 22
 
 
 class UnitCipher(ABC):
@@ -42,21 +43,15 @@ class UnitCipher(ABC):
         self._run_into(data, unit_size, ivs, False, numpy.frombuffer(out, numpy.uint8))
 
     def _run(self, data: Buffer, unit_size: int, ivs: bytes, encrypting: bool) -> bytes:
+        # Into a kept buffer, and out of it as one new object: only that is fresh memory.
         pieces = []
-        step = max(BATCH_BYTES // unit_size, 1)
-        size = self.iv_size
+        step = max(RESULT_BYTES // unit_size, 1)
         view = memoryview(data)
         for first in range(0, len(data) // unit_size, step):
             piece = view[first * unit_size : (first + step) * unit_size]
-            count = len(piece) // unit_size
             out = scratch("result", len(piece))
-            self._batch(
-                numpy.frombuffer(piece, numpy.uint8),
-                unit_size,
-                ivs[first * size : (first + count) * size],
-                encrypting,
-                out,
-            )
+            last = first + len(piece) // unit_size
+            self._run_into(piece, unit_size, ivs[first * self.iv_size : last * self.iv_size], encrypting, out)
             pieces.append(out.tobytes())
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 

@@ -7,29 +7,36 @@ four arrays, of four words for each lane: a lane is a block of one stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import numpy
 from numpy.typing import NDArray
 
-from ext4img.crypto.units import Bytes
+from ext4img.crypto.units import Bytes, scratch
 
 _ROUNDS: Final = 12
 _CONSTANTS = numpy.frombuffer(b"expand 32-byte k", "<u4")
 # So many lanes at once: 256 bytes each, state and start, should stay in the cache.
 _LANES: Final = 2048
 
+# Left and right shifts that make the rotations of d and b in each half of a round.
+_ROTATIONS = [
+    [(numpy.array(bits, "<u4"), numpy.array(32 - bits, "<u4")) for bits in pair] for pair in ((16, 12), (8, 7))
+]
+
 Words = NDArray[numpy.uint32]
 
 
 def keystreams(key: bytes, nonces: Bytes, size: int) -> Bytes:
-    """A row of `size` bytes of key stream for each row of `nonces`, of 24 bytes; the key has 32."""
+    """A row of `size` bytes of key stream for each row of `nonces`, of 24 bytes; the key has 32.
+
+    The result stands in a buffer that the next call in this thread writes over.
+    """
     count = len(nonces)
     blocks = -(-size // 64)
     words = numpy.ascontiguousarray(nonces).view("<u4")
     subkeys = _hchacha(key, words[:, :4])
-    streams = numpy.empty((count, blocks, 16), "<u4")
+    streams = scratch("chacha streams", 64 * count * blocks).view("<u4").reshape(count, blocks, 16)
     step = max(_LANES // max(blocks, 1), 1)
     for first in range(0, count, step):
         part = slice(first, min(first + step, count))
@@ -51,13 +58,15 @@ def _hchacha(key: bytes, nonces: Words) -> Words:
 def _chacha(keys: Words, nonces: Words, out: Words) -> None:
     """Blocks 0, 1, … of one stream for each column of `keys` and row of `nonces`, two words."""
     count, blocks = out.shape[:2]
-    start = numpy.empty((16, count, blocks), numpy.uint32)
+    size = 64 * count * blocks
+    start = scratch("chacha start", size).view(numpy.uint32).reshape(16, count, blocks)
     start[:4] = _CONSTANTS[:, None, None]
     start[4:12] = keys[:, :, None]
     start[12] = numpy.arange(blocks, dtype=numpy.uint32)  # below 2^32: a data unit has 64 KiB at most
     start[13] = 0
     start[14:] = nonces.T[:, :, None]
-    state = start.copy()
+    state = scratch("chacha state", size).view(numpy.uint32).reshape(start.shape)
+    state[...] = start
     _permute(state.reshape(16, -1))
     state += start
     out[...] = state.transpose(1, 2, 0)
@@ -66,39 +75,27 @@ def _chacha(keys: Words, nonces: Words, out: Words) -> None:
 def _permute(state: Words) -> None:
     """Twelve rounds over the columns of `state`, in place: first straight, then along the diagonals."""
     a, b, c, d = state[:4], state[4:8], state[8:12], state[12:]
-    spare = numpy.empty_like(a)
-    for _ in range(_ROUNDS // 2):
-        _quarter_rounds(a, b, c, d, spare, _straight)
-        _quarter_rounds(a, b, c, d, spare, _diagonal)
-
-
-def _quarter_rounds(a: Words, b: Words, c: Words, d: Words, spare: Words, apply: Callable[..., None]) -> None:
-    add, xor = numpy.add, numpy.bitwise_xor
-    apply(add, a, b)
-    apply(xor, d, a)
-    _rotate(d, 16, spare)
-    apply(add, c, d)
-    apply(xor, b, c)
-    _rotate(b, 12, spare)
-    apply(add, a, b)
-    apply(xor, d, a)
-    _rotate(d, 8, spare)
-    apply(add, c, d)
-    apply(xor, b, c)
-    _rotate(b, 7, spare)
-
-
-def _straight(operation: Any, left: Words, right: Words) -> None:
-    operation(left, right, out=left)
-
-
-def _diagonal(operation: Any, left: Words, right: Words) -> None:
+    spare = scratch("chacha spare", a.nbytes).view(numpy.uint32).reshape(a.shape)
+    pairs = ((a, b), (d, a), (c, d), (b, c))
+    straight = [((left, right),) for left, right in pairs]
     # On the diagonals row i of the left goes with row i + 1 of the right, whichever two they are.
-    operation(left[:3], right[1:], out=left[:3])
-    operation(left[3], right[0], out=left[3])
+    diagonal = [((left[:3], right[1:]), (left[3], right[0])) for left, right in pairs]
+    for _ in range(_ROUNDS // 2):
+        for ab, da, cd, bc in (straight, diagonal):
+            for bits_of_d, bits_of_b in _ROTATIONS:
+                for left, right in ab:
+                    numpy.add(left, right, out=left)
+                for left, right in da:
+                    numpy.bitwise_xor(left, right, out=left)
+                _rotate(d, *bits_of_d, spare)
+                for left, right in cd:
+                    numpy.add(left, right, out=left)
+                for left, right in bc:
+                    numpy.bitwise_xor(left, right, out=left)
+                _rotate(b, *bits_of_b, spare)
 
 
-def _rotate(words: Words, bits: int, spare: Words) -> None:
-    numpy.left_shift(words, bits, out=spare)
-    numpy.right_shift(words, 32 - bits, out=words)
+def _rotate(words: Words, left: Words, right: Words, spare: Words) -> None:
+    numpy.left_shift(words, left, out=spare)
+    numpy.right_shift(words, right, out=words)
     numpy.bitwise_or(words, spare, out=words)
