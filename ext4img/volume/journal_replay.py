@@ -241,6 +241,9 @@ class _Recovery:
                 break
 
         self.torn = bool(descriptors or revokes)
+        if self.torn and doubted is not None and self.complete:
+            # An interrupted commit for all that the kernel can tell, so this never raises.
+            self.problems.note(f"after the last transaction: {doubted.reason}", doubted.place)
         self.end_sequence = sequence if end is None else end
         if end is not None and failed is not None:
             self.torn = True
