@@ -1,0 +1,215 @@
+"""The inodes of a file system in the making: their records as they will stand on the disk.
+
+Two hundred thousand objects would cost more than the file system's own bytes, so what is known of
+an inode is packed at once into its record, and the rest is columns. An inode is named by its
+`index`, in the order of appearance; its number is given when all are known.
+"""
+
+from __future__ import annotations
+
+from array import array
+from struct import Struct
+from typing import Final
+
+from ext4img.build.nodes import FILE_TYPES, Node, Path, show_path
+from ext4img.errors import BuildError
+from ext4img.structs.inode import (
+    EXT4_EA_INODE_FL,
+    EXT4_EXTENTS_FL,
+    EXT4_HUGE_FILE_FL,
+    EXT4_INDEX_FL,
+    EXT4_INLINE_DATA_FL,
+    EXT4_INODE,
+    EXT4_INODE_EXTRA,
+    S_IFMT,
+)
+from ext4img.volume import checksum
+
+# i_flags that say how an inode is laid out: never taken over. The last two are EXT4_IMAGIC_FL and
+# EXT4_EOFBLOCKS_FL, of no use since long.
+LAYOUT_FLAGS: Final = (
+    EXT4_INDEX_FL
+    | EXT4_EXTENTS_FL
+    | EXT4_HUGE_FILE_FL
+    | EXT4_EA_INODE_FL
+    | EXT4_INLINE_DATA_FL
+    | 0x00002000
+    | 0x00400000
+)
+NO_INODE: Final = 0xFFFFFFFF
+_BILLION: Final = 1_000_000_000
+_U16: Final = Struct("<H")
+_U32: Final = Struct("<I")
+_CHECKSUM_LO: Final = EXT4_INODE.offset_of("l_i_checksum_lo")
+_CHECKSUM_HI: Final = EXT4_INODE.size + EXT4_INODE_EXTRA.offset_of("i_checksum_hi")
+_BLOCK_AREA: Final = EXT4_INODE.offset_of("i_block")
+_BLOCK_AREA_SIZE: Final = EXT4_INODE.span("i_block").size
+_OFFSETS: Final = {field.name: (field.offset, _U16 if field.size == 2 else _U32) for field in EXT4_INODE.fields}
+_pack = EXT4_INODE.pack
+_pack_extra = EXT4_INODE_EXTRA.pack
+
+
+def encode_time(time_ns: int) -> tuple[int, int]:
+    """The seconds' low 32 bits, signed, and the extra word: two epoch bits and nanoseconds.
+
+    ValueError outside 1901 to 2446. Kernel: ext4_encode_extra_time.
+    """
+    seconds, nanoseconds = divmod(time_ns, _BILLION)
+    epoch = seconds + 0x80000000 >> 32
+    if not 0 <= epoch <= 3:
+        raise ValueError(f"{seconds} seconds since 1970")
+    return seconds - (epoch << 32), nanoseconds << 2 | epoch
+
+
+def put_checksum(seed_of_inode: int, table: bytearray, at: int, inode_size: int) -> None:
+    """Fill the checksum fields of an inode within a piece of inode table."""
+    value = checksum.inode(seed_of_inode, bytes(table[at : at + inode_size]))
+    _U16.pack_into(table, at + _CHECKSUM_LO, value & 0xFFFF)
+    if inode_size > EXT4_INODE.size:
+        _U16.pack_into(table, at + _CHECKSUM_HI, value >> 16)
+
+
+class Inodes:
+    """Columns, one entry an inode. `inode_size` decides whether the extra fields are there."""
+
+    def __init__(self, inode_size: int) -> None:
+        self.inode_size = inode_size
+        self.stride = EXT4_INODE.size + (EXT4_INODE_EXTRA.size if inode_size > EXT4_INODE.size else 0)
+        self.records = bytearray()
+        self.types = bytearray()  # EXT4_FT_*
+        self.names: list[bytes] = []  # the first name, for messages
+        self.parents = array("I")  # index of the directory of that name; NO_INODE: none
+        self.wanted = array("I")  # a number to be kept, or 0
+        self.numbers = array("I")
+        self.bodies = array("q")
+        self.inline_xattrs: list[bytes] = []
+
+    def __len__(self) -> int:
+        return len(self.types)
+
+    def add(self, node: Node, parent: int, area: bytes, size: int, links: int) -> int:
+        """Encode a node's inode; `area` is the start of i_block. Its index."""
+        index = len(self.types)
+        mode = node.mode
+        if not (0 <= node.uid <= 0xFFFFFFFF and 0 <= node.gid <= 0xFFFFFFFF and 0 <= node.project_id <= 0xFFFFFFFF):
+            raise BuildError("owner, group and project are numbers of 32 bits", show_path(node.path))
+        if not (0 <= mode <= 0xFFFF and 0 <= node.flags <= 0xFFFFFFFF and 0 <= node.generation <= 0xFFFFFFFF):
+            raise BuildError("mode, flags or generation are out of range", show_path(node.path))
+        try:
+            atime, atime_extra = encode_time(node.atime_ns)
+            ctime, ctime_extra = encode_time(node.ctime_ns)
+            mtime, mtime_extra = encode_time(node.mtime_ns)
+            crtime, crtime_extra = encode_time(node.crtime_ns or 0)
+        except ValueError as error:
+            raise BuildError(f"time out of ext4's range: {error}", show_path(node.path)) from None
+        extra = self.stride > EXT4_INODE.size
+        if not extra and (atime_extra | ctime_extra | mtime_extra) & 3:
+            raise BuildError("a time after 2038 needs inodes of more than 128 bytes", show_path(node.path))
+        self.records += _pack(
+            (
+                mode,
+                node.uid & 0xFFFF,
+                size & 0xFFFFFFFF,
+                atime,
+                ctime,
+                mtime,
+                0,
+                node.gid & 0xFFFF,
+                links,
+                0,
+                node.flags & ~LAYOUT_FLAGS,
+                0,
+                area,
+                node.generation,
+                0,
+                size >> 32,
+                0,
+                0,
+                0,
+                node.uid >> 16,
+                node.gid >> 16,
+                0,
+                0,
+            )
+        )
+        if extra:
+            self.records += _pack_extra(
+                (
+                    EXT4_INODE_EXTRA.size,
+                    0,
+                    ctime_extra,
+                    mtime_extra,
+                    atime_extra,
+                    crtime,
+                    crtime_extra,
+                    0,
+                    node.project_id,
+                )
+            )
+        self.types.append(FILE_TYPES.get(mode & S_IFMT, 0))
+        self.names.append(node.path[-1] if node.path else b"")
+        self.parents.append(parent)
+        self.wanted.append(0)
+        self.numbers.append(0)
+        self.bodies.append(node.body)
+        self.inline_xattrs.append(b"")
+        return index
+
+    def put(self, index: int, field: str, value: int) -> None:
+        """Set an integer field of struct ext4_inode."""
+        offset, form = _OFFSETS[field]
+        form.pack_into(self.records, index * self.stride + offset, value)
+
+    def get(self, index: int, field: str) -> int:
+        """An integer field of struct ext4_inode."""
+        offset, form = _OFFSETS[field]
+        return int(form.unpack_from(self.records, index * self.stride + offset)[0])
+
+    def set_flag(self, index: int, flag: int) -> None:
+        """Set bits of i_flags."""
+        self.put(index, "i_flags", self.get(index, "i_flags") | flag)
+
+    def set_area(self, index: int, area: bytes) -> None:
+        """Fill i_block."""
+        at = index * self.stride + _BLOCK_AREA
+        self.records[at : at + _BLOCK_AREA_SIZE] = area.ljust(_BLOCK_AREA_SIZE, b"\0")
+
+    def area(self, index: int) -> bytes:
+        """i_block."""
+        at = index * self.stride + _BLOCK_AREA
+        return bytes(self.records[at : at + _BLOCK_AREA_SIZE])
+
+    def size(self, index: int) -> int:
+        """i_size in bytes."""
+        return self.get(index, "i_size_lo") | self.get(index, "i_size_high") << 32
+
+    def set_size(self, index: int, size: int) -> None:
+        """Set i_size in bytes."""
+        self.put(index, "i_size_lo", size & 0xFFFFFFFF)
+        self.put(index, "i_size_high", size >> 32)
+
+    def checksum_seed(self, seed: int, index: int) -> int:
+        """What the checksums of the inode and its blocks start from."""
+        return checksum.inode_seed(seed, self.numbers[index], self.get(index, "i_generation"))
+
+    def write(self, index: int, table: bytearray, at: int, seed: int | None) -> None:
+        """Put the whole inode into a piece of inode table; `seed` None: without checksums."""
+        stride = self.stride
+        table[at : at + stride] = self.records[index * stride : (index + 1) * stride]
+        inline = self.inline_xattrs[index]
+        if inline:
+            table[at + stride : at + self.inode_size] = inline
+        if seed is not None:
+            put_checksum(self.checksum_seed(seed, index), table, at, self.inode_size)
+
+    def path(self, index: int) -> Path:
+        """The path of an inode's first name, for messages."""
+        names: list[bytes] = []
+        while self.parents[index] != NO_INODE:
+            names.append(self.names[index])
+            index = self.parents[index]
+        return tuple(reversed(names))
+
+    def show(self, index: int) -> str:
+        """The path as people read it."""
+        return show_path(self.path(index))

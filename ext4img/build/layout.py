@@ -1,0 +1,335 @@
+"""Places: which blocks hold what, group metadata and contents alike, in one table of areas."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from ext4img.build.allocator import Allocator, Piece
+from ext4img.build.extents import Run, build_root, extent_count, tree_blocks
+from ext4img.build.geometry import Geometry
+from ext4img.build.nodes import FT_DIR, FT_REG_FILE
+from ext4img.build.special import resize_area, resize_blocks
+from ext4img.build.tree import LogicalRun, Tree
+from ext4img.errors import BuildError
+from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INLINE_DATA_FL
+
+_SECTOR: Final = 512
+
+
+class Kind(IntEnum):
+    """What an area holds. The owner of the first four is a group, of the others an inode's index."""
+
+    HEAD = 0  # superblock, descriptors, and room reserved for descriptors
+    BLOCK_BITMAP = 1
+    INODE_BITMAP = 2
+    INODE_TABLE = 3
+    JOURNAL = 4
+    RESIZE_MAP = 5  # the double indirect block of the resize inode
+    DIRECTORY = 6
+    FILE = 7
+    UNWRITTEN = 8
+    VALUE = 9  # contents that are known: of ea_inodes and long symlinks
+    EXTENT_TREE = 10
+    XATTR_BLOCK = 11
+
+
+class Area(NamedTuple):
+    """`blocks` from `pblk` on hold `kind` of `owner`, from its block `lblk` on."""
+
+    kind: Kind
+    owner: int
+    lblk: int
+    pblk: int
+    blocks: int
+
+
+class Areas:
+    """All areas of a file system, as columns."""
+
+    def __init__(self) -> None:
+        self.kinds = bytearray()
+        self.owners = array("I")
+        self.lblks = array("I")
+        self.pblks = array("Q")
+        self.counts = array("I")
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    def __getitem__(self, position: int) -> Area:
+        return Area(
+            Kind(self.kinds[position]),
+            self.owners[position],
+            self.lblks[position],
+            self.pblks[position],
+            self.counts[position],
+        )
+
+    def add(self, kind: Kind, owner: int, lblk: int, pblk: int, count: int) -> None:
+        """Append an area."""
+        self.kinds.append(kind)
+        self.owners.append(owner)
+        self.lblks.append(lblk)
+        self.pblks.append(pblk)
+        self.counts.append(count)
+
+    def in_order(self) -> Iterator[Area]:
+        """By place on the disk."""
+        for position in sorted(range(len(self)), key=self.pblks.__getitem__):
+            yield self[position]
+
+
+class Places:
+    """Where everything is: the areas, which of them are an inode's, and what is left."""
+
+    def __init__(self, inodes: int, groups: int) -> None:
+        self.areas = Areas()
+        self.first_area = array("I", bytes(4 * inodes))  # of an inode's contents and extent tree
+        self.area_count = array("I", bytes(4 * inodes))
+        self.block_bitmaps = array("Q", bytes(8 * groups))
+        self.inode_bitmaps = array("Q", bytes(8 * groups))
+        self.inode_tables = array("Q", bytes(8 * groups))
+        self.free: list[Piece] = []
+
+    def areas_of(self, index: int) -> list[Area]:
+        """Contents and extent tree of an inode."""
+        first = self.first_area[index]
+        return [self.areas[position] for position in range(first, first + self.area_count[index])]
+
+    def runs_of(self, index: int) -> list[Run]:
+        """Contents of an inode, by logical block."""
+        return [
+            Run(area.lblk, area.pblk, area.blocks, area.kind == Kind.UNWRITTEN)
+            for area in self.areas_of(index)
+            if area.kind != Kind.EXTENT_TREE
+        ]
+
+    def tree_of(self, index: int) -> list[int]:
+        """Blocks of an inode's extent tree, leaves first."""
+        return [
+            pblk
+            for area in self.areas_of(index)
+            if area.kind == Kind.EXTENT_TREE
+            for pblk in range(area.pblk, area.pblk + area.blocks)
+        ]
+
+
+def blocks_needed(tree: Tree, block_size: int) -> int:
+    """Blocks that contents, extent trees and attributes take, if no run of them has to be split."""
+    total = sum(tree.blocks) + len(tree.xattr_blocks)
+    for index, runs in tree.runs.items():
+        total += sum(run.blocks for run in runs)
+        total += sum(tree_blocks(_extents(tree, index), block_size))
+    longest = 4 * 32768
+    for index, blocks in enumerate(tree.blocks):
+        if blocks > longest:
+            total += sum(tree_blocks(_extents(tree, index), block_size))
+    return total
+
+
+def _extents(tree: Tree, index: int) -> int:
+    return extent_count([Run(run.lblk, 0, run.blocks, run.unwritten) for run in tree.logical_runs(index)])
+
+
+def place(tree: Tree, geometry: Geometry, journal: int | None, resize: int | None) -> Places:
+    """Find room for everything, and fill i_block and i_blocks of all inodes.
+
+    First comes each flex group's metadata, then in what is left: the journal (an inode by index),
+    all directories together, then inode by inode in the order of the nodes. BuildError where the
+    file system is too small.
+    """
+    placer = _Placer(tree, geometry)
+    placer.place_groups()
+    if resize is not None:
+        placer.place_resize_map(resize)
+    if journal is not None:
+        placer.place_contents(journal, Kind.JOURNAL)
+    for directory in tree.directories:
+        placer.place_contents(directory.index, Kind.DIRECTORY)
+    types = tree.inodes.types
+    values = tree.values
+    for index in range(len(tree.inodes)):
+        if index in (journal, resize):
+            continue
+        if types[index] != FT_DIR:
+            placer.place_contents(index, Kind.VALUE if index in values else Kind.FILE)
+        if index in tree.xattr_block_of:
+            placer.place_xattrs(index)
+    placer.places.free = placer.allocator.left()
+    return placer.places
+
+
+class _Placer:
+    def __init__(self, tree: Tree, geometry: Geometry) -> None:
+        self._tree = tree
+        self._geometry = geometry
+        self.places = Places(len(tree.inodes), geometry.group_count)
+        self._areas = self.places.areas
+        self._sectors_per_block = geometry.block_size // _SECTOR
+        self._empty_root = build_root([], [], geometry.block_size)
+        self.allocator = Allocator([])
+
+    def place_groups(self) -> None:
+        """Superblocks and descriptors where they must be; bitmaps and tables at the start of each flex group."""
+        geometry = self._geometry
+        free: list[Piece] = []
+        homeless: list[int] = []
+        for first in range(0, geometry.group_count, geometry.groups_per_flex):
+            groups = range(first, min(first + geometry.groups_per_flex, geometry.group_count))
+            room = self._heads(groups)
+            homeless += self._tables(groups, room)
+            free += room
+        # Groups of a last, short flex group whose tables are too large for it.
+        if homeless and (geometry.groups_per_flex == 1 or self._tables(homeless, free)):
+            raise BuildError("the inode tables do not fit: fewer inodes or a larger size are needed")
+        self.allocator = Allocator(_joined(free))
+
+    def _heads(self, groups: range) -> list[Piece]:
+        """Place the heads of groups; what is free behind them."""
+        geometry = self._geometry
+        room: list[Piece] = []
+        for group in groups:
+            start, count = geometry.first_block(group), geometry.blocks_in(group)
+            head = geometry.head_blocks(group)
+            if head:
+                self._areas.add(Kind.HEAD, group, 0, start, head)
+            room.append(Piece(start + head, count - head))
+        return _joined(room)
+
+    def _tables(self, groups: range | list[int], room: list[Piece]) -> list[int]:
+        """Take bitmaps and inode tables of groups from the front of `room`; the groups that did not fit."""
+        places = self.places
+        missed: set[int] = set()
+        for kind, column, count in (
+            (Kind.BLOCK_BITMAP, places.block_bitmaps, 1),
+            (Kind.INODE_BITMAP, places.inode_bitmaps, 1),
+            (Kind.INODE_TABLE, places.inode_tables, self._geometry.table_blocks),
+        ):
+            for group in groups:
+                if column[group]:
+                    continue
+                pblk = _take_first(room, count)
+                if pblk is None:
+                    missed.add(group)
+                    continue
+                column[group] = pblk
+                self._areas.add(kind, group, 0, pblk, count)
+        return sorted(missed)
+
+    def place_resize_map(self, index: int) -> None:
+        """The block by which the resize inode finds the reserved descriptor blocks."""
+        [piece] = self.allocator.take(1)
+        self._start(index)
+        self._areas.add(Kind.RESIZE_MAP, index, 0, piece.start, 1)
+        self.places.area_count[index] = 1
+        self._tree.inodes.set_area(index, resize_area(piece.start))
+        self._count(index, resize_blocks(self._geometry))
+
+    def place_contents(self, index: int, kind: Kind) -> None:
+        """Blocks for an inode's contents, and for the extent tree that these need."""
+        tree = self._tree
+        inodes = tree.inodes
+        runs = tree.logical_runs(index)
+        if not runs:
+            if inodes.types[index] in (FT_REG_FILE, FT_DIR) and not inodes.get(index, "i_flags") & EXT4_INLINE_DATA_FL:
+                inodes.set_area(index, self._empty_root)
+                inodes.set_flag(index, EXT4_EXTENTS_FL)
+            if index in tree.value_blocks:
+                self._count(index, 0)
+            return
+        areas = self._areas
+        first = len(areas)
+        self._start(index)
+        blocks = runs[0].blocks if len(runs) == 1 else sum(run.blocks for run in runs)
+        pieces = self.allocator.take(blocks)
+        if len(runs) == len(pieces) == 1:
+            lblk, _, unwritten = runs[0]
+            areas.add(Kind.UNWRITTEN if unwritten else kind, index, lblk, pieces[0].start, blocks)
+            physical = [Run(lblk, pieces[0].start, blocks, unwritten)]
+        else:
+            physical = _spread(runs, pieces)
+            for lblk, pblk, count, unwritten in physical:
+                areas.add(Kind.UNWRITTEN if unwritten else kind, index, lblk, pblk, count)
+        block_size = self._geometry.block_size
+        need = sum(tree_blocks(extent_count(physical), block_size)) if len(physical) > 1 or blocks > 32767 else 0
+        tree_pblks: list[int] = []
+        if need:
+            at = 0
+            for piece in self.allocator.take(need):
+                areas.add(Kind.EXTENT_TREE, index, at, piece.start, piece.blocks)
+                tree_pblks += range(piece.start, piece.start + piece.blocks)
+                at += piece.blocks
+        self.places.area_count[index] = len(areas) - first
+        inodes.set_area(index, build_root(physical, tree_pblks, block_size))
+        inodes.set_flag(index, EXT4_EXTENTS_FL)
+        self._count(index, blocks + need)
+
+    def place_xattrs(self, index: int) -> None:
+        """The block of attributes of an inode, if it is not another's already."""
+        tree = self._tree
+        inodes = tree.inodes
+        shared = tree.xattr_blocks[tree.xattr_block_of[index]]
+        if not shared.pblk:
+            [piece] = self.allocator.take(1)
+            shared.pblk = piece.start
+            self._areas.add(Kind.XATTR_BLOCK, index, 0, piece.start, 1)
+        inodes.put(index, "i_file_acl_lo", shared.pblk & 0xFFFFFFFF)
+        inodes.put(index, "l_i_file_acl_high", shared.pblk >> 32)
+        self._add_sectors(index, self._sectors_per_block)
+
+    def _start(self, index: int) -> None:
+        self.places.first_area[index] = len(self._areas)
+
+    def _count(self, index: int, blocks: int) -> None:
+        blocks += self._tree.value_blocks.get(index, 0)
+        self._add_sectors(index, blocks * self._sectors_per_block)
+
+    def _add_sectors(self, index: int, sectors: int) -> None:
+        """Add to i_blocks. 48 bits of it suffice: 2^32 blocks of 64 KiB are 2^39 sectors."""
+        inodes = self._tree.inodes
+        sectors += inodes.get(index, "i_blocks_lo") | inodes.get(index, "l_i_blocks_high") << 32
+        inodes.put(index, "i_blocks_lo", sectors & 0xFFFFFFFF)
+        inodes.put(index, "l_i_blocks_high", sectors >> 32)
+
+
+def _joined(pieces: list[Piece]) -> list[Piece]:
+    """The same with adjacent pieces made one; sorted."""
+    joined: list[Piece] = []
+    for piece in sorted(pieces):
+        if not piece.blocks:
+            continue
+        if joined and joined[-1].start + joined[-1].blocks == piece.start:
+            joined[-1] = Piece(joined[-1].start, joined[-1].blocks + piece.blocks)
+        else:
+            joined.append(piece)
+    return joined
+
+
+def _take_first(room: list[Piece], count: int) -> int | None:
+    """Cut `count` blocks from the first piece that has them; the first of them."""
+    for position, (start, size) in enumerate(room):
+        if size >= count:
+            room[position] = Piece(start + count, size - count)
+            return start
+    return None
+
+
+def _spread(logical: tuple[LogicalRun, ...], pieces: list[Piece]) -> list[Run]:
+    """Lay logical runs over pieces of the disk, one after the other."""
+    runs: list[Run] = []
+    rest = iter(pieces)
+    start, left = 0, 0
+    for run in logical:
+        done = 0
+        while done < run.blocks:
+            if not left:
+                start, left = next(rest)
+            part = min(run.blocks - done, left)
+            runs.append(Run(run.lblk + done, start, part, run.unwritten))
+            done += part
+            start += part
+            left -= part
+    return runs

@@ -1,0 +1,61 @@
+"""Inode numbers: kept where they must be, else one after the other in the order of the nodes."""
+
+from __future__ import annotations
+
+from array import array
+from itertools import count
+
+from ext4img.build.geometry import FIRST_INODE, MAX_INODES
+from ext4img.build.inodes import Inodes
+from ext4img.errors import BuildError
+from ext4img.structs.inode import EXT4_ROOT_INO
+
+
+def highest_wanted(inodes: Inodes) -> int:
+    """The largest number that has to be there."""
+    return max(inodes.wanted, default=0)
+
+
+def give_numbers(inodes: Inodes, lost_and_found: int) -> None:
+    """Fill `inodes.numbers`; `lost_and_found` is the index of the inode that number 11 is for, if it is free.
+
+    BuildError where two inodes want one number, or one that is reserved. The special inodes, which
+    have reserved numbers, are not among them yet.
+    """
+    taken = _taken(inodes)
+    free = (number for number in count(FIRST_INODE) if number not in taken)
+    numbers = inodes.numbers
+    for index, wanted in enumerate(inodes.wanted):
+        numbers[index] = wanted
+    numbers[0] = EXT4_ROOT_INO
+    if not numbers[lost_and_found] and FIRST_INODE not in taken:
+        numbers[lost_and_found] = next(free)
+    for index, wanted in enumerate(numbers):
+        if not wanted:
+            number = next(free)
+            if number > MAX_INODES:
+                raise BuildError(f"more than {MAX_INODES} inodes", inodes.show(index))
+            numbers[index] = number
+
+
+def _taken(inodes: Inodes) -> set[int]:
+    taken: dict[int, int] = {}
+    for index, wanted in enumerate(inodes.wanted):
+        if not wanted:
+            continue
+        if not index:
+            if wanted != EXT4_ROOT_INO:
+                raise BuildError(f"the root has inode number {EXT4_ROOT_INO}, not {wanted}", inodes.show(index))
+            continue
+        if wanted < FIRST_INODE:
+            raise BuildError(f"inode number {wanted} is reserved", inodes.show(index))
+        other = taken.setdefault(wanted, index)
+        if other != index:
+            raise BuildError(f"inode number {wanted} is that of {inodes.show(other)!r} too", inodes.show(index))
+    return set(taken)
+
+
+def by_number(inodes: Inodes) -> tuple[array[int], array[int]]:
+    """Indexes in the order of their numbers, and these numbers."""
+    order = array("I", sorted(range(len(inodes)), key=inodes.numbers.__getitem__))
+    return order, array("I", [inodes.numbers[index] for index in order])

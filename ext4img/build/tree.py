@@ -1,0 +1,473 @@
+"""Nodes, checked and gathered: inodes as columns, directories, and where attributes go.
+
+Nothing here knows how large the file system will be. What a node may not be is refused here, with
+its path: what the format can't hold, and what the kernel or e2fsck would not accept.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from ext4img.build.directories import Directory
+from ext4img.build.directory_blocks import INLINE_AREA, inline_size
+from ext4img.build.extents import MAX_LBLK
+from ext4img.build.geometry import MAX_INODES
+from ext4img.build.inodes import NO_INODE, Inodes
+from ext4img.build.nodes import (
+    ENCRYPTION_KEY,
+    FILE_TYPES,
+    FT_BLKDEV,
+    FT_CHRDEV,
+    FT_DIR,
+    FT_REG_FILE,
+    FT_SYMLINK,
+    INLINE_DATA_KEY,
+    Node,
+    Path,
+    XattrKey,
+    device_area,
+    show_path,
+)
+from ext4img.build.options import FeatureChoice, Options
+from ext4img.build.xattrs import MAX_SHARERS, Placed, XattrBlock, inline_room, place
+from ext4img.crypto.policy import NONCE_SIZE, parse_context
+from ext4img.errors import BuildError, CorruptionError, UnsupportedFeatureError
+from ext4img.structs.directory import EXT4_NAME_LEN
+from ext4img.structs.fscrypt import FSCRYPT_SYMLINK_DATA
+from ext4img.structs.inode import (
+    EXT4_APPEND_FL,
+    EXT4_CASEFOLD_FL,
+    EXT4_EA_INODE_FL,
+    EXT4_ENCRYPT_FL,
+    EXT4_IMMUTABLE_FL,
+    EXT4_INLINE_DATA_FL,
+    EXT4_INODE,
+    EXT4_VERITY_FL,
+    S_IFDIR,
+    S_IFMT,
+    S_IFREG,
+)
+from ext4img.volume import checksum
+from ext4img.volume.features import Compat, Incompat, RoCompat
+
+LINK_MAX: Final = 65000  # EXT4_LINK_MAX
+LOST_AND_FOUND: Final = b"lost+found"
+LARGE_FILE_BYTES: Final = 1 << 31
+HUGE_FILE_SECTORS: Final = 1 << 32
+_SECTOR: Final = 512
+_LEAST_ENCRYPTED_NAME: Final = 16  # FSCRYPT_FNAME_MIN_MSG_LEN
+
+
+class LogicalRun(NamedTuple):
+    """`blocks` of a file from `lblk` on that are to be allocated."""
+
+    lblk: int
+    blocks: int
+    unwritten: bool
+
+
+@dataclass(slots=True)
+class SharedBlock:
+    """A block of attributes, and how many inodes have exactly these."""
+
+    block: XattrBlock
+    sharers: int
+    first_value: int  # index of the first of its ea_inodes
+    values: int
+    pblk: int = 0
+
+
+class Tree:
+    """What is to be stored, without places. Filled by `gather`."""
+
+    def __init__(self, options: Options) -> None:
+        self.inodes = Inodes(options.inode_size)
+        self.directories: list[Directory] = []
+        # Blocks of a file that is one written run from its start on; else 0, and `runs` may have more.
+        self.blocks = array("Q")
+        self.runs: dict[int, tuple[LogicalRun, ...]] = {}
+        self.ends: dict[int, int] = {}  # where contents end, if not at i_size
+        self.values: dict[int, bytes] = {}  # contents of ea_inodes, and of symlinks that have a block
+        self.inline_data: dict[int, int] = {}  # offset of the value of system.data among inline attributes
+        self.xattr_blocks: list[SharedBlock] = []
+        self.xattr_block_of: dict[int, int] = {}
+        self.value_blocks: dict[int, int] = {}  # blocks of ea_inodes, counted in the i_blocks of their user
+
+    def logical_runs(self, index: int) -> tuple[LogicalRun, ...]:
+        """What an inode needs for its contents."""
+        blocks = self.blocks[index]
+        return (LogicalRun(0, blocks, False),) if blocks else self.runs.get(index, ())
+
+
+def gather(nodes: Iterable[Node], options: Options, choice: FeatureChoice) -> Tree:
+    """Check nodes and take them in. `options` are resolved; `choice` gets the features that nodes need."""
+    gatherer = _Gatherer(options, choice)
+    for node in nodes:
+        gatherer.add(node)
+    return gatherer.finish()
+
+
+class _Gatherer:
+    def __init__(self, options: Options, choice: FeatureChoice) -> None:
+        self._options = options
+        self._choice = choice
+        self._tree = Tree(options)
+        self._directories: dict[Path, Directory] = {}
+        self._groups: dict[int, int] = {}
+        self._blocks_by_content: dict[tuple[bytes, bytes], int] = {}
+        self._perhaps_inline: dict[int, Node] = {}  # directories, with inline_data
+        self._room = options.inode_size - EXT4_INODE.size - options.extra_size
+        self._inline = Incompat.INLINE_DATA in choice
+        assert options.uuid is not None
+        self._seed = checksum.filesystem_seed(options.uuid, None)
+
+    def add(self, node: Node) -> None:
+        """Take in one node."""
+        path = node.path
+        directory: Directory | None = None
+        if path:
+            directory = self._directories.get(path[:-1])
+            if directory is None:
+                raise BuildError("the directory that it is in has not come before it", show_path(path))
+            self._check_name(node, directory)
+            if node.link_group is not None:
+                first = self._groups.get(node.link_group)
+                if first is not None:
+                    self._link(node, directory, first)
+                    return
+        elif self._tree.directories or node.mode & S_IFMT != S_IFDIR:
+            raise BuildError("the root is one directory, and comes first", show_path(path))
+        kind = FILE_TYPES.get(node.mode & S_IFMT, 0)
+        policy = self._check_flags(node, kind, directory)
+        parent = directory.index if directory else NO_INODE
+        if kind == FT_DIR:
+            index = self._directory(node, parent, policy)
+        elif kind == FT_REG_FILE:
+            index = self._file(node, parent)
+        elif kind == FT_SYMLINK:
+            index = self._symlink(node, parent)
+        elif kind:
+            area = b""
+            if kind in (FT_CHRDEV, FT_BLKDEV):
+                try:
+                    area = device_area(*node.rdev)
+                except ValueError as error:
+                    raise BuildError(str(error), show_path(path)) from None
+            index = self._new(node, parent, area, 0)
+            self._place_xattrs(index, node, node.xattrs)
+        else:
+            raise BuildError(f"mode {node.mode:#o} has no type of file", show_path(path))
+        self._keep_number(index, node)
+        if directory is not None:
+            directory.add(path[-1], index, node.name_hash)
+            directory.subdirectories += kind == FT_DIR
+        if node.link_group is not None:
+            if kind == FT_DIR:
+                raise BuildError("a directory has one name", show_path(path))
+            self._groups[node.link_group] = index
+
+    def finish(self) -> Tree:
+        """Make what is missing, and settle what depends on all nodes."""
+        tree = self._tree
+        inodes = tree.inodes
+        if not tree.directories:
+            raise BuildError("a tree has at least its root")
+        root = tree.directories[0]
+        if LOST_AND_FOUND not in root.names:
+            now = (self._options.created_s or 0) * 1_000_000_000
+            self.add(Node((LOST_AND_FOUND,), S_IFDIR | 0o700, 0, 0, 0, now, now, now, now))
+        if inodes.types[root.children[root.names.index(LOST_AND_FOUND)]] != FT_DIR:
+            raise BuildError("must be a directory", show_path((LOST_AND_FOUND,)))
+        for directory in tree.directories:
+            if len(set(directory.names)) != len(directory.names):
+                self._refuse_double(directory)
+            links = 2 + directory.subdirectories
+            if links > LINK_MAX:
+                why = f"a directory of {directory.subdirectories} directories"
+                self._choice.need(RoCompat.DIR_NLINK, why, inodes.path(directory.index))
+                links = 1
+            inodes.put(directory.index, "i_links_count", links)
+            node = self._perhaps_inline.get(directory.index)
+            if node is not None:
+                self._settle_inline(directory, node)
+        return tree
+
+    def _settle_inline(self, directory: Directory, node: Node) -> None:
+        """A directory whose entries fit in its inode stands there."""
+        xattrs = node.xattrs
+        size = inline_size(directory)
+        if size <= INLINE_AREA + inline_room(xattrs, self._room):
+            directory.inline_size = size
+            self._tree.inodes.set_flag(directory.index, EXT4_INLINE_DATA_FL)
+            xattrs = {**xattrs, INLINE_DATA_KEY: bytes(size - INLINE_AREA)}
+        self._place_xattrs(directory.index, node, xattrs)
+
+    def _check_name(self, node: Node, directory: Directory) -> None:
+        name = node.path[-1]
+        if not 1 <= len(name) <= EXT4_NAME_LEN:
+            raise BuildError(f"a name of {len(name)} bytes: it must have 1 to {EXT4_NAME_LEN}", show_path(node.path))
+        if directory.encrypted:
+            if len(name) < _LEAST_ENCRYPTED_NAME:
+                raise BuildError("an encrypted name has at least 16 bytes", show_path(node.path))
+            if directory.casefolded and len(node.name_hash) != 8:
+                raise BuildError(
+                    "in an encrypted case-insensitive directory a name needs its hash", show_path(node.path)
+                )
+        elif name in (b".", b"..") or b"/" in name or b"\0" in name:
+            raise BuildError("not a name", show_path(node.path))
+
+    def _link(self, node: Node, directory: Directory, index: int) -> None:
+        inodes = self._tree.inodes
+        links = inodes.get(index, "i_links_count") + 1
+        if links > LINK_MAX:
+            raise BuildError(f"more than {LINK_MAX} names of one file", show_path(node.path))
+        inodes.put(index, "i_links_count", links)
+        directory.add(node.path[-1], index, node.name_hash)
+
+    def _check_flags(self, node: Node, kind: int, directory: Directory | None) -> bytes | None:
+        """Flags, type and surroundings of a node agree. The encryption policy (its context without the nonce)."""
+        flags = node.flags
+        path = node.path
+        context = node.xattrs.get(ENCRYPTION_KEY)
+        if not flags and not node.project_id and context is None and (directory is None or not directory.encrypted):
+            return None
+        if node.project_id:
+            self._choice.need(RoCompat.PROJECT, f"project {node.project_id}", path)
+            if not self._options.extra_size:
+                raise BuildError("a project needs inodes of more than 128 bytes", show_path(path))
+        if flags & (EXT4_IMMUTABLE_FL | EXT4_APPEND_FL) and kind not in (FT_REG_FILE, FT_DIR):
+            raise BuildError("only files and directories can be immutable or append-only", show_path(path))
+        if flags & EXT4_CASEFOLD_FL:
+            if kind != FT_DIR:
+                raise BuildError("only directories are case-insensitive", show_path(path))
+            self._choice.need(Incompat.CASEFOLD, "a case-insensitive directory", path)
+        if flags & EXT4_VERITY_FL:
+            if kind != FT_REG_FILE:
+                raise BuildError("only regular files have verity", show_path(path))
+            self._choice.need(RoCompat.VERITY, "a file with verity", path)
+        encrypted = bool(flags & EXT4_ENCRYPT_FL)
+        if encrypted != (context is not None):
+            raise BuildError("encrypt flag and encryption context go together", show_path(path))
+        if context is None:
+            if directory is not None and directory.encrypted and kind in (FT_REG_FILE, FT_DIR, FT_SYMLINK):
+                raise BuildError("not encrypted, in an encrypted directory", show_path(path))
+            return None
+        if kind not in (FT_REG_FILE, FT_DIR, FT_SYMLINK) or not path:
+            raise BuildError("neither special files nor the root can be encrypted", show_path(path))
+        policy = context[:-NONCE_SIZE]
+        if directory is not None and directory.encrypted and directory.policy != policy:
+            raise BuildError("another encryption policy than its directory's", show_path(path))
+        self._choice.need(Incompat.ENCRYPT, "an encrypted file", path)
+        return policy
+
+    def _keep_number(self, index: int, node: Node) -> None:
+        """Keep the inode's number where that was asked for, or where its ciphertext hangs on it."""
+        keep = self._options.keep_inodes
+        context = node.xattrs.get(ENCRYPTION_KEY)
+        if context is not None:
+            try:
+                policy = parse_context(context, supported_only=False).policy
+            except (CorruptionError, UnsupportedFeatureError) as error:
+                raise BuildError(str(error), show_path(node.path)) from error
+            if policy.needs_inode_number:
+                self._choice.need(Compat.STABLE_INODES, f"a policy with {policy.flag_names[-1]}", node.path)
+                if node.inode is None:
+                    raise BuildError("its ciphertext hangs on an inode number that is not given", show_path(node.path))
+                keep = True
+        if keep and node.inode is not None:
+            if not 0 < node.inode <= MAX_INODES:
+                raise BuildError(f"{node.inode} is no inode number", show_path(node.path))
+            self._tree.inodes.wanted[index] = node.inode
+
+    def _new(self, node: Node, parent: int, area: bytes, size: int, links: int = 1) -> int:
+        self._tree.blocks.append(0)
+        return self._tree.inodes.add(node, parent, area, size, links)
+
+    def _directory(self, node: Node, parent: int, policy: bytes | None) -> int:
+        index = self._new(node, parent, b"", 0, 2)
+        directory = Directory(
+            index, index if parent == NO_INODE else parent, policy, bool(node.flags & EXT4_CASEFOLD_FL)
+        )
+        self._tree.directories.append(directory)
+        self._directories[node.path] = directory
+        if self._inline and node.path not in ((), (LOST_AND_FOUND,)) and not directory.encrypted | directory.casefolded:
+            self._perhaps_inline[index] = node
+        else:
+            self._place_xattrs(index, node, node.xattrs)
+        return index
+
+    def _symlink(self, node: Node, parent: int) -> int:
+        target = node.target
+        size = len(target)
+        path = node.path
+        if not 1 <= size < self._options.block_size:
+            raise BuildError(f"a symlink's target of {size} bytes does not fit in a block", show_path(path))
+        if node.flags & EXT4_ENCRYPT_FL:
+            head = FSCRYPT_SYMLINK_DATA.size
+            if size < head or FSCRYPT_SYMLINK_DATA.unpack_tuple(target)[0] != size - head:
+                raise BuildError("the encrypted target does not begin with its length", show_path(path))
+        elif b"\0" in target:
+            raise BuildError("a symlink's target has no NUL bytes", show_path(path))
+        fast = size < INLINE_AREA
+        index = self._new(node, parent, target if fast else b"", size)
+        if not fast:
+            self._tree.values[index] = target
+            self._tree.blocks[index] = 1
+        self._place_xattrs(index, node, node.xattrs)
+        return index
+
+    def _file(self, node: Node, parent: int) -> int:
+        tree = self._tree
+        size = node.size
+        path = node.path
+        block_size = self._options.block_size
+        if not 0 <= size <= MAX_LBLK * block_size:
+            raise BuildError(f"{size} bytes: a file has at most {MAX_LBLK * block_size}", show_path(path))
+        if size >= LARGE_FILE_BYTES:
+            self._choice.need(RoCompat.LARGE_FILE, f"a file of {size} bytes", path)
+        index = self._new(node, parent, b"", size)
+        if self._inline and self._goes_inline(node):
+            data = bytes(max(0, size - INLINE_AREA))
+            tree.inodes.set_flag(index, EXT4_INLINE_DATA_FL)
+            self._place_xattrs(index, node, {**node.xattrs, INLINE_DATA_KEY: data})
+            return index
+        if node.segments is None and not node.unwritten:
+            blocks = -(-size // block_size)
+            tree.blocks[index] = blocks
+            if node.flags & EXT4_ENCRYPT_FL:
+                tree.ends[index] = blocks * block_size
+        else:
+            blocks = self._shape(index, node)
+        if blocks * (block_size // _SECTOR) >= HUGE_FILE_SECTORS // 2:
+            self._choice.need(RoCompat.HUGE_FILE, f"a file of {blocks} blocks", path)
+        self._place_xattrs(index, node, node.xattrs)
+        return index
+
+    def _goes_inline(self, node: Node) -> bool:
+        if not 0 < node.size <= INLINE_AREA + inline_room(node.xattrs, self._room) or node.unwritten:
+            return False
+        if node.flags & (EXT4_ENCRYPT_FL | EXT4_VERITY_FL) or inline_room(node.xattrs, self._room) < 0:
+            return False
+        return node.segments is None or bool(node.segments)
+
+    def _shape(self, index: int, node: Node) -> int:
+        """The runs of a file with holes or unwritten parts. How many blocks they have."""
+        block_size = self._options.block_size
+        encrypted = bool(node.flags & EXT4_ENCRYPT_FL)
+        segments = ((0, node.size),) if node.segments is None else node.segments
+        if encrypted and node.segments is None:
+            segments = ((0, -(-node.size // block_size) * block_size),)
+        written = self._in_blocks(node, segments, encrypted)
+        end = max((offset + length for offset, length in segments if length), default=0)
+        if end > -(-node.size // block_size) * block_size and not node.flags & EXT4_VERITY_FL:
+            raise BuildError(f"contents reach {end}, beyond its {node.size} bytes", show_path(node.path))
+        runs = _merged(written, self._in_blocks(node, node.unwritten, False))
+        if len(runs) == 1 and runs[0].lblk == 0 and not runs[0].unwritten:
+            self._tree.blocks[index] = runs[0].blocks
+        elif runs:
+            self._tree.runs[index] = runs
+        if end != node.size:
+            self._tree.ends[index] = end
+        return sum(run.blocks for run in runs)
+
+    def _in_blocks(self, node: Node, ranges: Iterable[tuple[int, int]], aligned: bool) -> list[tuple[int, int]]:
+        """Ranges of bytes as sorted, separate ranges of blocks (first, end)."""
+        block_size = self._options.block_size
+        blocks: list[tuple[int, int]] = []
+        for offset, length in sorted(ranges):
+            if offset < 0 or length < 0 or offset + length > MAX_LBLK * block_size:
+                raise BuildError(f"contents of {length} bytes at {offset} are out of range", show_path(node.path))
+            if aligned and (offset % block_size or length % block_size):
+                raise BuildError(
+                    f"encrypted contents of {length} bytes at {offset} do not fill blocks of {block_size} bytes",
+                    show_path(node.path),
+                )
+            if not length:
+                continue
+            first, end = offset // block_size, -(-(offset + length) // block_size)
+            if blocks and first <= blocks[-1][1]:
+                blocks[-1] = (blocks[-1][0], max(end, blocks[-1][1]))
+            else:
+                blocks.append((first, end))
+        return blocks
+
+    def _place_xattrs(self, index: int, node: Node, xattrs: Mapping[XattrKey, bytes]) -> None:
+        if not xattrs:
+            return
+        if INLINE_DATA_KEY in node.xattrs:
+            raise BuildError("system.data is no attribute but inline contents", show_path(node.path))
+        seed = self._seed if self._choice.may(Incompat.EA_INODE) else None
+        try:
+            placed = place(xattrs, self._room, self._options.block_size, seed)
+        except BuildError as error:
+            raise BuildError(error.reason, show_path(node.path)) from None
+        self._store_xattrs(index, node, placed)
+
+    def _store_xattrs(self, index: int, node: Node, placed: Placed) -> None:
+        tree = self._tree
+        tree.inodes.inline_xattrs[index] = placed.inline
+        if placed.inline_data_offset:
+            tree.inline_data[index] = placed.inline_data_offset
+        block = placed.block
+        if block is None:
+            return
+        key = (block.entries, block.values)
+        if not block.references and block.hash:
+            known = self._blocks_by_content.get(key)
+            if known is not None and tree.xattr_blocks[known].sharers < MAX_SHARERS:
+                tree.xattr_blocks[known].sharers += 1
+                tree.xattr_block_of[index] = known
+                return
+            self._blocks_by_content[key] = len(tree.xattr_blocks)
+        tree.xattr_block_of[index] = len(tree.xattr_blocks)
+        tree.xattr_blocks.append(SharedBlock(block, 1, len(tree.inodes), len(block.references)))
+        for reference in block.references:
+            self._choice.need(Incompat.EA_INODE, "extended attributes larger than a block", node.path)
+            blocks = self._add_value(node, index, reference.value)
+            tree.value_blocks[index] = tree.value_blocks.get(index, 0) + blocks
+
+    def _add_value(self, node: Node, user: int, value: bytes) -> int:
+        """An ea_inode of one user. Kernel: ext4_xattr_inode_create; its times hold hash and reference count."""
+        value_hash = checksum.ea_inode_value(self._seed, value)
+        if value_hash & 0x80000000:
+            value_hash -= 1 << 32
+        owner = Node(
+            (*node.path, b"(attribute)"), S_IFREG | 0o600, node.uid, node.gid, atime_ns=value_hash * 1_000_000_000
+        )
+        index = self._new(owner, user, b"", len(value))
+        inodes = self._tree.inodes
+        inodes.set_flag(index, EXT4_EA_INODE_FL)
+        inodes.put(index, "l_i_version", 1)
+        blocks = -(-len(value) // self._options.block_size)
+        self._tree.values[index] = value
+        self._tree.blocks[index] = blocks
+        return blocks
+
+    def _refuse_double(self, directory: Directory) -> None:
+        seen: set[bytes] = set()
+        for name in directory.names:
+            if name in seen:
+                path = (*self._tree.inodes.path(directory.index), name)
+                raise BuildError("there are two of that name", show_path(path))
+            seen.add(name)
+
+
+def _merged(written: list[tuple[int, int]], unwritten: list[tuple[int, int]]) -> tuple[LogicalRun, ...]:
+    """Written and unwritten ranges of blocks, in order; where they overlap, written wins."""
+    runs = [LogicalRun(first, end - first, False) for first, end in written]
+    position = 0
+    for first, end in unwritten:
+        at = first
+        while at < end:
+            while position < len(written) and written[position][1] <= at:
+                position += 1
+            if position < len(written) and written[position][0] <= at:
+                at = written[position][1]
+                continue
+            stop = min(end, written[position][0]) if position < len(written) else end
+            runs.append(LogicalRun(at, stop - at, True))
+            at = stop
+    return tuple(sorted(runs))
