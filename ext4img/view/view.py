@@ -231,10 +231,9 @@ class View:
             return None
         if wanted.stored is not None:
             return self.volume.lookup(directory, wanted.stored, (wanted.major, wanted.minor))
-        tree = self.volume.index(directory)
         candidates = (
-            self.volume.entries_of_hash(directory, tree, wanted.major)
-            if tree is not None and wanted.major
+            self.volume.entries_of_hash(directory, wanted.major)
+            if wanted.major and not directory.has_inline_data
             else self.volume.directory(directory)
         )
         return next((entry for entry in candidates if wanted.matches(entry.name)), None)

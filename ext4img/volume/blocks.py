@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from ext4img.errors import CorruptionError, Place, SourceError
 from ext4img.sources.base import Source
 
-CACHE_BYTES = 16 << 20
-WINDOW_BYTES = 64 << 10
+CACHE_BYTES = 8 << 20
+WINDOW_BYTES = 16 << 10
 
 
 class BlockReader:
@@ -28,7 +28,7 @@ class BlockReader:
         self._source = source
         self.block_size = block_size
         self.block_count = block_count
-        self.overlay: Mapping[int, bytes] = overlay or {}
+        self.overlay: Mapping[int, bytes] = {} if overlay is None else overlay  # a draft may fill up later
         self._window_blocks = max(WINDOW_BYTES // block_size, 1)
         self._most_windows = max(CACHE_BYTES // (self._window_blocks * block_size), 4)
         self._windows: OrderedDict[int, bytes] = OrderedDict()

@@ -90,6 +90,31 @@ def parse_block(data: bytes, form: DirectoryFormat, problems: Problems, block: i
     return list(parse_entries(data, 0, form, problems, block))
 
 
+def find_entry(data: bytes, name: bytes, form: DirectoryFormat, problems: Problems) -> DirEntry | None:
+    """The entry of this name in one block, or None."""
+    position = data.find(name)
+    if position < 0 and form.seed is not None:
+        return None  # not a byte of it, in a block whose checksum was right
+    if len(data) < _HUGE_BLOCK and not form.has_hash and form.has_filetype:
+        # Only what the chain of entries leads to is a name: names hold any bytes.
+        count = form.inode_count
+        last = len(data) - _MIN_REC_LEN
+        offset = 0
+        while offset <= last:
+            number, rec_len, name_len, file_type = _header(data, offset)
+            start = offset + _HEADER_SIZE
+            if name_len == len(name) and number and data[start : start + name_len] == name:
+                if number > count or rec_len < name_len + _HEADER_SIZE or file_type > 7:
+                    break
+                return DirEntry(name, number, file_type, b"")
+            if rec_len < _MIN_REC_LEN or rec_len & 3:
+                break
+            offset += rec_len
+        if offset == len(data):
+            return None
+    return next((entry for entry in parse_entries(data, 0, form, problems, None) if entry.name == name), None)
+
+
 def parse_entries(
     data: bytes | memoryview, start: int, form: DirectoryFormat, problems: Problems, block: int | None
 ) -> Iterator[DirEntry]:

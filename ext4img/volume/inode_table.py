@@ -17,10 +17,11 @@ from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock
 
 WINDOW_BYTES = 64 << 10
-CACHE_BYTES = 16 << 20
-_SINGLES = 4  # so many inodes of a window one by one, then all of it at once
+CACHE_BYTES = 4 << 20
+_SINGLES = 3  # so many inodes of a window in a row one by one, then all of it at once
 _DECODED_WINDOWS = 32
 _LITTLE_ENDIAN = sys.byteorder == "little"  # what decodes whole windows counts on it
+_MODE = EXT4_INODE.offset_of("i_mode")
 _LINKS = EXT4_INODE.offset_of("i_links_count")
 _GENERATION = EXT4_INODE.offset_of("i_generation")
 _generation = Struct("<I").unpack_from
@@ -46,11 +47,10 @@ class InodeTable:
         self._per_window = self._window_blocks * superblock.block_size // self._size
         self._most_windows = max(CACHE_BYTES // (self._window_blocks * superblock.block_size), 4)
         self._windows: OrderedDict[tuple[int, int], bytes] = OrderedDict()
-        self._window_key = (-1, -1)
-        self._window = b""
         self._overrides: dict[int, bytes] = {}
         self._decoded: OrderedDict[tuple[int, int], list[Inode | None]] = OrderedDict()
-        self._singles: dict[tuple[int, int], int] = {}
+        self._singles_key = (-1, -1)
+        self._singles = 0
         # The window whose inodes were asked for last, decoded: most questions end here.
         self._current: list[Inode | None] = []
         self._current_first = 0
@@ -74,13 +74,14 @@ class InodeTable:
         if number in self._overrides:
             return self._overrides[number]
         group, index = divmod(number - 1, self._per_group)
-        key = (group, index // self._per_window)
-        if key != self._window_key:
-            self._window = self._load(key)
-            self._window_key = key
-        start = index % self._per_window * self._size
-        raw = self._window[start : start + self._size]
-        return raw if len(raw) == self._size else self._read_alone(group, index)
+        window = self._windows.get((group, index // self._per_window))
+        if window:
+            start = index % self._per_window * self._size
+            return window[start : start + self._size]
+        # Not a window for one inode: random look-ups would read sixteen times what they need.
+        block, start = divmod(index * self._size, self._superblock.block_size)
+        data = self._blocks.read(self._groups[group].inode_table + block)
+        return data[start : start + self._size]
 
     def __getitem__(self, number: int) -> Inode:
         index = number - self._current_first
@@ -91,7 +92,7 @@ class InodeTable:
         elif self._in_bulk and 1 <= number <= self._count:
             group, index = divmod(number - 1, self._per_group)
             key = (group, index // self._per_window)
-            decoded = self._decoded.get(key) or self._decode(key)
+            decoded = self._decoded.get(key) or self._wanted(key)
             if decoded:
                 self._current, self._current_first = decoded, number - index % self._per_window
                 inode = decoded[index % self._per_window]
@@ -99,20 +100,30 @@ class InodeTable:
                     return inode
         return self._alone(number)
 
+    def _wanted(self, key: tuple[int, int]) -> list[Inode | None]:
+        """All inodes of a window, once several of it have been asked for in a row; else none."""
+        if key != self._singles_key:
+            self._singles_key, self._singles = key, 0
+        if self._singles < _SINGLES:
+            self._singles += 1
+            return []
+        decoded = self._decode(key)
+        if decoded:
+            self._decoded[key] = decoded
+            if len(self._decoded) > _DECODED_WINDOWS:
+                self._decoded.popitem(last=False)
+        return decoded
+
     def _decode(self, key: tuple[int, int]) -> list[Inode | None]:
-        """All inodes of a window at once, from the time on when several of it have been asked for.
+        """All inodes of a window at once.
 
         None stands for those that need a closer look: `_alone` says what is wrong, if anything.
         """
-        singles = self._singles.get(key, 0)
-        if singles < _SINGLES:
-            self._singles[key] = singles + 1
-            return []
         window = self._load(key)
-        group, index = key
-        first = group * self._per_group + index * self._per_window + 1
         if not window:
             return []
+        group, index = key
+        first = group * self._per_group + index * self._per_window + 1
         decoded = from_raw_many(first, window, self._form)
         if self._verify:
             sound = checksum.inodes(self._seed, first, window, self._size)
@@ -120,10 +131,6 @@ class InodeTable:
         for number in self._overrides:
             if 0 <= number - first < len(decoded):
                 decoded[number - first] = None
-        self._decoded[key] = decoded
-        if len(self._decoded) > _DECODED_WINDOWS:
-            old = self._decoded.popitem(last=False)[0]
-            self._singles.pop(old, None)
         return decoded
 
     def _alone(self, number: int) -> Inode:
@@ -152,15 +159,20 @@ class InodeTable:
             group = self._groups[group_number]
             if group.inodes_uninitialised:
                 continue
-            first = group_number * self._per_group + 1
-            end = first + self._per_group - group.unused_inodes
-            for number in range(first, end):
-                index = (number - first) // self._per_window
-                if (number - first) % self._per_window == 0:
-                    self._singles[group_number, index] = _SINGLES  # all of it will be asked for
-                raw = self.raw(number)
-                if raw[_LINKS : _LINKS + 2] != b"\0\0" and raw[:2] != b"\0\0":
-                    yield self[number]
+            used = self._per_group - group.unused_inodes
+            for start in range(0, used, self._per_window):
+                first = group_number * self._per_group + start + 1
+                count = min(self._per_window, used - start)
+                decoded = self._decode((group_number, start // self._per_window)) if self._in_bulk else []
+                for number in range(first, first + count):
+                    inode = decoded[number - first] if decoded else None
+                    if inode is None:
+                        raw = self.raw(number)
+                        if raw[_LINKS : _LINKS + 2] == b"\0\0" or raw[_MODE : _MODE + 2] == b"\0\0":
+                            continue
+                        inode = self._alone(number)
+                    if inode.links and inode.mode:
+                        yield inode
 
     def _check(self, number: int, raw: bytes) -> None:
         (generation,) = _generation(raw, _GENERATION)
@@ -180,13 +192,8 @@ class InodeTable:
         try:
             window = self._blocks.read_data(self._groups[group].inode_table + first, count)
         except SourceError:
-            window = b""  # `raw` asks for the block alone next, and raises if that is the bad one
+            window = b""  # `raw` reads block by block then, and raises if it is the bad one
         self._windows[key] = window
         if len(self._windows) > self._most_windows:
             self._windows.popitem(last=False)
         return window
-
-    def _read_alone(self, group: int, index: int) -> bytes:
-        block, start = divmod(index * self._size, self._superblock.block_size)
-        data = self._blocks.read(self._groups[group].inode_table + block)
-        return data[start : start + self._size]

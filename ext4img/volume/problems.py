@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ext4img.errors import ChecksumError, CorruptionError, Place
+from ext4img.errors import ChecksumError, CorruptionError, Place, SourceError
 
 Checks = Literal["strict", "report", "off"]
 CHECKS: tuple[str, ...] = get_args(Checks)
@@ -53,6 +53,15 @@ class Problems(list[Problem]):
             raise error
         if self.checks == "report":
             self.note(error.reason, error.place)
+
+    def unreadable(self, error: CorruptionError | SourceError, place: Place) -> None:
+        """Something that could not be read at all: raised as it is when strict, else noted."""
+        if isinstance(error, CorruptionError):
+            self.found(error)
+        elif self.checks == "strict":
+            raise error
+        else:
+            self.found(CorruptionError(str(error), place))
 
     def checksum(self, what: str, stored: int, computed: int, place: Place) -> None:
         """A checksum that does not fit."""

@@ -6,25 +6,21 @@ reader → journal → block reader with overlay → superblock again → descri
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Literal
 
-from ext4img.crypto.dirhash import dirhash
-from ext4img.errors import CorruptionError, NotDirectoryError, NotExt4Error, Place, SourceError
+from ext4img.errors import CorruptionError, NotExt4Error, Place, SourceError
 from ext4img.sources.base import Source
 from ext4img.structs.inode import (
-    EXT4_CASEFOLD_FL,
     EXT4_EA_INODE_FL,
-    EXT4_ENCRYPT_FL,
-    EXT4_INDEX_FL,
 )
 from ext4img.structs.superblock import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.contents import Contents
-from ext4img.volume.directory import DirectoryFormat, DirEntry, parse_block, parse_entries, verify_block
-from ext4img.volume.features import Compat, Features, Incompat
+from ext4img.volume.directories import Directories
+from ext4img.volume.directory import DirEntry
+from ext4img.volume.features import Features, Incompat
 from ext4img.volume.groups import Groups
 from ext4img.volume.htree import HashTree
 from ext4img.volume.inode import Inode
@@ -82,9 +78,9 @@ class Volume:
         self.inodes = InodeTable(superblock, self.groups, self.blocks, self._seed, self.problems)
         self._mapper = Mapper(superblock, self.blocks, self._seed, self.problems)
         self._checksums = superblock.has_metadata_checksums and self.problems.verify
-        self._names: OrderedDict[int, dict[bytes, DirEntry]] = OrderedDict()
-        self._names_held = 0
-        self._trees: dict[int, HashTree | None] = {}
+        self.directories = Directories(
+            superblock, self.blocks, self._mapper, self._seed, self.problems, self._inline_parts
+        )
 
     @property
     def features(self) -> Features:
@@ -152,7 +148,7 @@ class Volume:
         try:
             data = self.blocks.read(block)
         except (CorruptionError, SourceError) as error:
-            self._found(error, place)
+            self.problems.unreadable(error, place)
             return {}
         if self._checksums:
             computed = checksum.xattr_block(self._seed, block, data)
@@ -181,8 +177,11 @@ class Volume:
         return value
 
     def _inline_data(self, inode: Inode) -> bytes:
-        rest = self.raw_xattrs(inode).get(INLINE_DATA, b"")
-        return inode.block_area + rest
+        return b"".join(self._inline_parts(inode))
+
+    def _inline_parts(self, inode: Inode) -> tuple[bytes, bytes]:
+        """i_block, and what did not fit there: the attribute system.data."""
+        return inode.block_area, self.raw_xattrs(inode).get(INLINE_DATA, b"")
 
     # Directories
 
@@ -191,160 +190,19 @@ class Volume:
 
         NotDirectoryError for anything but a directory.
         """
-        if not inode.is_dir:
-            raise NotDirectoryError.at(f"inode {inode.number}")
-        form = self._directory_format(inode)
-        if inode.has_inline_data:
-            return list(self._inline_entries(inode, form))
-        entries: list[DirEntry] = []
-        for run in self._directory_runs(inode):
-            for start in range(0, run.length, DIRECTORY_WINDOW_BLOCKS):
-                count = min(DIRECTORY_WINDOW_BLOCKS, run.length - start)
-                self._window_entries(run.pblk + start, count, form, entries)
-        return entries
+        return self.directories.entries(inode)
 
     def lookup(self, inode: Inode, name: bytes, hash_: tuple[int, int] | None = None) -> DirEntry | None:
-        """The entry of this stored name, or None; through the index where there is one.
-
-        `hash_` gives the (major, minor) hash where it cannot be computed from the stored name:
-        encrypted and case-insensitive directories.
-        """
-        names = self._names.get(inode.number)
-        if names is not None:
-            return names.get(name)
-        tree = self._tree(inode)
-        if tree is not None and not (tree.uses_siphash and hash_ is None):
-            major = hash_[0] if hash_ else dirhash(name, tree.hash_version, self.superblock.hash_seed)[0]
-            for entry in self.entries_of_hash(inode, tree, major):
-                if entry.name == name:
-                    return entry
-            return None
-        return self._listed(inode).get(name)
-
-    def entries_of_hash(self, inode: Inode, tree: HashTree, major: int) -> Iterator[DirEntry]:
-        """All entries of the leaves that may hold a major hash."""
-        form = self._directory_format(inode)
-        read = self._directory_block_reader(inode)
-        for lblk in tree.blocks(major):
-            yield from parse_entries(read(lblk), 0, form, self.problems, None)
+        """The entry of this stored name, or None; see `Directories.lookup`."""
+        return self.directories.lookup(inode, name, hash_)
 
     def index(self, inode: Inode) -> HashTree | None:
-        """The directory's index, or None where it has none or a damaged one (noted)."""
-        return self._tree(inode)
+        """The directory's index, or None where it has none."""
+        return self.directories.index(inode)
 
-    def _tree(self, inode: Inode) -> HashTree | None:
-        if inode.number in self._trees:
-            return self._trees[inode.number]
-        tree = None
-        if inode.flags & EXT4_INDEX_FL and Compat.DIR_INDEX in self.features and not inode.has_inline_data:
-            try:
-                large = Incompat.LARGEDIR in self.features
-                read = self._directory_block_reader(inode)
-                tree = HashTree(inode.number, read, self.superblock.hash_unsigned, large)
-            except CorruptionError as error:
-                # As the kernel: a name can still be found by reading all of the directory.
-                self.problems.found(error)
-        if len(self._trees) >= 1024:
-            self._trees.clear()
-        self._trees[inode.number] = tree
-        return tree
-
-    def _listed(self, inode: Inode) -> dict[bytes, DirEntry]:
-        names: dict[bytes, DirEntry] = {}
-        for entry in self.directory(inode):
-            names.setdefault(entry.name, entry)
-        self._names[inode.number] = names
-        self._names_held += len(names)
-        while self._names_held > _CACHED_NAMES and len(self._names) > 1:
-            self._names_held -= len(self._names.popitem(last=False)[1])
-        return names
-
-    def _directory_format(self, inode: Inode) -> DirectoryFormat:
-        both = EXT4_ENCRYPT_FL | EXT4_CASEFOLD_FL
-        return DirectoryFormat(
-            inode.number,
-            checksum.inode_seed(self._seed, inode.number, inode.generation) if self._checksums else None,
-            Incompat.FILETYPE in self.features,
-            inode.flags & both == both,
-            self.superblock.inode_count,
-        )
-
-    def _directory_runs(self, inode: Inode) -> Iterator[Run]:
-        """Its written runs up to i_size; holes and lost blocks are problems, not entries."""
-        end = -(-inode.size // self.block_size)
-        reached = 0
-        for run in self.runs(inode):
-            if run.lblk >= end:
-                break
-            if run.lblk > reached:
-                self._hole(inode, reached, run.lblk)
-            reached = min(run.end, end)
-            if run.state == WRITTEN:
-                yield Run(run.lblk, run.pblk, reached - run.lblk, run.state)
-            elif run.state != LOST:  # what is lost has been reported by the mapping
-                self._hole(inode, run.lblk, reached)
-        if reached < end:
-            self._hole(inode, reached, end)
-
-    def _hole(self, inode: Inode, first: int, end: int) -> None:
-        reason = f"directory has a hole from logical block {first} to {end}"
-        self.problems.found(CorruptionError(reason, Place(inode=inode.number)))
-
-    def _window_entries(self, pblk: int, count: int, form: DirectoryFormat, entries: list[DirEntry]) -> None:
-        try:
-            data = self.blocks.read_data(pblk, count)
-        except (SourceError, CorruptionError) as error:
-            if count == 1:
-                self._found(error, Place(inode=form.inode, block=pblk))
-                return
-            for block in range(pblk, pblk + count):  # one bad sector costs one block
-                self._window_entries(block, 1, form, entries)
-            return
-        size = self.block_size
-        for number in range(count):
-            block_data = data[number * size : (number + 1) * size] if count > 1 else data
-            if form.seed is not None:
-                try:
-                    verify_block(block_data, form, pblk + number)
-                except CorruptionError as error:
-                    self.problems.found(error)
-            entries += parse_block(block_data, form, self.problems, pblk + number)
-
-    def _inline_entries(self, inode: Inode, form: DirectoryFormat) -> Iterator[DirEntry]:
-        yield from parse_entries(inode.block_area, INLINE_PARENT_SIZE, form, self.problems, None)
-        rest = self.raw_xattrs(inode).get(INLINE_DATA, b"")
-        if rest:
-            yield from parse_entries(rest, 0, form, self.problems, None)
-
-    def _directory_block_reader(self, inode: Inode) -> _DirectoryBlocks:
-        return _DirectoryBlocks(self, inode, self._directory_format(inode))
-
-    def _found(self, error: CorruptionError | SourceError, place: Place) -> None:
-        """A block that cannot be read: raised as it is when strict, else noted with its place."""
-        if isinstance(error, CorruptionError):
-            self.problems.found(error)
-        elif self.problems.checks == "strict":
-            raise error
-        else:
-            self.problems.found(CorruptionError(str(error), place))
-
-
-class _DirectoryBlocks:
-    """Verified logical blocks of one directory."""
-
-    def __init__(self, volume: Volume, inode: Inode, form: DirectoryFormat) -> None:
-        self._volume = volume
-        self._runs = [run for run in volume.runs(inode) if run.state == WRITTEN]
-        self._form = form
-
-    def __call__(self, lblk: int) -> bytes:
-        for run in self._runs:
-            if run.lblk <= lblk < run.end:
-                pblk = run.pblk + lblk - run.lblk
-                data = self._volume.blocks.read(pblk)
-                verify_block(data, self._form, pblk)
-                return data
-        raise CorruptionError(f"directory index names logical block {lblk}, a hole", Place(inode=self._form.inode))
+    def entries_of_hash(self, inode: Inode, major: int) -> Iterator[DirEntry]:
+        """The entries that may have this major hash."""
+        return self.directories.entries_of_hash(inode, major)
 
 
 def _read_superblock(source: Source, problems: Problems) -> Superblock:

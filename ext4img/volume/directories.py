@@ -1,0 +1,258 @@
+"""Listing directories, and finding one name in them, on one volume."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+
+from ext4img.crypto.dirhash import dirhash
+from ext4img.errors import CorruptionError, NotDirectoryError, Place, SourceError
+from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ENCRYPT_FL, EXT4_INDEX_FL
+from ext4img.volume import checksum
+from ext4img.volume.blocks import BlockReader
+from ext4img.volume.directory import (
+    DirectoryFormat,
+    DirEntry,
+    find_entry,
+    parse_block,
+    parse_entries,
+    verify_block,
+)
+from ext4img.volume.features import Compat, Incompat
+from ext4img.volume.htree import HashTree
+from ext4img.volume.inode import Inode
+from ext4img.volume.mapping import LOST, WRITTEN, Mapper, Run
+from ext4img.volume.problems import Problems
+from ext4img.volume.superblock import Superblock
+
+INLINE_PARENT_SIZE = 4
+WINDOW_BLOCKS = 64
+_CACHED_DIRECTORIES = 4096
+_CACHED_NAMES = 200_000  # some 40 MiB
+_SINGLE_LOOKUPS = 2  # so many look-ups block by block, then all names of the directory are kept
+_MOST_BYTES_NAMED = 1 << 20
+_BOTH = EXT4_ENCRYPT_FL | EXT4_CASEFOLD_FL
+
+
+class _Known:
+    """What is kept of a directory between look-ups in it."""
+
+    __slots__ = ("form", "inode", "lookups", "names", "runs", "tree")
+
+    def __init__(self, inode: Inode, form: DirectoryFormat, runs: list[Run]) -> None:
+        self.inode = inode
+        self.form = form
+        self.runs = runs
+        self.tree: HashTree | None = None
+        self.lookups = 0
+        self.names: dict[bytes, DirEntry] | None = None
+
+
+class Directories:
+    """The directories of one volume, names as stored.
+
+    `inline_parts` gives the two pieces of contents that stand in an inode itself.
+    """
+
+    def __init__(
+        self,
+        superblock: Superblock,
+        blocks: BlockReader,
+        mapper: Mapper,
+        seed: int,
+        problems: Problems,
+        inline_parts: Callable[[Inode], tuple[bytes, bytes]],
+    ) -> None:
+        self._superblock = superblock
+        self._block_size = superblock.block_size
+        self._blocks = blocks
+        self._mapper = mapper
+        self._seed = seed
+        self._problems = problems
+        self._inline_parts = inline_parts
+        self._checksums = superblock.has_metadata_checksums and problems.verify
+        self._has_filetype = Incompat.FILETYPE in superblock.features
+        self._has_index = Compat.DIR_INDEX in superblock.features
+        self._has_large_dir = Incompat.LARGEDIR in superblock.features
+        self._known: OrderedDict[int, _Known] = OrderedDict()
+        self._names_held = 0
+
+    def entries(self, inode: Inode) -> list[DirEntry]:
+        """All entries in the order of the disk, "." and ".." left out. NotDirectoryError."""
+        if not inode.is_dir:
+            raise NotDirectoryError.at(f"inode {inode.number}")
+        form = self._format(inode)
+        if inode.has_inline_data:
+            return list(self._inline_entries(inode, form))
+        found: list[DirEntry] = []
+        for run in self._runs(inode):
+            for start in range(0, run.length, WINDOW_BLOCKS):
+                self._window(run.pblk + start, min(WINDOW_BLOCKS, run.length - start), form, found)
+        return found
+
+    def lookup(self, inode: Inode, name: bytes, hash_: tuple[int, int] | None = None) -> DirEntry | None:
+        """The entry of this stored name, or None; through the index where there is one.
+
+        `hash_` gives the (major, minor) hash where it cannot be computed from the stored name:
+        encrypted and case-insensitive directories.
+        """
+        if inode.has_inline_data:
+            return next((entry for entry in self.entries(inode) if entry.name == name), None)
+        known = self._know(inode)
+        if known.names is not None:
+            return known.names.get(name)
+        tree = known.tree
+        if tree is not None and not (tree.uses_siphash and hash_ is None):
+            major = hash_[0] if hash_ else dirhash(name, tree.hash_version, self._superblock.hash_seed)[0]
+            try:
+                for block in self._leaves(known, tree, major):
+                    entry = find_entry(block, name, known.form, self._problems)
+                    if entry is not None:
+                        return entry
+                return None
+            except CorruptionError as error:
+                self._problems.found(error)  # and then without the index, as the kernel does
+        if known.lookups >= _SINGLE_LOOKUPS and inode.size <= _MOST_BYTES_NAMED:
+            return self._named(known).get(name)
+        known.lookups += 1
+        for run in known.runs:
+            for pblk in range(run.pblk, run.pblk + run.length):
+                data = self._verified(known.form, pblk)
+                entry = find_entry(data, name, known.form, self._problems) if data else None
+                if entry is not None:
+                    return entry
+        return None
+
+    def _named(self, known: _Known) -> dict[bytes, DirEntry]:
+        """All names of a directory that is asked again and again; the oldest of others are dropped."""
+        names: dict[bytes, DirEntry] = {}
+        for entry in self.entries(known.inode):
+            names.setdefault(entry.name, entry)
+        known.names = names
+        self._names_held += len(names)
+        for other in self._known.values():
+            if self._names_held <= _CACHED_NAMES:
+                break
+            if other.names is not None and other is not known:
+                self._names_held -= len(other.names)
+                other.names = None
+                other.lookups = 0
+        return names
+
+    def index(self, inode: Inode) -> HashTree | None:
+        """The directory's index, or None where it has none or a damaged one (a problem)."""
+        return None if inode.has_inline_data else self._know(inode).tree
+
+    def entries_of_hash(self, inode: Inode, major: int) -> Iterator[DirEntry]:
+        """All entries of the leaves that may hold a major hash; of all blocks without an index."""
+        known = self._know(inode)
+        if known.tree is None:
+            yield from self.entries(inode)
+            return
+        for block in self._leaves(known, known.tree, major):
+            yield from parse_entries(block, 0, known.form, self._problems, None)
+
+    def _leaves(self, known: _Known, tree: HashTree, major: int) -> Iterator[bytes]:
+        for lblk in tree.blocks(major):
+            yield self._logical_block(known, lblk)
+
+    def _know(self, inode: Inode) -> _Known:
+        known = self._known.get(inode.number)
+        # Another inode of the same number: a recovered one, or one that was made by hand.
+        if known is not None and known.inode == inode:
+            return known
+        known = _Known(inode, self._format(inode), list(self._runs(inode)))
+        if self._has_index and inode.flags & EXT4_INDEX_FL:
+            try:
+                known.tree = HashTree(
+                    inode.number,
+                    lambda lblk: self._logical_block(known, lblk),
+                    self._superblock.hash_unsigned,
+                    self._has_large_dir,
+                )
+            except CorruptionError as error:
+                self._problems.found(error)  # a name can still be found by reading all of it
+        self._known[inode.number] = known
+        if len(self._known) > _CACHED_DIRECTORIES:
+            old = self._known.popitem(last=False)[1]
+            self._names_held -= len(old.names or ())
+        return known
+
+    def _logical_block(self, known: _Known, lblk: int) -> bytes:
+        for run in known.runs:
+            if run.lblk <= lblk < run.end:
+                pblk = run.pblk + lblk - run.lblk
+                data = self._blocks.read(pblk)
+                if known.form.seed is not None:
+                    verify_block(data, known.form, pblk)
+                return data
+        raise CorruptionError(f"directory index names logical block {lblk}, a hole", Place(inode=known.form.inode))
+
+    def _verified(self, form: DirectoryFormat, pblk: int) -> bytes | None:
+        try:
+            data = self._blocks.read(pblk)
+        except (SourceError, CorruptionError) as error:
+            self._problems.unreadable(error, Place(inode=form.inode, block=pblk))
+            return None
+        self._verify(data, form, pblk)
+        return data
+
+    def _verify(self, data: bytes, form: DirectoryFormat, pblk: int) -> None:
+        if form.seed is not None:
+            try:
+                verify_block(data, form, pblk)
+            except CorruptionError as error:
+                self._problems.found(error)
+
+    def _format(self, inode: Inode) -> DirectoryFormat:
+        return DirectoryFormat(
+            inode.number,
+            checksum.inode_seed(self._seed, inode.number, inode.generation) if self._checksums else None,
+            self._has_filetype,
+            inode.flags & _BOTH == _BOTH,
+            self._superblock.inode_count,
+        )
+
+    def _runs(self, inode: Inode) -> Iterator[Run]:
+        """Its written runs up to i_size; holes and lost blocks are problems, not entries."""
+        end = -(-inode.size // self._block_size)
+        reached = 0
+        for run in self._mapper.runs(inode):
+            if run.lblk >= end:
+                break
+            if run.lblk > reached:
+                self._hole(inode, reached, run.lblk)
+            reached = min(run.end, end)
+            if run.state == WRITTEN:
+                yield Run(run.lblk, run.pblk, reached - run.lblk, WRITTEN)
+            elif run.state != LOST:  # what is lost has been reported by the mapping
+                self._hole(inode, run.lblk, reached)
+        if reached < end:
+            self._hole(inode, reached, end)
+
+    def _hole(self, inode: Inode, first: int, end: int) -> None:
+        reason = f"directory has a hole from logical block {first} to {end}"
+        self._problems.found(CorruptionError(reason, Place(inode=inode.number)))
+
+    def _window(self, pblk: int, count: int, form: DirectoryFormat, found: list[DirEntry]) -> None:
+        """Add the entries of neighbouring blocks, read at once."""
+        try:
+            data = self._blocks.read_data(pblk, count)
+        except (SourceError, CorruptionError) as error:
+            if count == 1:
+                self._problems.unreadable(error, Place(inode=form.inode, block=pblk))
+                return
+            for block in range(pblk, pblk + count):  # one bad sector costs one block
+                self._window(block, 1, form, found)
+            return
+        size = self._block_size
+        for number in range(count):
+            block_data = data[number * size : (number + 1) * size] if count > 1 else data
+            self._verify(block_data, form, pblk + number)
+            found += parse_block(block_data, form, self._problems, pblk + number)
+
+    def _inline_entries(self, inode: Inode, form: DirectoryFormat) -> Iterator[DirEntry]:
+        in_block_area, in_xattr = self._inline_parts(inode)
+        yield from parse_entries(in_block_area, INLINE_PARENT_SIZE, form, self._problems, None)
+        if in_xattr:
+            yield from parse_entries(in_xattr, 0, form, self._problems, None)
