@@ -25,7 +25,7 @@ from ext4img.volume.groups import Groups
 from ext4img.volume.htree import HashTree
 from ext4img.volume.inode import Inode
 from ext4img.volume.inode_table import InodeTable
-from ext4img.volume.mapping import HOLE, LOST, UNWRITTEN, WRITTEN, Mapper, Run, Runs
+from ext4img.volume.mapping import HOLE, LOST, UNWRITTEN, WRITTEN, Mapper, Mapping, Run, Runs
 from ext4img.volume.problems import Checks, Problems
 from ext4img.volume.recovery import Recovery, recover
 from ext4img.volume.superblock import Superblock, parse_superblock
@@ -101,6 +101,10 @@ class Volume:
     def runs(self, inode: Inode) -> Runs:
         """Where the inode's blocks stand."""
         return self._mapper.runs(inode)
+
+    def mapping(self, inode: Inode) -> Mapping:
+        """The same, and the blocks of the tree that says so."""
+        return self._mapper.mapping(inode)
 
     def contents(self, inode: Inode, size: int | None = None) -> Contents:
         """The stored bytes (ciphertext where encrypted) up to `size`, by default i_size."""
