@@ -9,10 +9,12 @@ from ext4img.crypto.names import MIN_STORED_NAME, is_padded_name
 from ext4img.crypto.policy import EncryptionContext, Policy, parse_context
 from ext4img.errors import CorruptionError, Ext4Error, Place, UnsupportedFeatureError
 from ext4img.structs.inode import EXT4_ENCRYPT_FL
+from ext4img.structs.xattr import EXT4_XATTR_INDEX_TRUSTED
 from ext4img.volume.features import Incompat
-from ext4img.volume.inode import Inode
 from ext4img.volume.volume import Volume
+from ext4img.volume.xattr import ENCRYPTION_CONTEXT
 
+_SLOT = b"fscrypt_slot"  # `homed.SLOT_PREFIX` without "trusted."
 _SAMPLE_DIRECTORIES = 8
 _SAMPLE_NAMES = 64
 
@@ -28,6 +30,8 @@ class PolicyUse:
     """Sum of the regular files' sizes."""
     sample: list[tuple[int, EncryptionContext]] = field(default_factory=list)
     """(inode number, context) of a few directories, by which a key can be tried."""
+    homes: list[int] = field(default_factory=list)
+    """Inode numbers of directories with key slots of systemd-homed; version 1 policies only."""
 
 
 def policies_in_use(volume: Volume) -> dict[Policy, PolicyUse]:
@@ -38,12 +42,22 @@ def policies_in_use(volume: Volume) -> dict[Policy, PolicyUse]:
     for inode in volume.inodes.scan():
         if not inode.flags & EXT4_ENCRYPT_FL:
             continue
-        context = _context(volume, inode)
-        if context is None:
+        place = Place(inode=inode.number, record="fscrypt_context")
+        try:
+            xattrs = volume.raw_xattrs(inode)
+            raw = xattrs.get(ENCRYPTION_CONTEXT)
+            if raw is None:
+                raise CorruptionError("encrypted, but without an encryption context", place)
+            context = parse_context(raw, place=place, supported_only=False)
+        except (CorruptionError, UnsupportedFeatureError) as error:
+            # A problem, but not of other files.
+            volume.problems.note(str(error), place)
             continue
         use = used.setdefault(context.policy, PolicyUse())
         if inode.is_dir:
             use.directories += 1
+            if context.policy.version == 1 and len(xattrs) > 1 and any(_is_slot(*key) for key in xattrs):
+                use.homes.append(inode.number)
             if len(use.sample) < _SAMPLE_DIRECTORIES:
                 use.sample.append((inode.number, context))
         elif inode.is_symlink:
@@ -54,17 +68,8 @@ def policies_in_use(volume: Volume) -> dict[Policy, PolicyUse]:
     return used
 
 
-def _context(volume: Volume, inode: Inode) -> EncryptionContext | None:
-    """The context, or None where it is missing or unreadable: a problem, but not of other files."""
-    place = Place(inode=inode.number, record="fscrypt_context")
-    try:
-        raw = volume.encryption_context(inode)
-        if raw is None:
-            raise CorruptionError("encrypted, but without an encryption context", place)
-        return parse_context(raw, place=place, supported_only=False)
-    except (CorruptionError, UnsupportedFeatureError) as error:
-        volume.problems.note(str(error), place)
-        return None
+def _is_slot(name_index: int, name: bytes) -> bool:
+    return name_index == EXT4_XATTR_INDEX_TRUSTED and name.startswith(_SLOT)
 
 
 def key_opens_names(volume: Volume, use: PolicyUse, keyring: Keyring) -> bool:

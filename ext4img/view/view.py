@@ -6,7 +6,8 @@ block-rounded ciphertext always. No key is an empty keyring, not a mode.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -41,6 +42,9 @@ from ext4img.volume.volume import Volume
 
 if TYPE_CHECKING:
     from ext4img.crypto.codec import NamesCipher
+    from ext4img.crypto.unlock import CostLimits
+    from ext4img.view.protectors import Protector
+    from ext4img.view.unlock import Unlocker
 
 
 class View:
@@ -55,6 +59,7 @@ class View:
         self._uuid = volume.superblock.uuid.bytes
         self._resolver = Resolver(self)
         self._policies: dict[Policy, PolicyUse] | None = None
+        self._unlocker: Unlocker | None = None
 
     def __repr__(self) -> str:
         return f"<ext4img.View of {self.volume.source.name!r}>"
@@ -123,6 +128,46 @@ class View:
             raise WrongKeyError(f"the key opens nothing on this image, which has {policies}")
         self.keyring.add(raw, descriptor)
         return tuple(opened)
+
+    def unlock(
+        self,
+        passphrase: str | bytes | None = None,
+        *,
+        raw_keys: Iterable[bytes] = (),
+        salts: Iterable[str | bytes] = (),
+        fscrypt_dirs: Iterable[str | os.PathLike[str] | View] = (),
+        limits: CostLimits | None = None,
+    ) -> tuple[Policy, ...]:
+        """Open policies through what the image says about its keys; those opened.
+
+        `passphrase` is tried on fscrypt's protectors (custom and login), on the slots of systemd-homed,
+        and with e4crypt's way of making keys; it ends at the first line break. `raw_keys` are 32-byte
+        keys of fscrypt's raw-key protectors (a master key is for `add_key`). `salts` are e4crypt's
+        beside the superblock's own: bytes, or str as its option -S has them. `fscrypt_dirs` are where
+        login protectors may be: a `.fscrypt` directory on the host or its parent, another image's path,
+        another open View. `limits` bound what Argon2id may cost (`ext4img.crypto.unlock.CostLimits`).
+
+        Nothing is hashed twice for one set of secrets. What is damaged on the way goes to `problems`.
+        Where nothing was opened: WrongKeyError, and LimitError, NoKeyError (no secret of the kind that
+        is wanted was given), NotFoundError (a protector that is elsewhere), CorruptionError,
+        UnsupportedFeatureError if no secret was found wrong. KeyFormatError for what is no secret.
+        """
+        if self._unlocker is None:
+            from ext4img.view.unlock import Unlocker
+
+            self._unlocker = Unlocker(self)
+        return self._unlocker.unlock(passphrase, raw_keys, salts, fscrypt_dirs, limits)
+
+    def protectors(
+        self, fscrypt_dirs: Iterable[str | os.PathLike[str] | View] = ()
+    ) -> dict[Policy, tuple[Protector, ...]]:
+        """What could open each policy in use, as the metadata for `unlock` has it; none for others.
+
+        Nothing is raised for damaged metadata: the protectors say what is wrong with them.
+        """
+        from ext4img.view.protectors import protectors_of
+
+        return protectors_of(self, fscrypt_dirs)
 
     def policies(self) -> dict[Policy, PolicyUse]:
         """Every encryption policy in use on the image, and by how many inodes; scans them once."""

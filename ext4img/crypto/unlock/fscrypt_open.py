@@ -8,7 +8,7 @@ so that no name from an image can lead elsewhere.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ext4img.crypto.unlock.fscrypt_metadata import (
@@ -94,7 +94,9 @@ def open_policy(
             continue
         problems = tuple(error for error in failures if not isinstance(error, (WrongKeyError, NoKeyError)))
         return OpenedPolicy(policy_id, key, policy, protector, problems)
-    raise _failure(policy_id, failures)
+    if not failures:
+        raise CorruptionError(f"policy {policy_id.hex()}: no protector protects it")
+    raise combined(failures, f"policy {policy_id.hex()}", f".fscrypt/policies/{policy_id.hex()}")
 
 
 def open_policies(
@@ -166,15 +168,15 @@ def _open_slot(
     return key
 
 
-def _failure(policy_id: bytes, failures: list[Ext4Error]) -> Ext4Error:
-    """One error for all slots."""
-    where = f"policy {policy_id.hex()}"
-    if not failures:
-        return CorruptionError(f"{where}: no protector protects it")
-    told = "; ".join(_message(error) for error in failures)
+def combined(failures: Sequence[Ext4Error], where: str, path: str) -> Ext4Error:
+    """One error for all `failures` (one at least), of the most telling class, that tells them all.
+
+    `path` is what a NotFoundError is about.
+    """
+    told = "; ".join(dict.fromkeys(_message(error) for error in failures))
     kind = next((kind for kind in _MOST_TELLING if any(isinstance(error, kind) for error in failures)), None)
     if kind is NotFoundError:
-        return NotFoundError.at(f".fscrypt/policies/{policy_id.hex()}", told)
+        return NotFoundError.at(path, told)
     if kind is NoKeyError:
         return NoKeyError(errno.ENOKEY, f"{where}: {told}")
     if kind is LimitError:
