@@ -200,19 +200,25 @@ def parse_overflow(data: bytes, member: str) -> dict[str, bytes]:
     return {show(key): value for key, value in parse_records(data, f"the attributes {member!r}").items()}
 
 
-def _split_xattrs(entry: Entry) -> tuple[dict[bytes, bytes], bytes]:
-    """(what goes into the header, what does not fit or has one of our names, as pax records)."""
-    records: dict[bytes, bytes] = {}
+def records_of(entry: Entry) -> dict[str, bytes]:
+    """The attributes by which an entry's own facts travel."""
+    records: dict[str, bytes] = {}
     if entry.context is not None and not entry.is_link:
-        records[METADATA.encode()] = build_metadata(entry.size, entry.context)
+        records[METADATA] = build_metadata(entry.size, entry.context)
     if entry.stored_name is not None:
         directory = entry.type == "dir"
-        records[FILENAME.encode()] = build_filename(
+        records[FILENAME] = build_filename(
             entry.stored_name, entry.mode if directory else None, entry.context if directory else None
         )
     if entry.stored_target is not None and not entry.is_link:
-        records[SYMLINK.encode()] = entry.stored_target
-    records[INODE.encode()] = _inode_line(entry)
+        records[SYMLINK] = entry.stored_target
+    records[INODE] = _inode_line(entry)
+    return records
+
+
+def _split_xattrs(entry: Entry) -> tuple[dict[bytes, bytes], bytes]:
+    """(what goes into the header, what does not fit or has one of our names, as pax records)."""
+    records = {name.encode(): value for name, value in records_of(entry).items()}
     if entry.is_link or not entry.xattrs:
         return records, b""
     room = XATTR_ROOM_BYTES

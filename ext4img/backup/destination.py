@@ -1,0 +1,254 @@
+"""A directory of the host that is restored into, and never left.
+
+Everything is done relative to an open directory and to one name in it; no link is followed, at
+no component. Files are written under a temporary name and get their own when they are whole, so
+an interrupted restore leaves nothing that looks like what it is not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+from ext4img.backup.entry import show
+from ext4img.errors import RestoreError
+
+TEMPORARY_PREFIX: Final = b".ext4img-"
+_OPEN_MOST: Final = 64  # directories held open; those further up are found again through ".."
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Exists(RestoreError):
+    """Something is there already, and is not to be overwritten."""
+
+
+@dataclass(slots=True)
+class Opened:
+    """A directory on the way to the current one. `created` where it was made by this restore."""
+
+    name: bytes
+    fd: int
+    device: int
+    inode: int
+    created: bool
+
+
+class HostDirectory:
+    """The target, with a current directory in it (at first the target itself).
+
+    The target is made if it is not there. `is_new` tells whether it was made or empty.
+    RestoreError names the path below the target.
+    """
+
+    def __init__(
+        self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes], inside: HostDirectory | None = None
+    ) -> None:
+        self.path = os.fsdecode(path)
+        self._token = secrets.token_hex(4).encode()
+        self._count = 0
+        self._stack: list[Opened] = []
+        folder = None if inside is None else inside.fd
+        try:
+            created = _make(self.path, folder)
+            # Whoever names the target may name a link to it; inside it no link is followed.
+            fd = os.open(self.path, _DIRECTORY if inside else _DIRECTORY & ~os.O_NOFOLLOW, dir_fd=folder)
+        except OSError as error:
+            raise RestoreError(f"it cannot be restored to: {error.strerror}", self.path) from error
+        status = os.fstat(fd)
+        self._stack.append(Opened(b".", fd, status.st_dev, status.st_ino, created))
+        self.is_new = created or not os.listdir(fd)
+
+    @contextmanager
+    def staging(self) -> Iterator[HostDirectory]:
+        """A directory in the target to restore aside in; gone afterwards, with all that is left in it."""
+        name = self.temporary()
+        aside = HostDirectory(name, self)
+        try:
+            yield aside
+        finally:
+            aside.close()
+            shutil.rmtree(name, dir_fd=self.fd)
+
+    def sync(self) -> None:
+        """Have the system write out what it still holds of the target's file system."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.syncfs(self.fd):
+            code = ctypes.get_errno()
+            raise RestoreError(f"it could not be written out: {os.strerror(code)}", self.path)
+
+    # The current directory
+
+    @property
+    def depth(self) -> int:
+        """How many directories below the target the current one is."""
+        return len(self._stack) - 1
+
+    @property
+    def fd(self) -> int:
+        """The current directory."""
+        return self._stack[-1].fd
+
+    @property
+    def created(self) -> bool:
+        """Whether this restore made the current directory."""
+        return self._stack[-1].created
+
+    def shown(self, name: bytes = b"") -> str:
+        """The path of a name in the current directory, or of that itself, for messages."""
+        names = [opened.name for opened in self._stack[1:]]
+        return show(b"/".join([*names, name] if name else names) or b".")
+
+    def names(self) -> tuple[bytes, ...]:
+        """The names that lead to the current directory."""
+        return tuple(opened.name for opened in self._stack[1:])
+
+    def has_default_acl(self) -> bool:
+        """Whether what is made in the current directory gets an ACL from it."""
+        try:
+            return bool(os.getxattr(self.fd, "system.posix_acl_default"))
+        except OSError:
+            return False  # no such attribute, or no such thing as attributes
+
+    def enter(self, name: bytes) -> None:
+        """Make `name` the current directory. It is made if it is not there; Exists if it is no directory."""
+        parent = self.fd
+        try:
+            os.mkdir(name, 0o700, dir_fd=parent)
+            created = True
+        except FileExistsError:
+            created = False
+        try:
+            fd = os.open(name, _DIRECTORY, dir_fd=parent)
+        except (NotADirectoryError, FileNotFoundError) as error:
+            raise Exists("something that is no directory is there already", self.shown(name)) from error
+        status = os.fstat(fd)
+        self._stack.append(Opened(name, fd, status.st_dev, status.st_ino, created))
+        if len(self._stack) > _OPEN_MOST + 1:
+            far = self._stack[-_OPEN_MOST - 1]
+            if far.fd >= 0 and far is not self._stack[0]:
+                os.close(far.fd)
+                far.fd = -1
+
+    def leave(self) -> None:
+        """Go back to the directory above."""
+        left = self._stack.pop()
+        above = self._stack[-1]
+        if above.fd < 0:
+            fd = os.open(b"..", _DIRECTORY, dir_fd=left.fd)
+            status = os.fstat(fd)
+            if (status.st_dev, status.st_ino) != (above.device, above.inode):
+                os.close(fd)
+                os.close(left.fd)
+                raise RestoreError("somebody moved a directory that is being restored", self.shown(left.name))
+            above.fd = fd
+        os.close(left.fd)
+
+    # What is made in it
+
+    def temporary(self) -> bytes:
+        """A name nobody uses."""
+        self._count += 1
+        return b"%b%b-%d.partial" % (TEMPORARY_PREFIX, self._token, self._count)
+
+    def create(self, name: bytes) -> int:
+        """A new file, open for writing; `name` is a temporary one."""
+        return os.open(name, _NEW_FILE, 0o600, dir_fd=self.fd)
+
+    def publish(self, temporary: bytes, name: bytes, overwrite: bool) -> None:
+        """Give what is whole its own name. Exists where that is taken, or by a directory."""
+        fd = self.fd
+        if overwrite:
+            try:
+                os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
+            except (IsADirectoryError, FileExistsError) as error:
+                raise Exists("a directory is there already", self.shown(name)) from error
+            return
+        try:
+            os.link(temporary, name, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=False)
+        except FileExistsError as error:
+            raise Exists("it is there already", self.shown(name)) from error
+        except PermissionError:  # a file system without hard links
+            if self.exists(name):
+                raise Exists("it is there already", self.shown(name)) from None
+            os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
+            return
+        os.unlink(temporary, dir_fd=fd)
+
+    def exists(self, name: bytes) -> bool:
+        """Whether the current directory has such a name."""
+        try:
+            os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def remove(self, name: bytes) -> None:
+        """Take away a temporary name, if it is still there."""
+        try:
+            os.unlink(name, dir_fd=self.fd)
+        except FileNotFoundError:
+            return
+
+    def identity(self, name: bytes) -> tuple[int, int]:
+        """(device, inode) of a name in the current directory."""
+        status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        return status.st_dev, status.st_ino
+
+    def link(self, names: tuple[bytes, ...], identity: tuple[int, int], new_name: bytes) -> None:
+        """A further name, in the current directory, of what was restored at `names` below the target."""
+        folder = self._open(names[:-1])
+        try:
+            status = os.stat(names[-1], dir_fd=folder, follow_symlinks=False)
+            if (status.st_dev, status.st_ino) != identity:
+                raise RestoreError("the file it is a name of was replaced", self.shown(new_name))
+            os.link(names[-1], new_name, src_dir_fd=folder, dst_dir_fd=self.fd, follow_symlinks=False)
+        finally:
+            if folder != self.fd:
+                os.close(folder)
+
+    def _open(self, names: tuple[bytes, ...]) -> int:
+        """A directory below the target, each component a real directory."""
+        if names == self.names():
+            return self.fd
+        fd = os.dup(self._stack[0].fd)
+        for name in names:
+            try:
+                below = os.open(name, _DIRECTORY, dir_fd=fd)
+            finally:
+                os.close(fd)
+            fd = below
+        return fd
+
+    def close(self) -> None:
+        """Close what is open."""
+        for opened in self._stack:
+            if opened.fd >= 0:
+                os.close(opened.fd)
+        self._stack = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _make(path: str, folder: int | None) -> bool:
+    try:
+        os.mkdir(path, 0o700, dir_fd=folder)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.stat(path, dir_fd=folder).st_mode):
+            raise
+        return False
+    return True
