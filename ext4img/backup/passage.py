@@ -130,6 +130,7 @@ class Passage:
 
     def __init__(self, cursor: Cursor, expected: Iterator[ManifestLine] | None, block_size: int | None = None) -> None:
         self.closing: Closing | None = None
+        self.start = cursor.position  # of the last member
         self._cursor = cursor
         self._expected = expected
         self._block_size = block_size or 0
@@ -163,7 +164,7 @@ class Passage:
         verify = verify or self._seen is not None
         with self:
             while True:
-                start = cursor.position
+                start = self.start = cursor.position
                 found = read_header(cursor)
                 if found is None:
                     raise TruncatedArchiveError(f"{cursor.name}: it ends without its manifest")

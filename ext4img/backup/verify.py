@@ -1,0 +1,120 @@
+"""Is an archive whole, and still what was written?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from ext4img.backup.input import ArchiveSource
+from ext4img.backup.manifest import Closing, ManifestLine
+from ext4img.backup.passage import Passage
+from ext4img.backup.reader import Archive
+from ext4img.errors import ArchiveError, Ext4Error
+
+Progress = Callable[[int, int | None], None]
+PROBLEMS_KEPT: Final = 10_000
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """`members` that were read, in `bytes` of archive. `problems` are at most 10,000 of `damaged`.
+
+    `incomplete` counts files with parts that could not be read when the backup was made: they
+    are what was written, but not all that was on the image.
+    """
+
+    members: int = 0
+    bytes: int = 0
+    damaged: int = 0
+    incomplete: int = 0
+    problems: list[Ext4Error] = field(default_factory=list)
+    digest: str = ""
+    """SHA-256 of the manifest's lines, in hex: it stands for the whole archive."""
+
+    @property
+    def intact(self) -> bool:
+        """Whether every byte is what was written."""
+        return not self.damaged
+
+    def add(self, problem: Ext4Error) -> None:
+        """Note a damaged member."""
+        self.damaged += 1
+        if len(self.problems) < PROBLEMS_KEPT:
+            self.problems.append(problem)
+
+
+def verify(archive: ArchiveSource | Archive, *, progress: Progress | None = None) -> VerifyReport:
+    """Read a whole archive: framing, order, records, digests, completeness.
+
+    On a file one damaged member does not keep the others from being looked at. What is no archive
+    at all, or one without its manifest, is an ArchiveError (TruncatedArchiveError) as for every
+    reader. A stream is given up at the first thing that is wrong with it.
+    """
+    opened = archive if isinstance(archive, Archive) else Archive(archive)
+    try:
+        report = VerifyReport()
+        if opened.seekable:
+            _verify_file(opened, report, progress)
+        else:
+            for member in opened.members(verify=True):
+                report.members += 1
+                if progress is not None:
+                    progress(member.offset, None)
+        if opened.closing is not None:
+            _close(opened.closing, report)
+        return report
+    finally:
+        if opened is not archive:
+            opened.close()
+
+
+def _close(closing: Closing, report: VerifyReport) -> None:
+    report.bytes = closing.offset
+    report.incomplete = closing.incomplete
+    report.digest = closing.sha256
+
+
+def _verify_file(archive: Archive, report: VerifyReport, progress: Progress | None) -> None:
+    """Each member; after one whose header is damaged the manifest says where the next one is."""
+    total = archive.input.size
+    lines = _Lines(archive.manifest())
+    passage = Passage(archive.input.cursor(), lines)
+    passage.read_info()
+    while True:
+        try:
+            for member in passage.members(verify=False):
+                report.members += 1
+                try:
+                    for _ in member.chunks():
+                        pass
+                except ArchiveError as error:
+                    report.add(error)
+                if progress is not None:
+                    progress(member.offset + member.stored_bytes, total)
+            return
+        except ArchiveError as error:
+            report.add(error)
+            while (line := lines.peek()) is not None and line.offset <= passage.start:
+                next(lines)
+            if line is None:
+                return
+            passage = Passage(archive.input.cursor(line.offset), lines, block_size=archive.info.block_size)
+
+
+class _Lines(Iterator[ManifestLine]):
+    """The manifest's lines with a look ahead."""
+
+    def __init__(self, lines: Iterator[ManifestLine]) -> None:
+        self._lines = lines
+        self._ahead: ManifestLine | None = None
+
+    def __next__(self) -> ManifestLine:
+        line, self._ahead = self._ahead, None
+        return line if line is not None else next(self._lines)
+
+    def peek(self) -> ManifestLine | None:
+        """The line that comes next."""
+        if self._ahead is None:
+            self._ahead = next(self._lines, None)
+        return self._ahead
