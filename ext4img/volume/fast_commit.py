@@ -241,7 +241,9 @@ class _Replay:
         try:
             step(tag)
         except NotFoundError:
-            return  # as the kernel: the inode went away later, by a tag or in the log
+            # As the kernel: the inode came and went since the last full commit, or it still has
+            # inline data where a later tag gives it an extent tree.
+            return
         except (CorruptionError, UnsupportedFeatureError, SourceError) as error:
             self._failed(error, tag.place)
 

@@ -106,7 +106,7 @@ class _OrphanRecovery:
     def _filed(self, number: int) -> Iterator[tuple[int, Place]]:
         """The numbers in the orphan file's blocks."""
         editor, superblock = self._editor, self._editor.superblock
-        inode = editor.inode(number)
+        inode = editor.inode(number, verify=True)
         size = superblock.block_size
         count = inode.size // size
         if count > MOST_ORPHAN_FILE_BLOCKS:
@@ -142,7 +142,7 @@ class _OrphanRecovery:
         if not inode.links:
             self.deleted.append(number)
             return
-        inode = editor.inode(number)  # verified now
+        inode = editor.inode(number, verify=True)
         if not (inode.is_file or inode.is_dir or inode.is_symlink):
             raise CorruptionError(f"an orphan is a {inode.type} with links", place)
         self._truncate(inode)

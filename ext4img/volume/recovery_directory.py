@@ -3,7 +3,7 @@
 Where a name goes decides when a directory grows, and so its size after recovery; so the kernel's
 steps are followed to the letter: the first gap in a block, a one-block directory made an indexed
 one, a full leaf split by hash. Kernel: fs/ext4/namei.c (ext4_add_entry, ext4_dx_add_entry,
-make_indexed_dir, do_split, ext4_generic_delete_entry).
+make_indexed_dir, do_split).
 """
 
 from __future__ import annotations
@@ -20,26 +20,22 @@ from ext4img.structs.directory import (
     DX_ROOT_INFO,
     DX_ROOT_INFO_OFFSET,
     DX_TAIL,
-    EXT4_DIR_ENTRY,
     EXT4_DIR_ENTRY_TAIL,
     EXT4_FT_DIR_CSUM,
 )
-from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ENCRYPT_FL, EXT4_INDEX_FL, S_IFMT
+from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ENCRYPT_FL, EXT4_INDEX_FL
 from ext4img.volume import checksum
 from ext4img.volume.directory import DirectoryFormat, index_entries_offset, verify_block
 from ext4img.volume.features import Compat, Incompat
 from ext4img.volume.inode import Inode
 from ext4img.volume.mapping import WRITTEN, Run
 from ext4img.volume.recovery_editor import RecoveryEditor
+from ext4img.volume.recovery_entries import MIN_REC_LEN, EntryArea
 from ext4img.volume.recovery_extents import RecoveryExtents
 from ext4img.volume.recovery_htree import IndexPath, index_limit
+from ext4img.volume.recovery_inline import InlineDirectory
 
-_HEADER_SIZE = EXT4_DIR_ENTRY.size
-_MIN_REC_LEN = 12
-_DOTS_SIZE = 24  # "." and ".." at the start of block 0, 12 bytes each
 _ROOT_ENTRIES = DX_ROOT_INFO_OFFSET + DX_ROOT_INFO.size
-_SPLIT_MOST = 0x10000
-_FILE_TYPES = {0x8: 1, 0x4: 2, 0x2: 3, 0x6: 4, 0x1: 5, 0xC: 6, 0xA: 7}  # S_IFMT >> 12 → EXT4_FT_*
 
 
 class Removed(Enum):
@@ -59,14 +55,12 @@ class RecoveryDirectory:
         self._inode = inode
         self._number = inode.number
         self._size = editor.superblock.block_size
-        place = Place(inode=inode.number)
         if not inode.is_dir:
-            raise CorruptionError("a name in what is not a directory", place)
+            raise self._wrong("a name in what is not a directory")
         if inode.flags & EXT4_ENCRYPT_FL:
-            raise CorruptionError("a name in an encrypted directory, which needs the key", place)
-        if inode.has_inline_data:
-            raise CorruptionError("a name in a directory that is stored in its inode", place)
-        self._tail = EXT4_DIR_ENTRY_TAIL.size if editor.has_checksums else 0
+            raise self._wrong("a name in an encrypted directory, which needs the key")
+        self._end = self._size - EXT4_DIR_ENTRY_TAIL.size if editor.has_checksums else self._size
+        self._has_index = Compat.DIR_INDEX in editor.superblock.features
         self._form = DirectoryFormat(
             inode.number,
             editor.inode_seed(inode.number) if editor.has_checksums and editor.problems.verify else None,
@@ -79,59 +73,58 @@ class RecoveryDirectory:
 
     def add(self, name: bytes, number: int, mode: int) -> bool:
         """Put a name in; False where it is there already."""
+        if self._inode.has_inline_data:
+            inline = InlineDirectory(self._editor, self._inode, self._form.has_filetype)
+            found = inline.add(name, number, mode)
+            if found is not None:
+                return found
+            self._convert(inline)
         if self._is_indexed():
-            path = self._probe(name)
-            if path is not None:
-                return self._add_indexed(path, name, number, mode)
+            return self._add_indexed(self._probe(name), name, number, mode)
+        if self._inode.flags & EXT4_INDEX_FL:
+            self._set_flags(self._inode.flags & ~EXT4_INDEX_FL)  # it would not lead to the new name
         blocks = self._block_count()
-        has_index = Compat.DIR_INDEX in self._editor.superblock.features
-        for lblk in range(blocks):
-            pblk, block = self._read(lblk)
-            if lblk and index_entries_offset(bytes(block)) is not None:
-                continue  # of an index that is no longer used
-            found = self._insert(block, name, number, mode)
+        for lblk in self._leaves():
+            pblk, area = self._read_leaf(lblk)
+            found = area.insert(name, number, mode)
             if found is False:
                 return False
             if found:
-                self._write_leaf(pblk, block)
+                self._write_leaf(pblk, area)
                 return True
-            if blocks == 1 and has_index and not self._inode.flags & EXT4_CASEFOLD_FL:
-                self._make_indexed(pblk, block, name, number, mode)
+            if blocks == 1 and self._has_index and not self._inode.flags & EXT4_CASEFOLD_FL:
+                self._make_indexed(pblk, area, name, number, mode)
                 return True
-        pblk, block = self._append()
-        self._entry(block, 0, 0, self._size - self._tail, b"", 0)
-        self._insert(block, name, number, mode)
-        self._write_leaf(pblk, block)
+        pblk, area = self._append_leaf()
+        area.put(0, self._end)
+        area.insert(name, number, mode)
+        self._write_leaf(pblk, area)
         return True
 
     def remove(self, name: bytes, number: int) -> Removed:
         """Take a name out, if it belongs to inode `number`."""
-        for lblk in self._candidates(name):
-            pblk, block = self._read(lblk)
-            if name not in block:
-                continue
-            before = None
-            for offset, owner, rec_len, name_len in self._entries(block):
-                if owner and self._name(block, offset, name_len) == name:
-                    if owner != number:
-                        return Removed.OTHER
-                    if before is None:
-                        self._entry(block, offset, 0, rec_len, b"", 0)
-                    else:
-                        self._set_rec_len(block, before, offset + rec_len - before)
-                        block[offset : offset + rec_len] = bytes(rec_len)
-                    self._write_leaf(pblk, block)
-                    return Removed.GONE
-                before = offset
-        return Removed.ABSENT
+        owner = 0
+        if self._inode.has_inline_data:
+            owner = InlineDirectory(self._editor, self._inode, self._form.has_filetype).remove(name, number)
+        else:
+            for lblk in self._candidates(name):
+                pblk, area = self._read_leaf(lblk)
+                owner = area.remove(name, number)
+                if owner == number:
+                    self._write_leaf(pblk, area)
+                if owner:
+                    break
+        if not owner:
+            return Removed.ABSENT
+        return Removed.GONE if owner == number else Removed.OTHER
 
     def initialise(self, parent: int) -> None:
         """Give a new directory its first block, with "." and ".." (ext4_init_new_dir)."""
         self._set_size(0)
-        pblk, block = self._append()
-        self._entry(block, 0, self._number, _MIN_REC_LEN, b".", 0x4000)
-        self._entry(block, _MIN_REC_LEN, parent, self._size - self._tail - _MIN_REC_LEN, b"..", 0x4000)
-        self._write_leaf(pblk, block)
+        pblk, area = self._append_leaf()
+        area.put(0, MIN_REC_LEN, b".", self._number, self._inode.mode)
+        area.put(MIN_REC_LEN, self._end - MIN_REC_LEN, b"..", parent, self._inode.mode)
+        self._write_leaf(pblk, area)
 
     # Blocks
 
@@ -146,18 +139,43 @@ class RecoveryDirectory:
                 block = self._editor.read(pblk)
                 verify_block(block, self._form, pblk)
                 return pblk, bytearray(block)
-        raise CorruptionError(f"directory has a hole at logical block {lblk}", Place(inode=self._number))
+        raise self._wrong(f"directory has a hole at logical block {lblk}")
 
     def _append(self) -> tuple[int, bytearray]:
         """A new block at the directory's end (ext4_append). i_blocks stays, as in the kernel."""
         lblk = self._block_count()
         runs = self._extents.runs(self._number)
         if runs and runs[-1].end > lblk:
-            raise CorruptionError("directory has blocks past its end", Place(inode=self._number))
-        pblk = self._editor.allocate(runs[-1].end if runs else 0)
+            raise self._wrong("directory has blocks past its end")
+        pblk = self._editor.allocate(runs[-1].pblk if runs else 0)
         self._extents.add(self._number, Run(lblk, pblk, 1, WRITTEN))
         self._set_size((lblk + 1) * self._size)
         return pblk, bytearray(self._size)
+
+    def _read_leaf(self, lblk: int) -> tuple[int, EntryArea]:
+        pblk, block = self._read(lblk)
+        return pblk, EntryArea(block, self._end, self._form.has_filetype, self._number)
+
+    def _append_leaf(self) -> tuple[int, EntryArea]:
+        pblk, block = self._append()
+        return pblk, EntryArea(block, self._end, self._form.has_filetype, self._number)
+
+    def _write_leaf(self, pblk: int, area: EntryArea) -> None:
+        block = area.data
+        if self._end < self._size:
+            # The checksum is over what stands before the tail.
+            stored = checksum.directory_block(self._editor.inode_seed(self._number), bytes(block))
+            block[self._end :] = EXT4_DIR_ENTRY_TAIL.pack((0, EXT4_DIR_ENTRY_TAIL.size, 0, EXT4_FT_DIR_CSUM, stored))
+        self._editor.write(pblk, block)
+
+    def _convert(self, inline: InlineDirectory) -> None:
+        """From the inode into a first block; all of it may be there with no room for another name."""
+        self._extents.forget(self._number)
+        area = inline.to_block(self._size, self._end)
+        self._inode = self._editor.inode(self._number)
+        pblk = self._editor.allocate(0)
+        self._extents.add(self._number, Run(0, pblk, 1, WRITTEN))
+        self._write_leaf(pblk, area)
 
     def _set_size(self, size: int) -> None:
         self._inode = self._inode._replace(size=size)
@@ -170,78 +188,18 @@ class RecoveryDirectory:
         self._inode = self._inode._replace(flags=flags)
         self._editor.change_inode(self._number, i_flags=flags)
 
-    def _write_leaf(self, pblk: int, block: bytearray) -> None:
-        if self._tail:
-            start = self._size - self._tail
-            seed = self._editor.inode_seed(self._number)
-            # The checksum is over what stands before the tail.
-            stored = checksum.directory_block(seed, bytes(block))
-            block[start:] = EXT4_DIR_ENTRY_TAIL.pack((0, self._tail, 0, EXT4_FT_DIR_CSUM, stored))
-        self._editor.write(pblk, block)
-
-    # Entries of one block
-
-    def _entries(self, block: bytearray) -> Iterator[tuple[int, int, int, int]]:
-        """(offset, inode, rec_len, name_len) of every entry, also unused ones."""
-        end = self._size - self._tail
-        offset = 0
-        while offset < end:
-            number, rec_len, name_len, _ = EXT4_DIR_ENTRY.unpack_tuple(block, offset)
-            rec_len = self._from_disk(rec_len)
-            if rec_len < _MIN_REC_LEN or rec_len & 3 or offset + rec_len > end or _needed(name_len) > rec_len:
-                place = Place(inode=self._number, offset=offset, record=EXT4_DIR_ENTRY.name, field="rec_len")
-                raise CorruptionError(f"directory: rec_len is {rec_len}", place)
-            yield offset, number, rec_len, name_len
-            offset += rec_len
-
-    def _name(self, block: bytearray, offset: int, name_len: int) -> bytes:
-        return bytes(block[offset + _HEADER_SIZE : offset + _HEADER_SIZE + name_len])
-
-    def _insert(self, block: bytearray, name: bytes, number: int, mode: int) -> bool | None:
-        """Into the first gap: True; None where there is none, False where the name is there before it."""
-        needed = _needed(len(name))
-        for offset, owner, rec_len, name_len in self._entries(block):
-            if owner and self._name(block, offset, name_len) == name:
-                return False
-            used = _needed(name_len) if owner else 0
-            if rec_len - used >= needed:
-                self._insert_at(block, offset, name, number, mode)
-                return True
-        return None
-
-    def _insert_at(self, block: bytearray, offset: int, name: bytes, number: int, mode: int) -> None:
-        """Into the space that the entry at `offset` has to spare, or into itself if it is unused."""
-        owner, rec_len, name_len, _ = EXT4_DIR_ENTRY.unpack_tuple(block, offset)
-        rec_len = self._from_disk(rec_len)
-        if owner:
-            used = _needed(name_len)
-            self._set_rec_len(block, offset, used)
-            offset, rec_len = offset + used, rec_len - used
-        self._entry(block, offset, number, rec_len, name, mode)
-
-    def _entry(self, block: bytearray, offset: int, number: int, rec_len: int, name: bytes, mode: int) -> None:
-        file_type = _FILE_TYPES.get((mode & S_IFMT) >> 12, 0) if self._form.has_filetype else 0
-        raw = EXT4_DIR_ENTRY.pack((number, self._to_disk(rec_len), len(name), file_type)) + name
-        block[offset : offset + rec_len] = raw.ljust(rec_len, b"\0")
-
-    def _set_rec_len(self, block: bytearray, offset: int, rec_len: int) -> None:
-        number, _, name_len, file_type = EXT4_DIR_ENTRY.unpack_tuple(block, offset)
-        raw = EXT4_DIR_ENTRY.pack((number, self._to_disk(rec_len), name_len, file_type))
-        block[offset : offset + _HEADER_SIZE] = raw
-
-    def _from_disk(self, rec_len: int) -> int:
-        """16 bits do not hold 64 KiB (ext4_rec_len_from_disk)."""
-        if self._size < _SPLIT_MOST:
-            return rec_len
-        return self._size if rec_len in (0xFFFF, 0) else rec_len & 0xFFFC | (rec_len & 3) << 16
-
-    def _to_disk(self, rec_len: int) -> int:
-        return rec_len if rec_len < _SPLIT_MOST else 0xFFFF
+    def _leaves(self) -> Iterator[int]:
+        """Logical blocks of an unindexed directory, without those of an index it has lost."""
+        for lblk in range(self._block_count()):
+            if not lblk or index_entries_offset(bytes(self._read(lblk)[1])) is None:
+                yield lblk
 
     # The index
 
     def _is_indexed(self) -> bool:
-        return bool(self._inode.flags & EXT4_INDEX_FL) and Compat.DIR_INDEX in self._editor.superblock.features
+        """Whether the index serves here. Case-insensitive ones hash folded names, which it does not."""
+        flags = self._inode.flags
+        return self._has_index and bool(flags & EXT4_INDEX_FL) and not flags & EXT4_CASEFOLD_FL
 
     def _hash(self, name: bytes, version: int) -> int:
         superblock = self._editor.superblock
@@ -249,45 +207,35 @@ class RecoveryDirectory:
             version += DX_HASH_TEA + 1
         return dirhash(name, version, superblock.hash_seed)[0]
 
-    def _probe(self, name: bytes) -> IndexPath | None:
-        """The way to the leaf for `name`; None where the index is of no use, which it then loses.
-
-        Case-insensitive directories hash the folded name, which only the reader of names can do.
-        """
-        if not self._inode.flags & EXT4_CASEFOLD_FL:
-            large = Incompat.LARGEDIR in self._editor.superblock.features
-            path = IndexPath(self._read, self._number, large, DX_TAIL.size if self._tail else 0)
-            path.probe(self._hash(name, path.hash_version))
-            return path
-        self._set_flags(self._inode.flags & ~EXT4_INDEX_FL)
-        return None
+    def _probe(self, name: bytes) -> IndexPath:
+        """The way to the leaf for `name`."""
+        large = Incompat.LARGEDIR in self._editor.superblock.features
+        path = IndexPath(self._read, self._number, large, DX_TAIL.size if self._editor.has_checksums else 0)
+        path.probe(self._hash(name, path.hash_version))
+        return path
 
     def _candidates(self, name: bytes) -> Iterator[int]:
         """Logical blocks that can hold `name`."""
-        if self._is_indexed() and not self._inode.flags & EXT4_CASEFOLD_FL:
-            path = self._probe(name)
-            while path is not None:
-                yield path.leaf
-                if not path.go_on():
-                    return
+        if not self._is_indexed():
+            yield from self._leaves()
             return
-        for lblk in range(self._block_count()):
-            if not lblk or index_entries_offset(bytes(self._read(lblk)[1])) is None:
-                yield lblk
+        path = self._probe(name)
+        yield path.leaf
+        while path.go_on():
+            yield path.leaf
 
     def _add_indexed(self, path: IndexPath, name: bytes, number: int, mode: int) -> bool:
-        pblk, block = self._read(path.leaf)
-        found = self._insert(block, name, number, mode)
+        pblk, area = self._read_leaf(path.leaf)
+        found = area.insert(name, number, mode)
         if found is False:
             return False
         if found:
-            self._write_leaf(pblk, block)
+            self._write_leaf(pblk, area)
             return True
         while path.is_full:
-            grown = path.grow(self._append_node, self._write_node)
-            if not grown:  # not yet there: the way has changed
-                path.probe(path.hash)
-        self._split(path, pblk, block, name, number, mode)
+            if not path.grow(self._append_node, self._write_node):
+                path.probe(path.hash)  # the way has changed
+        self._split(path, pblk, area, name, number, mode)
         return True
 
     def _append_node(self) -> tuple[int, int, bytearray]:
@@ -297,7 +245,7 @@ class RecoveryDirectory:
     def _write_node(self, pblk: int, block: bytearray, base: int) -> None:
         """An index block, with its checksum after the last possible entry."""
         limit, count = index_limit(block, base)
-        if self._tail:
+        if self._editor.has_checksums:
             seed = self._editor.inode_seed(self._number)
             tail = base + limit * DX_ENTRY.size
             end = tail + DX_TAIL.size
@@ -307,81 +255,62 @@ class RecoveryDirectory:
             block[tail:end] = DX_TAIL.pack((reserved, checksum.htree_block(seed, covered, before)))
         self._editor.write(pblk, block)
 
-    def _make_indexed(self, pblk: int, root: bytearray, name: bytes, number: int, mode: int) -> None:
+    def _make_indexed(self, pblk: int, full: EntryArea, name: bytes, number: int, mode: int) -> None:
         """Turn a full one-block directory into an index root with one leaf, and split that."""
-        end = self._size - self._tail
-        entries = list(self._entries(root))
-        if len(entries) < 2 or entries[1][0] != _MIN_REC_LEN:
-            raise CorruptionError("directory does not begin with its dots", Place(inode=self._number))
-        first = entries[1][0] + entries[1][2]
-        if first > end:
-            raise CorruptionError("directory does not begin with its dots", Place(inode=self._number))
-        leaf_pblk, leaf = self._append()
+        dots = list(full)[:2]
+        if len(dots) < 2 or dots[1].offset != MIN_REC_LEN:
+            raise self._wrong("directory does not begin with its dots")
+        first = dots[1].offset + dots[1].rec_len
+        entries = bytes(full.data[first : self._end])
+        leaf_pblk, leaf = self._append_leaf()
         self._set_flags(self._inode.flags | EXT4_INDEX_FL)
-        leaf[: end - first] = root[first:end]
-        last = max((offset for offset, _, _, _ in entries if offset >= first), default=first)
-        self._set_rec_len(leaf, last - first, end - last + first)
-        root[first:] = bytes(self._size - first)
-        self._set_rec_len(root, _MIN_REC_LEN, self._size - _MIN_REC_LEN)
+        leaf.data[: len(entries)] = entries
+        leaf.end = len(entries)
+        leaf.stretch(self._end)
+
+        root = full.data
+        root[MIN_REC_LEN * 2 :] = bytes(self._size - MIN_REC_LEN * 2)
+        full.set_rec_len(MIN_REC_LEN, self._size - MIN_REC_LEN)
         version = self._editor.superblock.hash_version
-        root[_DOTS_SIZE:] = bytes(self._size - _DOTS_SIZE)
-        root[_DOTS_SIZE : _DOTS_SIZE + DX_ROOT_INFO.size] = DX_ROOT_INFO.pack((0, version, DX_ROOT_INFO.size, 0, 0))
-        limit = (self._size - _ROOT_ENTRIES - (DX_TAIL.size if self._tail else 0)) // DX_ENTRY.size
-        root[_ROOT_ENTRIES : _ROOT_ENTRIES + DX_COUNTLIMIT.size] = DX_COUNTLIMIT.pack((limit, 1))
-        root[_ROOT_ENTRIES + DX_COUNTLIMIT.size] = 1  # the leaf's logical block
+        info = DX_ROOT_INFO.pack((0, version, DX_ROOT_INFO.size, 0, 0))
+        tail = DX_TAIL.size if self._editor.has_checksums else 0
+        limit = (self._size - _ROOT_ENTRIES - tail) // DX_ENTRY.size
+        start = info + DX_COUNTLIMIT.pack((limit, 1)) + bytes([1])  # the leaf is logical block 1
+        root[DX_ROOT_INFO_OFFSET : DX_ROOT_INFO_OFFSET + len(start)] = start
         self._write_node(pblk, root, _ROOT_ENTRIES)
         self._write_leaf(leaf_pblk, leaf)
-        path = self._probe(name)
-        if path is None:
-            raise CorruptionError("directory cannot be indexed", Place(inode=self._number))
-        self._split(path, leaf_pblk, leaf, name, number, mode)
+        self._split(self._probe(name), leaf_pblk, leaf, name, number, mode)
 
-    def _split(self, path: IndexPath, pblk: int, block: bytearray, name: bytes, number: int, mode: int) -> None:
+    def _split(self, path: IndexPath, pblk: int, lower: EntryArea, name: bytes, number: int, mode: int) -> None:
         """Move the upper half of a full leaf's hashes to a new one, then add the name (do_split)."""
-        end = self._size - self._tail
-        there = []
-        for offset, owner, rec_len, name_len in self._entries(block):
-            if owner and name_len:
-                hash_ = self._hash(self._name(block, offset, name_len), path.hash_version)
-                there.append((hash_, offset, rec_len, bytes(block[offset : offset + _needed(name_len)])))
-        there.sort(key=lambda entry: entry[0])
+        used = [entry for entry in lower if entry.inode and entry.name]
+        by_hash = [(self._hash(entry.name, path.hash_version), entry) for entry in used]
+        by_hash.sort(key=lambda pair: pair[0])
         size = moved = 0
-        for _, _, rec_len, _ in reversed(there):
-            if size + rec_len // 2 > self._size // 2:
+        for _, entry in reversed(by_hash):
+            if size + entry.rec_len // 2 > self._size // 2:
                 break
-            size += rec_len
+            size += entry.rec_len
             moved += 1
-        position = len(there) - moved
+        position = len(by_hash) - moved
         if position <= 1:  # all of them fit into half a block, or all but one
-            position = len(there) // 2
-        middle = there[position][0]
-        continued = position > 0 and middle == there[position - 1][0]
+            position = len(by_hash) // 2
+        if not by_hash:
+            raise self._wrong("a full directory block has no entries")
+        middle = by_hash[position][0]
+        continued = position > 0 and middle == by_hash[position - 1][0]
         new_lblk = self._block_count()
-        new_pblk, new = self._append()
-        upper = [raw for _, _, _, raw in there[position:]]
-        lower = [raw for _, _, _, raw in sorted(there[:position], key=lambda entry: entry[1])]
-        last_upper = self._pack(new, upper, end)
-        last_lower = self._pack(block, lower, end)
+        new_pblk, upper = self._append_leaf()
+        stay = {entry.offset for _, entry in by_hash[:position]}
+        last_upper = upper.pack([lower.raw(entry) for _, entry in by_hash[position:]])
+        last_lower = lower.pack([lower.raw(entry) for entry in used if entry.offset in stay])
         if path.hash >= middle:
-            self._insert_at(new, last_upper, name, number, mode)
+            upper.insert_at(last_upper, name, number, mode)
         else:
-            self._insert_at(block, last_lower, name, number, mode)
-        self._write_leaf(pblk, block)
-        self._write_leaf(new_pblk, new)
+            lower.insert_at(last_lower, name, number, mode)
+        self._write_leaf(pblk, lower)
+        self._write_leaf(new_pblk, upper)
         path.insert(middle + continued, new_lblk, self._write_node)
 
-    def _pack(self, block: bytearray, entries: list[bytes], end: int) -> int:
-        """Entries one after another, the last reaching to the end; returns its offset."""
-        block[:] = bytes(len(block))
-        offset = last = 0
-        for raw in entries:
-            block[offset : offset + len(raw)] = raw
-            self._set_rec_len(block, offset, len(raw))
-            last, offset = offset, offset + len(raw)
-        self._set_rec_len(block, last, end - last)
-        return last
-
-
-def _needed(name_len: int) -> int:
-    """Bytes of an entry with a name of this length (ext4_dir_rec_len)."""
-    return _HEADER_SIZE + (name_len + 3 & ~3)
+    def _wrong(self, reason: str) -> CorruptionError:
+        return CorruptionError(reason, Place(inode=self._number))

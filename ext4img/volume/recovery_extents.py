@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
-from ext4img.errors import CorruptionError, LimitError, Place
+from ext4img.errors import CorruptionError, LimitError, NotFoundError, Place
 from ext4img.structs.extent import (
     EXT4_EXT_MAGIC,
     EXT4_EXTENT,
@@ -53,13 +53,13 @@ class RecoveryExtents:
         self._held = 0
 
     def runs(self, number: int) -> list[Run]:
-        """The inode's runs, sorted. CorruptionError where its tree is damaged, or it has none."""
+        """The inode's runs, sorted. CorruptionError where its tree is damaged, NotFoundError without one."""
         known = self._runs.get(number)
         if known is not None:
             return known
         inode = self._editor.inode(number)
         if not inode.flags & EXT4_EXTENTS_FL:
-            raise CorruptionError("recovery needs an extent tree where there is none", Place(inode=number))
+            raise NotFoundError.at(f"inode {number}", "the inode has no extent tree")
         runs = list(self._mapped(inode))
         nodes = list(self._tree_blocks(inode.block_area))
         self._hold(len(runs))

@@ -1,0 +1,190 @@
+"""Directories that are stored in their inode, as recovery changes them.
+
+The entries stand in i_block, after the parent's number, and go on in the value of the inode's
+attribute system.data. When a name does not fit, that value grows as far as the inode lets it, and
+then the directory becomes one of blocks. Kernel: ext4_try_add_inline_entry and
+ext4_convert_inline_data_nolock (fs/ext4/inline.c).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ext4img.errors import CorruptionError, Place
+from ext4img.structs.directory import EXT4_INLINE_DOTDOT_SIZE
+from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INLINE_DATA_FL, EXT4_INODE
+from ext4img.structs.superblock import EXT4_GOOD_OLD_INODE_SIZE
+from ext4img.structs.xattr import (
+    EXT4_XATTR_ENTRY,
+    EXT4_XATTR_IBODY_HEADER,
+    EXT4_XATTR_INDEX_SYSTEM,
+    EXT4_XATTR_MAGIC,
+    EXT4_XATTR_PAD,
+)
+from ext4img.volume.inode import Inode
+from ext4img.volume.recovery_editor import RecoveryEditor
+from ext4img.volume.recovery_entries import MIN_REC_LEN, EntryArea, needed
+from ext4img.volume.recovery_extents import empty_root
+
+_DATA = (EXT4_XATTR_INDEX_SYSTEM, b"data")
+_LAST_ENTRY_SIZE = 4  # zeros that end the list of entries
+_I_BLOCK = EXT4_INODE.offset_of("i_block")
+_I_BLOCK_END = EXT4_INODE.offset_of("i_generation")
+_DOTS_SIZE = 2 * MIN_REC_LEN
+
+
+class _Xattr(NamedTuple):
+    name_index: int
+    name: bytes
+    value: bytes
+    value_inode: int
+    value_size: int
+    hash: int
+
+
+class _InodeXattrs:
+    """The attributes in an inode's own space: what stands after the fixed part, to be rebuilt."""
+
+    def __init__(self, area: bytes, number: int) -> None:
+        self._size = len(area)
+        self._number = number
+        self.entries: list[_Xattr] = []
+        if area[: EXT4_XATTR_IBODY_HEADER.size] != EXT4_XATTR_IBODY_HEADER.pack((EXT4_XATTR_MAGIC,)):
+            return
+        start = offset = EXT4_XATTR_IBODY_HEADER.size
+        while any(area[offset : offset + _LAST_ENTRY_SIZE]):
+            if offset + EXT4_XATTR_ENTRY.size > len(area):
+                raise self._wrong()
+            length, index, at, inode, size, hash_ = EXT4_XATTR_ENTRY.unpack_tuple(area, offset)
+            name = area[offset + EXT4_XATTR_ENTRY.size : offset + EXT4_XATTR_ENTRY.size + length]
+            value = b"" if inode or not size else area[start + at : start + at + size]
+            if len(name) != length or (not inode and len(value) != size):
+                raise self._wrong()
+            self.entries.append(_Xattr(index, name, value, inode, size, hash_))
+            offset += _entry_size(name)
+
+    def data(self) -> bytes | None:
+        """The value of system.data, None where there is no such attribute."""
+        return next((entry.value for entry in self.entries if (entry.name_index, entry.name) == _DATA), None)
+
+    def set_data(self, value: bytes | None) -> None:
+        """Replace it, in its place; None takes it out."""
+        position = [(entry.name_index, entry.name) for entry in self.entries].index(_DATA)
+        if value is None:
+            del self.entries[position]
+        else:
+            self.entries[position] = self.entries[position]._replace(value=value, value_size=len(value))
+
+    def room_for_data(self) -> int:
+        """The longest value that system.data can have (get_max_inline_xattr_value_size)."""
+        used = sum(_entry_size(entry.name) for entry in self.entries)
+        used += sum(_padded(len(entry.value)) for entry in self.entries if (entry.name_index, entry.name) != _DATA)
+        return self._size - EXT4_XATTR_IBODY_HEADER.size - used - _LAST_ENTRY_SIZE
+
+    def build(self) -> bytes:
+        """The bytes of the whole space: entries from its beginning, values from its end."""
+        if not self.entries:
+            return bytes(self._size)
+        area = bytearray(self._size)
+        start = offset = EXT4_XATTR_IBODY_HEADER.size
+        area[:start] = EXT4_XATTR_IBODY_HEADER.pack((EXT4_XATTR_MAGIC,))
+        end = self._size
+        for entry in self.entries:
+            at = 0
+            if entry.value:
+                end -= _padded(len(entry.value))
+                at = end - start
+                area[end : end + len(entry.value)] = entry.value
+            raw = EXT4_XATTR_ENTRY.pack(
+                (len(entry.name), entry.name_index, at, entry.value_inode, entry.value_size, entry.hash)
+            )
+            area[offset : offset + len(raw) + len(entry.name)] = raw + entry.name
+            offset += _entry_size(entry.name)
+        if offset + _LAST_ENTRY_SIZE > end or len(area) != self._size:
+            raise self._wrong()
+        return bytes(area)
+
+    def _wrong(self) -> CorruptionError:
+        return CorruptionError(
+            "attributes in the inode do not fit", Place(inode=self._number, record=EXT4_XATTR_ENTRY.name)
+        )
+
+
+class InlineDirectory:
+    """The directory of `inode`, in its inode. CorruptionError where it cannot be what it says."""
+
+    def __init__(self, editor: RecoveryEditor, inode: Inode, has_filetype: bool) -> None:
+        self._editor = editor
+        self._inode = inode
+        self._raw = editor.raw_inode(inode.number)
+        self._xattrs_at = EXT4_GOOD_OLD_INODE_SIZE + inode.extra_size
+        self._xattrs = _InodeXattrs(self._raw[self._xattrs_at :], inode.number)
+        data = self._xattrs.data()
+        if data is None:
+            raise CorruptionError("an inline directory without system.data", Place(inode=inode.number))
+        first = bytearray(inode.block_area[EXT4_INLINE_DOTDOT_SIZE:])
+        self._first = EntryArea(first, len(first), has_filetype, inode.number)
+        self._second = EntryArea(bytearray(data), len(data), has_filetype, inode.number)
+        self._has_filetype = has_filetype
+
+    def add(self, name: bytes, number: int, mode: int) -> bool | None:
+        """True if the name went in, False if it was there, None if there is no room for it."""
+        found = self._first.insert(name, number, mode)
+        if found is None:
+            if not self._second.end:
+                self._grow()
+            found = self._second.insert(name, number, mode)
+        if found:
+            self._store()
+        return found
+
+    def remove(self, name: bytes, number: int) -> int:
+        """As EntryArea.remove."""
+        owner = self._first.remove(name, number) or self._second.remove(name, number)
+        if owner == number:
+            self._store()
+        return owner
+
+    def to_block(self, size: int, end: int) -> EntryArea:
+        """The same directory as a block of `size` bytes with entries up to `end`; the inode loses it."""
+        block = EntryArea(bytearray(size), _DOTS_SIZE, self._has_filetype, self._inode.number)
+        parent = int.from_bytes(self._inode.block_area[:EXT4_INLINE_DOTDOT_SIZE], "little")
+        block.put(0, MIN_REC_LEN, b".", self._inode.number, self._inode.mode)
+        block.put(MIN_REC_LEN, MIN_REC_LEN, b"..", parent, self._inode.mode)
+        entries = bytes(self._first.data) + bytes(self._second.data)
+        block.data[_DOTS_SIZE : _DOTS_SIZE + len(entries)] = entries
+        block.end = _DOTS_SIZE + len(entries)
+        block.stretch(end)
+        self._xattrs.set_data(None)
+        self._write(empty_root())
+        flags = self._inode.flags & ~EXT4_INLINE_DATA_FL | EXT4_EXTENTS_FL
+        self._editor.change_inode(self._inode.number, i_flags=flags, i_size_lo=size)
+        return block
+
+    def _grow(self) -> None:
+        """Give system.data all the space that there is, if that is enough for a name at all."""
+        room = self._xattrs.room_for_data() // EXT4_XATTR_PAD * EXT4_XATTR_PAD
+        if room <= needed(1):
+            return
+        self._second.data[:] = bytes(room)
+        self._second.end = room
+        self._second.put(0, room)
+        self._editor.change_inode(self._inode.number, i_size_lo=len(self._inode.block_area) + room)
+        self._raw = self._editor.raw_inode(self._inode.number)
+        self._store()
+
+    def _store(self) -> None:
+        self._xattrs.set_data(bytes(self._second.data))
+        self._write(self._inode.block_area[:EXT4_INLINE_DOTDOT_SIZE] + bytes(self._first.data))
+
+    def _write(self, i_block: bytes) -> None:
+        raw = self._raw[:_I_BLOCK] + i_block + self._raw[_I_BLOCK_END : self._xattrs_at] + self._xattrs.build()
+        self._editor.write_inode(self._inode.number, raw)
+
+
+def _entry_size(name: bytes) -> int:
+    return _padded(EXT4_XATTR_ENTRY.size + len(name))
+
+
+def _padded(size: int) -> int:
+    return -(-size // EXT4_XATTR_PAD) * EXT4_XATTR_PAD
