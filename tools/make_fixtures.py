@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tools import debugfs_view, fixture_encrypted, fixture_plain, kernel_ioctl, kernel_view
+from tools import debugfs_view, fixture_encrypted, fixture_plain, fixture_unlock, kernel_ioctl, kernel_view
 from tools.fixture_tree import Tree
 from tools.kernel_view import Key
 from tools.loop_mount import loop_mounted, run
@@ -44,6 +44,7 @@ class Recipe:
     before: list[list[str]] = field(default_factory=list)  # commands on the image, before it is mounted
     debugfs: list[str] = field(default_factory=list)  # requests on the image, after it was filled
     stops_dirty: Callable[[Tree], None] | None = None  # done last, found only in the journal
+    passphrases: Callable[[], list[dict[str, str]]] = list  # what opens the policies, for the manifest
     kernel_mounts: bool = True  # otherwise mke2fs -d fills it and debugfs is the judge
 
 
@@ -76,6 +77,16 @@ RECIPES = [
             "short": fixture_encrypted.SHORT,
             "odd": fixture_encrypted.LONG,
         },
+    ),
+    Recipe(
+        "unlock-tools",
+        "key metadata of fscrypt (custom and login passphrases, raw keys) and of e4crypt",
+        "2M",
+        "-t ext4 -b 1024 -N 128 -O encrypt,^has_journal,^resize_inode",
+        fixture_unlock.fill,
+        fixture_unlock.KEYS,
+        before=[["debugfs", "-w", "-R", f"set_super_value encrypt_pw_salt {fixture_unlock.SUPERBLOCK_SALT}"]],
+        passphrases=fixture_unlock.passphrases,
     ),
     Recipe(
         "plain-4k",
@@ -167,7 +178,8 @@ def make(recipe: Recipe, scratch: Path) -> tuple[Path, dict[str, Any]]:
         run("e2fsck", "-fn", image)
         about["e2fsck"] = "clean"
     if recipe.kernel_mounts:
-        return image, kernel_view.manifest(image, recipe.keys.values(), **about)
+        manifest = kernel_view.manifest(image, recipe.keys.values(), **about)
+        return image, manifest | {"passphrases": recipe.passphrases()}
     return image, debugfs_view.manifest(image, **about)
 
 
