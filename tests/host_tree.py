@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.manifest import Entry, Manifest, Segments, clip, disk_bytes
+from tools import kernel_ioctl
 from tools.kernel_view import TYPES, Seen, walk
 
 HOST_BLOCK_BYTES = 4096
 WINDOW_BYTES = 1 << 20
-ALL_FIELDS = frozenset({"mode", "owner", "times", "xattrs", "holes"})
+ALL_FIELDS = frozenset({"mode", "owner", "times", "xattrs", "flags", "holes"})
+# SYNC, IMMUTABLE, APPEND, NODUMP, NOATIME, DIRSYNC, TOPDIR: flags that an owner sets (linux/fs.h).
+RESTORED_FLAGS = 0x8 | 0x10 | 0x20 | 0x40 | 0x80 | 0x10000 | 0x20000
 
 
 def tree_differences(
@@ -27,12 +30,14 @@ def tree_differences(
     manifest: Manifest,
     *,
     left_out: frozenset[str] = frozenset(),
+    but_the_root: bool = False,
     fields: frozenset[str] = ALL_FIELDS,
 ) -> Iterator[str]:
     """Differences between the plaintext tree below `root` and the manifest, one line each.
 
-    `left_out` names types that were not restored ("char", "block", "socket"), `fields` what is
-    compared beside names, types, contents, targets and links.
+    `left_out` names types that were not restored ("char", "block", "socket"), `but_the_root` leaves
+    the attributes of `root` itself alone, `fields` is what is compared beside names, types,
+    contents, targets and links.
     """
     expected = {path: entry for path, entry in manifest.by_path.items() if entry["type"] not in left_out}
     links = Counter(entry["ino"] for entry in expected.values())
@@ -50,7 +55,8 @@ def tree_differences(
             yield f"{path!r} is not the same file as its other names"
         if entry["type"] != "dir" and status.st_nlink != links[entry["ino"]]:
             yield f"{path!r} has {status.st_nlink} names, expected {links[entry['ino']]}"
-        yield from _entry_differences(entry, found, fields)
+        if path != b"/" or not but_the_root:
+            yield from _entry_differences(entry, found, fields)
     for path in sorted(expected.keys() - seen):
         yield f"{path!r} is missing"
 
@@ -67,7 +73,11 @@ def _entry_differences(entry: Entry, found: Seen, fields: frozenset[str]) -> Ite
     if "owner" in fields:
         compared["owner"] = ((entry["uid"], entry["gid"]), (status.st_uid, status.st_gid))
     if "times" in fields:
-        compared["mtime"] = (entry["mtime_ns"], status.st_mtime_ns)
+        times = {"atime_ns": status.st_atime_ns, "mtime_ns": status.st_mtime_ns}
+        unstable = entry.get("unstable", ())
+        compared.update({key: (entry[key], got) for key, got in times.items() if key not in unstable})
+    if "flags" in fields and kind in ("file", "dir"):
+        compared["flags"] = (entry["flags"] & RESTORED_FLAGS, _flags(found))
     if "xattrs" in fields:
         compared["xattrs"] = (entry["xattrs"], _xattrs(found))
     if kind == "symlink":
@@ -92,6 +102,14 @@ def _entry_differences(entry: Entry, found: Seen, fields: frozenset[str]) -> Ite
 def _xattrs(found: Seen) -> dict[str, str]:
     names = os.listxattr(found.reach, follow_symlinks=False)
     return {name: os.getxattr(found.reach, name, follow_symlinks=False).hex() for name in sorted(names)}
+
+
+def _flags(found: Seen) -> int | str:
+    try:
+        with kernel_ioctl.opened(found.reach) as fd:
+            return kernel_ioctl.get_flags(fd) & RESTORED_FLAGS
+    except OSError as error:  # an encrypted file on a mount without its key
+        return f"cannot be opened: {error.strerror}"
 
 
 def _sha256(found: Seen, offset: int = 0, length: int | None = None) -> str:

@@ -15,7 +15,7 @@ from tools.loop_mount import loop_mounted, run
 def make_file_system(image: Path, size: str = "32M", *options: str) -> Path:
     """An empty ext4 with the encrypt feature, made by mke2fs."""
     extended = "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0"
-    run("mke2fs", "-q", "-F", "-t", "ext4", "-O", "encrypt", *options, "-E", extended, image, size)
+    run("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-O", "encrypt,ea_inode", *options, "-E", extended, image, size)
     return image
 
 
@@ -26,7 +26,7 @@ def mounted(tmp_path: Path) -> Iterator[Callable[..., str]]:
 
         def mount(*options: str, size: str = "32M", name: str = "target.img") -> str:
             image = make_file_system(tmp_path / name, size, *options)
-            directory = mounts.enter_context(loop_mounted(image, "rw"))
+            directory = mounts.enter_context(loop_mounted(image, "rw,noatime"))
             os.rmdir(os.path.join(directory, "lost+found"))
             return directory
 
