@@ -1,7 +1,7 @@
 """The journal: its superblock in plain words, and where its blocks are.
 
 A journal is a file of the volume (inode 8) or a device of its own. Both are a `JournalSource`:
-numbered blocks, of which the first is the journal's superblock. What is in the log is
+numbered blocks, one of which is the journal's superblock. What is in the log is
 journal_replay's.
 
 Kernel: journal_check_superblock and jbd2_journal_get_num_fc_blks (fs/jbd2/journal.c),
@@ -117,10 +117,11 @@ class JournalSuperblock:
 
 
 class JournalSource(ABC):
-    """The blocks of a journal, as they are on the disk."""
+    """The blocks of a journal, as they are on the disk. `superblock_index` is its superblock's."""
 
     block_size: int
     block_count: int
+    superblock_index: int = 0
 
     @abstractmethod
     def read(self, index: int, count: int = 1) -> bytes:
@@ -224,8 +225,9 @@ class JournalFile(JournalSource):
 class JournalDevice(JournalSource):
     """A journal on a device of its own. `uuid` is what a file system's s_journal_uuid names.
 
-    Such a device carries an ext4 superblock with only the journal_dev feature at byte 1,024; the
-    journal begins in the block after it. NotExt4Error, CorruptionError if `source` is not one.
+    Such a device carries an ext4 superblock with only the journal_dev feature at byte 1,024. In the
+    block after it is the journal's; blocks are counted from the device's beginning all the same.
+    CorruptionError if `source` is not one.
     """
 
     def __init__(self, source: Source, problems: Problems) -> None:
@@ -243,28 +245,29 @@ class JournalDevice(JournalSource):
         self._source = source
         self.uuid = UUID(bytes=record.s_uuid)
         self.block_size = 1 << (record.s_log_block_size + MIN_LOG_BLOCK_SIZE)
-        self._start = SUPERBLOCK_OFFSET // self.block_size + 1
+        self.superblock_index = SUPERBLOCK_OFFSET // self.block_size + 1
         count = record.s_blocks_count_lo
         if record.s_feature_incompat & Incompat.BIT64:
             count |= record.s_blocks_count_hi << 32
-        self.block_count = max(min(count, source.size // self.block_size) - self._start, 0)
+        self.block_count = min(count, source.size // self.block_size)
 
     def read(self, index: int, count: int = 1) -> bytes:
         self._check(index, count)
-        return self._source.read_at((self._start + index) * self.block_size, count * self.block_size)
+        return self._source.read_at(index * self.block_size, count * self.block_size)
 
     def physical(self, index: int) -> int | None:
         return None
 
 
 def read_journal_superblock(journal: JournalSource, problems: Problems) -> JournalSuperblock:
-    """Verify and believe the journal's block 0, by the kernel's rules.
+    """Verify and believe the journal's superblock, by the kernel's rules.
 
     CorruptionError and UnsupportedFeatureError are raised whatever the setting of `problems`: such
     a log cannot be followed. A wrong checksum goes to `problems`.
     """
-    raw = journal.read(0)[: JOURNAL_SUPERBLOCK.size]
-    place = journal.place(0, JOURNAL_SUPERBLOCK.name)
+    index = journal.superblock_index
+    raw = journal.read(index)[: JOURNAL_SUPERBLOCK.size]
+    place = journal.place(index, JOURNAL_SUPERBLOCK.name)
     record: Any = JOURNAL_SUPERBLOCK.unpack(raw, 0, place)
 
     def wrong(field: str, why: str) -> CorruptionError:

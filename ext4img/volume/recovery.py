@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ext4img.errors import CorruptionError, Ext4Error, NotFoundError, Place, SourceError
+from ext4img.errors import CorruptionError, Ext4Error, NotFoundError, Place, SourceError, UnsupportedFeatureError
 from ext4img.sources.base import Source
 from ext4img.structs.superblock import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
 from ext4img.volume import checksum
@@ -70,6 +70,9 @@ def recover(
     if journal is not None:
         try:
             journal_superblock = read_journal_superblock(journal, problems)
+            if external and journal_superblock.users != 1:
+                what = f"external journal shared by {journal_superblock.users} file systems"
+                raise UnsupportedFeatureError(f"unsupported {what}", (what,))
         except CorruptionError as error:
             problems.found(error)
         except SourceError as error:

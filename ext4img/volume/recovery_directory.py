@@ -147,7 +147,7 @@ class RecoveryDirectory:
         runs = self._extents.runs(self._number)
         if runs and runs[-1].end > lblk:
             raise self._wrong("directory has blocks past its end")
-        pblk = self._editor.allocate(runs[-1].pblk if runs else 0)
+        pblk = self._editor.allocate(runs[-1].pblk + runs[-1].length if runs else 0)
         self._extents.add(self._number, Run(lblk, pblk, 1, WRITTEN))
         self._set_size((lblk + 1) * self._size)
         return pblk, bytearray(self._size)

@@ -66,7 +66,7 @@ class RecoveryEditor:
         self.draft.write(pblk, bytes(block))
 
     def allocate(self, near: int) -> int:
-        """A block that is free, from the group of `near` on. CorruptionError if there is none."""
+        """A block that is free, from `near` on if possible. CorruptionError if there is none."""
         return self._allocator.allocate(near)
 
     # Inodes
@@ -192,16 +192,17 @@ class _Allocator:
 
     def allocate(self, near: int) -> int:
         superblock = self._editor.superblock
-        groups = superblock.group_count
-        first = min(max(near - superblock.first_data_block, 0) // superblock.blocks_per_group, groups - 1)
-        for step in range(min(groups, MOST_GROUPS_SEARCHED)):
+        groups, ratio = superblock.group_count, superblock.cluster_size // superblock.block_size
+        first, offset = divmod(max(near - superblock.first_data_block, 0), superblock.blocks_per_group)
+        skip = offset // ratio
+        for step in range(min(groups, MOST_GROUPS_SEARCHED) + 1):  # the first one again, from its start
             group = (first + step) % groups
             bitmap = self._bitmap(group)
-            free = ~bitmap & (1 << self._clusters(group)) - 1
+            free = ~bitmap & (1 << self._clusters(group)) - 1 & -1 << skip
+            skip = 0
             if free:
                 lowest = free & -free
                 self._bitmaps[group] = bitmap | lowest
-                ratio = superblock.cluster_size // superblock.block_size
                 return superblock.group_first_block(group) + (lowest.bit_length() - 1) * ratio
         raise CorruptionError("no block is free for what recovery adds")
 
