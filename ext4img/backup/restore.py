@@ -34,6 +34,7 @@ PROBLEMS_KEPT: Final = 10_000
 _ONE_ENTRY: Final = frozenset(
     (
         errno.EACCES,
+        errno.EFBIG,
         errno.EILSEQ,
         errno.EINVAL,
         errno.EMLINK,
