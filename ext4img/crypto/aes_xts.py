@@ -69,6 +69,8 @@ class Xts(UnitCipher):
 
     def _one_by_one(self, data: Buffer, unit_size: int, ivs: bytes, encrypting: bool) -> list[bytes]:
         assert self._whole is not None
+        if not data:
+            return []
         cipher: Cipher[modes.XTS] = Cipher(self._whole, modes.XTS(ivs[:_BLOCK]))
         view = memoryview(data)
         pieces = []
