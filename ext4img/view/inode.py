@@ -60,6 +60,8 @@ class Inode(stored.Inode):
 
     def xattrs(self) -> dict[str, bytes]:
         """Extended attributes as getxattr(2) shows them."""
+        if not (self.inline_xattrs or self.xattr_block):
+            return {}
         return self._view.volume.xattrs(self)
 
     def runs(self) -> Runs:

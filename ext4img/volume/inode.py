@@ -24,6 +24,7 @@ from ext4img.structs.inode import (
     S_IFSOCK,
 )
 from ext4img.structs.superblock import EXT4_GOOD_OLD_INODE_SIZE
+from ext4img.structs.xattr import EXT4_XATTR_MAGIC
 from ext4img.volume.features import Incompat, RoCompat
 from ext4img.volume.superblock import Superblock
 
@@ -37,6 +38,7 @@ _TYPES = {
     S_IFSOCK: "socket",
 }
 _BILLION = 1_000_000_000
+_XATTR_MAGIC = EXT4_XATTR_MAGIC.to_bytes(4, "little")
 
 
 class Inode(NamedTuple):
@@ -45,7 +47,7 @@ class Inode(NamedTuple):
     `mode` has the type bits of stat(2). `sectors` counts 512 bytes (st_blocks). `flags` are as on
     disk (FS_*_FL). `crtime_ns` is None where the inode has no room for it. `block_area` is i_block
     as it stands; `inline_xattrs` what follows the fixed part of the inode, `extra_size` bytes
-    after byte 128.
+    after byte 128, if attributes are there.
     """
 
     number: int
@@ -203,6 +205,8 @@ def from_raw(number: int, raw: bytes, form: InodeFormat) -> Inode:
                 )
             extra_size = stored_extra
             inline_xattrs = raw[EXT4_GOOD_OLD_INODE_SIZE + stored_extra :]
+            if not inline_xattrs.startswith(_XATTR_MAGIC):
+                inline_xattrs = b""
         else:
             # As the kernel: unused extra space counts as having all known fields.
             extra_size = _EXTRA_SIZE_MOST_KNOWN
@@ -291,7 +295,7 @@ def from_raw_many(first: int, table: bytes, form: InodeFormat) -> list[Inode | N
                 xattr_block,
                 block_area,
                 extra_size,
-                rest,
+                rest if rest[:4] == _XATTR_MAGIC else b"",
             ),
         )
         if extra_size == _USUAL_EXTRA_SIZE and not (flags & EXT4_HUGE_FILE_FL or xattr_block_high)
