@@ -9,10 +9,10 @@ from ext4img.errors import BuildError
 
 
 class Piece(NamedTuple):
-    """`blocks` of the disk from `start` on."""
+    """`length` blocks of the disk from `start` on."""
 
     start: int
-    blocks: int
+    length: int
 
 
 class Allocator:
@@ -83,6 +83,6 @@ class Allocator:
             if count and self._counts[position]:
                 piece = self._cut(position, min(count, self._counts[position]))
                 pieces.append(piece)
-                count -= piece.blocks
+                count -= piece.length
         self._forget_used()
         return pieces

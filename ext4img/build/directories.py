@@ -12,7 +12,7 @@ from struct import Struct
 from typing import Final
 
 from ext4img.build.options import HASH_VERSIONS
-from ext4img.crypto.dirhash import UNSIGNED, dirhash
+from ext4img.crypto.dirhash import UNSIGNED, dirhashes
 from ext4img.errors import BuildError
 from ext4img.structs.directory import (
     DX_ENTRY,
@@ -187,7 +187,7 @@ def _tree(directory: Directory, form: DirectoryForm) -> Layout:
     else:
         version = HASH_VERSIONS[form.hash_version]
         wanted = version + (UNSIGNED if form.hash_unsigned else 0)
-        hashes = [dirhash(name, wanted, form.hash_seed) for name in directory.names]
+        hashes = dirhashes(directory.names, wanted, form.hash_seed)
     _sort(directory, hashes)
     hashes.sort()
     starts = _fill(directory, form.room, form.room * _FULL_NUMERATOR // _FULL_DENOMINATOR, 0)

@@ -30,11 +30,11 @@ _header = EXT4_EXTENT_HEADER.pack
 
 
 class Run(NamedTuple):
-    """`blocks` of a file from `lblk` on, on the disk from `pblk` on."""
+    """`length` blocks of a file from `lblk` on, on the disk from `pblk` on."""
 
     lblk: int
     pblk: int
-    blocks: int
+    length: int
     unwritten: bool
 
 
@@ -45,7 +45,7 @@ def per_block(block_size: int) -> int:
 
 def extent_count(runs: Sequence[Run]) -> int:
     """Extents that the runs take: none is longer than 32,768 blocks, or 32,767 if unwritten."""
-    return sum(-(-run.blocks // (MAX_UNWRITTEN_BLOCKS if run.unwritten else EXT_INIT_MAX_LEN)) for run in runs)
+    return sum(-(-run.length // (MAX_UNWRITTEN_BLOCKS if run.unwritten else EXT_INIT_MAX_LEN)) for run in runs)
 
 
 def tree_blocks(extents: int, block_size: int) -> tuple[int, ...]:
@@ -82,8 +82,8 @@ def _levels(runs: Sequence[Run], tree: Sequence[int], block_size: int) -> tuple[
     entries: list[bytes] = []
     for run in runs:
         most = MAX_UNWRITTEN_BLOCKS if run.unwritten else EXT_INIT_MAX_LEN
-        for done in range(0, run.blocks, most):
-            length = min(run.blocks - done, most)
+        for done in range(0, run.length, most):
+            length = min(run.length - done, most)
             stored = length + EXT_INIT_MAX_LEN if run.unwritten else length
             pblk = run.pblk + done
             entries.append(_extent((run.lblk + done, stored, pblk >> 32, pblk & 0xFFFFFFFF)))

@@ -264,13 +264,19 @@ def _most_inodes_per_group(options: Options) -> int:
 
 
 def _inodes_per_group(blocks: int, groups: int, demand: Demand, options: Options) -> int:
-    """A multiple of 8 that fills the blocks of the inode table, and is enough for the demand."""
+    """A multiple of 8 that fills the blocks of the inode table, where that is enough for the demand."""
     need = max(demand.highest_inode, FIRST_INODE - 1 + demand.inodes)
     spare = ceil(demand.inodes * options.spare_percent / 100) if options.size is None else 0
-    wanted = max(blocks * options.block_size // options.bytes_per_inode, need + spare, FIRST_INODE + 1)
-    unit = max(8, options.block_size // options.inode_size)
+    size = options.size or blocks * options.block_size
+    wanted = max(size // max(options.bytes_per_inode, options.block_size), need + spare, FIRST_INODE + 1)
+    per_block = options.block_size // options.inode_size
+    unit = max(8, per_block)
     per_group = -(-min(wanted, MAX_INODES) // groups)
-    per_group = min(-(-per_group // unit) * unit, _most_inodes_per_group(options), MAX_INODES // groups // unit * unit)
+    # As mke2fs: up to whole blocks, then down to whole bytes of the bitmap.
+    per_group = max(8, -(-per_group // per_block) * per_block // 8 * 8)
+    if per_group * groups < need:
+        per_group = -(-need // (groups * unit)) * unit
+    per_group = min(per_group, _most_inodes_per_group(options), MAX_INODES // groups // unit * unit)
     if per_group * groups < need:
         raise BuildError(
             f"{need} inodes are needed, more than the {_most_inodes_per_group(options)} that each of {groups} groups"

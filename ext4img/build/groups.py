@@ -62,7 +62,7 @@ class Usage:
         pieces = []
         while position < len(self.free) and self.free[position].start < end:
             first = max(self.free[position].start, start)
-            last = min(self.free[position].start + self.free[position].blocks, end)
+            last = min(self.free[position].start + self.free[position].length, end)
             if last > first:
                 pieces.append(Piece(first - start, last - first))
             position += 1
@@ -111,7 +111,7 @@ def summarise(usage: Usage, inodes: Inodes, places: Places) -> list[GroupSummary
     last_group = geometry.group_count - 1
     summaries = []
     for group in range(geometry.group_count):
-        free_blocks = sum(piece.blocks for piece in usage.free_in(group))
+        free_blocks = sum(piece.length for piece in usage.free_in(group))
         first = group * per_group + 1
         used = usage.inodes_in(group)
         highest = usage.numbers[used[-1]] if used else 0

@@ -87,8 +87,8 @@ class Inodes:
     def __len__(self) -> int:
         return len(self.types)
 
-    def add(self, node: Node, parent: int, area: bytes, size: int, links: int) -> int:
-        """Encode a node's inode; `area` is the start of i_block. Its index."""
+    def add(self, node: Node, parent: int, area: bytes, size: int, links: int, flags: int) -> int:
+        """Encode a node's inode; `area` is the start of i_block, `flags` say how it is laid out. Its index."""
         index = len(self.types)
         mode = node.mode
         if not (0 <= node.uid <= 0xFFFFFFFF and 0 <= node.gid <= 0xFFFFFFFF and 0 <= node.project_id <= 0xFFFFFFFF):
@@ -117,7 +117,7 @@ class Inodes:
                 node.gid & 0xFFFF,
                 links,
                 0,
-                node.flags & ~LAYOUT_FLAGS,
+                node.flags & ~LAYOUT_FLAGS | flags,
                 0,
                 area,
                 node.generation,
@@ -165,9 +165,9 @@ class Inodes:
         offset, form = _OFFSETS[field]
         return int(form.unpack_from(self.records, index * self.stride + offset)[0])
 
-    def set_flag(self, index: int, flag: int) -> None:
-        """Set bits of i_flags."""
-        self.put(index, "i_flags", self.get(index, "i_flags") | flag)
+    def set_flags(self, index: int, flags: int, clear: int = 0) -> None:
+        """Set and clear bits of i_flags."""
+        self.put(index, "i_flags", self.get(index, "i_flags") & ~clear | flags)
 
     def set_area(self, index: int, area: bytes) -> None:
         """Fill i_block."""
@@ -178,6 +178,10 @@ class Inodes:
         """i_block."""
         at = index * self.stride + _BLOCK_AREA
         return bytes(self.records[at : at + _BLOCK_AREA_SIZE])
+
+    def has_extents(self, index: int) -> bool:
+        """Whether i_block is an extent tree."""
+        return bool(self.get(index, "i_flags") & EXT4_EXTENTS_FL)
 
     def size(self, index: int) -> int:
         """i_size in bytes."""

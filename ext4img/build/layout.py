@@ -8,13 +8,12 @@ from enum import IntEnum
 from typing import Final, NamedTuple
 
 from ext4img.build.allocator import Allocator, Piece
-from ext4img.build.extents import Run, build_root, extent_count, tree_blocks
+from ext4img.build.extents import IN_INODE, MAX_UNWRITTEN_BLOCKS, Run, build_root, extent_count, tree_blocks
 from ext4img.build.geometry import Geometry
-from ext4img.build.nodes import FT_DIR, FT_REG_FILE
+from ext4img.build.nodes import FT_DIR
 from ext4img.build.special import resize_area, resize_blocks
 from ext4img.build.tree import LogicalRun, Tree
 from ext4img.errors import BuildError
-from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INLINE_DATA_FL
 
 _SECTOR: Final = 512
 
@@ -37,13 +36,13 @@ class Kind(IntEnum):
 
 
 class Area(NamedTuple):
-    """`blocks` from `pblk` on hold `kind` of `owner`, from its block `lblk` on."""
+    """`length` blocks from `pblk` on hold `kind` of `owner`, from its block `lblk` on."""
 
     kind: Kind
     owner: int
     lblk: int
     pblk: int
-    blocks: int
+    length: int
 
 
 class Areas:
@@ -102,7 +101,7 @@ class Places:
     def runs_of(self, index: int) -> list[Run]:
         """Contents of an inode, by logical block."""
         return [
-            Run(area.lblk, area.pblk, area.blocks, area.kind == Kind.UNWRITTEN)
+            Run(area.lblk, area.pblk, area.length, area.kind == Kind.UNWRITTEN)
             for area in self.areas_of(index)
             if area.kind != Kind.EXTENT_TREE
         ]
@@ -113,7 +112,7 @@ class Places:
             pblk
             for area in self.areas_of(index)
             if area.kind == Kind.EXTENT_TREE
-            for pblk in range(area.pblk, area.pblk + area.blocks)
+            for pblk in range(area.pblk, area.pblk + area.length)
         ]
 
 
@@ -121,7 +120,7 @@ def blocks_needed(tree: Tree, block_size: int) -> int:
     """Blocks that contents, extent trees and attributes take, if no run of them has to be split."""
     total = sum(tree.blocks) + len(tree.xattr_blocks)
     for index, runs in tree.runs.items():
-        total += sum(run.blocks for run in runs)
+        total += sum(run.length for run in runs)
         total += sum(tree_blocks(_extents(tree, index), block_size))
     longest = 4 * 32768
     for index, blocks in enumerate(tree.blocks):
@@ -131,7 +130,7 @@ def blocks_needed(tree: Tree, block_size: int) -> int:
 
 
 def _extents(tree: Tree, index: int) -> int:
-    return extent_count([Run(run.lblk, 0, run.blocks, run.unwritten) for run in tree.logical_runs(index)])
+    return extent_count([Run(run.lblk, 0, run.length, run.unwritten) for run in tree.logical_runs(index)])
 
 
 def place(tree: Tree, geometry: Geometry, journal: int | None, resize: int | None) -> Places:
@@ -234,37 +233,31 @@ class _Placer:
         inodes = tree.inodes
         runs = tree.logical_runs(index)
         if not runs:
-            if inodes.types[index] in (FT_REG_FILE, FT_DIR) and not inodes.get(index, "i_flags") & EXT4_INLINE_DATA_FL:
+            if inodes.has_extents(index):
                 inodes.set_area(index, self._empty_root)
-                inodes.set_flag(index, EXT4_EXTENTS_FL)
-            if index in tree.value_blocks:
-                self._count(index, 0)
+            self._count(index, 0)
             return
         areas = self._areas
         first = len(areas)
         self._start(index)
-        blocks = runs[0].blocks if len(runs) == 1 else sum(run.blocks for run in runs)
+        blocks = runs[0].length if len(runs) == 1 else sum(run.length for run in runs)
         pieces = self.allocator.take(blocks)
-        if len(runs) == len(pieces) == 1:
-            lblk, _, unwritten = runs[0]
-            areas.add(Kind.UNWRITTEN if unwritten else kind, index, lblk, pieces[0].start, blocks)
-            physical = [Run(lblk, pieces[0].start, blocks, unwritten)]
-        else:
-            physical = _spread(runs, pieces)
-            for lblk, pblk, count, unwritten in physical:
-                areas.add(Kind.UNWRITTEN if unwritten else kind, index, lblk, pblk, count)
+        physical = _spread(runs, pieces)
+        for lblk, pblk, count, unwritten in physical:
+            areas.add(Kind.UNWRITTEN if unwritten else kind, index, lblk, pblk, count)
         block_size = self._geometry.block_size
-        need = sum(tree_blocks(extent_count(physical), block_size)) if len(physical) > 1 or blocks > 32767 else 0
+        need = 0
+        if blocks > MAX_UNWRITTEN_BLOCKS or len(physical) > IN_INODE:
+            need = sum(tree_blocks(extent_count(physical), block_size))
         tree_pblks: list[int] = []
         if need:
             at = 0
             for piece in self.allocator.take(need):
-                areas.add(Kind.EXTENT_TREE, index, at, piece.start, piece.blocks)
-                tree_pblks += range(piece.start, piece.start + piece.blocks)
-                at += piece.blocks
+                areas.add(Kind.EXTENT_TREE, index, at, piece.start, piece.length)
+                tree_pblks += range(piece.start, piece.start + piece.length)
+                at += piece.length
         self.places.area_count[index] = len(areas) - first
         inodes.set_area(index, build_root(physical, tree_pblks, block_size))
-        inodes.set_flag(index, EXT4_EXTENTS_FL)
         self._count(index, blocks + need)
 
     def place_xattrs(self, index: int) -> None:
@@ -278,31 +271,32 @@ class _Placer:
             self._areas.add(Kind.XATTR_BLOCK, index, 0, piece.start, 1)
         inodes.put(index, "i_file_acl_lo", shared.pblk & 0xFFFFFFFF)
         inodes.put(index, "l_i_file_acl_high", shared.pblk >> 32)
-        self._add_sectors(index, self._sectors_per_block)
 
     def _start(self, index: int) -> None:
         self.places.first_area[index] = len(self._areas)
 
     def _count(self, index: int, blocks: int) -> None:
-        blocks += self._tree.value_blocks.get(index, 0)
-        self._add_sectors(index, blocks * self._sectors_per_block)
+        """Fill i_blocks: contents and their tree, and what attributes take, ea_inodes among it.
 
-    def _add_sectors(self, index: int, sectors: int) -> None:
-        """Add to i_blocks. 48 bits of it suffice: 2^32 blocks of 64 KiB are 2^39 sectors."""
-        inodes = self._tree.inodes
-        sectors += inodes.get(index, "i_blocks_lo") | inodes.get(index, "l_i_blocks_high") << 32
-        inodes.put(index, "i_blocks_lo", sectors & 0xFFFFFFFF)
-        inodes.put(index, "l_i_blocks_high", sectors >> 32)
+        Its 48 bits suffice: 2^32 blocks of 64 KiB are 2^39 sectors.
+        """
+        tree = self._tree
+        blocks += tree.value_blocks.get(index, 0) + (index in tree.xattr_block_of)
+        if blocks:
+            sectors = blocks * self._sectors_per_block
+            tree.inodes.put(index, "i_blocks_lo", sectors & 0xFFFFFFFF)
+            if sectors >> 32:
+                tree.inodes.put(index, "l_i_blocks_high", sectors >> 32)
 
 
 def _joined(pieces: list[Piece]) -> list[Piece]:
     """The same with adjacent pieces made one; sorted."""
     joined: list[Piece] = []
     for piece in sorted(pieces):
-        if not piece.blocks:
+        if not piece.length:
             continue
-        if joined and joined[-1].start + joined[-1].blocks == piece.start:
-            joined[-1] = Piece(joined[-1].start, joined[-1].blocks + piece.blocks)
+        if joined and joined[-1].start + joined[-1].length == piece.start:
+            joined[-1] = Piece(joined[-1].start, joined[-1].length + piece.length)
         else:
             joined.append(piece)
     return joined
@@ -319,15 +313,17 @@ def _take_first(room: list[Piece], count: int) -> int | None:
 
 def _spread(logical: tuple[LogicalRun, ...], pieces: list[Piece]) -> list[Run]:
     """Lay logical runs over pieces of the disk, one after the other."""
+    if len(logical) == len(pieces) == 1:
+        return [Run(logical[0].lblk, pieces[0].start, logical[0].length, logical[0].unwritten)]
     runs: list[Run] = []
     rest = iter(pieces)
     start, left = 0, 0
     for run in logical:
         done = 0
-        while done < run.blocks:
+        while done < run.length:
             if not left:
                 start, left = next(rest)
-            part = min(run.blocks - done, left)
+            part = min(run.length - done, left)
             runs.append(Run(run.lblk + done, start, part, run.unwritten))
             done += part
             start += part

@@ -17,11 +17,11 @@ from ext4img.build.options import FeatureChoice, Options
 from ext4img.build.special import add_journal, add_resize
 from ext4img.build.tree import LOST_AND_FOUND, Tree, gather
 from ext4img.errors import BuildError
-from ext4img.structs.inode import EXT4_INDEX_FL
+from ext4img.structs.inode import EXT4_INDEX_FL, EXT4_NDIR_BLOCKS
 from ext4img.volume import checksum
 from ext4img.volume.features import Compat, Features, Incompat, RoCompat
 
-_LOST_AND_FOUND_BYTES = 16384
+_LOST_AND_FOUND_BYTES = 16384  # mke2fs: so much, in 2 to 12 blocks
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class Plan:
             yield self._line(area)
 
     def _line(self, area: Area) -> str:
-        last = area.pblk + area.blocks - 1
-        where = f"{area.pblk}" if area.blocks == 1 else f"{area.pblk}-{last}"
+        last = area.pblk + area.length - 1
+        where = f"{area.pblk}" if area.length == 1 else f"{area.pblk}-{last}"
         kind = area.kind.name.lower().replace("_", " ")
         if area.kind <= Kind.INODE_TABLE:
             return f"{where}: {kind} of group {area.owner}"
@@ -168,7 +168,7 @@ def _lay_out_directories(tree: Tree, form: DirectoryForm, choice: FeatureChoice)
             inodes.set_size(index, directory.inline_size)
             continue
         lost_and_found = directory.parent == 0 and inodes.names[index] == LOST_AND_FOUND
-        least = max(2, _LOST_AND_FOUND_BYTES // block_size) if lost_and_found else 1
+        least = min(max(2, _LOST_AND_FOUND_BYTES // block_size), EXT4_NDIR_BLOCKS) if lost_and_found else 1
         try:
             lay_out(directory, form, least)
         except BuildError as error:
@@ -177,6 +177,6 @@ def _lay_out_directories(tree: Tree, form: DirectoryForm, choice: FeatureChoice)
         if len(directory.layout.levels) > 1 or blocks * block_size > 1 << 31:
             choice.need(Incompat.LARGEDIR, f"a directory of {blocks} blocks", inodes.path(index))
         if directory.layout.leaf_hashes is not None:
-            inodes.set_flag(index, EXT4_INDEX_FL)
+            inodes.set_flags(index, EXT4_INDEX_FL)
         inodes.set_size(index, blocks * block_size)
         tree.blocks[index] = blocks

@@ -10,7 +10,7 @@ from ext4img.build.inodes import NO_INODE
 from ext4img.build.nodes import Node
 from ext4img.build.options import Options
 from ext4img.build.tree import Tree
-from ext4img.structs.inode import EXT4_JOURNAL_INO, EXT4_NDIR_BLOCKS, S_IFREG
+from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_JOURNAL_INO, EXT4_NDIR_BLOCKS, S_IFREG
 from ext4img.structs.journal import JBD2_MAGIC_NUMBER, JBD2_SUPERBLOCK_V2, JOURNAL_SUPERBLOCK
 from ext4img.volume.features import Compat
 
@@ -23,7 +23,9 @@ def add_journal(tree: Tree, geometry: Geometry, options: Options) -> int | None:
     """The journal's inode, without blocks yet; None without the feature."""
     if Compat.HAS_JOURNAL not in geometry.features:
         return None
-    index = _add(tree, options, b"(journal)", EXT4_JOURNAL_INO, geometry.journal_blocks * geometry.block_size)
+    index = _add(
+        tree, options, b"(journal)", EXT4_JOURNAL_INO, geometry.journal_blocks * geometry.block_size, EXT4_EXTENTS_FL
+    )
     tree.blocks[index] = geometry.journal_blocks
     return index
 
@@ -34,14 +36,14 @@ def add_resize(tree: Tree, geometry: Geometry, options: Options) -> int | None:
         return None
     per_block = geometry.block_size // 4
     size = (per_block * per_block + per_block + EXT4_NDIR_BLOCKS) * geometry.block_size
-    return _add(tree, options, b"(resize)", EXT4_RESIZE_INO, size)
+    return _add(tree, options, b"(resize)", EXT4_RESIZE_INO, size, 0)
 
 
-def _add(tree: Tree, options: Options, name: bytes, number: int, size: int) -> int:
+def _add(tree: Tree, options: Options, name: bytes, number: int, size: int, flags: int) -> int:
     now = (options.created_s or 0) * 1_000_000_000
     node = Node((name,), _MODE, 0, 0, size, now, now, now, now)
     tree.blocks.append(0)
-    index = tree.inodes.add(node, NO_INODE, b"", size, 1)
+    index = tree.inodes.add(node, NO_INODE, b"", size, 1, flags)
     tree.inodes.numbers[index] = number
     return index
 

@@ -42,6 +42,7 @@ from ext4img.structs.inode import (
     EXT4_CASEFOLD_FL,
     EXT4_EA_INODE_FL,
     EXT4_ENCRYPT_FL,
+    EXT4_EXTENTS_FL,
     EXT4_IMMUTABLE_FL,
     EXT4_INLINE_DATA_FL,
     EXT4_INODE,
@@ -62,10 +63,10 @@ _LEAST_ENCRYPTED_NAME: Final = 16  # FSCRYPT_FNAME_MIN_MSG_LEN
 
 
 class LogicalRun(NamedTuple):
-    """`blocks` of a file from `lblk` on that are to be allocated."""
+    """`length` blocks of a file from `lblk` on that are to be allocated."""
 
     lblk: int
-    blocks: int
+    length: int
     unwritten: bool
 
 
@@ -201,7 +202,7 @@ class _Gatherer:
         size = inline_size(directory)
         if size <= INLINE_AREA + inline_room(xattrs, self._room):
             directory.inline_size = size
-            self._tree.inodes.set_flag(directory.index, EXT4_INLINE_DATA_FL)
+            self._tree.inodes.set_flags(directory.index, EXT4_INLINE_DATA_FL, clear=EXT4_EXTENTS_FL)
             xattrs = {**xattrs, INLINE_DATA_KEY: bytes(size - INLINE_AREA)}
         self._place_xattrs(directory.index, node, xattrs)
 
@@ -282,12 +283,12 @@ class _Gatherer:
                 raise BuildError(f"{node.inode} is no inode number", show_path(node.path))
             self._tree.inodes.wanted[index] = node.inode
 
-    def _new(self, node: Node, parent: int, area: bytes, size: int, links: int = 1) -> int:
+    def _new(self, node: Node, parent: int, area: bytes, size: int, flags: int = 0, links: int = 1) -> int:
         self._tree.blocks.append(0)
-        return self._tree.inodes.add(node, parent, area, size, links)
+        return self._tree.inodes.add(node, parent, area, size, links, flags)
 
     def _directory(self, node: Node, parent: int, policy: bytes | None) -> int:
-        index = self._new(node, parent, b"", 0, 2)
+        index = self._new(node, parent, b"", 0, EXT4_EXTENTS_FL, 2)
         directory = Directory(
             index, index if parent == NO_INODE else parent, policy, bool(node.flags & EXT4_CASEFOLD_FL)
         )
@@ -312,7 +313,7 @@ class _Gatherer:
         elif b"\0" in target:
             raise BuildError("a symlink's target has no NUL bytes", show_path(path))
         fast = size < INLINE_AREA
-        index = self._new(node, parent, target if fast else b"", size)
+        index = self._new(node, parent, target if fast else b"", size, 0 if fast else EXT4_EXTENTS_FL)
         if not fast:
             self._tree.values[index] = target
             self._tree.blocks[index] = 1
@@ -328,12 +329,12 @@ class _Gatherer:
             raise BuildError(f"{size} bytes: a file has at most {MAX_LBLK * block_size}", show_path(path))
         if size >= LARGE_FILE_BYTES:
             self._choice.need(RoCompat.LARGE_FILE, f"a file of {size} bytes", path)
-        index = self._new(node, parent, b"", size)
         if self._inline and self._goes_inline(node):
+            index = self._new(node, parent, b"", size, EXT4_INLINE_DATA_FL)
             data = bytes(max(0, size - INLINE_AREA))
-            tree.inodes.set_flag(index, EXT4_INLINE_DATA_FL)
             self._place_xattrs(index, node, {**node.xattrs, INLINE_DATA_KEY: data})
             return index
+        index = self._new(node, parent, b"", size, EXT4_EXTENTS_FL)
         if node.segments is None and not node.unwritten:
             blocks = -(-size // block_size)
             tree.blocks[index] = blocks
@@ -366,12 +367,12 @@ class _Gatherer:
             raise BuildError(f"contents reach {end}, beyond its {node.size} bytes", show_path(node.path))
         runs = _merged(written, self._in_blocks(node, node.unwritten, False))
         if len(runs) == 1 and runs[0].lblk == 0 and not runs[0].unwritten:
-            self._tree.blocks[index] = runs[0].blocks
+            self._tree.blocks[index] = runs[0].length
         elif runs:
             self._tree.runs[index] = runs
         if end != node.size:
             self._tree.ends[index] = end
-        return sum(run.blocks for run in runs)
+        return sum(run.length for run in runs)
 
     def _in_blocks(self, node: Node, ranges: Iterable[tuple[int, int]], aligned: bool) -> list[tuple[int, int]]:
         """Ranges of bytes as sorted, separate ranges of blocks (first, end)."""
@@ -437,9 +438,8 @@ class _Gatherer:
         owner = Node(
             (*node.path, b"(attribute)"), S_IFREG | 0o600, node.uid, node.gid, atime_ns=value_hash * 1_000_000_000
         )
-        index = self._new(owner, user, b"", len(value))
+        index = self._new(owner, user, b"", len(value), EXT4_EXTENTS_FL | EXT4_EA_INODE_FL)
         inodes = self._tree.inodes
-        inodes.set_flag(index, EXT4_EA_INODE_FL)
         inodes.put(index, "l_i_version", 1)
         blocks = -(-len(value) // self._options.block_size)
         self._tree.values[index] = value

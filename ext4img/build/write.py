@@ -153,7 +153,7 @@ class _Writer:
         end = max(numbers, default=first - 1) + 1
         done = 0
         for start in range(first, end, per_window):
-            blocks = min(_TABLE_WINDOW_BYTES // self._block_size, area.blocks - done)
+            blocks = min(_TABLE_WINDOW_BYTES // self._block_size, area.length - done)
             table = bytearray(blocks * self._block_size)
             for number in range(start, min(start + per_window, end)):
                 index = numbers.get(number)
@@ -161,8 +161,8 @@ class _Writer:
                     self._put_inode(index, number, table, (number - start) * inode_size)
             done += blocks
             yield table
-        if done < area.blocks:
-            yield area.blocks - done
+        if done < area.length:
+            yield area.length - done
 
     def _put_inode(self, index: int, number: int, table: bytearray, at: int) -> None:
         if index < 0:  # reserved, and not in use: zeros, but with a checksum
@@ -193,14 +193,14 @@ class _Writer:
     def _journal(self, area: Area) -> Iterator[Chunk]:
         if area.lblk == 0:
             yield journal_superblock(self._plan.options, self._geometry)
-        if area.blocks > (area.lblk == 0):
-            yield area.blocks - (area.lblk == 0)
+        if area.length > (area.lblk == 0):
+            yield area.length - (area.lblk == 0)
 
     def _resize_map(self, area: Area) -> Iterator[Chunk]:
         yield resize_map(self._geometry)
 
     def _directory_blocks(self, area: Area) -> Iterator[Chunk]:
-        yield from self._writer_of(area.owner).blocks(area.lblk, area.blocks)
+        yield from self._writer_of(area.owner).blocks(area.lblk, area.length)
 
     def _writer_of(self, index: int) -> DirectoryWriter:
         if self._directory is None or self._directory_index != index:
@@ -220,7 +220,7 @@ class _Writer:
         if end_of_data is None:
             end_of_data = self._inodes.size(index)
         start = area.lblk * block_size
-        end = start + area.blocks * block_size
+        end = start + area.length * block_size
         for offset in range(start, end, WINDOW_BYTES):
             wanted = min(WINDOW_BYTES, end - offset)
             there = min(wanted, end_of_data - offset)
@@ -245,14 +245,14 @@ class _Writer:
 
     def _value(self, area: Area) -> Iterator[Chunk]:
         start = area.lblk * self._block_size
-        length = area.blocks * self._block_size
+        length = area.length * self._block_size
         yield self._tree.values[area.owner][start : start + length].ljust(length, b"\0")
 
     def _extent_tree(self, area: Area) -> Iterator[Chunk]:
         places = self._plan.places
         seed = None if self._seed is None else self._inodes.checksum_seed(self._seed, area.owner)
         blocks = build_blocks(places.runs_of(area.owner), places.tree_of(area.owner), self._block_size, seed)
-        yield b"".join(blocks[area.lblk : area.lblk + area.blocks])
+        yield b"".join(blocks[area.lblk : area.lblk + area.length])
 
     def _xattr_block(self, area: Area) -> Iterator[Chunk]:
         tree = self._tree
