@@ -20,9 +20,9 @@ from ext4img.structs.record import Record
 LAYOUTS = Path(__file__).with_name("layouts.txt")
 
 
-def all_records() -> dict[str, Record[Any]]:
+def all_records() -> dict[str, Record]:
     """Every Record that a module of ext4img.structs declares, by its kernel name."""
-    found: dict[str, Record[Any]] = {}
+    found: dict[str, Record] = {}
     for module in pkgutil.iter_modules(structs.__path__):
         for value in vars(importlib.import_module(f"{structs.__name__}.{module.name}")).values():
             if isinstance(value, Record):
@@ -61,7 +61,7 @@ def test_every_record_has_a_layout():
 
 
 @by_record
-def test_fields_stand_where_they_should(record: Record[Any]):
+def test_fields_stand_where_they_should(record: Record):
     size, fields = EXPECTED[record.name]
     assert record.size == size
     assert [(field.offset, field.size, field.name) for field in record.fields] == fields
@@ -76,7 +76,7 @@ def test_byte_order():
 @by_record
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_fast_forms_equal_construct(record: Record[Any], data: st.DataObject):
+def test_fast_forms_equal_construct(record: Record, data: st.DataObject):
     """unpack, unpack_many, iter_unpack and the NumPy dtype see what Construct's parse sees."""
     raw = data.draw(st.binary(min_size=2 * record.size, max_size=2 * record.size))
     first, second = raw[: record.size], raw[record.size :]
@@ -97,7 +97,7 @@ def test_fast_forms_equal_construct(record: Record[Any], data: st.DataObject):
 @by_record
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_building_gives_the_bytes_back(record: Record[Any], data: st.DataObject):
+def test_building_gives_the_bytes_back(record: Record, data: st.DataObject):
     raw = data.draw(st.binary(min_size=record.size, max_size=record.size))
     values = record.unpack(raw)
     assert record.pack(values) == raw
@@ -106,7 +106,7 @@ def test_building_gives_the_bytes_back(record: Record[Any], data: st.DataObject)
 
 
 @by_record
-def test_stride(record: Record[Any]):
+def test_stride(record: Record):
     """Records may stand further apart than their size, as inodes in their table do."""
     step = record.size + 7
     raw = bytes(index % 251 for index in range(3 * step))
@@ -114,7 +114,7 @@ def test_stride(record: Record[Any]):
 
 
 @by_record
-def test_short_input_is_corruption(record: Record[Any]):
+def test_short_input_is_corruption(record: Record):
     raw = bytes(record.size)
     with pytest.raises(CorruptionError):
         record.unpack(raw[:-1])
@@ -128,7 +128,7 @@ def test_short_input_is_corruption(record: Record[Any]):
 
 
 @by_record
-def test_build_fills_with_zeros_and_refuses_strangers(record: Record[Any]):
+def test_build_fills_with_zeros_and_refuses_strangers(record: Record):
     assert record.build({}) == bytes(record.size)
     with pytest.raises(KeyError):
         record.build({"no such field": 1})
