@@ -53,7 +53,15 @@ from ext4img.volume.volume import Journal, Volume
 __version__ = "0.1.0"
 
 
-def open(image: Openable, *, offset: int = 0, journal: Journal = "replay", checks: Checks = "strict") -> View:
+def open(
+    image: Openable,
+    *,
+    offset: int = 0,
+    journal: Journal = "replay",
+    checks: Checks = "strict",
+    superblock: int | None = None,
+    block_size: int | None = None,
+) -> View:
     """Open an ext2, ext3 or ext4 image for reading; use it in a `with` statement.
 
     `image` is a path (regular file or block device), bytes, a descriptor, or any seekable binary
@@ -62,11 +70,15 @@ def open(image: Openable, *, offset: int = 0, journal: Journal = "replay", check
     what wrong checksums and other damage do: "strict" raises, "report" notes them in `problems` and
     reads around them, "off" does not verify.
 
+    `superblock` names the block of the superblock to read by, where the primary one is damaged, in
+    blocks of `block_size` bytes (of any size if that is not given); "report" looks for a backup by
+    itself.
+
     NotExt4Error, UnsupportedFeatureError, SourceError, CorruptionError.
     """
     source = open_source(image, offset)
     try:
-        return View(Volume(source, journal=journal, checks=checks))
+        return View(Volume(source, journal=journal, checks=checks, superblock=superblock, block_size=block_size))
     except BaseException:
         if source is not image:
             source.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 
-from ext4img.errors import CorruptionError, Place, SourceError
+from ext4img.errors import CorruptionError, Place, ShortReadError, SourceError
 from ext4img.sources.base import Source
 
 CACHE_BYTES = 8 << 20
@@ -33,6 +33,11 @@ class BlockReader:
         self._most_windows = max(CACHE_BYTES // (self._window_blocks * block_size), 4)
         self._windows: OrderedDict[int, bytes] = OrderedDict()
         self.windows_read = 0
+
+    @property
+    def blocks_there(self) -> int:
+        """How many of the volume's blocks the image is long enough for: all of a whole one."""
+        return min(self.block_count, self._source.size // self.block_size)
 
     def read(self, pblk: int, count: int = 1) -> bytes:
         """`count` blocks from physical block `pblk` on, through the cache."""
@@ -84,6 +89,11 @@ class BlockReader:
             start = max(block * size, offset)
             end = min((block + 1) * size, offset + len(buffer))
             buffer[start - offset : end - offset] = self.overlay[block][start - block * size : end - block * size]
+
+    def check_there(self, pblk: int) -> None:
+        """ShortReadError where the image is cut short before block `pblk`."""
+        if pblk >= self.blocks_there:
+            raise ShortReadError(f"{self._source.name}: ends before block {pblk}")
 
     def check(self, pblk: int, count: int) -> None:
         """CorruptionError unless all `count` blocks lie on the volume."""

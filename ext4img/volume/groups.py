@@ -6,9 +6,10 @@ costs nothing. Kernel: descriptor_loc and ext4_group_desc_csum (fs/ext4/super.c)
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import NamedTuple
 
-from ext4img.errors import ChecksumError, CorruptionError, Place
+from ext4img.errors import ChecksumError, CorruptionError, Place, SourceError
 from ext4img.structs.group import (
     EXT4_BG_BLOCK_UNINIT,
     EXT4_BG_INODE_UNINIT,
@@ -20,6 +21,8 @@ from ext4img.volume.blocks import BlockReader
 from ext4img.volume.features import Incompat, RoCompat
 from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock
+
+MOST_LOST = 1000
 
 
 class Group(NamedTuple):
@@ -37,6 +40,7 @@ class Group(NamedTuple):
     blocks_uninitialised: bool
     block_bitmap_checksum: int
     inode_bitmap_checksum: int
+    is_backup: bool = False  # from a copy, where only the places are kept up to date
 
 
 class Groups:
@@ -49,6 +53,7 @@ class Groups:
         self._problems = problems
         self._per_block = superblock.block_size // superblock.descriptor_size
         self._known: dict[int, Group] = {}
+        self._lost: dict[int, CorruptionError | SourceError] = {}
         self.table_blocks = -(-superblock.inodes_per_group * superblock.inode_size // superblock.block_size)
 
     def __len__(self) -> int:
@@ -59,8 +64,23 @@ class Groups:
         if group is None:
             if not 0 <= number < self._superblock.group_count:
                 raise CorruptionError(f"group {number} of {self._superblock.group_count}", Place())
-            group = self._known[number] = self._read(number)
+            if number in self._lost:
+                raise self._lost[number]
+            try:
+                group = self._known[number] = self._read(number)
+            except (CorruptionError, SourceError) as error:
+                self._lost[number] = error
+                raise
         return group
+
+    def readable(self) -> range:
+        """Numbers of the groups whose descriptors the image is long enough for: all of a whole one.
+
+        What goes through all groups goes through these, as the count on disk can be any number.
+        """
+        there = self._blocks.blocks_there
+        index = bisect_left(range(self._superblock.descriptor_blocks), there, key=self.descriptor_block)
+        return range(min(index * self._per_block, self._superblock.group_count))
 
     def descriptor_block(self, index: int, copy: int = 0) -> int:
         """Physical block of the `index`-th block of descriptors; `copy` 0 is the primary.
@@ -86,19 +106,25 @@ class Groups:
         primary = self.descriptor_block(index)
         try:
             return self._parse(number, primary, within, self._problems.verify)
-        except CorruptionError as error:
-            self._problems.found(error)
+        except (CorruptionError, SourceError) as error:
+            self._problems.unreadable(error, Place(block=primary, record=EXT4_GROUP_DESC.name))
             return self._from_backup(number, index, within, error)
 
-    def _from_backup(self, number: int, index: int, within: int, error: CorruptionError) -> Group:
+    def _from_backup(self, number: int, index: int, within: int, error: CorruptionError | SourceError) -> Group:
         """The first backup whose descriptor is sound; else the primary as it stands, if it can be."""
-        for copy in self._backups(index):
+        # Where so many are lost without a copy, this is no table of descriptors.
+        for copy in self._backups(index) if len(self._lost) < MOST_LOST else ():
+            block = self.descriptor_block(index, copy)
             try:
-                group = self._parse(number, self.descriptor_block(index, copy), within, True)
-            except CorruptionError:
+                group = self._parse(number, block, within, True)
+            except (CorruptionError, SourceError):
                 continue  # the error of the primary has been noted; another copy may be sound
-            self._problems.note(f"group descriptor {number} taken from backup {copy}", error.place)
-            return group
+            place = error.place if isinstance(error, CorruptionError) else Place(record=EXT4_GROUP_DESC.name)
+            self._problems.note(f"descriptor of group {number} taken from its copy in block {block}", place)
+            # The kernel writes copies when a volume is resized, not when it uses a group.
+            return group._replace(
+                unused_inodes=0, inodes_uninitialised=False, blocks_uninitialised=False, is_backup=True
+            )
         return self._parse(number, self.descriptor_block(index), within, False)
 
     def _backups(self, index: int) -> list[int]:
@@ -139,6 +165,13 @@ class Groups:
                 f"inode table of group {number} at block {inode_table} lies outside the volume's {end} blocks",
                 Place(block=block, offset=place.offset, record=EXT4_GROUP_DESC.name, field="bg_inode_table_lo"),
             )
+        if verify:
+            for field, place_of in (("bg_block_bitmap_lo", block_bitmap), ("bg_inode_bitmap_lo", inode_bitmap)):
+                if not superblock.first_data_block < place_of < end:
+                    raise CorruptionError(
+                        f"bitmap of group {number} at block {place_of} lies outside the volume's {end} blocks",
+                        Place(block=block, offset=place.offset, record=EXT4_GROUP_DESC.name, field=field),
+                    )
         uninit = RoCompat.GDT_CSUM in superblock.features or superblock.has_metadata_checksums
         flags = low.bg_flags if uninit else 0
         return Group(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from struct import Struct
 
 from ext4img.errors import CorruptionError, NotFoundError, Place, SourceError
+from ext4img.structs.group import EXT4_GROUP_DESC
 from ext4img.structs.inode import EXT4_INODE
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
@@ -155,8 +156,13 @@ class InodeTable:
 
         Only the initialised part of each table is read.
         """
-        for group_number in range(self._superblock.group_count):
-            group = self._groups[group_number]
+        for group_number in self._groups.readable():
+            try:
+                group = self._groups[group_number]
+                self._blocks.check_there(group.inode_table)
+            except (CorruptionError, SourceError) as error:
+                self._problems.unreadable(error, Place(record=EXT4_GROUP_DESC.name))
+                continue
             if group.inodes_uninitialised:
                 continue
             used = self._per_group - group.unused_inodes
@@ -167,7 +173,11 @@ class InodeTable:
                 for number in range(first, first + count):
                     inode = decoded[number - first] if decoded else None
                     if inode is None:
-                        raw = self.raw(number)
+                        try:
+                            raw = self.raw(number)
+                        except (CorruptionError, SourceError) as error:
+                            self._problems.unreadable(error, Place(block=self.place(number).block))
+                            continue
                         if raw[_LINKS : _LINKS + 2] == b"\0\0" or raw[_MODE : _MODE + 2] == b"\0\0":
                             continue
                         inode = self._alone(number)

@@ -81,7 +81,9 @@ def recover(
     fast_commits = FastCommits()
     overlay = Overlay()
     if journal is not None and journal_superblock is not None:
-        if Incompat.RECOVER in superblock.features:
+        # Backups of the superblock don't say whether there is something to recover.
+        is_backup = superblock.group_number != 0
+        if Incompat.RECOVER in superblock.features or (is_backup and journal_superblock.start):
             block_count = max(superblock.block_count, source.size // superblock.block_size)
             replay = replay_journal(journal, journal_superblock, block_count, problems)
             overlay = replay.overlay

@@ -91,6 +91,11 @@ class Superblock:
         return self.block_count * self.block_size
 
     @property
+    def descriptor_blocks(self) -> int:
+        """How many blocks all group descriptors take."""
+        return -(-self.group_count // (self.block_size // self.descriptor_size))
+
+    @property
     def has_metadata_checksums(self) -> bool:
         """Whether structures carry crc32c checksums (metadata_csum)."""
         return RoCompat.METADATA_CSUM in self.features
@@ -143,7 +148,34 @@ def parse_superblock(raw: bytes, offset: int, problems: Problems) -> Superblock:
         computed = checksum.superblock(raw)
         if computed != record.s_checksum:
             problems.checksum("superblock", record.s_checksum, computed, place)
-    return from_raw(record, features, place)
+    elif RoCompat.METADATA_CSUM not in features and record.s_checksum_type == EXT4_CRC32C_CHKSUM:
+        # mke2fs and tune2fs set and clear the two together: a flipped feature bit would otherwise
+        # turn all verification off in silence.
+        where = Place(offset=offset, record=EXT4_SUPER_BLOCK.name, field="s_feature_ro_compat")
+        problems.note("s_checksum_type is crc32c, but metadata_csum is not set: nothing can be verified", where)
+    superblock = from_raw(record, features, place)
+    _check_mountable(record, superblock, problems, place)
+    return superblock
+
+
+def _check_mountable(record: Any, superblock: Superblock, problems: Problems, place: Place) -> None:
+    """What kernels refuse to mount though it could be read (fs/ext4/super.c)."""
+    features, dynamic = superblock.features, superblock.revision >= EXT4_DYNAMIC_REV
+    pairs = (
+        ("s_log_cluster_size",
+         RoCompat.BIGALLOC not in features and record.s_log_cluster_size != record.s_log_block_size,
+         "differs from s_log_block_size without bigalloc"),
+        ("s_first_ino", dynamic and not EXT4_GOOD_OLD_FIRST_INO <= superblock.first_inode <= superblock.inode_count,
+         f"must be {EXT4_GOOD_OLD_FIRST_INO} to {superblock.inode_count}"),
+        ("s_reserved_gdt_blocks", superblock.reserved_descriptor_blocks > superblock.block_size // 4,
+         f"is more than {superblock.block_size // 4}"),
+        ("s_first_meta_bg", Incompat.META_BG in features and superblock.first_meta_group > superblock.descriptor_blocks,
+         f"there are {superblock.descriptor_blocks} blocks of descriptors"),
+    )  # fmt: skip
+    for field, wrong, why in pairs:
+        if wrong:
+            where = Place(offset=place.offset, record=EXT4_SUPER_BLOCK.name, field=field)
+            problems.found(CorruptionError(f"{field} is {getattr(record, field)}: {why}", where))
 
 
 def _features(record: Any) -> Features:

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from ext4img.errors import CorruptionError, NotExt4Error, Place, SourceError
+from ext4img.errors import CorruptionError, Place, SourceError
 from ext4img.sources.base import Source
 from ext4img.structs.inode import (
     EXT4_EA_INODE_FL,
 )
-from ext4img.structs.superblock import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.contents import Contents
@@ -28,7 +27,7 @@ from ext4img.volume.inode_table import InodeTable
 from ext4img.volume.mapping import HOLE, LOST, UNWRITTEN, WRITTEN, Mapper, Mapping, Run, Runs
 from ext4img.volume.problems import Checks, Problems
 from ext4img.volume.recovery import Recovery, recover
-from ext4img.volume.superblock import Superblock, parse_superblock
+from ext4img.volume.superblock_search import read_superblock
 from ext4img.volume.xattr import (
     ENCRYPTION_CONTEXT,
     INLINE_DATA,
@@ -47,7 +46,10 @@ _CACHED_NAMES = 100_000
 
 
 class Volume:
-    """See the module's text. Made from a Source, which it does not close."""
+    """See the module's text. Made from a Source, which it does not close.
+
+    `superblock` names the block of the copy to read by, in blocks of `block_size` bytes.
+    """
 
     def __init__(
         self,
@@ -56,10 +58,12 @@ class Volume:
         journal: Journal = "replay",
         checks: Checks = "strict",
         journal_device: Source | None = None,
+        superblock: int | None = None,
+        block_size: int | None = None,
     ) -> None:
         self.source = source
         self.problems = Problems(checks)
-        self.superblock = _read_superblock(source, self.problems)
+        self.superblock = read_superblock(source, self.problems, superblock, block_size)
         if source.size < self.superblock.size:
             reason = f"the image is cut short: {source.size} bytes of the file system's {self.superblock.size}"
             self.problems.found(CorruptionError(reason))
@@ -67,7 +71,7 @@ class Volume:
         overlay = None
         if journal == "replay":
             self.recovery = recover(source, self.superblock, self.problems, journal_device)
-            self.superblock, overlay = self.recovery.superblock, self.recovery.overlay
+            self.superblock, overlay = self.recovery.superblock, self.recovery.overlay or None
         self._seed = checksum.filesystem_seed(self.superblock.uuid, self.superblock.checksum_seed)
         self.blocks = BlockReader(source, self.superblock.block_size, self.superblock.block_count, overlay)
         self._set_up()
@@ -207,16 +211,6 @@ class Volume:
     def entries_of_hash(self, inode: Inode, major: int) -> Iterator[DirEntry]:
         """The entries that may have this major hash."""
         return self.directories.entries_of_hash(inode, major)
-
-
-def _read_superblock(source: Source, problems: Problems) -> Superblock:
-    if source.size < SUPERBLOCK_OFFSET + SUPERBLOCK_SIZE:
-        raise NotExt4Error(f"{source.name}: too short for a file system ({source.size} bytes)")
-    raw = source.read_at(SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE)
-    try:
-        return parse_superblock(raw, SUPERBLOCK_OFFSET, problems)
-    except NotExt4Error as error:
-        raise NotExt4Error(f"{source.name}: {error}") from None
 
 
 __all__ = ["HOLE", "LOST", "UNWRITTEN", "WRITTEN", "Journal", "Run", "Volume"]

@@ -1,0 +1,200 @@
+"""Choosing the superblock to believe: the primary, a named backup, or one that is looked for.
+
+Copies of the superblock stand at the start of some groups (sparse_super: 1 and the powers of 3, 5
+and 7). Where they are depends on the block size and on the blocks of a group, which only the
+superblock tells; so the places of usual geometries come first (as e2fsck tries them), then every
+kilobyte of the image's beginning. A copy is believed if it is sound and stands where it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ext4img.errors import CorruptionError, NotExt4Error, Place, SourceError, UnsupportedFeatureError
+from ext4img.sources.base import Source
+from ext4img.structs.superblock import (
+    EXT4_SUPER_BLOCK,
+    EXT4_SUPER_MAGIC,
+    SUPERBLOCK_OFFSET,
+    SUPERBLOCK_SIZE,
+)
+from ext4img.volume import checksum
+from ext4img.volume.problems import Problems
+from ext4img.volume.superblock import (
+    MAX_LOG_BLOCK_SIZE,
+    MIN_LOG_BLOCK_SIZE,
+    Superblock,
+    has_magic,
+    parse_superblock,
+)
+
+SEARCHED_BYTES = 256 << 20
+MOST_TRIED = 10_000  # files may hold images with superblocks of their own
+_WINDOW_BYTES = 4 << 20
+_BLOCK_SIZES = tuple(1 << log for log in range(MIN_LOG_BLOCK_SIZE, MAX_LOG_BLOCK_SIZE + 1))
+_USUAL_GROUPS = (1, 3, 5, 7, 9, 25, 27, 49, 81, 125, 243, 343)
+_MAGIC = EXT4_SUPER_MAGIC.to_bytes(2, "little")
+_MAGIC_OFFSET = EXT4_SUPER_BLOCK.offset_of("s_magic")
+_Damaged = (NotExt4Error, CorruptionError, UnsupportedFeatureError, SourceError)
+
+
+def read_superblock(
+    source: Source, problems: Problems, block: int | None = None, block_size: int | None = None
+) -> Superblock:
+    """The superblock to read the volume by.
+
+    `block` names the block that holds the copy to use, in blocks of `block_size` bytes, or of any
+    size where that is not given. Without it the primary is used; where it is damaged and problems
+    are reported, a backup that is looked for. NotExt4Error, CorruptionError,
+    UnsupportedFeatureError, SourceError.
+    """
+    if source.size < SUPERBLOCK_OFFSET + SUPERBLOCK_SIZE:
+        raise NotExt4Error(f"{source.name}: too short for a file system ({source.size} bytes)")
+    if block is not None:
+        return _named(source, problems, block, block_size)
+    try:
+        return _parse(source, SUPERBLOCK_OFFSET, Problems("strict") if problems.verify else problems)
+    except _Damaged as error:
+        if problems.checks != "report" or _is_another_thing(source, error):
+            raise
+        backup = find_backup(source, _uuid_at(source, SUPERBLOCK_OFFSET))
+        if backup is None:
+            if not isinstance(error, CorruptionError):
+                raise
+            # Perhaps it can be read all the same; every problem is noted on the way.
+            return _parse(source, SUPERBLOCK_OFFSET, problems)
+        place = error.place if isinstance(error, CorruptionError) else Place(offset=SUPERBLOCK_OFFSET)
+        reason = error.reason if isinstance(error, CorruptionError) else str(error)
+        where = backup.group_first_block(backup.group_number)
+        problems.found(CorruptionError(f"{reason}; the copy in block {where} is used instead", place))
+        return backup
+
+
+def find_backup(source: Source, uuid: bytes | None = None) -> Superblock | None:
+    """A sound copy of the superblock that stands where it says; None if there is none to be found.
+
+    One of this `uuid` is preferred: copies of an earlier file system may be lying about.
+    """
+    tried: set[int] = set()
+    other: Superblock | None = None
+    for offset in _offsets(source):
+        if offset in tried:
+            continue
+        tried.add(offset)
+        if len(tried) > MOST_TRIED:
+            break
+        try:
+            found = _parse(source, offset, Problems("strict"))
+        except _Damaged:
+            continue  # not a superblock, or not a sound one: the next place may have one
+        if is_backup(found, offset):
+            if uuid in (None, found.uuid.bytes):
+                return found
+            other = other or found
+    return other
+
+
+def is_backup(superblock: Superblock, offset: int) -> bool:
+    """Whether a superblock that was read at byte `offset` is a backup that belongs there."""
+    block, rest = divmod(offset, superblock.block_size)
+    group, within = divmod(block - superblock.first_data_block, superblock.blocks_per_group)
+    return (
+        not rest
+        and not within
+        and 0 < group < superblock.group_count
+        and group & 0xFFFF == superblock.group_number  # 16 bits
+        and superblock.group_has_superblock(group)
+    )
+
+
+def _is_another_thing(source: Source, error: Exception) -> bool:
+    """Whether what is refused is no damaged file system, but a sound one that is not known here.
+
+    Then backups say the same; and on a journal device they would be those of an earlier tenant.
+    """
+    if not isinstance(error, UnsupportedFeatureError):
+        return False
+    raw = _raw(source, SUPERBLOCK_OFFSET)
+    record = EXT4_SUPER_BLOCK.unpack(raw)
+    return "journal_dev" in error.names or record.s_checksum == checksum.superblock(raw)
+
+
+def _uuid_at(source: Source, offset: int) -> bytes | None:
+    try:
+        raw = _raw(source, offset)
+    except SourceError:
+        return None
+    return bytes(EXT4_SUPER_BLOCK.unpack(raw).s_uuid) if has_magic(raw) else None
+
+
+def _named(source: Source, problems: Problems, block: int, block_size: int | None) -> Superblock:
+    if block_size is not None and block_size not in _BLOCK_SIZES:
+        raise ValueError(f"a block has 1024 to 65536 bytes, a power of two, not {block_size}")
+    if block < 0:
+        raise ValueError(f"block numbers are not negative: {block}")
+    for size in _BLOCK_SIZES if block_size is None else (block_size,):
+        offset = block * size
+        if offset <= SUPERBLOCK_OFFSET < offset + size:
+            offset = SUPERBLOCK_OFFSET
+        try:
+            raw = _raw(source, offset)
+        except SourceError:
+            if size == block_size:
+                raise
+            continue  # too far for this size: beyond the image's end
+        if not has_magic(raw):
+            continue
+        found = parse_superblock(raw, offset, problems)
+        if found.block_size == size:
+            return found
+    sizes = "any size" if block_size is None else f"{block_size} bytes"
+    raise NotExt4Error(f"{source.name}: no superblock in block {block} (of {sizes})")
+
+
+def _parse(source: Source, offset: int, problems: Problems) -> Superblock:
+    raw = _raw(source, offset)
+    try:
+        return parse_superblock(raw, offset, problems)
+    except NotExt4Error as error:
+        raise NotExt4Error(f"{source.name}: {error}") from None
+
+
+def _raw(source: Source, offset: int) -> bytes:
+    return source.read_at(offset, SUPERBLOCK_SIZE)
+
+
+def _offsets(source: Source) -> Iterator[int]:
+    """Where to look, in bytes: the usual places first."""
+    last = source.size - SUPERBLOCK_SIZE
+    for size in _BLOCK_SIZES:
+        first, per_group = (1 if size == 1024 else 0), 8 * size
+        last_group = (source.size // size - first) // per_group  # sparse_super2
+        for group in (*_USUAL_GROUPS, last_group):
+            offset = (first + group * per_group) * size
+            if SUPERBLOCK_OFFSET < offset <= last:
+                yield offset
+    for start in range(0, min(last, SEARCHED_BYTES), _WINDOW_BYTES):
+        for piece in _readable(source, start, min(_WINDOW_BYTES, source.size - start)):
+            offset, data = piece
+            yield from _magic_places(offset, data)
+
+
+def _readable(source: Source, start: int, length: int) -> Iterator[tuple[int, bytes]]:
+    """(offset, bytes) of a window, in smaller pieces where parts of it are unreadable."""
+    try:
+        yield start, source.read_at(start, length)
+    except SourceError:
+        half = length // 2 // SUPERBLOCK_SIZE * SUPERBLOCK_SIZE
+        if half:
+            yield from _readable(source, start, half)
+            yield from _readable(source, start + half, length - half)
+
+
+def _magic_places(start: int, data: bytes) -> Iterator[int]:
+    """Offsets, multiples of 1,024, of what could be a superblock by its magic number."""
+    low, high = data[_MAGIC_OFFSET::SUPERBLOCK_SIZE], data[_MAGIC_OFFSET + 1 :: SUPERBLOCK_SIZE]
+    position = low.find(_MAGIC[:1])
+    while 0 <= position < len(high):
+        if high[position] == _MAGIC[1] and start + position * SUPERBLOCK_SIZE > SUPERBLOCK_OFFSET:
+            yield start + position * SUPERBLOCK_SIZE
+        position = low.find(_MAGIC[:1], position + 1)
