@@ -1,0 +1,68 @@
+"""`ext4img backup`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from ext4img.backup.create import backup
+from ext4img.cli.describe import size_text
+from ext4img.cli.exits import Exit
+from ext4img.cli.facts import plural
+from ext4img.cli.failure import Failure, explain
+from ext4img.cli.image import open_image
+from ext4img.cli.keys import ImageKeyOptions
+from ext4img.cli.options import ImageOptions, Json, Quiet
+from ext4img.cli.output import Output, warn
+from ext4img.cli.progress import progress
+from ext4img.cli.quoting import quote
+from ext4img.errors import ArchiveError
+
+STDOUT = "-"
+
+
+def run(
+    image: ImageOptions,
+    keys: ImageKeyOptions,
+    archive: Annotated[str, typer.Argument(metavar="ARCHIVE", help="Where to; - is standard output.")],
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="PATH", help="This path with what is below it; may be given several times."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the archive if there is one.")] = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> int:
+    """Back up a file system, without any key.
+
+    Encrypted files go in as ciphertext, with all that decryption will need but the key. The
+    archive is the same whether keys are given or not; they serve only to give --only plain paths.
+    The archive appears under its name when it is complete.
+    """
+    to_stdout = archive == STDOUT
+    if to_stdout and sys.stdout.isatty():
+        raise Failure(Exit.USAGE, "an archive is not written to a terminal")
+    with open_image(image, keys) as view, progress(f"Backing up {quote(image.image)}", quiet) as show:
+        destination = sys.stdout.buffer if to_stdout else archive
+        try:
+            report = backup(view, destination, only=only or (), overwrite=overwrite, progress=show)
+        except ArchiveError as error:
+            raise explain(error) from error  # it is the archive's, not the image's
+    if json and not to_stdout:
+        Output(json).record(
+            {
+                "members": report.members,
+                "bytes": report.bytes,
+                "incomplete": report.incomplete,
+                "manifest_sha256": report.digest,
+            }
+        )
+    else:
+        told = f"{plural(report.members, 'member')}, {size_text(report.bytes)}, manifest {report.digest}"
+        print(f"ext4img: {told}" if to_stdout else told, file=sys.stderr if to_stdout else sys.stdout)
+    if report.incomplete:
+        warn(f"{quote(image.image)}: incomplete: {plural(report.incomplete, 'file')} could not be read in full")
+        return Exit.PARTLY
+    return Exit.DONE

@@ -1,0 +1,230 @@
+"""`ext4img info`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ext4img.cli.describe import size_text, time_text
+from ext4img.cli.facts import Facts, plural, write_facts
+from ext4img.cli.image import open_image
+from ext4img.cli.options import ImageOptions, Json
+from ext4img.cli.output import Output, text_fields
+from ext4img.cli.policies import policy_record
+from ext4img.cli.quoting import quote
+from ext4img.view.view import View
+from ext4img.volume.features import Compat, Incompat, RoCompat
+from ext4img.volume.recovery import Recovery
+from ext4img.volume.superblock import Superblock
+
+_BILLION = 1_000_000_000
+# s_state (kernel: fs/ext4/ext4.h)
+_STATES = ((0x1, "clean"), (0x2, "has errors"), (0x4, "orphans being recovered"), (0x20, "fast commits replaying"))
+# Fields of the superblock that go into the JSON as they are.
+_NUMBERS = (
+    "block_size", "cluster_size", "block_count", "free_blocks", "reserved_blocks", "first_data_block",
+    "blocks_per_group", "group_count", "inode_count", "free_inodes", "inodes_per_group", "inode_size", "first_inode",
+    "descriptor_size", "revision", "journal_inode", "encoding", "mkfs_time", "mount_time", "write_time", "check_time",
+    "mount_count", "kilobytes_written", "error_count",
+)  # fmt: skip
+_HASHES = ("legacy", "half_md4", "tea", "legacy unsigned", "half_md4 unsigned", "tea unsigned", "siphash")
+# What ext3 has too: more than that makes it ext4 (blkid's rule, util-linux libblkid/src/superblocks/ext.c).
+_EXT3_INCOMPAT = int(Incompat.FILETYPE | Incompat.RECOVER | Incompat.META_BG)
+_EXT3_RO_COMPAT = int(RoCompat.SPARSE_SUPER | RoCompat.LARGE_FILE | RoCompat.BTREE_DIR)
+
+
+def run(
+    image: ImageOptions,
+    policies: Annotated[
+        bool, typer.Option("--policies", help="The encryption policies in use, too: scans all inodes.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show the superblock, and what recovery did.
+
+    Recovery happens in memory; the image is not touched.
+    """
+    out = Output(json)
+    with open_image(image) as view:
+        if json:
+            out.record(_record(view, image.image, policies))
+            return
+        out.line(f"{quote(image.image)}: {_kind(view.superblock)}\n")
+        facts = _facts(view)
+        if policies:
+            facts += _policy_facts(view)
+        write_facts(out, facts)
+
+
+def _kind(superblock: Superblock) -> str:
+    """ext2, ext3 or ext4, by what only the later one has."""
+    features = superblock.features
+    if int(features.incompat) & ~_EXT3_INCOMPAT or int(features.ro_compat) & ~_EXT3_RO_COMPAT:
+        return "ext4"
+    return "ext3" if Compat.HAS_JOURNAL in features else "ext2"
+
+
+def _facts(view: View) -> Facts:
+    sb = view.superblock
+    facts = [
+        ("UUID", str(sb.uuid)),
+        ("Label", quote(sb.label) if sb.label else "-"),
+        ("Size", f"{size_text(sb.size)} ({sb.size} bytes: {plural(sb.block_count, 'block')} of {sb.block_size})"),
+        ("Free", f"{plural(sb.free_blocks, 'block')} ({sb.reserved_blocks} reserved), {sb.free_inodes} inodes"),
+        ("Inodes", f"{sb.inode_count} of {sb.inode_size} bytes"),
+        ("Groups", f"{sb.group_count} of {sb.blocks_per_group} blocks and {sb.inodes_per_group} inodes"),
+        ("Features", _wrapped(sb.features.names)),
+        ("Journal", _journal_text(view)),
+        ("Encryption", _encryption_text(view)),
+        ("Checksums", _checksums_text(view)),
+        ("State", ", ".join(name for bit, name in _STATES if sb.state & bit) or "not clean"),
+        ("Made", _moment(sb.mkfs_time)),
+        ("Mounted", f"{_moment(sb.mount_time)}, {plural(sb.mount_count, 'time')} since the last check"),
+        ("Mounted on", quote(sb.last_mounted) if sb.last_mounted else "-"),
+        ("Written", f"{_moment(sb.write_time)}, {size_text(sb.kilobytes_written * 1024)} in all"),
+        ("Checked", _moment(sb.check_time)),
+        ("Hash", f"{_hash_name(sb)}, seed {_seed_hex(sb)}"),
+    ]
+    if sb.cluster_size != sb.block_size:
+        facts.insert(3, ("Clusters", f"of {sb.cluster_size} bytes"))
+    if sb.error_count:
+        facts.append(("Errors", f"{sb.error_count} noted by the kernel"))
+    unknown = sb.features.unknown_ro_compat()
+    if unknown:
+        facts.append(("Not known", f"{', '.join(unknown)}: read all the same"))
+    return facts
+
+
+def _wrapped(words: tuple[str, ...], width: int = 72) -> str:
+    lines = [""]
+    for word in words:
+        if lines[-1] and len(lines[-1]) + len(word) >= width:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return "\n".join(lines) or "none"
+
+
+def _moment(seconds: int) -> str:
+    return time_text(seconds * _BILLION) if seconds else "never"
+
+
+def _hash_name(sb: Superblock) -> str:
+    name = _HASHES[sb.hash_version] if sb.hash_version < len(_HASHES) else f"version {sb.hash_version}"
+    return f"{name} unsigned" if sb.hash_unsigned and "unsigned" not in name else name
+
+
+def _seed_hex(sb: Superblock) -> str:
+    return b"".join(word.to_bytes(4, "little") for word in sb.hash_seed).hex()
+
+
+def _checksums_text(view: View) -> str:
+    if view.superblock.has_metadata_checksums:
+        return "crc32c of all metadata" + (", verified" if view.problems.verify else ", not verified")
+    return "of group descriptors only" if RoCompat.GDT_CSUM in view.features else "none"
+
+
+def _encryption_text(view: View) -> str:
+    if Incompat.ENCRYPT not in view.features:
+        return "none"
+    return "possible; `ext4img keys` lists the policies in use"
+
+
+def _journal_text(view: View) -> str:
+    sb = view.superblock
+    if Compat.HAS_JOURNAL not in sb.features:
+        where = "none"
+    elif sb.journal_inode:
+        where = f"inode {sb.journal_inode}"
+    else:
+        where = f"on another device, UUID {sb.journal_uuid}"
+    recovery = view.volume.recovery
+    if recovery is None:
+        needed = Incompat.RECOVER in sb.features
+        return f"{where}; ignored, though it needs recovery" if needed else f"{where}; ignored"
+    told = _recovery_texts(recovery)
+    return "\n".join([f"{where}; recovered in memory:", *told]) if told else f"{where}; nothing to recover"
+
+
+def _recovery_texts(recovery: Recovery) -> list[str]:
+    """What recovery did, one thing a line."""
+    told = []
+    replay = recovery.replay
+    if replay is not None:
+        text = f"{plural(replay.transactions, 'transaction')}: {plural(replay.replaced, 'block')} replaced"
+        if replay.revoke_records:
+            text += f", {plural(replay.revoked, 'logged block')} revoked"
+        told.append(text)
+        if replay.torn:
+            told.append("a last transaction that was never finished was left out")
+        if not replay.complete:
+            told.append("damage in the log: not all of it was replayed")
+    if recovery.fast_commits.commits:
+        commits = recovery.fast_commits
+        told.append(f"{plural(commits.commits, 'fast commit')} of {plural(commits.tags, 'tag')}")
+    if recovery.orphans.deleted:
+        told.append(f"{plural(len(recovery.orphans.deleted), 'deleted file')} removed")
+    if recovery.orphans.truncated:
+        told.append(f"{plural(len(recovery.orphans.truncated), 'truncate')} finished")
+    return told
+
+
+def _policy_facts(view: View) -> Facts:
+    return [
+        (
+            "Policy",
+            f"{policy.describe()}\n{plural(use.files, 'file')} of {size_text(use.bytes)},"
+            f" {plural(use.directories, 'directory', 'directories')}, {plural(use.symlinks, 'symlink')}",
+        )
+        for policy, use in view.policies().items()
+    ]
+
+
+def _record(view: View, image: str, policies: bool) -> dict[str, Any]:
+    sb = view.superblock
+    record: dict[str, Any] = {
+        **text_fields("image", image),
+        "type": _kind(sb),
+        "uuid": str(sb.uuid),
+        **text_fields("label", sb.label),
+        **text_fields("last_mounted", sb.last_mounted),
+        "features": list(sb.features.names),
+        "unknown_features": list(sb.features.unknown_ro_compat()),
+        "state": sb.state,
+        "hash": _hash_name(sb),
+        "hash_seed": _seed_hex(sb),
+        "journal_uuid": str(sb.journal_uuid),
+        "recovery": _recovery_record(view.volume.recovery),
+    }
+    for field in _NUMBERS:
+        record[field] = getattr(sb, field)
+    if policies:
+        record["policies"] = [
+            {
+                **policy_record(policy),
+                "files": use.files,
+                "directories": use.directories,
+                "symlinks": use.symlinks,
+                "bytes": use.bytes,
+            }
+            for policy, use in view.policies().items()
+        ]
+    return record
+
+
+def _recovery_record(recovery: Recovery | None) -> dict[str, Any] | None:
+    """None with --journal ignore."""
+    if recovery is None:
+        return None
+    replay = recovery.replay
+    return {
+        "needed": recovery.needed,
+        "transactions": replay.transactions if replay else 0,
+        "blocks_replaced": replay.replaced if replay else 0,
+        "blocks_revoked": replay.revoked if replay else 0,
+        "torn": replay.torn if replay else False,
+        "complete": replay.complete if replay else True,
+        "fast_commits": recovery.fast_commits.commits,
+        "orphans_deleted": list(recovery.orphans.deleted),
+        "orphans_truncated": list(recovery.orphans.truncated),
+    }

@@ -1,0 +1,107 @@
+"""`ext4img keys`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ext4img.cli.describe import size_text
+from ext4img.cli.exits import Exit
+from ext4img.cli.facts import Facts, plural, write_facts
+from ext4img.cli.failure import explain
+from ext4img.cli.image import open_image
+from ext4img.cli.keys import ImageKeyOptions
+from ext4img.cli.options import ImageOptions, Json
+from ext4img.cli.output import Output, text_fields, warn
+from ext4img.cli.policies import policy_record
+from ext4img.cli.quoting import quote
+from ext4img.crypto.policy import Policy
+from ext4img.view.policies import PolicyUse
+from ext4img.view.protectors import Protector
+
+
+def run(image: ImageOptions, keys: ImageKeyOptions, json: Json = False) -> int:
+    """List the encryption policies, and what opens them.
+
+    Every policy in use, how much stands under it, which protectors the image knows for it, and
+    which of the keys and passphrases given here opens it. One that opens nothing is said to.
+    """
+    out = Output(json)
+    code = Exit.DONE
+    with open_image(image) as view:
+        opened_by: dict[Policy, list[str]] = {}
+        for label, policies, error in keys.tried_on(view):
+            for policy in policies:
+                opened_by.setdefault(policy, []).append(label)
+            if error is not None:
+                warn(explain(error, label).text)
+                code = Exit.KEY
+        used = view.policies()
+        protectors = view.protectors(keys.fscrypt_dir or ())
+        if not json:
+            out.line(f"{quote(image.image)}: {plural(len(used), 'encryption policy', 'encryption policies')} in use")
+        for policy, use in used.items():
+            found = protectors.get(policy, ())
+            if json:
+                out.record(_record(policy, use, found, opened_by.get(policy, [])))
+            else:
+                out.line("")
+                write_facts(out, _facts(policy, use, found, opened_by.get(policy, [])))
+    return code
+
+
+def _facts(policy: Policy, use: PolicyUse, protectors: tuple[Protector, ...], labels: list[str]) -> Facts:
+    kind = "descriptor" if policy.version == 1 else "identifier"
+    facts = [
+        ("Policy", f"version {policy.version}, key {kind} {policy.key_id_hex}"),
+        ("Modes", f"{policy.contents_mode_name} contents, {policy.filenames_mode_name} names"),
+        ("Flags", ", ".join(policy.flag_names)),
+        (
+            "Under it",
+            f"{plural(use.files, 'file')} of {size_text(use.bytes)},"
+            f" {plural(use.directories, 'directory', 'directories')}, {plural(use.symlinks, 'symlink')}",
+        ),
+    ]
+    if policy.log2_data_unit_size:
+        facts.append(("Data units", f"{1 << policy.log2_data_unit_size} bytes"))
+    problem = policy.unsupported()
+    if problem:
+        facts.append(("Problem", f"not supported: {problem}"))
+    facts += [("Protector", _protector_text(protector)) for protector in protectors]
+    facts.append(("Opened by", ", ".join(quote(label) for label in labels) or "nothing that was given"))
+    return facts
+
+
+def _protector_text(protector: Protector) -> str:
+    parts = [part for part in (protector.descriptor, protector.kind) if part]
+    if protector.name:
+        parts.append(quote(protector.name))
+    if protector.uid is not None:
+        parts.append(f"of uid {protector.uid}")
+    if protector.costs is not None:
+        costs = protector.costs
+        parts.append(f"(Argon2id: {plural(costs.time, 'pass', 'passes')} over {size_text(costs.memory_kib * 1024)})")
+    text = " ".join(parts) or quote(protector.where)
+    return f"{text}: {protector.problem}" if protector.problem else text
+
+
+def _record(policy: Policy, use: PolicyUse, protectors: tuple[Protector, ...], labels: list[str]) -> dict[str, Any]:
+    return {
+        **policy_record(policy),
+        "files": use.files,
+        "directories": use.directories,
+        "symlinks": use.symlinks,
+        "bytes": use.bytes,
+        "supported": policy.unsupported() is None,
+        "opened_by": labels,
+        "protectors": [
+            {
+                "descriptor": protector.descriptor,
+                "kind": protector.kind,
+                **text_fields("name", protector.name),
+                "uid": protector.uid,
+                "where": protector.where,
+                "problem": protector.problem,
+            }
+            for protector in protectors
+        ],
+    }

@@ -1,0 +1,130 @@
+"""`ext4img list`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ext4img.backup.entry import VERITY, Entry, show
+from ext4img.backup.info import BackupInfo
+from ext4img.backup.passage import Member
+from ext4img.cli.archive import ArchiveArgument, open_archive
+from ext4img.cli.describe import time_text
+from ext4img.cli.facts import Facts, write_facts
+from ext4img.cli.options import Json
+from ext4img.cli.output import Output, text_fields
+from ext4img.cli.policies import policy_record
+from ext4img.cli.quoting import quote
+from ext4img.crypto.policy import parse_context
+
+
+def run(
+    archive: ArchiveArgument,
+    long: Annotated[bool, typer.Option("-l", "--long", help="Mode, owner, size, time; E: encrypted.")] = False,
+    info: Annotated[bool, typer.Option("--info", help="What it says of the file system, instead.")] = False,
+    json: Json = False,
+) -> None:
+    """List what is in a backup.
+
+    Encrypted names are shown as the kernel shows them without the key. The order is the archive's.
+    """
+    out = Output(json)
+    with open_archive(archive) as opened:
+        if info:
+            _info(out, opened.info)
+            return
+        for member in opened:
+            entry = member.entry
+            if entry.type == VERITY:
+                continue
+            if json:
+                out.record(_record(member))
+            elif long:
+                _long(out, entry)
+            else:
+                out.write(out.name(entry.path) + b"\n")
+
+
+def _info(out: Output, info: BackupInfo) -> None:
+    if out.json:
+        out.record(
+            {
+                "uuid": str(info.uuid),
+                **text_fields("label", info.label),
+                "block_size": info.block_size,
+                "inode_count": info.inode_count,
+                "features": list(info.features),
+                "tool": info.tool,
+                "only": [show(path) for path in info.only],
+                "policies": [policy_record(policy) for policy in info.policies],
+            }
+        )
+        return
+    facts: Facts = [
+        ("UUID", str(info.uuid)),
+        ("Label", quote(info.label) if info.label else "-"),
+        ("Blocks", f"of {info.block_size} bytes"),
+        ("Inodes", str(info.inode_count)),
+        ("Features", " ".join(map(quote, info.features))),
+        ("Made by", quote(info.tool)),
+    ]
+    facts += [("Only", quote(path)) for path in info.only]
+    facts += [("Policy", policy.describe()) for policy in info.policies]
+    write_facts(out, facts)
+
+
+def _long(out: Output, entry: Entry) -> None:
+    import stat
+
+    mark = "E" if entry.context is not None else "e" if entry.stored_name is not None else "-"
+    if entry.type in ("char", "block"):
+        size = f"{entry.rdev[0]}, {entry.rdev[1]}"
+    else:
+        size = str(entry.size)
+    owner = f"{entry.uid:>5} {entry.gid:>5}"
+    columns = f"{stat.filemode(entry.mode)} {mark} {owner} {size:>12} {time_text(entry.mtime_ns)} "
+    arrow = b""
+    if entry.is_link:
+        arrow = b" link to " + out.name(entry.link_target)
+    elif entry.type == "symlink":
+        arrow = b" -> " + out.name(entry.link_target)
+    out.write(columns.encode() + out.name(entry.path) + arrow + b"\n")
+
+
+def _record(member: Member) -> dict[str, Any]:
+    entry = member.entry
+    record: dict[str, Any] = {
+        **text_fields("path", entry.path),
+        "type": entry.type,
+        "mode": entry.mode,
+        "uid": entry.uid,
+        "gid": entry.gid,
+        "size": entry.size,
+        "inode": entry.inode,
+        "generation": entry.generation,
+        "flags": entry.flags,
+        "project": entry.project_id,
+        "links": entry.links,
+        "atime_ns": entry.atime_ns,
+        "mtime_ns": entry.mtime_ns,
+        "ctime_ns": entry.ctime_ns,
+        "crtime_ns": entry.crtime_ns,
+        "offset": member.offset,
+        "stored_bytes": member.stored_bytes,
+        "xattrs": sorted(entry.xattrs),
+    }
+    if entry.type in ("char", "block"):
+        record["rdev"] = list(entry.rdev)
+    if entry.is_link:
+        record |= text_fields("link_to", entry.link_target)
+    elif entry.type == "symlink":
+        record |= text_fields("target", entry.link_target)
+    if entry.context is not None:
+        context = parse_context(entry.context, supported_only=False)
+        record["encryption"] = {**policy_record(context.policy), "nonce": context.nonce.hex()}
+    if entry.stored_name is not None:
+        record["stored_name"] = entry.stored_name.hex()
+    if member.unreadable:
+        record["unreadable"] = [list(part) for part in member.unreadable]
+    return record

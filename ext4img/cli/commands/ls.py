@@ -1,0 +1,165 @@
+"""`ext4img ls`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ext4img.cli.attempts import Attempts
+from ext4img.cli.children import Child, children
+from ext4img.cli.describe import inode_record
+from ext4img.cli.image import open_image
+from ext4img.cli.keys import ImageKeyOptions
+from ext4img.cli.locate import Located, locate
+from ext4img.cli.long import LongForm, Row, long_lines
+from ext4img.cli.options import ImageOptions, Json, Paths
+from ext4img.cli.output import Output, text_fields
+from ext4img.cli.quoting import columns_of, quote
+from ext4img.errors import CorruptionError, PathError, Place
+from ext4img.view.inode import Inode
+from ext4img.view.view import View
+
+_GAP = 2
+
+
+def run(
+    image: ImageOptions,
+    keys: ImageKeyOptions,
+    paths: Paths = None,
+    long: Annotated[bool, typer.Option("-l", "--long", help="Mode, links, owner, group, size, time, name.")] = False,
+    inode: Annotated[bool, typer.Option("-i", "--inode", help="Inode numbers too.")] = False,
+    human: Annotated[bool, typer.Option("-h", "--human-readable", help="With -l, sizes like 4.0K.")] = False,
+    full_time: Annotated[bool, typer.Option("--full-time", help="As -l, with times to the nanosecond.")] = False,
+    recursive: Annotated[bool, typer.Option("-R", "--recursive", help="What is below, too.")] = False,
+    directory: Annotated[bool, typer.Option("-d", "--directory", help="Directories themselves.")] = False,
+    unsorted: Annotated[bool, typer.Option("-U", "--unsorted", help="In the order of the disk.")] = False,
+    json: Json = False,
+) -> int:
+    """List directories, as ls -A does: names that begin with a dot are shown too.
+
+    Names are sorted by their bytes. On a terminal they are quoted as GNU ls does it; into a pipe
+    or file they go as they are, one a line.
+    """
+    wanted = paths or ["/"]
+    form = LongForm(inode, human, full_time) if long or full_time else None
+    with open_image(image, keys) as view:
+        listing = _Listing(view, Output(json), form, inode, not unsorted)
+        attempts = Attempts("ls", image.image, len(wanted))
+        listing.has_headers = recursive or len(wanted) > 1
+        single: list[Located] = []
+        directories: list[tuple[bytes, Inode]] = []
+        for argument in wanted:
+            with attempts:
+                located = locate(view, argument)
+                # As ls: a link to a directory is listed as that directory, but with -l as a link.
+                target = located.inode if form or directory else _followed(located)
+                if target.is_dir and not directory:
+                    directories.append((located.shown, target))
+                else:
+                    single.append(located)
+        listing.show([Row(located.shown, located.inode.number, located.inode) for located in single])
+        for path, target in directories:
+            with attempts:
+                if recursive:
+                    listing.show_tree(path, target)
+                else:
+                    listing.show_directory(path, target)
+    return attempts.code
+
+
+def _followed(located: Located) -> Inode:
+    """What a link leads to; the link itself where it leads nowhere."""
+    try:
+        return located.followed()
+    except PathError:
+        return located.inode
+
+
+class _Listing:
+    def __init__(self, view: View, out: Output, form: LongForm | None, with_inode: bool, sort: bool) -> None:
+        self._view = view
+        self._out = out
+        self._form = form
+        self._with_inode = with_inode
+        self._sort = sort
+        self._is_first = True
+        self.has_headers = False
+
+    def show(self, rows: list[Row], path: bytes | None = None) -> None:
+        """Names that were asked for themselves, or with a `path` those in a directory."""
+        out = self._out
+        if out.json:
+            for row in rows:
+                self._record(row, path)
+        elif self._form is not None:
+            long_lines(out, rows, self._form)
+        elif out.is_terminal:
+            self._columns(rows)
+        else:
+            width = max((len(str(row.number)) for row in rows), default=0)
+            for row in rows:
+                number = b"%*d " % (width, row.number) if self._with_inode else b""
+                out.write(number + row.name + b"\n")
+        self._is_first = self._is_first and not rows
+
+    def show_directory(self, path: bytes, directory: Inode) -> list[Child]:
+        """What is in a directory, below its name if several are listed."""
+        out = self._out
+        found = children(self._view, directory, self._sort)
+        if self.has_headers and not out.json:
+            out.write((b"" if self._is_first else b"\n") + out.name(path) + b":\n")
+            self._is_first = False
+        needs_inodes = out.json or self._form is not None
+        rows = [Row(child.name, child.number, child.inode(self._view) if needs_inodes else None) for child in found]
+        self.show(rows, path)
+        return found
+
+    def show_tree(self, path: bytes, top: Inode) -> None:
+        """A directory and those below it, each once."""
+        met = {top.number}
+        todo = [(path, top)]
+        while todo:
+            path, directory = todo.pop()
+            below = []
+            for child in self.show_directory(path, directory):
+                inode = child.inode(self._view) if child.may_be_directory else None
+                if inode is None or not inode.is_dir:
+                    continue
+                if inode.number in met:
+                    reason = f"directory {child.name!r} is met twice"
+                    self._view.problems.found(CorruptionError(reason, Place(inode=inode.number)))
+                    continue
+                met.add(inode.number)
+                below.append((_join(path, child.name), inode))
+            todo.extend(reversed(below))
+
+    def _record(self, row: Row, directory: bytes | None) -> None:
+        path = row.name if directory is None else _join(directory, row.name)
+        if row.inode is None:
+            self._out.record({**text_fields("path", path), "inode": row.number, "unreadable": True})
+        else:
+            self._out.record(inode_record(path, row.inode))
+
+    def _columns(self, rows: list[Row]) -> None:
+        """Names in columns, down and then across, as many as fit the terminal."""
+        names = [f"{row.number} {quote(row.name)}" if self._with_inode else quote(row.name) for row in rows]
+        widths = [columns_of(name) for name in names]
+        if not rows:
+            return
+        width = self._out.width
+        for count in range(min(len(names), width // (1 + _GAP) + 1), 0, -1):
+            height = -(-len(names) // count)
+            parts = [max(widths[start : start + height]) + _GAP for start in range(0, len(names), height)]
+            if sum(parts) - _GAP <= width:
+                break
+        for line in range(height):
+            cells = [
+                names[at] + " " * (width - widths[at])
+                for at, width in zip(range(line, len(names), height), parts, strict=False)
+            ]
+            self._out.line("".join(cells).rstrip())
+
+
+def _join(directory: bytes, name: bytes) -> bytes:
+    return directory + name if directory.endswith(b"/") else directory + b"/" + name

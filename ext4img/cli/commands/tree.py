@@ -1,0 +1,98 @@
+"""`ext4img tree`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ext4img.cli.children import children
+from ext4img.cli.describe import inode_record
+from ext4img.cli.image import open_image
+from ext4img.cli.keys import ImageKeyOptions
+from ext4img.cli.locate import locate
+from ext4img.cli.long import target_of
+from ext4img.cli.options import ImageOptions, Json
+from ext4img.cli.output import Output
+from ext4img.errors import CorruptionError, Place
+from ext4img.view.inode import Inode
+from ext4img.view.view import View
+
+
+def run(
+    image: ImageOptions,
+    keys: ImageKeyOptions,
+    path: Annotated[
+        str, typer.Argument(metavar="[PATH]", help="Where to start, or inode:N.", show_default=False)
+    ] = "/",
+    level: Annotated[int | None, typer.Option("-L", "--level", metavar="N", min=1, help="Levels shown.")] = None,
+    directories: Annotated[bool, typer.Option("-d", "--directories", help="Directories only.")] = False,
+    json: Json = False,
+) -> None:
+    """Draw a tree, as tree -a does.
+
+    With --json each line is an inode with its path, parents first.
+    """
+    out = Output(json)
+    with open_image(image, keys) as view:
+        top = locate(view, path)
+        inode = top.followed()
+        tree = _Tree(view, out, level, directories)
+        if not json:
+            out.write(out.name(top.shown) + b"\n")
+        tree.show(top.shown, inode)
+        if not json:
+            files = "" if directories else f", {tree.others} other{'s' * (tree.others != 1)}"
+            counted = f"{tree.directories} director{'y' if tree.directories == 1 else 'ies'}"
+            out.line(f"\n{counted}{files}")
+
+
+class _Tree:
+    def __init__(self, view: View, out: Output, level: int | None, only_directories: bool) -> None:
+        self._view = view
+        self._out = out
+        self._level = level
+        self._only_directories = only_directories
+        self.directories = 0
+        self.others = 0
+
+    def show(self, path: bytes, top: Inode) -> None:
+        """What is below `top`. A stack of what is still to come, as deep as the tree is."""
+        if self._out.json:
+            self._out.record(inode_record(path, top))
+        if not top.is_dir:
+            return
+        met = {top.number}
+        stack = [self._below(path, top)]
+        while stack:
+            if not stack[-1]:
+                stack.pop()
+                continue
+            name, child_path, inode = stack[-1].pop()
+            lead = b"".join("│   ".encode() if level else b"    " for level in stack[:-1])
+            if self._out.json:
+                if inode is not None:
+                    self._out.record(inode_record(child_path, inode))
+            else:
+                branch = "├── " if stack[-1] else "└── "
+                self._out.write(lead + branch.encode() + self._out.name(name) + target_of(self._out, inode) + b"\n")
+            if inode is None or not inode.is_dir:
+                self.others += 1
+                continue
+            self.directories += 1
+            if inode.number in met:
+                reason = f"directory {name!r} is met twice"
+                self._view.problems.found(CorruptionError(reason, Place(inode=inode.number)))
+            elif self._level is None or len(stack) < self._level:
+                met.add(inode.number)
+                stack.append(self._below(child_path, inode))
+
+    def _below(self, path: bytes, directory: Inode) -> list[tuple[bytes, bytes, Inode | None]]:
+        """(name, path, inode) of what is in a directory, the last first."""
+        prefix = path if path.endswith(b"/") else path + b"/"
+        found = []
+        for child in reversed(children(self._view, directory)):
+            inode = child.inode(self._view)
+            if not self._only_directories or (inode is not None and inode.is_dir):
+                found.append((child.name, prefix + child.name, inode))
+        return found

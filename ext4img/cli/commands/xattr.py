@@ -1,0 +1,88 @@
+"""`ext4img xattr`."""
+
+from __future__ import annotations
+
+import base64
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from ext4img.cli.attempts import Attempts
+from ext4img.cli.image import open_image
+from ext4img.cli.keys import ImageKeyOptions
+from ext4img.cli.locate import locate
+from ext4img.cli.options import ImageOptions, Json
+from ext4img.cli.output import Output, text_fields
+from ext4img.cli.quoting import quote
+from ext4img.errors import NotFoundError
+
+
+class Encoding(StrEnum):
+    """How values are written, as getfattr -e has it."""
+
+    auto = "auto"
+    text = "text"
+    hex = "hex"
+    base64 = "base64"
+    raw = "raw"
+
+
+def run(
+    image: ImageOptions,
+    keys: ImageKeyOptions,
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Paths on the image, or inode:N.")],
+    name: Annotated[str | None, typer.Option("-n", "--name", metavar="NAME", help="This attribute alone.")] = None,
+    encoding: Annotated[
+        Encoding, typer.Option("-e", "--encoding", help="auto: text where it is text, else hex; raw needs --name.")
+    ] = Encoding.auto,
+    json: Json = False,
+) -> int:
+    """Show extended attributes, as getfattr -d -m - does.
+
+    Symbolic links are not followed. Encryption contexts are shown by stat and metadata.
+    """
+    out = Output(json)
+    if encoding is Encoding.raw and (name is None or json):
+        raise typer.BadParameter("--encoding raw writes one value: it needs --name and no --json")
+    with open_image(image, keys) as view:
+        attempts = Attempts("xattr", image.image, len(paths))
+        for argument in paths:
+            with attempts:
+                located = locate(view, argument)
+                found = view.volume.xattrs(located.inode)
+                if name is not None:
+                    if name not in found:
+                        raise NotFoundError.at(located.path, f"No such attribute: {name}")
+                    found = {name: found[name]}
+                if json:
+                    for key, value in sorted(found.items()):
+                        fields = {**text_fields("path", located.shown), **text_fields("name", key)}
+                        encoded = base64.b64encode(value).decode()
+                        out.record({**fields, **text_fields("value", value), "value_base64": encoded})
+                elif encoding is Encoding.raw:
+                    out.write(found[name or ""])
+                elif found:
+                    out.line(f"# file: {quote(located.path)}")
+                    for key, value in sorted(found.items()):
+                        out.line(f"{quote(key)}={_encoded(value, encoding)}")
+                    out.line("")
+    return attempts.code
+
+
+def _encoded(value: bytes, encoding: Encoding) -> str:
+    if encoding is Encoding.base64:
+        return "0s" + base64.b64encode(value).decode()
+    if encoding is Encoding.hex:
+        return "0x" + value.hex()
+    text = value.decode("utf-8", "surrogateescape")
+    if encoding is Encoding.auto and not text.isprintable():
+        return "0x" + value.hex()
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    if not escaped.isprintable():
+        # As getfattr: what does not print in three octal digits a byte.
+        escaped = "".join(
+            char if char.isprintable() else "".join(f"\\{byte:03o}" for byte in char.encode("utf-8", "surrogateescape"))
+            for char in escaped
+        )
+    return f'"{escaped}"'

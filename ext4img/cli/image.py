@@ -1,0 +1,60 @@
+"""Opening the image that the options name, and telling what was read around."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ext4img.cli.exits import Exit
+from ext4img.cli.failure import Failure, about, explain
+from ext4img.cli.options import ImageOptions
+from ext4img.cli.output import warn
+from ext4img.cli.quoting import quote
+from ext4img.cli.recognise import advice_for
+from ext4img.errors import NotExt4Error
+from ext4img.sources import open_source
+from ext4img.sources.partitions import partition_source
+from ext4img.view.view import View
+from ext4img.volume.volume import Volume
+
+if TYPE_CHECKING:
+    from ext4img.cli.keys import ImageKeyOptions
+
+
+@contextmanager
+def open_image(options: ImageOptions, keys: ImageKeyOptions | None = None) -> Iterator[View]:
+    """The view of the image, with the keys that were given.
+
+    Failures in the block are about the image. With `--checks report` what was read around is told
+    when the block ends, and makes the exit code Exit.PARTLY.
+    """
+    with _open(options) as view:
+        try:
+            with about(options.image):
+                if keys is not None:
+                    keys.add_to(view)
+                yield view
+        finally:
+            for problem in view.problems:
+                warn(f"{quote(options.image)}: warning: {problem}")
+        problems = len(view.problems) + view.problems.dropped
+        if problems and view.problems.checks == "report":
+            told = f"{quote(options.image)}: read around {problems} problem{'s' * (problems != 1)}"
+            raise Failure(Exit.PARTLY, told)
+
+
+def _open(options: ImageOptions) -> View:
+    with about(options.image):
+        source = open_source(options.image, options.offset)
+        try:
+            if options.partition is not None:
+                source = partition_source(source, options.partition)
+            return View(Volume(source, journal=options.journal.value, checks=options.checks.value))
+        except NotExt4Error as error:
+            failure = explain(error, options.image, *advice_for(source))
+            source.close()
+            raise failure from error
+        except BaseException:
+            source.close()
+            raise

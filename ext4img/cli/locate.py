@@ -1,0 +1,91 @@
+"""Which thing on the image an argument means: a path, or an inode by its number.
+
+`inode:12` and `<12>` are inode 12, as in debugfs; a file of such a name is `./<12>` or `/<12>`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ext4img.cli.children import walk_levels
+from ext4img.errors import NotFoundError
+from ext4img.structs.inode import EXT4_ROOT_INO
+from ext4img.view.inode import Inode
+from ext4img.view.path import Ext4Path
+from ext4img.view.view import View
+from ext4img.view.walk import paths, walk
+from ext4img.volume.directory import DirEntry
+
+_INODE = re.compile(r"inode:([0-9]{1,10})|<([0-9]{1,10})>")
+
+
+class Located(NamedTuple):
+    """What an argument means. `path` is absolute, or "<12>" where it was asked for by number.
+
+    `entry` is the directory entry as stored; None for the root and for inodes asked for by
+    number. `directory` is the inode number of the directory that holds it, 0 likewise.
+    """
+
+    view: View
+    path: str
+    inode: Inode
+    entry: DirEntry | None
+    directory: int
+
+    @property
+    def by_number(self) -> bool:
+        """Whether it was asked for as an inode."""
+        return self.path.startswith("<")
+
+    @property
+    def shown(self) -> bytes:
+        """The path as bytes."""
+        return self.path.encode("utf-8", "surrogateescape")
+
+    @property
+    def name(self) -> bytes:
+        """The last component; "/" for the root."""
+        return self.shown.rpartition(b"/")[2] or b"/"
+
+    def followed(self) -> Inode:
+        """Its inode, or if it is a symbolic link asked for by its path, what that leads to."""
+        if self.inode.is_symlink and not self.by_number:
+            return self.view.resolve(self.path, follow=True)[0]
+        return self.inode
+
+    def as_path(self) -> Ext4Path:
+        """As a path to walk from; from an inode by number the paths begin with "<12>"."""
+        if not self.by_number:
+            return self.view.path(self.path)
+        entry = DirEntry(self.shown, self.inode.number, 0, b"")
+        return Ext4Path.known(self.view, self.path, entry, self.inode, 0)
+
+    def walk(self, levels: int | None = None) -> Iterator[tuple[str, Inode]]:
+        """(path, inode) of it and all below, or so many levels below; parents first."""
+        if levels is not None:
+            yield from walk_levels(self.view, self.path, self.inode, levels)
+            return
+        for path, inode in walk(self.view, self.as_path()):
+            yield str(path), inode
+
+    def paths(self) -> Iterator[str]:
+        """The paths alone, several times as fast."""
+        return paths(self.view, self.as_path())
+
+
+def locate(view: View, argument: str) -> Located:
+    """What `argument` means. A symbolic link at a path's end is not followed. PathError."""
+    match = _INODE.fullmatch(argument)
+    if match:
+        number = int(match[1] or match[2])
+        if number == EXT4_ROOT_INO:
+            return Located(view, "/", view.root(), None, 0)
+        inode = view.inode(number)
+        if not inode.mode and not inode.links:
+            raise NotFoundError.at(argument, "Inode is not in use")
+        return Located(view, f"<{number}>", inode, None, 0)
+    path = view.path(os.fsencode(argument))
+    return Located(view, str(path), path.inode, path.entry, path.directory)

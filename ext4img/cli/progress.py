@@ -1,0 +1,53 @@
+"""Progress bars, drawn only where somebody watches: on a terminal's standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Progress = Callable[[int, int | None], None]
+_REDRAW_SECONDS = 0.1
+
+
+@contextmanager
+def progress(what: str, quiet: bool = False) -> Iterator[Progress | None]:
+    """A function to be called with (bytes done, bytes in all or None); None where nothing is drawn.
+
+    The bar goes away when the block ends.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(what, total=None)
+        drawn = 0.0
+
+        def update(done: int, total: int | None) -> None:
+            nonlocal drawn
+            now = time.monotonic()
+            if now - drawn >= _REDRAW_SECONDS:
+                drawn = now
+                bars.update(task, completed=done, total=None if total is None else max(total, done))
+
+        yield update

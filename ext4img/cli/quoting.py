@@ -1,0 +1,74 @@
+r"""Names for terminals and for people: what an image says must not command a terminal.
+
+The form is that of GNU ls (--quoting-style=shell-escape): a name that a shell would take as it
+stands is left alone, others are quoted so that a shell gives the same bytes back, and what does
+not print, bytes that are no UTF-8 among it, is escaped: 'a b', "it's", 'line'$'\n''break'.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# What a shell does something about; "#" and "~" only in front, "{" and "}" only alone.
+_SPECIAL = re.compile(r"""[ !"$&'()*;<=>?\[\\^`|]|^[#~]|^[{}]$""")
+_IN_DOUBLE_QUOTES = re.compile(r"""[!"$\\`]""")
+_NAMED = {7: "\\a", 8: "\\b", 9: "\\t", 10: "\\n", 11: "\\v", 12: "\\f", 13: "\\r"}
+
+
+def as_text(name: bytes | str) -> str:
+    """A name as Python has it: UTF-8, other bytes as surrogates."""
+    return name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
+
+
+def quote(name: bytes | str) -> str:
+    """The name as GNU ls shows it on a terminal; plain names stay as they are."""
+    text = as_text(name)
+    if text.isprintable():
+        if text and not _SPECIAL.search(text):
+            return text
+        if "'" in text and not _IN_DOUBLE_QUOTES.search(text):
+            return f'"{text}"'
+        return "'" + text.replace("'", "'\\''") + "'"
+    parts = ["'"]
+    escaping = False
+    for char in text:
+        if not char.isprintable():
+            if not escaping:
+                parts.append("'$'")
+            parts.append(_NAMED.get(ord(char)) or "".join(f"\\{byte:03o}" for byte in _encoded(char)))
+            escaping = True
+            continue
+        if char == "'":
+            parts.append("'\\''")
+        else:
+            parts.append(f"''{char}" if escaping else char)
+        escaping = False
+    parts.append("'")
+    return "".join(parts)
+
+
+def _encoded(char: str) -> bytes:
+    return char.encode("utf-8", "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass")
+
+
+def harmless(text: str) -> str:
+    r"""Text for a message: what does not print, a line's end among it, as \xNN or \uNNNN."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _escape(char) for char in text)
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def columns_of(text: str) -> int:
+    """How many columns of a terminal the text takes."""
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
+    return len(text) + wide - sum(unicodedata.combining(char) != 0 for char in text)
