@@ -43,6 +43,7 @@ from ext4img.volume.volume import Volume
 if TYPE_CHECKING:
     from ext4img.crypto.codec import NamesCipher
     from ext4img.crypto.unlock import CostLimits
+    from ext4img.view.folded import FoldedLookup
     from ext4img.view.protectors import Protector
     from ext4img.view.unlock import Unlocker
 
@@ -60,6 +61,7 @@ class View:
         self._resolver = Resolver(self)
         self._policies: dict[Policy, PolicyUse] | None = None
         self._unlocker: Unlocker | None = None
+        self._folded: FoldedLookup | None = None
 
     def __repr__(self) -> str:
         return f"<ext4img.View of {self.volume.source.name!r}>"
@@ -252,12 +254,17 @@ class View:
                 names, entries = self._decrypted(directory, entries, cipher)
         else:
             names = [entry.name for entry in entries]
+        if directory.flags & EXT4_CASEFOLD_FL and volume.superblock.encoding_flags:
+            from ext4img.view.casefold import note_invalid
+
+            note_invalid(names, directory.number, volume.superblock, volume.problems)
         return shown_names(names, entries, directory.number, volume.problems)
 
     def lookup(self, directory: stored.Inode, name: bytes) -> DirEntry | None:
         """The entry that is shown under `name`, or None. Through the index where there is one."""
         if not directory.is_dir:
             raise NotDirectoryError.at(f"inode {directory.number}")
+        cipher = None
         if directory.is_encrypted:
             cipher = self._names_cipher(directory)
             if cipher is None:
@@ -268,7 +275,11 @@ class View:
                 return self.volume.lookup(directory, cipher.encrypt([name])[0])
         elif not directory.flags & EXT4_CASEFOLD_FL:
             return self.volume.lookup(directory, name)
-        return self._lookup_folded(directory, name)
+        if self._folded is None:
+            from ext4img.view.folded import FoldedLookup
+
+            self._folded = FoldedLookup(self)
+        return self._folded.lookup(directory, name, cipher)
 
     def _lookup_nokey(self, directory: stored.Inode, name: bytes) -> DirEntry | None:
         wanted = parse_nokey_name(name)
@@ -282,19 +293,6 @@ class View:
             else self.volume.directory(directory)
         )
         return next((entry for entry in candidates if wanted.matches(entry.name)), None)
-
-    def _lookup_folded(self, directory: stored.Inode, name: bytes) -> DirEntry | None:
-        """In a case-insensitive directory: the exact name first, then one that folds alike."""
-        from ext4img.view.casefold import fold
-
-        folded = fold(name)
-        alike = None
-        for shown, entry in self.listdir(directory):
-            if shown == name:
-                return entry
-            if alike is None and fold(shown) == folded:
-                alike = entry
-        return alike
 
     def _decrypted(
         self, directory: stored.Inode, entries: list[DirEntry], cipher: NamesCipher
