@@ -110,8 +110,9 @@ class Directories:
                     if entry is not None:
                         return entry
                 return None
-            except CorruptionError as error:
-                self._problems.found(error)  # and then without the index, as the kernel does
+            except (CorruptionError, SourceError) as error:
+                # and then without the index, as the kernel does
+                self._problems.unreadable(error, Place(inode=inode.number))
         if known.lookups >= _SINGLE_LOOKUPS and inode.size <= _MOST_BYTES_NAMED:
             return self._named(known).get(name)
         known.lookups += 1
@@ -149,7 +150,13 @@ class Directories:
         if known.tree is None:
             yield from self.entries(inode)
             return
-        for block in self._leaves(known, known.tree, major):
+        try:
+            leaves = list(self._leaves(known, known.tree, major))
+        except (CorruptionError, SourceError) as error:
+            self._problems.unreadable(error, Place(inode=inode.number))
+            yield from self.entries(inode)
+            return
+        for block in leaves:
             yield from parse_entries(block, 0, known.form, self._problems, None)
 
     def _leaves(self, known: _Known, tree: HashTree, major: int) -> Iterator[bytes]:
@@ -170,8 +177,9 @@ class Directories:
                     self._superblock.hash_unsigned,
                     self._has_large_dir,
                 )
-            except CorruptionError as error:
-                self._problems.found(error)  # a name can still be found by reading all of it
+            except (CorruptionError, SourceError) as error:
+                # a name can still be found by reading all of it
+                self._problems.unreadable(error, Place(inode=inode.number))
         self._known[inode.number] = known
         if len(self._known) > _CACHED_DIRECTORIES:
             old = self._known.popitem(last=False)[1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ext4img.errors import CorruptionError, Place
+from ext4img.errors import CorruptionError, Place, SourceError
 from ext4img.structs.xattr import (
     EXT4_ACL_ENTRY,
     EXT4_ACL_ENTRY_SHORT,
@@ -111,8 +111,8 @@ def _parse(data: bytes, start: int, place: Place, read_value: ReadValueInode, pr
         elif value_inode:
             try:
                 found[key] = read_value(value_inode, value_size, key)
-            except CorruptionError as error:
-                problems.found(error)
+            except (CorruptionError, SourceError) as error:
+                problems.unreadable(error, place)
         elif value_size == 0:
             found[key] = b""
         elif value_offset < start or value_offset + value_size > end:

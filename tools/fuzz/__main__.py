@@ -1,0 +1,172 @@
+"""The driver: `python -m tools.fuzz [IMAGE …]`, by default the images of tests/fixtures.
+
+Two questions are asked. `crash`: does anything but Ext4Error come out, within the bounds of time
+and memory? `silent`: where a byte that a checksum covers is damaged, is that ever shown as
+something else without an error or a problem?
+
+Findings are written to --out as recipes (see tools/fuzz/recipe.py), to be fixed and then kept in
+tests/hostile. The same --seed gives the same mutations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import lzma
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ext4img.sources import BytesSource
+from ext4img.volume.problems import Checks
+from tools.fuzz.chooser import RandomChooser
+from tools.fuzz.exercise import Keys, Seen, exercise
+from tools.fuzz.isolation import MEMORY_BYTES, SECONDS, Outcome, run_all
+from tools.fuzz.mutations import Image, mutate, mutate_covered, truncate_length
+from tools.fuzz.recipe import Recipe
+from tools.fuzz.sites import find_sites
+
+FIXTURES = Path(__file__).parents[2] / "tests" / "fixtures"
+
+
+@dataclass
+class Target:
+    """An image under test."""
+
+    name: str
+    image: Image
+    keys: Keys
+    sound: Seen | None = None
+
+
+def load_image(path: Path) -> bytearray:
+    """A raw image, or one packed by xz."""
+    if path.suffix == ".xz":
+        with lzma.open(path) as file:
+            return bytearray(file.read())
+    return bytearray(path.read_bytes())
+
+
+def load_keys(path: Path) -> Keys:
+    """The key files beside an image: NAME.*.key, in hex."""
+    stem = path.name.partition(".img")[0]
+    return [(bytes.fromhex(key.read_text().strip()), None) for key in sorted(path.parent.glob(f"{stem}.*.key"))]
+
+
+def load_target(path: Path) -> Target:
+    """Read an image and find its structures."""
+    data = load_image(path)
+    return Target(path.name.partition(".img")[0], Image(data, find_sites(data)), load_keys(path))
+
+
+def crash_job(target: Target, seed: str, index: int, kinds: list[str]) -> dict[str, Any]:
+    """One mutation through everything, in all modes."""
+    image = target.image
+    chooser = RandomChooser(seed, target.name, index)
+    told = mutate(image, chooser, kinds)
+    length = truncate_length(image, chooser)
+    try:
+        seen = exercise(BytesSource(memoryview(image.data)[:length]), target.keys)
+    finally:
+        image.restore()
+    return {"told": told, "complained": seen.complained}
+
+
+def silent_job(target: Target, seed: str, index: int, kinds: list[str]) -> dict[str, Any]:
+    """One mutation under a checksum; silent where something else is shown without complaint."""
+    assert target.sound is not None
+    image = target.image
+    told = mutate_covered(image, RandomChooser(seed, target.name, index, "covered"))
+    only_report: tuple[Checks, ...] = ("report",)
+    try:
+        seen = exercise(BytesSource(image.data), (), only_report)
+    finally:
+        image.restore()
+    differs = seen.listing != target.sound.listing
+    return {"told": told, "complained": seen.complained, "differs": differs, "silent": differs and not seen.complained}
+
+
+def remake(target: Target, mode: str, seed: str, index: int, kinds: list[str]) -> Recipe:
+    """The recipe of one mutation."""
+    image = target.image
+    length = None
+    if mode == "crash":
+        chooser = RandomChooser(seed, target.name, index)
+        told = mutate(image, chooser, kinds)
+        length = truncate_length(image, chooser)
+    else:
+        told = mutate_covered(image, RandomChooser(seed, target.name, index, "covered"))
+    recipe = Recipe(target.name, image.patches(), length, story=told)
+    image.restore()
+    return recipe
+
+
+def run(target: Target, options: argparse.Namespace) -> list[Outcome]:
+    """All mutations of one image; prints a line, keeps the findings."""
+    if options.mode == "silent":
+        if not any(site.covered for site in target.image.sites):
+            print(f"{target.name:22} has no checksums", flush=True)
+            return []
+        target.sound = exercise(BytesSource(target.image.data), (), ("report",))
+    job = crash_job if options.mode == "crash" else silent_job
+    missing = set(options.kinds) - set(target.image.kinds)
+    kinds = [kind for kind in options.kinds if kind not in missing]
+    if options.kinds and not kinds:
+        return []
+    findings: list[Outcome] = []
+    statuses: Counter[str] = Counter()
+    slowest, most_memory = 0.0, 0
+    begun = time.monotonic()
+    indices = range(options.start, options.start + options.mutations)
+    for outcome in run_all(indices, lambda index: job(target, options.seed, index, kinds)):
+        result = outcome.result or {}
+        status = "silent" if outcome.ok and result.get("silent") else outcome.status
+        statuses[status] += 1
+        statuses["complained"] += bool(result.get("complained"))
+        statuses["differs"] += bool(result.get("differs"))
+        slowest, most_memory = max(slowest, outcome.seconds), max(most_memory, outcome.memory_bytes)
+        if status != "ok":
+            findings.append(outcome)
+            recipe = remake(target, options.mode, options.seed, outcome.job, kinds)
+            print(f"  {target.name} {outcome.job}: {status}: {recipe.story}", flush=True)
+            print("\n".join(f"    {line}" for line in outcome.detail.splitlines()[-options.lines :]), flush=True)
+            if options.out:
+                options.out.mkdir(parents=True, exist_ok=True)
+                recipe.save(options.out / f"{target.name}-{options.mode}-{outcome.job}.json")
+    counts = ", ".join(f"{count} {status}" for status, count in statuses.items() if count)
+    print(
+        f"{target.name:22} {options.mutations} mutations in {time.monotonic() - begun:.0f} s: {counts};"
+        f" slowest {slowest:.2f} s, most memory {most_memory >> 20} MiB",
+        flush=True,
+    )
+    return findings
+
+
+def main() -> int:
+    """See the module's text; 1 where something was found."""
+    parser = argparse.ArgumentParser(prog="python -m tools.fuzz", description=__doc__.split("\n")[0])
+    parser.add_argument("images", nargs="*", type=Path, help="raw images, or .img.xz (default: tests/fixtures)")
+    parser.add_argument("--mode", choices=("crash", "silent"), default="crash")
+    parser.add_argument("--mutations", type=int, default=5000, help="of each image (5000)")
+    parser.add_argument("--start", type=int, default=0, help="number of the first mutation")
+    parser.add_argument("--seed", default="ext4img")
+    parser.add_argument("--kinds", type=lambda text: text.split(","), default=[], help="structures to damage")
+    parser.add_argument("--out", type=Path, help="directory for the recipes of what is found")
+    parser.add_argument("--lines", type=int, default=8, help="of each traceback")
+    parser.add_argument("--list-kinds", action="store_true")
+    options = parser.parse_args()
+    print(f"bounds of a run: {SECONDS:.0f} s, {MEMORY_BYTES >> 20} MiB", flush=True)
+    found = 0
+    for path in options.images or sorted(FIXTURES.glob("*.img.xz")):
+        target = load_target(path)
+        if options.list_kinds:
+            print(target.name, ", ".join(f"{kind} ({len(target.image.by_kind[kind])})" for kind in target.image.kinds))
+            continue
+        found += len(run(target, options))
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
