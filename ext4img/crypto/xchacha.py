@@ -18,6 +18,8 @@ _ROUNDS: Final = 12
 _CONSTANTS = numpy.frombuffer(b"expand 32-byte k", "<u4")
 # So many lanes at once: 256 bytes each, state and start, should stay in the cache.
 _LANES: Final = 2048
+# Up to so many lanes NumPy's calls cost more than the work in them.
+_FEW_LANES: Final = 32
 
 # Left and right shifts that make the rotations of d and b in each half of a round.
 _ROTATIONS = [
@@ -34,10 +36,12 @@ def keystreams(key: bytes, nonces: Bytes, size: int) -> Bytes:
     """
     count = len(nonces)
     blocks = -(-size // 64)
+    if not blocks:
+        return numpy.empty((count, 0), numpy.uint8)
     words = numpy.ascontiguousarray(nonces).view("<u4")
     subkeys = _hchacha(key, words[:, :4])
     streams = scratch("chacha streams", 64 * count * blocks).view("<u4").reshape(count, blocks, 16)
-    step = max(_LANES // max(blocks, 1), 1)
+    step = max(_LANES // blocks, 1)
     for first in range(0, count, step):
         part = slice(first, min(first + step, count))
         _chacha(subkeys[:, part], words[part, 4:], streams[part])
@@ -74,6 +78,49 @@ def _chacha(keys: Words, nonces: Words, out: Words) -> None:
 
 def _permute(state: Words) -> None:
     """Twelve rounds over the columns of `state`, in place: first straight, then along the diagonals."""
+    if state.shape[1] <= _FEW_LANES:
+        _permute_few(state)
+    else:
+        _permute_many(state)
+
+
+def _permute_few(state: Words) -> None:
+    """The rounds with each row as one big integer, every word with 32 bits of room above it.
+
+    Neither sums nor shifts to the left leave that room, which is then cleared; to move a row along,
+    it is rotated by whole words.
+    """
+    lanes = state.shape[1]
+    room = int.from_bytes(b"\xff\xff\xff\xff\0\0\0\0" * (4 * lanes), "little")
+    row = (1 << 256 * lanes) - 1
+    one, two, three = 64 * lanes, 128 * lanes, 192 * lanes
+    raw = state.astype("<u8").tobytes()
+    size = 32 * lanes
+    a, b, c, d = [int.from_bytes(raw[at : at + size], "little") for at in range(0, 4 * size, size)]
+    for _ in range(_ROUNDS // 2):
+        for forward, back in ((one, three), (three, one)):
+            a = a + b & room
+            d ^= a
+            d = (d << 16 | d >> 16) & room
+            c = c + d & room
+            b ^= c
+            b = (b << 12 | b >> 20) & room
+            a = a + b & room
+            d ^= a
+            d = (d << 8 | d >> 24) & room
+            c = c + d & room
+            b ^= c
+            b = (b << 7 | b >> 25) & room
+            # To the diagonals after a straight round, and back after the other.
+            b = b >> forward | b << back & row
+            c = c >> two | c << two & row
+            d = d >> back | d << forward & row
+    packed = b"".join([words.to_bytes(size, "little") for words in (a, b, c, d)])
+    state[...] = numpy.frombuffer(packed, "<u8").reshape(state.shape)
+
+
+def _permute_many(state: Words) -> None:
+    """The rounds in NumPy."""
     a, b, c, d = state[:4], state[4:8], state[8:12], state[12:]
     spare = scratch("chacha spare", a.nbytes).view(numpy.uint32).reshape(a.shape)
     pairs = ((a, b), (d, a), (c, d), (b, c))
