@@ -10,6 +10,7 @@ from ext4img.volume.mapping import Runs
 if TYPE_CHECKING:
     from ext4img.crypto.policy import EncryptionContext
     from ext4img.view.file import File
+    from ext4img.view.verity import Verity
     from ext4img.view.view import View
 
 _FIELDS = len(stored.Inode._fields)
@@ -53,6 +54,22 @@ class Inode(stored.Inode):
     def open_ciphertext(self) -> File:
         """The contents as stored, up to i_size rounded up to the block; no key is asked for."""
         return self._view.open_ciphertext(self)
+
+    @property
+    def verity(self) -> Verity | None:
+        """The fs-verity descriptor with the file's verity digest; None where the file has none.
+
+        In an encrypted file it is encrypted: NoKeyError without the key. CorruptionError for what the
+        kernel would not take. The contents are not looked at.
+        """
+        return self._view.verity(self)
+
+    def verify_verity(self) -> Verity | None:
+        """Hash the contents and compare them with the Merkle tree, and that with its descriptor.
+
+        None where the file has no verity. CorruptionError says which bytes differ; errors as `verity`.
+        """
+        return self._view.verity(self, verify=True)
 
     def readlink(self) -> bytes:
         """The target of a symbolic link; without its key as the kernel shows it. NotSymlinkError."""

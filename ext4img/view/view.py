@@ -25,7 +25,7 @@ from ext4img.errors import (
     Place,
     WrongKeyError,
 )
-from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ROOT_INO
+from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ROOT_INO, EXT4_VERITY_FL
 from ext4img.view.file import File
 from ext4img.view.inode import Inode, bind
 from ext4img.view.names import NamedEntry, nokey_names, shown_names
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from ext4img.view.folded import FoldedLookup
     from ext4img.view.protectors import Protector
     from ext4img.view.unlock import Unlocker
+    from ext4img.view.verity import Verity
 
 
 class View:
@@ -315,11 +316,14 @@ class View:
 
     # Contents
 
-    def open_inode(self, inode: stored.Inode, path: str | None = None) -> File:
-        """The contents of a regular file; see `Inode.open`. `path` is for messages."""
+    def open_inode(self, inode: stored.Inode, path: str | None = None, size: int | None = None) -> File:
+        """The contents of a regular file; see `Inode.open`.
+
+        `path` is for messages. `size` in bytes, by default i_size, may go beyond it to the mapped end.
+        """
         name = path or f"inode {inode.number}"
         self._check_regular(inode, name)
-        contents = self.volume.contents(inode)
+        contents = self.volume.contents(inode, size)
         context = self.encryption(inode)
         if context is None:
             return File(contents, name)
@@ -336,6 +340,20 @@ class View:
         self._check_regular(inode, name)
         rounded = -(-inode.size // self.block_size) * self.block_size
         return File(self.volume.contents(inode, rounded), name)
+
+    def verity(self, inode: stored.Inode, verify: bool = False) -> Verity | None:
+        """The fs-verity descriptor of a file; see `Inode.verity` and `Inode.verify_verity`."""
+        if not inode.flags & EXT4_VERITY_FL:
+            return None
+        from ext4img.view.verity import VerityReader, mapped_end
+
+        bound = self.bind(inode)
+        with self.open_inode(inode, size=mapped_end(bound, self.block_size)) as beyond:
+            reader = VerityReader(bound, beyond, self.block_size)
+            descriptor = reader.descriptor()
+            if verify:
+                reader.verify(descriptor)
+            return descriptor
 
     def readlink(self, inode: stored.Inode, path: str | None = None) -> bytes:
         """The target of a symbolic link; see `Inode.readlink`."""
