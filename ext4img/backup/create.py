@@ -49,14 +49,10 @@ def backup(
     superblock = view.superblock
     total = None if only else (superblock.block_count - superblock.free_blocks) * superblock.block_size
     info = collector.info(f"ext4img {__version__}")
-    with open_output(destination, overwrite=overwrite) as output:
-        writer = ArchiveWriter(output, info)
-        try:
-            for entry, body in collector.entries():
-                writer.add(entry, body)
-                if progress is not None:
-                    progress(writer.position, total)
-            closing = writer.finish()
-        finally:
-            writer.close()
+    with open_output(destination, overwrite=overwrite) as output, ArchiveWriter(output, info) as writer:
+        for entry, body in collector.entries():
+            writer.add(entry, body)
+            if progress is not None:
+                progress(writer.position, total)
+        closing = writer.finish()
     return BackupReport(closing.members, writer.position, closing.incomplete, closing.sha256)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from types import TracebackType
 from typing import BinaryIO, Final, Protocol, Self, cast
 
@@ -93,10 +94,14 @@ class ArchiveInput:
             path = os.fsdecode(source)
             self.name = path
             try:
-                self._owned = io.FileIO(path, "rb")
-                self._file: BinaryIO | io.FileIO = self._owned
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise ArchiveError(f"{path}: {error.strerror}") from error
+            if stat.S_ISDIR(os.fstat(fd).st_mode):
+                os.close(fd)
+                raise ArchiveError(f"{path}: it is a directory, not an archive")
+            self._owned = io.FileIO(fd, "rb")
+            self._file: BinaryIO | io.FileIO = self._owned
         else:
             self._file = source
             name = getattr(source, "name", None)

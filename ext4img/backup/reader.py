@@ -32,21 +32,20 @@ class Archive:
     def __init__(self, source: ArchiveSource) -> None:
         self.input = ArchiveInput(source)
         self.closing: Closing | None = None
-        self._stream: Passage | None = None
+        # Of a stream there is only this passage; of a file it reads the first member and is done.
+        self._stream: Passage | None = Passage(self.input.cursor(), None)
         try:
-            passage = Passage(self.input.cursor(), None)
-            self.info = passage.read_info()
+            self.info = self._stream.read_info()
             size = self.input.size
-            if size is None:
-                self._stream = passage
-            else:
-                passage.close()
+            if size is not None:
+                self._stream.close()
+                self._stream = None
                 self.closing = find_manifest(self.input.cursor(size - tail_bytes(size)), size)
                 reader, cursor = self._manifest_reader(self.closing.offset)
                 reader.verify()
                 check_end(cursor, reader.size)
         except BaseException:
-            self.input.close()
+            self.close()
             raise
 
     @property

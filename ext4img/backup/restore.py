@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from ext4img.backup import attributes
 from ext4img.backup.attributes import FS_CASEFOLD_FL, Unset
@@ -16,7 +16,6 @@ from ext4img.backup.destination import Exists, HostDirectory
 from ext4img.backup.entry import NO_XATTRS, ROOT, VERITY, Entry, show
 from ext4img.backup.input import ArchiveSource
 from ext4img.backup.member import records_of
-from ext4img.backup.passage import Member
 from ext4img.backup.plaintext import Plaintext
 from ext4img.backup.reader import Archive
 from ext4img.backup.staging import move_tree
@@ -118,12 +117,12 @@ def restore(
         plaintext = Plaintext(keyring, opened.info) if len(keyring) else None
         with HostDirectory(destination) as target:
             if opened.seekable:
-                restorer = Restorer(opened, target, plaintext, missing, overwrite, devices)
-                restorer.run(progress)
+                restorer = Restorer(target, plaintext, missing, overwrite, devices)
+                restorer.run(opened.members(), opened.input.size, progress)
             else:
                 with target.staging() as staging:
-                    restorer = Restorer(opened, staging, plaintext, missing, overwrite, devices)
-                    restorer.run(progress)
+                    restorer = Restorer(staging, plaintext, missing, overwrite, devices)
+                    restorer.run(opened.members(), opened.input.size, progress)
                     move_tree(staging.fd, target.fd, overwrite)
             if restorer.root is not None and (target.is_new or overwrite):
                 restorer.finish_root(target)
@@ -134,12 +133,22 @@ def restore(
             opened.close()
 
 
+class Restorable(Protocol):
+    """What is restored: a member of an archive, or what looks like one. See `Member`."""
+
+    entry: Entry
+    offset: int
+    stored_bytes: int
+
+    def chunks(self) -> Iterator[tuple[int, memoryview]]:
+        """(offset in the body, bytes); the bytes may be overwritten by whoever draws them."""
+
+
 class Restorer:
-    """One restore of an archive into a target."""
+    """One restore into a target."""
 
     def __init__(
         self,
-        archive: Archive,
         target: HostDirectory,
         plaintext: Plaintext | None,
         missing: Missing,
@@ -148,7 +157,6 @@ class Restorer:
     ) -> None:
         self.report = RestoreReport()
         self.root: Entry | None = None
-        self._archive = archive
         self._target = target
         self._plaintext = plaintext
         self._missing = missing
@@ -160,10 +168,12 @@ class Restorer:
         self._links: dict[bytes, _Linked] = {}  # by the path of the first name
         self._inherits_acl = target.has_default_acl()
 
-    def run(self, progress: Progress | None = None) -> None:
-        """Restore all members. Directories get their attributes when their last child is there."""
-        total = self._archive.input.size
-        for member in self._archive.members():
+    def run(self, members: Iterable[Restorable], total: int | None, progress: Progress | None = None) -> None:
+        """Restore all members, parents before children, of `total` bytes if that is known.
+
+        Directories get their attributes when their last child is there.
+        """
+        for member in members:
             entry = member.entry
             if entry.type == VERITY:
                 self.report.unset["verity"] += 1
@@ -195,7 +205,7 @@ class Restorer:
         except OSError as error:
             raise RestoreError(f"the restore cannot go on: {error.strerror}", self._target.shown()) from error
 
-    def _place(self, member: Member) -> None:
+    def _place(self, member: Restorable) -> None:
         """Restore one member, or note why it is left out."""
         entry = member.entry
         if entry.path == ROOT:
@@ -227,7 +237,7 @@ class Restorer:
             made.add(name)
         return name
 
-    def _restore(self, member: Member, name: bytes) -> None:
+    def _restore(self, member: Restorable, name: bytes) -> None:
         entry = member.entry
         kind = "link" if entry.is_link else entry.type
         if entry.is_link:
@@ -268,7 +278,7 @@ class Restorer:
         self._apply(fd, entry, as_stored=entry.is_encrypted and directory.names is None)
         attributes.apply_flags(fd, entry, self.report.unset)
 
-    def _file(self, member: Member, name: bytes) -> None:
+    def _file(self, member: Restorable, name: bytes) -> None:
         entry = member.entry
         cipher: ContentsCipher | None = None
         size = entry.body_size
@@ -292,7 +302,7 @@ class Restorer:
         finally:
             os.close(fd)
 
-    def _contents(self, fd: int, member: Member, cipher: ContentsCipher | None, size: int) -> None:
+    def _contents(self, fd: int, member: Restorable, cipher: ContentsCipher | None, size: int) -> None:
         """Write the data of a file of `size` bytes; what lies between stays a hole."""
         if size:
             os.ftruncate(fd, size)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Self
 
 from ext4img.backup.entry import VERITY, Entry, Segments, show
 from ext4img.backup.info import BackupInfo
@@ -39,6 +39,7 @@ class Body:
 
 class ArchiveWriter:
     """Writes members to `output` in the order in which they are added; `position` is in bytes.
+    To be used in a `with` statement, or closed.
 
     The root comes first, then parents before children, names in byte order. A verity file's tree
     (an entry of type "verity") follows its file at once.
@@ -86,6 +87,12 @@ class ArchiveWriter:
     def close(self) -> None:
         """Drop what is held; of an archive not finished nothing more is written."""
         self._manifest.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _add_verity(self, entry: Entry, body: Body | None) -> None:
         last = self._last
