@@ -26,8 +26,12 @@ def tell_restored(report: RestoreReport, out: Output, target: str) -> int:
     """Write what was restored, and on stderr what was not; the exit code."""
     for problem in report.problems:
         warn(f"left out: {explain(problem).text}")
-    if report.unset:
-        refused = ", ".join(f"{what} ({count})" for what, count in sorted(report.unset.items()))
+    unset = dict(report.unset)
+    devices = unset.pop("device node", 0)
+    if devices:
+        warn(f"{quote(target)}: {plural(devices, 'device node')} not made: --devices makes them")
+    if unset:
+        refused = ", ".join(f"{what} ({count})" for what, count in sorted(unset.items()))
         warn(f"{quote(target)}: could not be set: {refused}")
     if out.json:
         out.record(

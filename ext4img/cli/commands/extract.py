@@ -1,0 +1,71 @@
+"""`ext4img extract`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from ext4img.backup.extract import extract
+from ext4img.cli.image import open_image
+from ext4img.cli.keys import ImageKeyOptions
+from ext4img.cli.locate import Located, locate
+from ext4img.cli.options import ImageOptions, Json, Quiet
+from ext4img.cli.output import Output
+from ext4img.cli.progress import progress
+from ext4img.cli.quoting import quote
+from ext4img.cli.restored import tell_restored
+from ext4img.view.inode import Inode
+
+_TARGET = b"."
+
+
+def run(
+    image: ImageOptions,
+    keys: ImageKeyOptions,
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Paths on the image, or inode:N.")],
+    directory: Annotated[str, typer.Argument(metavar="DIRECTORY", help="Where to; made if it is not there.")],
+    ciphertext: Annotated[
+        bool, typer.Option("--ciphertext", help="Contents as they are on the disk, up to the end of the last block.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are in the way.")] = False,
+    devices: Annotated[bool, typer.Option("--devices", help="Make device nodes, too.")] = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> int:
+    """Copy files and directories out of an image.
+
+    Each PATH is put into DIRECTORY under its own name, with what is below it; of / the contents.
+    Owners, modes, times and attributes go with it as far as the system allows. What no key opens is
+    left out and told. Nothing is written outside DIRECTORY, whatever names and links the image has.
+    """
+    with open_image(image, keys) as view, progress(f"Extracting from {quote(image.image)}", quiet) as show:
+        found = [locate(view, argument) for argument in paths]
+        report = extract(
+            view,
+            _tree(found),
+            directory,
+            ciphertext=ciphertext,
+            overwrite=overwrite,
+            devices=devices,
+            progress=show,
+        )
+    return tell_restored(report, Output(json), directory)
+
+
+def _tree(found: list[Located]) -> Iterator[tuple[bytes, Inode]]:
+    """Where each thing goes below the target."""
+    # The root's contents go into the target itself, which must come first.
+    for located in sorted(found, key=lambda located: located.path != "/"):
+        if located.by_number:
+            top = f"inode-{located.inode.number}".encode()
+        else:
+            top = _TARGET if located.path == "/" else located.name
+        skip = len(located.path)
+        for path, inode in located.walk():
+            below = path[skip:].encode("utf-8", "surrogateescape").lstrip(b"/")
+            if top == _TARGET:
+                yield below or _TARGET, inode
+            else:
+                yield top + b"/" + below if below else top, inode
