@@ -15,7 +15,8 @@ from tools.loop_mount import loop_mounted, run
 def make_file_system(image: Path, size: str = "32M", *options: str) -> Path:
     """An empty ext4 with the encrypt feature, made by mke2fs."""
     extended = "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0"
-    run("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-O", "encrypt,ea_inode", *options, "-E", extended, image, size)
+    features = "encrypt,ea_inode"
+    run("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-O", features, *options, "-E", extended, image, size)
     return image
 
 
