@@ -8,7 +8,9 @@ codec       contents and names, encrypted and decrypted, by a cipher and its IVs
 names       no-key names and the padding of names; needs no key
 dirhash     the directory hashes that no-key names begin with; siphash: the keyed one
 
-One cipher a file, each with encrypt and decrypt as mirror images: aes_xts, aes_cts, aes_cbc_essiv,
-adiantum, hctr2. The first three take SM4 as well as AES. Of these modules only the ciphers import
-`cryptography` or NumPy when they are imported; the keyring imports them when it needs one.
+One cipher a file, each with encrypt and decrypt as mirror images: aes_xts (with xts_batches),
+aes_cts, aes_cbc_essiv, adiantum (with xchacha and nhpoly1305), hctr2 (with polyval). The first two
+take SM4 as well as AES. What they have in common is in units, batches and messages. The ciphers
+import `cryptography` and NumPy; everything else is light, and gets them when it needs one. AES-XTS
+and CTS do without NumPy until it pays (numpy_pays).
 """

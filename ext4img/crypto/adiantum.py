@@ -13,16 +13,16 @@ from typing import Final
 import numpy
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from ext4img.crypto.batches import BatchCipher, Bytes
 from ext4img.crypto.messages import check_lengths
 from ext4img.crypto.nhpoly1305 import MAX_RAGGED, NH_KEY_SIZE, NhPoly1305, Poly1305
-from ext4img.crypto.units import Bytes, UnitCipher
 from ext4img.crypto.xchacha import keystreams
 
 _RIGHT: Final = 16
 _MASK_128: Final = (1 << 128) - 1
 
 
-class Adiantum(UnitCipher):
+class Adiantum(BatchCipher):
     """Adiantum under a key of 32 bytes; a cipher for data units and for names."""
 
     __slots__ = ("_block", "_header", "_key", "_message")

@@ -11,12 +11,12 @@ from hashlib import sha256
 import numpy
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from ext4img.crypto.units import Bytes, UnitCipher, scratch
+from ext4img.crypto.batches import BatchCipher, Bytes, scratch
 
 _BLOCK = 16
 
 
-class CbcEssiv(UnitCipher):
+class CbcEssiv(BatchCipher):
     """AES-CBC-ESSIV under a key of 16 bytes."""
 
     __slots__ = ("_algorithm", "_data", "_ivs")

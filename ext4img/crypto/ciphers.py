@@ -1,33 +1,47 @@
-"""The cipher that belongs to each mode number; each takes a key of the mode's `key_size`."""
+"""The cipher that belongs to each mode; each is imported when it is first wanted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final
 
 from cryptography.hazmat.primitives.ciphers import algorithms
 
 from ext4img.crypto import modes
-from ext4img.crypto.adiantum import Adiantum
-from ext4img.crypto.aes_cbc_essiv import CbcEssiv
-from ext4img.crypto.aes_cts import CbcCts
-from ext4img.crypto.aes_xts import Xts
-from ext4img.crypto.hctr2 import Hctr2
 from ext4img.crypto.messages import MessageCipher
 from ext4img.crypto.units import UnitCipher
+from ext4img.errors import UnsupportedFeatureError
 
-CONTENTS: Final[dict[int, Callable[[bytes], UnitCipher]]] = {
-    modes.AES_256_XTS.number: partial(Xts, algorithms.AES),
-    modes.AES_128_CBC.number: CbcEssiv,
-    modes.SM4_XTS.number: partial(Xts, algorithms.SM4),
-    modes.ADIANTUM.number: Adiantum,
-}
 
-NAMES: Final[dict[int, Callable[[bytes], MessageCipher]]] = {
-    modes.AES_256_CTS.number: partial(CbcCts, algorithms.AES),
-    modes.AES_128_CTS.number: partial(CbcCts, algorithms.AES),
-    modes.SM4_CTS.number: partial(CbcCts, algorithms.SM4),
-    modes.ADIANTUM.number: Adiantum,
-    modes.AES_256_HCTR2.number: Hctr2,
-}
+def contents_cipher(mode: modes.Mode) -> Callable[[bytes], UnitCipher]:
+    """What makes ciphers for contents from keys of `mode.key_size` bytes."""
+    if mode in (modes.AES_256_XTS, modes.SM4_XTS):
+        from ext4img.crypto.aes_xts import Xts
+
+        return partial(Xts, algorithms.AES if mode == modes.AES_256_XTS else algorithms.SM4)
+    if mode == modes.AES_128_CBC:
+        from ext4img.crypto.aes_cbc_essiv import CbcEssiv
+
+        return CbcEssiv
+    if mode == modes.ADIANTUM:
+        from ext4img.crypto.adiantum import Adiantum
+
+        return Adiantum
+    raise UnsupportedFeatureError(f"{mode.name} is not a mode for contents", (mode.name,))
+
+
+def names_cipher(mode: modes.Mode) -> Callable[[bytes], MessageCipher]:
+    """What makes ciphers for names and symlink targets from keys of `mode.key_size` bytes."""
+    if mode in (modes.AES_256_CTS, modes.AES_128_CTS, modes.SM4_CTS):
+        from ext4img.crypto.aes_cts import CbcCts
+
+        return partial(CbcCts, algorithms.SM4 if mode == modes.SM4_CTS else algorithms.AES)
+    if mode == modes.AES_256_HCTR2:
+        from ext4img.crypto.hctr2 import Hctr2
+
+        return Hctr2
+    if mode == modes.ADIANTUM:
+        from ext4img.crypto.adiantum import Adiantum
+
+        return Adiantum
+    raise UnsupportedFeatureError(f"{mode.name} is not a mode for names", (mode.name,))

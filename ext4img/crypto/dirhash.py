@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import Any, Final
 
+from ext4img.crypto.numpy_pays import numpy_pays
 from ext4img.crypto.siphash import siphash24
 from ext4img.errors import UnsupportedFeatureError
 
@@ -27,6 +28,7 @@ _DEFAULT_SEED: Final = (0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476)
 _EOF: Final = 0xFFFFFFFE  # EXT4_HTREE_EOF_32BIT << 1; a hash may not be this
 _WORDS: Final = tuple(Struct(f">{count}I") for count in range(9))
 _MANY: Final = 24  # From so many names on NumPy is quicker.
+_MANY_SAVE_US: Final = 8.0  # a name
 
 
 def dirhash(name: bytes, version: int, seed: tuple[int, int, int, int]) -> tuple[int, int]:
@@ -51,7 +53,7 @@ def dirhash(name: bytes, version: int, seed: tuple[int, int, int, int]) -> tuple
 def dirhashes(names: Sequence[bytes], version: int, seed: tuple[int, int, int, int]) -> list[tuple[int, int]]:
     """`dirhash` of each name; many at once take less than 1 µs each."""
     kind, signed = _kind(version)
-    if len(names) < _MANY:
+    if len(names) < _MANY or not numpy_pays(len(names) * _MANY_SAVE_US):
         return [dirhash(name, version, seed) for name in names]
     import numpy
 

@@ -16,9 +16,9 @@ import numpy
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
+from ext4img.crypto.batches import Bytes
 from ext4img.crypto.messages import check_lengths
 from ext4img.crypto.polyval import Polyval, Words
-from ext4img.crypto.units import Bytes
 
 _BLOCK: Final = 16
 

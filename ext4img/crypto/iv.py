@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ext4img.crypto.numpy_pays import numpy_pays
 from ext4img.crypto.policy import Policy
 
 _MASK_32 = 0xFFFFFFFF
@@ -43,7 +44,7 @@ class IvScheme(NamedTuple):
 
     def ivs(self, first: int, count: int) -> bytes:
         """The IVs of `count` data units from `first` on, one after the other."""
-        if count < _MANY:
+        if count < _MANY or not numpy_pays(count * 0.2):
             return b"".join([self.iv(index) for index in range(first, first + count)])
         import numpy
 

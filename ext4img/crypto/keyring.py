@@ -54,18 +54,18 @@ class MasterKey:
 
     def contents_keys(self, policy: Policy, fs_uuid: bytes) -> FileKeys[UnitCipher]:
         """What gives regular files under the policy their ciphers."""
-        from ext4img.crypto.ciphers import CONTENTS
+        from ext4img.crypto.ciphers import contents_cipher
         from ext4img.crypto.filekeys import FileKeys
 
-        make = CONTENTS[policy.contents_mode]
+        make = contents_cipher(policy.contents)
         return FileKeys(self._raw, self._hkdf, policy, policy.contents, fs_uuid, make)
 
     def names_keys(self, policy: Policy, fs_uuid: bytes) -> FileKeys[MessageCipher]:
         """What gives directories and symlinks under the policy their ciphers."""
-        from ext4img.crypto.ciphers import NAMES
+        from ext4img.crypto.ciphers import names_cipher
         from ext4img.crypto.filekeys import FileKeys
 
-        make = NAMES[policy.filenames_mode]
+        make = names_cipher(policy.filenames)
         return FileKeys(self._raw, self._hkdf, policy, policy.filenames, fs_uuid, make)
 
     def dirhash_key(self, nonce: bytes) -> bytes:

@@ -13,7 +13,7 @@ from typing import Final
 import numpy
 from numpy.typing import NDArray
 
-from ext4img.crypto.units import Bytes, scratch
+from ext4img.crypto.batches import Bytes, scratch
 
 NH_KEY_SIZE: Final = 1072
 MAX_RAGGED: Final = 1024

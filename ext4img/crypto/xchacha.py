@@ -12,7 +12,7 @@ from typing import Final
 import numpy
 from numpy.typing import NDArray
 
-from ext4img.crypto.units import Bytes, scratch
+from ext4img.crypto.batches import Bytes, scratch
 
 _ROUNDS: Final = 12
 _CONSTANTS = numpy.frombuffer(b"expand 32-byte k", "<u4")

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 from ext4img.crypto.adiantum import Adiantum
 from ext4img.crypto.aes_xts import Xts
-from ext4img.crypto.ciphers import CONTENTS, NAMES
+from ext4img.crypto.ciphers import contents_cipher, names_cipher
 from ext4img.crypto.codec import ContentsCipher, NamesCipher
 from ext4img.crypto.iv import IvScheme
-from ext4img.crypto.modes import MODES
+from ext4img.crypto.modes import MODES, PAIRS_V2
 from ext4img.errors import CorruptionError
 
 UNIT_SIZES = (512, 1024, 2048, 4096, 8192, 65536)
-CONTENTS_MODES = [MODES[number] for number in sorted(CONTENTS)]
-NAMES_MODES = [MODES[number] for number in sorted(NAMES)]
+CONTENTS_MODES = [MODES[number] for number, _ in sorted(PAIRS_V2 - {(1, 10)})]
+NAMES_MODES = [MODES[number] for _, number in sorted(PAIRS_V2)]
 name_of_mode = pytest.mark.parametrize("mode", CONTENTS_MODES, ids=lambda mode: mode.name)
 name_of_names_mode = pytest.mark.parametrize("mode", NAMES_MODES, ids=lambda mode: mode.name)
 
@@ -42,7 +42,7 @@ def test_many_units_are_as_one_by_one(mode, seed, unit_size, units, first):
     if units * unit_size > 1 << 21:
         units = (1 << 21) // unit_size
     chance = random.Random(seed)
-    cipher = ContentsCipher(CONTENTS[mode.number](chance.randbytes(mode.key_size)), plain_ivs(mode.iv_size), unit_size)
+    cipher = ContentsCipher(contents_cipher(mode)(chance.randbytes(mode.key_size)), plain_ivs(mode.iv_size), unit_size)
     plaintext = chance.randbytes(units * unit_size)
     ciphertext = cipher.encrypt(plaintext, first)
     assert cipher.decrypt(ciphertext, first) == plaintext
@@ -82,7 +82,7 @@ def test_xts_with_equal_halves():
 @name_of_mode
 @pytest.mark.parametrize("units", [1, 200])
 def test_into_buffers(mode, units):
-    cipher = ContentsCipher(CONTENTS[mode.number](os.urandom(mode.key_size)), plain_ivs(mode.iv_size), 1024)
+    cipher = ContentsCipher(contents_cipher(mode)(os.urandom(mode.key_size)), plain_ivs(mode.iv_size), 1024)
     plaintext = os.urandom(units * 1024)
     ciphertext = cipher.encrypt(plaintext, 5)
     out = bytearray(len(plaintext))
@@ -99,7 +99,7 @@ def test_into_buffers(mode, units):
 
 @name_of_mode
 def test_nothing_and_part_of_a_unit(mode):
-    cipher = ContentsCipher(CONTENTS[mode.number](os.urandom(mode.key_size)), plain_ivs(mode.iv_size), 4096)
+    cipher = ContentsCipher(contents_cipher(mode)(os.urandom(mode.key_size)), plain_ivs(mode.iv_size), 4096)
     assert cipher.encrypt(b"", 0) == cipher.decrypt(b"", 0) == b""
     cipher.decrypt_into(b"", 0, bytearray())
     with pytest.raises(CorruptionError, match="multiple of the data unit"):
@@ -108,7 +108,7 @@ def test_nothing_and_part_of_a_unit(mode):
 
 @name_of_mode
 def test_threads_may_share_a_cipher(mode):
-    cipher = ContentsCipher(CONTENTS[mode.number](os.urandom(mode.key_size)), plain_ivs(mode.iv_size), 4096)
+    cipher = ContentsCipher(contents_cipher(mode)(os.urandom(mode.key_size)), plain_ivs(mode.iv_size), 4096)
     plaintexts = [os.urandom(100 * 4096) for _ in range(4)]
     ciphertexts = [cipher.encrypt(text, 0) for text in plaintexts]
     with ThreadPoolExecutor(4) as pool:
@@ -125,7 +125,7 @@ def test_threads_may_share_a_cipher(mode):
 )
 def test_names(mode, seed, names, padding):
     chance = random.Random(seed)
-    cipher = NamesCipher(NAMES[mode.number](chance.randbytes(mode.key_size)), chance.randbytes(mode.iv_size), padding)
+    cipher = NamesCipher(names_cipher(mode)(chance.randbytes(mode.key_size)), chance.randbytes(mode.iv_size), padding)
     stored = cipher.encrypt(names)
     assert cipher.decrypt(stored) == names
     for name, text in zip(names, stored, strict=True):
@@ -137,7 +137,7 @@ def test_names(mode, seed, names, padding):
 @name_of_names_mode
 def test_every_length_of_a_message(mode):
     """Symlink targets are longer than names; together with short ones, and in any order."""
-    cipher = NAMES[mode.number](os.urandom(mode.key_size))
+    cipher = names_cipher(mode)(os.urandom(mode.key_size))
     iv = os.urandom(mode.iv_size)
     messages = [os.urandom(size) for size in (*range(300, 15, -1), 1039, 1040, 1041, 2064, 4093, 16)]
     ciphertexts = cipher.encrypt_messages(messages, iv)
@@ -149,7 +149,7 @@ def test_every_length_of_a_message(mode):
 
 @name_of_names_mode
 def test_names_that_cannot_be(mode):
-    cipher = NamesCipher(NAMES[mode.number](os.urandom(mode.key_size)), bytes(mode.iv_size), 4)
+    cipher = NamesCipher(names_cipher(mode)(os.urandom(mode.key_size)), bytes(mode.iv_size), 4)
     assert cipher.decrypt([]) == cipher.encrypt([]) == []
     with pytest.raises(CorruptionError, match="15 bytes"):
         cipher.decrypt([bytes(16), bytes(15)])

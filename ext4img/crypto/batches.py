@@ -1,0 +1,72 @@
+"""Ciphers that do many data units at once in NumPy, and the buffers that they do it in."""
+
+from __future__ import annotations
+
+import threading
+from abc import abstractmethod
+from typing import Any, Final
+
+import numpy
+from numpy.typing import NDArray
+
+from ext4img.crypto.units import Buffer, UnitCipher
+
+Bytes = NDArray[numpy.uint8]
+
+BATCH_BYTES: Final = 1 << 19
+"""Bytes that are worked on at once: what the passes over them touch should stay in the cache."""
+RESULT_BYTES: Final = 1 << 22
+
+
+class BatchCipher(UnitCipher):
+    """A UnitCipher by batches of `BATCH_BYTES`."""
+
+    __slots__ = ()
+
+    def _run(self, data: Buffer, unit_size: int, ivs: bytes, encrypting: bool) -> bytes:
+        # Into a kept buffer, and out of it as one new object: only that is fresh memory.
+        pieces = []
+        step = max(RESULT_BYTES // unit_size, 1)
+        view = memoryview(data)
+        for first in range(0, len(data) // unit_size, step):
+            piece = view[first * unit_size : (first + step) * unit_size]
+            out = scratch("result", len(piece))
+            last = first + len(piece) // unit_size
+            self._run_into(piece, unit_size, ivs[first * self.iv_size : last * self.iv_size], encrypting, out.data)
+            pieces.append(out.tobytes())
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _run_into(self, data: Buffer, unit_size: int, ivs: bytes, encrypting: bool, out: memoryview) -> None:
+        step = max(BATCH_BYTES // unit_size, 1)
+        size = self.iv_size
+        source, target = numpy.frombuffer(data, numpy.uint8), numpy.frombuffer(out, numpy.uint8)
+        for first in range(0, len(source) // unit_size, step):
+            last = min(first + step, len(source) // unit_size)
+            piece = slice(first * unit_size, last * unit_size)
+            self._batch(source[piece], unit_size, ivs[first * size : last * size], encrypting, target[piece])
+
+    @abstractmethod
+    def _batch(self, data: Bytes, unit_size: int, ivs: bytes, encrypting: bool, out: Bytes) -> None:
+        """Encrypt or decrypt some units at once, from `data` to `out`."""
+
+
+class _Scratch(threading.local):
+    buffers: dict[str, Any]
+
+    def __init__(self) -> None:
+        self.buffers = {}
+
+
+_scratch = _Scratch()
+
+
+def scratch(name: str, size: int) -> Bytes:
+    """A buffer of `size` bytes of this thread, kept for reuse under its name; its contents are anything.
+
+    Fresh memory costs more in page faults than the ciphers do in work.
+    """
+    kept = _scratch.buffers.get(name)
+    if kept is None or len(kept) < size:
+        kept = _scratch.buffers[name] = numpy.empty(max(size, BATCH_BYTES), numpy.uint8)
+    buffer: Bytes = kept[:size]
+    return buffer
