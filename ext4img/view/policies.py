@@ -6,11 +6,18 @@ from dataclasses import dataclass, field
 
 from ext4img.crypto.keyring import Keyring
 from ext4img.crypto.names import MIN_STORED_NAME, is_padded_name
-from ext4img.crypto.policy import EncryptionContext, Policy, parse_context
+from ext4img.crypto.policy import NONCE_SIZE, EncryptionContext, Policy, parse_context
 from ext4img.errors import CorruptionError, Ext4Error, Place, UnsupportedFeatureError
-from ext4img.structs.inode import EXT4_ENCRYPT_FL
-from ext4img.structs.xattr import EXT4_XATTR_INDEX_TRUSTED
+from ext4img.structs.inode import EXT4_ENCRYPT_FL, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
+from ext4img.structs.xattr import (
+    EXT4_XATTR_ENTRY,
+    EXT4_XATTR_IBODY_HEADER,
+    EXT4_XATTR_INDEX_ENCRYPTION,
+    EXT4_XATTR_INDEX_TRUSTED,
+    EXT4_XATTR_MAGIC,
+)
 from ext4img.volume.features import Incompat
+from ext4img.volume.inode import Inode
 from ext4img.volume.volume import Volume
 from ext4img.volume.xattr import ENCRYPTION_CONTEXT
 
@@ -19,6 +26,12 @@ _SAMPLE_DIRECTORIES = 8
 _SAMPLE_NAMES = 64
 _BITS_WANTED = 20
 _BITS_OF_TEXT_BYTE = 1.4  # 95 of 256 bytes are printable ASCII; other text is rarer still
+
+_entry = EXT4_XATTR_ENTRY.unpack_tuple
+_MAGIC = EXT4_XATTR_IBODY_HEADER.pack((EXT4_XATTR_MAGIC,))
+_ENTRY_AT = EXT4_XATTR_IBODY_HEADER.size
+_CONTEXT_NAME_AT = _ENTRY_AT + EXT4_XATTR_ENTRY.size
+_CONTEXT_NAME_END = _CONTEXT_NAME_AT + 1
 
 
 @dataclass(slots=True)
@@ -109,3 +122,38 @@ def _bits_of_evidence(raw: bytes) -> float:
     except UnicodeDecodeError:
         return bits
     return bits + (_BITS_OF_TEXT_BYTE * len(name) if text.isprintable() else 0.0)
+
+
+def policy_in(context: EncryptionContext) -> bytes:
+    """The part of a context that all inodes of one policy share, as it stands on disk."""
+    return context.raw[:-NONCE_SIZE]
+
+
+def note_foreign(volume: Volume, directory: Inode, policy: bytes, child: Inode) -> None:
+    """Remark on an inode that may not be in an encrypted directory whose contexts begin with `policy`.
+
+    Regular files, directories and symbolic links there have to be encrypted by the same policy (kernel:
+    fscrypt_has_permitted_context). Otherwise the kernel refuses to look up directories and links, and
+    to open files, with EPERM, as someone may have put them there while the image was not mounted. The
+    view shows them by their own contexts all the same, for whoever examines the image, and says so.
+    """
+    if child.mode & S_IFMT not in (S_IFREG, S_IFDIR, S_IFLNK):
+        return
+    if child.flags & EXT4_ENCRYPT_FL:
+        # The context comes first in all inodes that the kernel made: no need to parse the rest.
+        area = child.inline_xattrs
+        if area[_CONTEXT_NAME_AT:_CONTEXT_NAME_END] == b"c" and area.startswith(_MAGIC):
+            name_len, index, offset, value_inode, size, _ = _entry(area, _ENTRY_AT)
+            is_context = (name_len, index, value_inode) == (1, EXT4_XATTR_INDEX_ENCRYPTION, 0)
+            if is_context and size == len(policy) + NONCE_SIZE and area.startswith(policy, _ENTRY_AT + offset):
+                return
+        raw = volume.encryption_context(child)
+        if raw is not None and raw[:-NONCE_SIZE] == policy:
+            return
+        what = "is encrypted by another policy than"
+    else:
+        what = "is not encrypted, in"
+    volume.problems.note(
+        f"{child.type} {what} its directory, inode {directory.number}: a kernel refuses it",
+        Place(inode=child.number, record="fscrypt_context"),
+    )

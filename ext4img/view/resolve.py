@@ -1,7 +1,6 @@
 """Following a path, component by component, as path_resolution(7) has it.
 
-Limits: 40 symbolic links on the way; a link's target of 4,096 bytes. The path itself may be longer
-than PATH_MAX: images hold such.
+At most 40 symbolic links on the way. The path itself may be longer than PATH_MAX: images hold such.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ext4img.errors import NotDirectoryError, NotFoundError, SymlinkLoopError
 from ext4img.view.inode import Inode
+from ext4img.view.policies import note_foreign
 from ext4img.volume.directory import DirEntry
 
 if TYPE_CHECKING:
@@ -49,6 +49,9 @@ class Resolver:
             if entry is None:
                 raise NotFoundError.at(path)
             child = view.inode(entry.inode)
+            policy = view.policy_of(inode)
+            if policy is not None:
+                note_foreign(view.volume, inode, policy, child)
             if child.is_symlink and (todo or follow or trailing_slash):
                 links += 1
                 if links > MOST_SYMLINKS:

@@ -23,6 +23,7 @@ from ext4img.errors import (
     NotRegularFileError,
     NotSymlinkError,
     Place,
+    UnsupportedFeatureError,
     WrongKeyError,
 )
 from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ROOT_INO, EXT4_VERITY_FL
@@ -30,7 +31,7 @@ from ext4img.view.file import File
 from ext4img.view.inode import Inode, bind
 from ext4img.view.names import NamedEntry, nokey_names, shown_names
 from ext4img.view.path import Ext4Path, PathLike
-from ext4img.view.policies import PolicyUse, key_opens_names, policies_in_use
+from ext4img.view.policies import PolicyUse, key_opens_names, policies_in_use, policy_in
 from ext4img.view.resolve import Resolver
 from ext4img.view.walk import paths, walk
 from ext4img.volume import inode as stored
@@ -192,6 +193,16 @@ class View:
             raise CorruptionError("encrypted, but without an encryption context", place)
         # A policy that is refused can still be shown and copied; the keyring refuses to decrypt.
         return parse_context(raw, place=place, supported_only=False)
+
+    def policy_of(self, directory: stored.Inode) -> bytes | None:
+        """What contexts below an encrypted directory begin with; None where it is not encrypted."""
+        if not directory.is_encrypted:
+            return None
+        try:
+            context = self.encryption(directory)
+        except (CorruptionError, UnsupportedFeatureError):
+            return None  # raised or reported where its names are wanted
+        return None if context is None else policy_in(context)
 
     def has_key(self, inode: stored.Inode) -> bool:
         """Whether the inode's contents, names or target are readable: not encrypted, or with key."""

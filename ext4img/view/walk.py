@@ -9,6 +9,7 @@ from ext4img.errors import CorruptionError, NotFoundError, Place, SourceError
 from ext4img.structs.directory import EXT4_FT_DIR, EXT4_FT_UNKNOWN
 from ext4img.view.inode import Inode, bind
 from ext4img.view.path import Ext4Path
+from ext4img.view.policies import note_foreign
 from ext4img.volume import inode as stored
 from ext4img.volume.directory import DirEntry
 
@@ -81,12 +82,15 @@ def _children(view: View, prefix: str, directory: Inode) -> Iterator[Walked]:
     table = view.volume.inodes
     known = Ext4Path.known
     number = directory.number
+    policy = view.policy_of(directory)
     for text, entry in _named(view, prefix, directory):
         try:
             inode = bind(table[entry.inode], view)
         except (CorruptionError, SourceError, NotFoundError) as error:
             _report(view, error, entry.inode)
             continue
+        if policy is not None:
+            note_foreign(view.volume, directory, policy, inode)
         yield known(view, text, entry, inode, number), inode
 
 

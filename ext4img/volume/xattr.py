@@ -106,7 +106,9 @@ def _parse(data: bytes, start: int, place: Place, read_value: ReadValueInode, pr
             return found
         key = XattrKey(index, data[offset + _ENTRY_SIZE : name_end])
         following = offset + (_ENTRY_SIZE + name_len + 3 & ~3)
-        if value_size > VALUE_SIZE_MOST:
+        if key in found:  # the kernel finds the first
+            problems.found(_damaged("name is there twice", place, offset, "e_name_len"))
+        elif value_size > VALUE_SIZE_MOST:
             problems.found(_damaged(f"value of {value_size} bytes", place, offset, "e_value_size"))
         elif value_inode:
             try:
