@@ -72,18 +72,18 @@ class Volume:
         if journal == "replay":
             self.recovery = recover(source, self.superblock, self.problems, journal_device)
             self.superblock, overlay = self.recovery.superblock, self.recovery.overlay or None
-        self._seed = checksum.filesystem_seed(self.superblock.uuid, self.superblock.checksum_seed)
+        self.checksum_seed = checksum.filesystem_seed(self.superblock.uuid, self.superblock.checksum_seed)
         self.blocks = BlockReader(source, self.superblock.block_size, self.superblock.block_count, overlay)
         self._set_up()
 
     def _set_up(self) -> None:
         superblock = self.superblock
-        self.groups = Groups(superblock, self.blocks, self._seed, self.problems)
-        self.inodes = InodeTable(superblock, self.groups, self.blocks, self._seed, self.problems)
-        self._mapper = Mapper(superblock, self.blocks, self._seed, self.problems)
+        self.groups = Groups(superblock, self.blocks, self.checksum_seed, self.problems)
+        self.inodes = InodeTable(superblock, self.groups, self.blocks, self.checksum_seed, self.problems)
+        self._mapper = Mapper(superblock, self.blocks, self.checksum_seed, self.problems)
         self._checksums = superblock.has_metadata_checksums and self.problems.verify
         self.directories = Directories(
-            superblock, self.blocks, self._mapper, self._seed, self.problems, self._inline_parts
+            superblock, self.blocks, self._mapper, self.checksum_seed, self.problems, self._inline_parts
         )
 
     @property
@@ -159,7 +159,7 @@ class Volume:
             self.problems.unreadable(error, place)
             return {}
         if self._checksums:
-            computed = checksum.xattr_block(self._seed, block, data)
+            computed = checksum.xattr_block(self.checksum_seed, block, data)
             stored = checksum.stored_xattr_block(data)
             if stored != computed:
                 self.problems.checksum("extended attribute block", stored, computed, place)
@@ -179,7 +179,7 @@ class Volume:
         value = self.contents(inode).read(0, size)
         if self.problems.verify:
             stored = inode.atime_ns // 1_000_000_000 & 0xFFFFFFFF  # ext4_xattr_inode_get_hash
-            computed = checksum.ea_inode_value(self._seed, value)
+            computed = checksum.ea_inode_value(self.checksum_seed, value)
             if stored != computed:
                 self.problems.checksum("attribute value", stored, computed, place)
         return value
