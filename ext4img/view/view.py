@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from ext4img.view.unlock import Unlocker
     from ext4img.view.verity import Verity
 
+_MOST_CONTEXTS = 4096  # of directories, that are kept
+
 
 class View:
     """An open image. What `ext4img.open` returns; a context manager that closes the source.
@@ -62,6 +64,7 @@ class View:
         self._uuid = volume.superblock.uuid.bytes
         self._resolver = Resolver(self)
         self._policies: dict[Policy, PolicyUse] | None = None
+        self._contexts: dict[int, tuple[bytes, int, EncryptionContext]] = {}
         self._unlocker: Unlocker | None = None
         self._folded: FoldedLookup | None = None
 
@@ -187,12 +190,22 @@ class View:
         """
         if not inode.is_encrypted:
             return None
+        # Directories are asked for each of their names.
+        number, area, block = inode.number, inode.inline_xattrs, inode.xattr_block
+        kept = self._contexts.get(number)
+        if kept is not None and kept[0] == area and kept[1] == block:
+            return kept[2]
         raw = self.volume.encryption_context(inode)
-        place = Place(inode=inode.number, record="fscrypt_context")
+        place = Place(inode=number, record="fscrypt_context")
         if raw is None:
             raise CorruptionError("encrypted, but without an encryption context", place)
         # A policy that is refused can still be shown and copied; the keyring refuses to decrypt.
-        return parse_context(raw, place=place, supported_only=False)
+        context = parse_context(raw, place=place, supported_only=False)
+        if inode.is_dir:
+            if len(self._contexts) >= _MOST_CONTEXTS:
+                self._contexts.clear()
+            self._contexts[number] = area, block, context
+        return context
 
     def policy_of(self, directory: stored.Inode) -> bytes | None:
         """What contexts below an encrypted directory begin with; None where it is not encrypted."""
