@@ -24,7 +24,7 @@ from ext4img.structs.extent import (
 from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INODE, EXT4_NDIR_BLOCKS, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
-from ext4img.volume.features import RoCompat
+from ext4img.volume.features import Incompat, RoCompat
 from ext4img.volume.inode import Inode
 from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock
@@ -77,10 +77,16 @@ class Mapper:
         self._verify = superblock.has_metadata_checksums and problems.verify
         self._first_block = superblock.first_data_block
         self._most_mapped = LBLK_END if RoCompat.SHARED_BLOCKS in superblock.features else superblock.block_count
+        self._has_ea_inodes = Incompat.EA_INODE in superblock.features
         self._problems = problems
 
     def is_fast_symlink(self, inode: Inode) -> bool:
-        """Whether the target stands in i_block (ext4_inode_is_fast_symlink): no block but xattrs'."""
+        """Whether the target stands in i_block (ext4_inode_is_fast_symlink): no block but xattrs'.
+
+        With ea_inode the size decides, as values in inodes of their own are counted in i_blocks too.
+        """
+        if self._has_ea_inodes:
+            return inode.is_symlink and not inode.has_inline_data and 0 < inode.size < len(inode.block_area)
         xattr_sectors = self._cluster_size // 512 if inode.xattr_block else 0
         return inode.is_symlink and not inode.has_inline_data and inode.sectors == xattr_sectors
 
