@@ -82,6 +82,10 @@ class Groups:
         index = bisect_left(range(self._superblock.descriptor_blocks), there, key=self.descriptor_block)
         return range(min(index * self._per_block, self._superblock.group_count))
 
+    def block_of(self, number: int) -> int:
+        """Physical block of a group's (primary) descriptor."""
+        return self.descriptor_block(number // self._per_block)
+
     def descriptor_block(self, index: int, copy: int = 0) -> int:
         """Physical block of the `index`-th block of descriptors; `copy` 0 is the primary.
 

@@ -28,6 +28,7 @@ from ext4img.volume.problems import Problems
 MIN_LOG_BLOCK_SIZE = 10
 MAX_LOG_BLOCK_SIZE = 16
 MAX_LOG_CLUSTER_SIZE = 30
+MAX_BLOCKS = 1 << 48  # what extents and inodes can name
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +227,8 @@ def from_raw(record: Any, features: Features, place: Place) -> Superblock:
     wide = Incompat.BIT64 in features
     block_count = record.s_blocks_count_lo | (record.s_blocks_count_hi << 32 if wide else 0)
     first_data_block = record.s_first_data_block
+    if block_count > MAX_BLOCKS:
+        raise wrong("s_blocks_count_hi", "block numbers have 48 bits")
     if first_data_block >= block_count:
         raise wrong("s_first_data_block", f"the file system has {block_count} blocks")
     if first_data_block == 0 and cluster_size == 1024:

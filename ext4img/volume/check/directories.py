@@ -1,0 +1,128 @@
+"""Each directory by itself: its blocks entry by entry, "." and "..", and what it names."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ext4img.errors import CorruptionError, Place, SourceError
+from ext4img.structs.directory import EXT4_DIR_ENTRY, EXT4_FT_DIR, EXT4_FT_MAX, EXT4_INLINE_DIR_PARENT
+from ext4img.volume.features import Incompat
+from ext4img.volume.inode import Inode
+from ext4img.volume.mapping import WRITTEN, Run
+from ext4img.volume.volume import Volume
+
+_HEADER = EXT4_DIR_ENTRY.size
+_DOTS = (b".", b"..")
+
+
+class StoredEntry(NamedTuple):
+    """An entry with its place in its block; "." and ".." are entries too."""
+
+    offset: int
+    inode: int
+    name: bytes
+    file_type: int
+
+
+@dataclass(slots=True)
+class References:
+    """All names of the volume, as columns: which inode, in which directory, of which type (0: not told)."""
+
+    children: array[int] = field(default_factory=lambda: array("I"))
+    parents: array[int] = field(default_factory=lambda: array("I"))
+    types: array[int] = field(default_factory=lambda: array("B"))
+    dotdots: dict[int, int] = field(default_factory=dict)  # directory → what its ".." names
+
+
+class DirectoryChecker:
+    """Checks directories of one volume, one after the other."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+        self._problems = volume.problems
+        self._has_filetype = Incompat.FILETYPE in volume.features
+        self.references = References()
+
+    def check(self, inode: Inode) -> None:
+        """Entries in their blocks; remembers what they name."""
+        volume, references = self._volume, self.references
+        # Reads and verifies every block, and notes what is wrong with the entries' own shape.
+        names: set[bytes] = set()
+        for entry in volume.directory(inode):
+            references.children.append(entry.inode)
+            references.parents.append(inode.number)
+            references.types.append(entry.file_type & 0xFF)
+            if entry.name in names:
+                self._found(inode, f"name {entry.name!r} is there twice", None)
+            names.add(entry.name)
+            if not inode.is_encrypted and (b"/" in entry.name or b"\0" in entry.name):
+                self._found(inode, f"impossible name {entry.name!r}", None)
+            if entry.inode == inode.number:
+                self._found(inode, f"entry {entry.name!r} names the directory itself", None)
+        if inode.has_inline_data:
+            (references.dotdots[inode.number],) = EXT4_INLINE_DIR_PARENT.unpack_tuple(inode.block_area)
+        else:
+            self._dots(inode)
+
+    def _dots(self, inode: Inode) -> None:
+        """The first block begins with "." and ".."; no other entry has these names."""
+        block_size = self._volume.block_size
+        for number, (pblk, data) in enumerate(self.blocks(inode)):
+            entries = list(stored_entries(data))
+            if number == 0:
+                self._first_block(inode, pblk, entries)
+                entries = entries[2:]
+            for entry in entries:
+                if entry.inode and entry.name in _DOTS:
+                    self._found(inode, f"entry {entry.name!r} at byte {number * block_size + entry.offset}", pblk)
+                elif entry.inode and self._has_filetype and entry.file_type >= EXT4_FT_MAX:
+                    self._found(inode, f"entry {entry.name!r} has the unknown type {entry.file_type}", pblk)
+
+    def _first_block(self, inode: Inode, pblk: int, entries: list[StoredEntry]) -> None:
+        for entry, name in zip(entries[:2], _DOTS, strict=False):
+            if entry.name != name:
+                self._found(inode, f"begins with {entry.name!r} where {name!r} must be", pblk)
+            elif self._has_filetype and entry.file_type not in (0, EXT4_FT_DIR):
+                self._found(inode, f"{name!r} has type {entry.file_type}", pblk)
+        if len(entries) < 2:
+            self._found(inode, "begins without '.' and '..'", pblk)
+            return
+        if entries[0].name == b"." and entries[0].inode != inode.number:
+            self._found(inode, f"its '.' names inode {entries[0].inode}", pblk)
+        if entries[1].name == b"..":
+            self.references.dotdots[inode.number] = entries[1].inode
+
+    def blocks(self, inode: Inode) -> Iterator[tuple[int, bytes]]:
+        """(physical block, its bytes) of the blocks up to i_size that can be read."""
+        end = -(-inode.size // self._volume.block_size)
+        for run in self._volume.runs(inode):
+            if run.state == WRITTEN:
+                yield from self._run(run, end)
+
+    def _run(self, run: Run, end: int) -> Iterator[tuple[int, bytes]]:
+        for pblk in range(run.pblk, run.pblk + min(run.length, max(end - run.lblk, 0))):
+            try:
+                yield pblk, self._volume.blocks.read(pblk)
+            except (CorruptionError, SourceError):
+                continue  # noted when the directory was listed
+
+    def _found(self, inode: Inode, reason: str, block: int | None) -> None:
+        place = Place(inode=inode.number, block=block, record=EXT4_DIR_ENTRY.name)
+        self._problems.found(CorruptionError(f"directory: {reason}", place))
+
+
+def stored_entries(data: bytes) -> Iterator[StoredEntry]:
+    """All entries of a block, unused ones too, up to the first whose length cannot be right."""
+    end = len(data)
+    offset = 0
+    while offset + _HEADER <= end:
+        number, rec_len, name_len, file_type = EXT4_DIR_ENTRY.unpack_tuple(data, offset)
+        if end >= 1 << 16:  # ext4_rec_len_from_disk
+            rec_len = end if rec_len in (0xFFFF, 0) else (rec_len & 0xFFFC) | (rec_len & 3) << 16
+        if rec_len < 12 or rec_len & 3 or offset + rec_len > end:
+            return
+        yield StoredEntry(offset, number, data[offset + _HEADER : offset + _HEADER + name_len], file_type)
+        offset += rec_len
