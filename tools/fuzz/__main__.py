@@ -11,6 +11,7 @@ tests/hostile. The same --seed gives the same mutations.
 from __future__ import annotations
 
 import argparse
+import importlib
 import lzma
 import sys
 import time
@@ -56,7 +57,9 @@ def load_keys(path: Path) -> Keys:
 
 
 def load_target(path: Path) -> Target:
-    """Read an image and find its structures."""
+    """Read an image and find its structures; what is imported late is there before the first fork."""
+    for module in ("numpy", "ext4img.crypto.ciphers", "ext4img.crypto.codec"):
+        importlib.import_module(module)
     data = load_image(path)
     return Target(path.name.partition(".img")[0], Image(data, find_sites(data)), load_keys(path))
 
@@ -116,6 +119,7 @@ def run(target: Target, options: argparse.Namespace) -> list[Outcome]:
     if options.kinds and not kinds:
         return []
     findings: list[Outcome] = []
+    told: set[str] = set()
     statuses: Counter[str] = Counter()
     slowest, most_memory = 0.0, 0
     begun = time.monotonic()
@@ -131,7 +135,10 @@ def run(target: Target, options: argparse.Namespace) -> list[Outcome]:
             findings.append(outcome)
             recipe = remake(target, options.mode, options.seed, outcome.job, kinds)
             print(f"  {target.name} {outcome.job}: {status}: {recipe.story}", flush=True)
-            print("\n".join(f"    {line}" for line in outcome.detail.splitlines()[-options.lines :]), flush=True)
+            lines = outcome.detail.splitlines()[-options.lines :]
+            if "".join(lines) not in told:  # one fault is met by many mutations
+                print("\n".join(f"    {line}" for line in lines), flush=True)
+            told.add("".join(lines))
             if options.out:
                 options.out.mkdir(parents=True, exist_ok=True)
                 recipe.save(options.out / f"{target.name}-{options.mode}-{outcome.job}.json")
