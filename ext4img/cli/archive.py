@@ -11,6 +11,7 @@ import typer
 
 from ext4img.backup.reader import Archive
 from ext4img.cli.failure import about
+from ext4img.cli.quoting import quote
 
 STDIN = "-"
 ArchiveArgument = Annotated[
@@ -20,11 +21,14 @@ ArchiveArgument = Annotated[
 
 def archive_label(archive: str) -> str:
     """What messages call it."""
-    return "standard input" if archive == STDIN else archive
+    return "<stdin>" if archive == STDIN else quote(archive)
 
 
 @contextmanager
 def open_archive(archive: str) -> Iterator[Archive]:
     """The archive, open for reading. Failures in the block are about it."""
-    with about(archive_label(archive)), Archive(sys.stdin.buffer if archive == STDIN else archive) as opened:
+    with (
+        about("<stdin>" if archive == STDIN else archive),
+        Archive(sys.stdin.buffer if archive == STDIN else archive) as opened,
+    ):
         yield opened

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -49,7 +50,9 @@ def run(
         try:
             report = backup(view, destination, only=only or (), overwrite=overwrite, progress=show)
         except ArchiveError as error:
-            raise explain(error) from error  # it is the archive's, not the image's
+            # It is about the archive's place, not about the image.
+            advice = ["--overwrite replaces it"] if not to_stdout and os.path.lexists(archive) else []
+            raise Failure(Exit.SYSTEM, explain(error).text, *advice) from error
     if json and not to_stdout:
         Output(json).record(
             {

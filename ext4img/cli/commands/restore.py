@@ -6,14 +6,17 @@ from typing import Annotated
 
 import typer
 
+from ext4img.backup.reader import Archive
 from ext4img.backup.restore import restore
+from ext4img.backup.trial import keyring_for
 from ext4img.cli.archive import ArchiveArgument, archive_label, open_archive
-from ext4img.cli.keys import KeyOptions
+from ext4img.cli.failure import explain
+from ext4img.cli.keys import GivenKey, KeyOptions
 from ext4img.cli.options import Json, Quiet
 from ext4img.cli.output import Output
 from ext4img.cli.progress import progress
-from ext4img.cli.quoting import quote
 from ext4img.cli.restored import tell_restored
+from ext4img.errors import WrongKeyError
 
 
 def run(
@@ -34,15 +37,29 @@ def run(
     told. Without any key the ciphertext is restored as it stands. A key that opens nothing is
     refused before anything is written.
     """
-    label = quote(archive_label(archive))
+    label = archive_label(archive)
     with open_archive(archive) as opened, progress(f"Restoring {label}", quiet) as show:
-        report = restore(
-            opened,
-            directory,
-            keys=[(key.raw, keys.descriptor) for key in keys.read()],
-            missing="ciphertext" if ciphertext else "skip",
-            overwrite=overwrite,
-            devices=devices,
-            progress=show,
-        )
+        given = keys.read()
+        try:
+            report = restore(
+                opened,
+                directory,
+                keys=[(key.raw, keys.descriptor) for key in given],
+                missing="ciphertext" if ciphertext else "skip",
+                overwrite=overwrite,
+                devices=devices,
+                progress=show,
+            )
+        except WrongKeyError:
+            _name_wrong_key(opened, given, keys.descriptor)
+            raise
     return tell_restored(report, Output(json), directory)
+
+
+def _name_wrong_key(archive: Archive, given: list[GivenKey], descriptor: bytes | None) -> None:
+    """Raise the failure again, about the key that is to blame."""
+    for key in given:
+        try:
+            keyring_for(archive, [(key.raw, descriptor)])
+        except WrongKeyError as error:
+            raise explain(error, key.label, "`ext4img list --info ARCHIVE` lists the keys that it wants") from error

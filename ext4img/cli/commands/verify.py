@@ -10,7 +10,6 @@ from ext4img.cli.facts import plural
 from ext4img.cli.options import Json, Quiet
 from ext4img.cli.output import Output, warn
 from ext4img.cli.progress import progress
-from ext4img.cli.quoting import quote
 
 
 def run(archive: ArchiveArgument, quiet: Quiet = False, json: Json = False) -> int:
@@ -20,7 +19,7 @@ def run(archive: ArchiveArgument, quiet: Quiet = False, json: Json = False) -> i
     needed. Each damaged member is named.
     """
     out = Output(json)
-    label = quote(archive_label(archive))
+    label = archive_label(archive)
     with open_archive(archive) as opened, progress(f"Verifying {label}", quiet) as show:
         report = verify(opened, progress=show)
     for problem in report.problems:
