@@ -44,7 +44,7 @@ def _unpack(packed: PackedImage, directory: Path) -> UnpackedImage:
     return UnpackedImage(packed.name, path, packed)
 
 
-@pytest.fixture(scope="module", params=all_images(), ids=lambda packed: packed.name)
+@pytest.fixture(scope="module", params=all_images(), ids=lambda packed: packed.label)
 def image(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[UnpackedImage]:
     """Each image of the fixtures and of $EXT4IMG_CORPUS; gone from the disk when its tests are done."""
     unpacked = _unpack(request.param, tmp_path_factory.mktemp("image"))

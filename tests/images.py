@@ -39,6 +39,11 @@ class PackedImage:
             raw.truncate(raw.tell())
 
     @property
+    def label(self) -> str:
+        """The name, and the directory that tells a fixture from an image of the corpus."""
+        return f"{self.stored.parent.name}/{self.name}"
+
+    @property
     def keys(self) -> list[Path]:
         """The key files (hex) that lie beside a fixture."""
         return sorted(self.stored.parent.glob(f"{self.name}.*.key"))

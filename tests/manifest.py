@@ -184,6 +184,9 @@ def content_differences(fs: Any, manifest: Manifest) -> Iterator[str]:
         elif entry["type"] == "file":
             with path.open("rb") as file:
                 yield from _file_differences(raw, entry, file)
+            digest = inode.verity.digest.hex() if inode.verity else None
+            yield from _differs(raw, "verity digest", entry.get("verity_digest"), digest)
+            inode.verify_verity()
 
 
 def _file_differences(where: bytes, entry: Entry, file: Any) -> Iterator[str]:
