@@ -34,6 +34,7 @@ FS_APPEND_FL: Final = 0x20
 FS_CASEFOLD_FL: Final = 0x40000000
 # What chattr sets: s u S i a d A j t D T P. The rest is the file system's own affair.
 SETTABLE_FLAGS: Final = 0x1 | 0x2 | 0x8 | 0x10 | 0x20 | 0x40 | 0x80 | 0x4000 | 0x8000 | 0x10000 | 0x20000 | 0x20000000
+_NO_ID: Final = 0xFFFFFFFF
 _ACL_PREFIX: Final = "system.posix_acl_"
 # What a file system or the lack of rights refuses. ENOSPC: no room for attributes in the inode.
 _REFUSED: Final = frozenset(
@@ -62,7 +63,11 @@ def apply(target: int | str, entry: Entry, xattrs: Mapping[str, bytes], unset: U
 
     What the system refuses is counted in `unset`; OSError is what nobody foresees.
     """
-    owner_set = _attempt("owner", unset, lambda: os.chown(target, entry.uid, entry.gid))
+    if _NO_ID in (entry.uid, entry.gid):  # chown(2) takes it for "leave it as it is"
+        unset["owner"] += 1
+        owner_set = False
+    else:
+        owner_set = _attempt("owner", unset, lambda: os.chown(target, entry.uid, entry.gid))
     if entry.type != "symlink":
         mode = stat.S_IMODE(entry.mode)
         if not owner_set:

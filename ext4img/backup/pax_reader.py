@@ -146,6 +146,8 @@ def _header(
             raise ArchiveError(f"pax key {key!r} is not of this format", _shown(path))
     rdev = (_octal(raw[13], "devmajor"), _octal(raw[14], "devminor"))
     mode = _octal(raw[1], "mode")
+    if mode > 0o7777:
+        raise AlteredArchiveError(f"mode {mode:#o} has bits of a type in it", _shown(path))
     return TarHeader(path, typeflag, mode, uid, gid, size, times, linkpath, rdev, sparse_size, xattrs)
 
 

@@ -32,6 +32,7 @@ class Archive:
     def __init__(self, source: ArchiveSource) -> None:
         self.input = ArchiveInput(source)
         self.closing: Closing | None = None
+        self._passage: Passage | None = None  # the last one, for `close`
         # Of a stream there is only this passage; of a file it reads the first member and is done.
         self._stream: Passage | None = Passage(self.input.cursor(), None)
         try:
@@ -70,6 +71,7 @@ class Archive:
             passage, self._stream = self._stream, None
         else:
             raise ArchiveError(f"{self.name}: a stream can be read only once")
+        self._passage = passage
         yield from passage.members(verify)
         if self.closing is None:
             self.closing = passage.closing
@@ -100,8 +102,9 @@ class Archive:
 
     def close(self) -> None:
         """Close the file, if it was opened here."""
-        if self._stream is not None:
-            self._stream.close()
+        for passage in (self._stream, self._passage):
+            if passage is not None:
+                passage.close()
         self.input.close()
 
     def __enter__(self) -> Self:

@@ -51,7 +51,11 @@ class ArchiveWriter:
         self._order = TreeOrder()
         self._last: Entry | None = None
         self.position = 0
-        self._control(BACKUP_PATH, 0, info.to_json())
+        try:
+            self._control(BACKUP_PATH, 0, info.to_json())
+        except BaseException:
+            self.close()
+            raise
 
     def add(self, entry: Entry, body: Body | None = None) -> None:
         """Write one entry, its body with it. What cannot be stored is an ArchiveError or LimitError."""

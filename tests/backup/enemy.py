@@ -10,7 +10,7 @@ import io
 from typing import Any
 
 from ext4img.backup.info import BackupInfo
-from ext4img.backup.manifest import Identity, ManifestLine, ManifestWriter
+from ext4img.backup.manifest import Closing, Identity, ManifestLine, build_closing, build_line
 from ext4img.backup.member import BACKUP_PATH, MANIFEST_PATH, is_control
 from ext4img.backup.pax import TarHeader, encode, padding
 from ext4img.structs.tar import DIRTYPE, LNKTYPE, REGTYPE, SYMTYPE
@@ -24,7 +24,7 @@ class EnemyArchive:
 
     def __init__(self, info: BackupInfo | None = None) -> None:
         self.output = io.BytesIO()
-        self.manifest = ManifestWriter()
+        self.lines: list[ManifestLine] = []
         self.number = 100
         self.raw(TarHeader(BACKUP_PATH, REGTYPE), (info or BackupInfo(UUID, 4096)).to_json(), inode=0)
 
@@ -36,28 +36,27 @@ class EnemyArchive:
         inode: int | None = None,
         head: bytes | None = None,
         identity: Identity | None = None,
-        size: int | None = None,
-        **line: Any,
+        line: dict[str, Any] | None = None,
     ) -> None:
         """A member as it is given; `head` replaces its header's bytes, `line` what the manifest says."""
-        if size is None:
-            size = len(data)
+        size = len(data)
         header = header._replace(size=size)
         offset = self.output.tell()
         head = head if head is not None else encode(header)
         self.output.write(head + data + bytes(padding(len(data))))
         if identity is None and not is_control(header.path):
             identity = Identity(0, len(data) if header.typeflag == REGTYPE else 0, TIMES[2], 0)
+        digest = hashlib.sha256(head).hexdigest()
         facts: dict[str, Any] = {
             "path": header.path.removesuffix(b"/"),
             "inode": self.number if inode is None else inode,
             "size": size,
             "sha256": hashlib.sha256(data).hexdigest(),
-            "head": hashlib.sha256(head).hexdigest(),
+            "head": digest,
             "offset": offset,
             "identity": identity,
         }
-        self.manifest.add(ManifestLine(**{**facts, **line}))
+        self.lines.append(ManifestLine(**{**facts, **(line or {})}))
 
     def add(self, path: bytes, typeflag: bytes = REGTYPE, data: bytes = b"", **facts: Any) -> None:
         """A member with the record that each must have."""
@@ -68,9 +67,9 @@ class EnemyArchive:
         kind = f',"type":"{facts.pop("kind", "file")}"' if typeflag == LNKTYPE else ""
         record = f'{{"number":{inode},"generation":0,"flags":0,"links":{links}{kind}{more}}}'.encode()
         xattrs = {b"trusted.ext4img.inode": record, **facts.pop("xattrs", {})}
-        line = facts.pop("line", {})
+        line = facts.pop("line", None)
         header = TarHeader(path, typeflag, facts.pop("mode", 0o755), times=TIMES, xattrs=xattrs, **facts)
-        self.raw(header, data, inode=inode, **line)
+        self.raw(header, data, inode=inode, line=line)
 
     def root(self) -> EnemyArchive:
         """The root, as every sound archive has it first."""
@@ -92,8 +91,7 @@ class EnemyArchive:
     def bytes(self, end: bytes = bytes(1024)) -> bytes:
         """The archive with its manifest."""
         offset = self.output.tell()
-        self.manifest.finish(offset)
-        data = b"".join(self.manifest.chunks())
-        self.manifest.close()
+        data = b"".join(map(build_line, self.lines))
+        data += build_closing(Closing(len(self.lines), offset, hashlib.sha256(data).hexdigest(), 0))
         head = encode(TarHeader(MANIFEST_PATH, REGTYPE, size=len(data)))
         return self.output.getvalue() + head + data + bytes(padding(len(data))) + end

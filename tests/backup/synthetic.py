@@ -139,10 +139,10 @@ class Tree:
 
     def write(self, output: Any) -> None:
         """Write the archive."""
-        writer = ArchiveWriter(output, self.info)
-        for entry, body in self.sorted():
-            writer.add(entry, Body((body,)) if body else None)
-        writer.finish()
+        with ArchiveWriter(output, self.info) as writer:
+            for entry, body in self.sorted():
+                writer.add(entry, Body((body,)) if body else None)
+            writer.finish()
 
     def archive(self) -> bytes:
         """The archive's bytes."""
