@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ext4img.cli.exits import Exit
 from ext4img.cli.failure import Failure, about, explain
-from ext4img.cli.options import ImageOptions
+from ext4img.cli.options import ChecksChoice, ImageOptions, VolumeOptions
 from ext4img.cli.output import warn
 from ext4img.cli.quoting import quote
 from ext4img.cli.recognise import advice_for
@@ -29,7 +29,7 @@ def open_image(options: ImageOptions, keys: ImageKeyOptions | None = None) -> It
     Failures in the block are about the image. With `--checks report` what was read around is told
     when the block ends, and makes the exit code Exit.PARTLY.
     """
-    with _open(options) as view:
+    with open_view(options, options.checks) as view:
         try:
             with about(options.image):
                 if keys is not None:
@@ -44,13 +44,21 @@ def open_image(options: ImageOptions, keys: ImageKeyOptions | None = None) -> It
             raise Failure(Exit.PARTLY, told)
 
 
-def _open(options: ImageOptions) -> View:
+def open_view(options: VolumeOptions, checks: ChecksChoice) -> View:
+    """The view of the image alone: what is read around is left to the caller to tell."""
     with about(options.image):
         source = open_source(options.image, options.offset)
         try:
             if options.partition is not None:
                 source = partition_source(source, options.partition)
-            return View(Volume(source, journal=options.journal.value, checks=options.checks.value))
+            volume = Volume(
+                source,
+                journal=options.journal.value,
+                checks=checks.value,
+                superblock=options.superblock,
+                block_size=int(options.block_size) if options.block_size else None,
+            )
+            return View(volume)
         except NotExt4Error as error:
             failure = explain(error, options.image, *advice_for(source))
             source.close()

@@ -39,6 +39,18 @@ class JournalChoice(StrEnum):
     ignore = "ignore"
 
 
+class BlockSizeChoice(StrEnum):
+    """Bytes of a block."""
+
+    b1024 = "1024"
+    b2048 = "2048"
+    b4096 = "4096"
+    b8192 = "8192"
+    b16384 = "16384"
+    b32768 = "32768"
+    b65536 = "65536"
+
+
 class ChecksChoice(StrEnum):
     """How strict reading is."""
 
@@ -48,8 +60,8 @@ class ChecksChoice(StrEnum):
 
 
 @dataclass(frozen=True)
-class ImageOptions:
-    """Which file system, and how it is read."""
+class VolumeOptions:
+    """Which file system."""
 
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="A raw image or a block device.", show_default=False)]
     offset: Annotated[
@@ -70,6 +82,22 @@ class ImageOptions:
         JournalChoice,
         typer.Option("--journal", help="Show a dirty image as it is after recovery (in memory), or as it stands."),
     ] = JournalChoice.replay
+    superblock: Annotated[
+        int | None,
+        typer.Option(
+            "--superblock", metavar="BLOCK", min=0, help="The block of a backup superblock, to read by that one."
+        ),
+    ] = None
+    block_size: Annotated[
+        BlockSizeChoice | None,
+        typer.Option("--block-size", help="What BLOCK counts; without it any size is tried."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class ImageOptions(VolumeOptions):
+    """Which file system, and how it is read."""
+
     checks: Annotated[
         ChecksChoice,
         typer.Option(

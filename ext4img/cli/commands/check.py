@@ -1,0 +1,93 @@
+"""`ext4img check`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ext4img.cli.describe import size_text
+from ext4img.cli.exits import Exit
+from ext4img.cli.facts import plural
+from ext4img.cli.failure import about
+from ext4img.cli.image import open_view
+from ext4img.cli.options import ChecksChoice, Json, Quiet, VolumeOptions
+from ext4img.cli.output import Output
+from ext4img.cli.progress import progress
+from ext4img.cli.quoting import harmless, quote
+from ext4img.volume.check import CheckSummary, check
+from ext4img.volume.problems import Problem
+
+
+def run(
+    image: VolumeOptions,
+    contents: Annotated[
+        bool, typer.Option("--contents", help="Read all files, too, to find what is unreadable.")
+    ] = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> int:
+    """Check all of a file system, and tell everything that is wrong.
+
+    Nothing is written and nothing repaired. Where the superblock is damaged, a backup is looked for.
+    """
+    out = Output(json)
+    with open_view(image, ChecksChoice.report) as view, about(image.image):
+        inode_size = view.superblock.inode_size
+
+        def show_inodes(what: str, done: int, total: int) -> None:
+            if show is not None and what == "inodes":
+                show(done * inode_size, total * inode_size)
+
+        with progress(f"Checking {image.image}", quiet) as show:
+            summary = check(view.volume, contents=contents, progress=show_inodes)
+        problems = list(view.problems)
+    if json:
+        for problem in problems:
+            out.record(_problem_record(problem))
+        out.record(_summary_record(summary))
+    else:
+        for problem in problems:
+            out.line(harmless(f"{quote(image.image)}: {problem}"))
+        out.line(f"{quote(image.image)}: {_summary_text(summary)}")
+    return Exit.DONE if summary.sound else Exit.DAMAGED
+
+
+def _problem_record(problem: Problem) -> dict[str, Any]:
+    place = problem.place
+    return {
+        "kind": "problem",
+        "reason": problem.reason,
+        "inode": place.inode,
+        "block": place.block,
+        "offset": place.offset,
+        "record": place.record,
+        "field": place.field,
+    }
+
+
+def _summary_record(summary: CheckSummary) -> dict[str, Any]:
+    return {
+        "kind": "summary",
+        "sound": summary.sound,
+        "problems": summary.problems + summary.problems_dropped,
+        "problems_told": summary.problems,
+        "inodes": summary.inodes,
+        "directories": summary.directories,
+        "names": summary.names,
+        "blocks_used": summary.blocks_used,
+        "bytes_read": summary.bytes_read,
+    }
+
+
+def _summary_text(summary: CheckSummary) -> str:
+    looked = (
+        f"{plural(summary.inodes, 'inode')}, {plural(summary.directories, 'directory', 'directories')},"
+        f" {plural(summary.names, 'name')}, {plural(summary.blocks_used, 'block')} in use"
+    )
+    if summary.bytes_read:
+        looked += f", {size_text(summary.bytes_read)} of contents"
+    if summary.sound:
+        return f"sound: {looked}"
+    dropped = f" ({summary.problems_dropped} more are not told)" if summary.problems_dropped else ""
+    return f"{plural(summary.problems, 'PROBLEM')}{dropped}: {looked}"
