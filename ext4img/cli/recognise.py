@@ -53,7 +53,7 @@ def advice_for(source: Source) -> list[str]:
     backup = find_backup(source)
     if backup is not None:
         block = backup.group_first_block(backup.group_number)
-        return [f"block {block} holds a copy of a superblock: --superblock {block} reads by it, so does --checks report"]
+        return [f"block {block} holds a copy of its superblock: --superblock {block} reads by it, or --checks report"]
     for offset, magic, what, then in _MAGIC:
         if start[offset : offset + len(magic)] == magic:
             return [f"it is {what}: {then}"]

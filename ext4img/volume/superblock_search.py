@@ -64,7 +64,7 @@ def read_superblock(
             # Perhaps it can be read all the same; every problem is noted on the way.
             return _parse(source, SUPERBLOCK_OFFSET, problems)
         place = error.place if isinstance(error, CorruptionError) else Place(offset=SUPERBLOCK_OFFSET)
-        reason = error.reason if isinstance(error, CorruptionError) else str(error)
+        reason = error.reason if isinstance(error, CorruptionError) else str(error).removeprefix(f"{source.name}: ")
         where = backup.group_first_block(backup.group_number)
         problems.found(CorruptionError(f"{reason}; the copy in block {where} is used instead", place))
         return backup
