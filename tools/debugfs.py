@@ -144,6 +144,7 @@ class SuperblockFacts(NamedTuple):
     label: str
     block_size: int
     features: list[str]
+    has_orphans: bool  # a list of inodes whose removal or truncation was begun
 
 
 def superblock_facts(image: Path) -> SuperblockFacts:
@@ -156,4 +157,5 @@ def superblock_facts(image: Path) -> SuperblockFacts:
         label="" if label == "<none>" else label,
         block_size=int(fields["Block size"]),
         features=fields["Filesystem features"].split(),
+        has_orphans="First orphan inode" in fields,
     )

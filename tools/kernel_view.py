@@ -345,7 +345,7 @@ def manifest(image: Path, keys: Iterable[Key] = (), **about: object) -> dict[str
     with tempfile.TemporaryDirectory(prefix="ext4img-view-") as scratch:
         copy = Path(scratch, image.name)
         shutil.copyfile(image, copy)
-        if document["dirty"]:
+        if document["dirty"] or debugfs.superblock_facts(image).has_orphans:
             replay_journal(copy)
         with loop_mounted(copy, "ro,noatime") as mount:
             named = [(key, kernel_ioctl.add_key(mount, key.raw, key.version, key.descriptor)) for key in keys]
