@@ -92,7 +92,8 @@ class Unlocker:
             homes = {policy.key_id: use.homes for policy, use in used.items() if use.homes}
             keys |= self._homed(homes, secrets.passphrases, tried, failures)
             # Only e4crypt leaves no trace on a policy.
-            traceless = [id_ for id_ in ids if len(id_) == DESCRIPTOR_SIZE and id_ not in known and id_ not in homes]
+            traced = {*known, *homes}
+            traceless = [id_ for id_ in ids if len(id_) == DESCRIPTOR_SIZE and id_ not in traced]
             if traceless:
                 keys |= self._e4crypt(traceless, _e4crypt_lines(passphrase), parsed_salts, tried, failures)
         for key in keys.values():
@@ -119,13 +120,13 @@ class Unlocker:
             self._tried.clear()
         return self._tried.setdefault(digest.digest(), _Tried())
 
-    def _with_metadata(self, ids: Sequence[bytes], chain: MetadataChain, failures: list[Ext4Error]) -> set[bytes]:
+    def _with_metadata(self, ids: Sequence[bytes], chain: MetadataChain, failures: list[Ext4Error]) -> list[bytes]:
         """Those of the policies that have a file in some `.fscrypt`."""
-        known: set[bytes] = set()
+        known: list[bytes] = []
         for id_ in ids:
             try:
                 if chain.find("policies", id_.hex()) is not None:
-                    known.add(id_)
+                    known.append(id_)
             except Ext4Error as error:
                 failures.append(error)
             if len(known) >= MOST_POLICIES:
