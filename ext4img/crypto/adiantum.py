@@ -27,6 +27,7 @@ class Adiantum(BatchCipher):
 
     __slots__ = ("_block", "_header", "_key", "_message")
     iv_size = 32
+    batch_bytes = 1 << 18
 
     def __init__(self, key: bytes) -> None:
         nonce = numpy.zeros((1, 24), numpy.uint8)

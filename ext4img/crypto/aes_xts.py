@@ -6,6 +6,7 @@ ones are done together, see `xts_batches`: a context costs 2 µs, AES of 4 KiB 0
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -41,7 +42,7 @@ class Xts(UnitCipher):
         batches = self._batches(len(data) // unit_size, unit_size)
         if batches is not None:
             return batches.encrypt(data, unit_size, ivs) if encrypting else batches.decrypt(data, unit_size, ivs)
-        pieces = self._one_by_one(data, unit_size, ivs, encrypting)
+        pieces = list(self._one_by_one(data, unit_size, ivs, encrypting))
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _run_into(self, data: Buffer, unit_size: int, ivs: bytes, encrypting: bool, out: memoryview) -> None:
@@ -64,16 +65,15 @@ class Xts(UnitCipher):
         half = len(self._key) // 2
         return XtsBatches(self._algorithm(self._key[:half]), self._algorithm(self._key[half:]))
 
-    def _one_by_one(self, data: Buffer, unit_size: int, ivs: bytes, encrypting: bool) -> list[bytes]:
+    def _one_by_one(self, data: Buffer, unit_size: int, ivs: bytes, encrypting: bool) -> Iterator[bytes]:
         assert self._whole is not None
-        if not data:
-            return []
-        cipher: Cipher[modes.XTS] = Cipher(self._whole, modes.XTS(ivs[:_BLOCK]))
         view = memoryview(data)
-        pieces = []
+        cipher: Cipher[modes.XTS] | None = None
         for at in range(len(data) // unit_size):
-            if at:
-                cipher.mode = modes.XTS(ivs[at * _BLOCK : (at + 1) * _BLOCK])
+            mode = modes.XTS(ivs[at * _BLOCK : (at + 1) * _BLOCK])
+            # Another mode in the same Cipher saves a third of making one.
+            if cipher is None:
+                cipher = Cipher(self._whole, mode)
+            cipher.mode = mode
             context = cipher.encryptor() if encrypting else cipher.decryptor()
-            pieces.append(context.update(view[at * unit_size : (at + 1) * unit_size]))
-        return pieces
+            yield context.update(view[at * unit_size : (at + 1) * unit_size])

@@ -13,15 +13,18 @@ from ext4img.crypto.units import Buffer, UnitCipher
 
 Bytes = NDArray[numpy.uint8]
 
-BATCH_BYTES: Final = 1 << 19
-"""Bytes that are worked on at once: what the passes over them touch should stay in the cache."""
 RESULT_BYTES: Final = 1 << 22
+SCRATCH_BYTES: Final = 1 << 18
 
 
 class BatchCipher(UnitCipher):
-    """A UnitCipher by batches of `BATCH_BYTES`."""
+    """A UnitCipher by batches of `batch_bytes`.
+
+    Larger ones cost fewer calls, smaller ones keep what the passes over them touch in the cache.
+    """
 
     __slots__ = ()
+    batch_bytes = 1 << 20
 
     def _run(self, data: Buffer, unit_size: int, ivs: bytes, encrypting: bool) -> bytes:
         # Into a kept buffer, and out of it as one new object: only that is fresh memory.
@@ -37,7 +40,7 @@ class BatchCipher(UnitCipher):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _run_into(self, data: Buffer, unit_size: int, ivs: bytes, encrypting: bool, out: memoryview) -> None:
-        step = max(BATCH_BYTES // unit_size, 1)
+        step = max(self.batch_bytes // unit_size, 1)
         size = self.iv_size
         source, target = numpy.frombuffer(data, numpy.uint8), numpy.frombuffer(out, numpy.uint8)
         for first in range(0, len(source) // unit_size, step):
@@ -67,6 +70,6 @@ def scratch(name: str, size: int) -> Bytes:
     """
     kept = _scratch.buffers.get(name)
     if kept is None or len(kept) < size:
-        kept = _scratch.buffers[name] = numpy.empty(max(size, BATCH_BYTES), numpy.uint8)
+        kept = _scratch.buffers[name] = numpy.empty(max(size, SCRATCH_BYTES), numpy.uint8)
     buffer: Bytes = kept[:size]
     return buffer

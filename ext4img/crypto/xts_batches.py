@@ -44,21 +44,26 @@ class XtsBatches(BatchCipher):
         first = self._tweaks.encryptor().update(ivs)
         tweaks = scratch("tweaks", len(data)).view(numpy.uint64)
         expand_tweaks(numpy.frombuffer(first, numpy.uint64).reshape(-1, 2), unit_size // _BLOCK, tweaks)
-        masked = scratch("masked", len(data))
-        numpy.bitwise_xor(_words(data), tweaks, out=masked.view(numpy.uint64))
+        # The result's own memory takes the masked data too: the less is touched, the more stays cached.
+        target = out if _is_aligned(out) else scratch("aligned", len(data))
+        words = target.view(numpy.uint64)
+        numpy.bitwise_xor(_words(data), tweaks, out=words)
         # The library wants room for almost one more block than it writes.
         mixed = scratch("mixed", len(data) + _BLOCK)
         context = self._data.encryptor() if encrypting else self._data.decryptor()
-        context.update_into(masked.data, mixed.data)
-        target = out if out.ctypes.data % 8 == 0 else masked
-        numpy.bitwise_xor(mixed[: len(data)].view(numpy.uint64), tweaks, out=target.view(numpy.uint64))
+        context.update_into(target.data, mixed.data)
+        numpy.bitwise_xor(mixed[: len(data)].view(numpy.uint64), tweaks, out=words)
         if target is not out:
             out[:] = target
 
 
+def _is_aligned(data: Bytes) -> bool:
+    return bool(data.ctypes.data % 8 == 0)
+
+
 def _words(data: Bytes) -> Words:
     """The bytes as 64-bit words, copied only where they are not aligned."""
-    return (data if data.ctypes.data % 8 == 0 else data.copy()).view(numpy.uint64)
+    return (data if _is_aligned(data) else data.copy()).view(numpy.uint64)
 
 
 def expand_tweaks(first: Words, blocks: int, out: Words) -> None:
