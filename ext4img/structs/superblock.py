@@ -22,6 +22,9 @@ EXT4_ORPHAN_FS = 0x0004
 EXT2_FLAGS_SIGNED_HASH = 0x0001
 EXT2_FLAGS_UNSIGNED_HASH = 0x0002
 
+# s_jnl_backup_type: s_jnl_blocks holds i_block[15], i_size_high and i_size of the journal's inode
+EXT3_JNL_BACKUP_BLOCKS = 1
+
 # s_encoding
 EXT4_ENC_UTF8_12_1 = 1
 EXT4_ENC_STRICT_MODE_FL = 0x1

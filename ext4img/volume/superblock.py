@@ -13,6 +13,7 @@ from ext4img.errors import CorruptionError, NotExt4Error, Place, UnsupportedFeat
 from ext4img.structs.group import EXT4_MAX_DESC_SIZE, EXT4_MIN_DESC_SIZE, EXT4_MIN_DESC_SIZE_64BIT
 from ext4img.structs.superblock import (
     EXT2_FLAGS_UNSIGNED_HASH,
+    EXT3_JNL_BACKUP_BLOCKS,
     EXT4_CRC32C_CHKSUM,
     EXT4_DYNAMIC_REV,
     EXT4_GOOD_OLD_FIRST_INO,
@@ -69,6 +70,7 @@ class Superblock:
     journal_inode: int
     journal_device: int
     journal_uuid: UUID
+    journal_backup: bytes  # i_block and i_size (high, low) of the journal's inode; empty without
     last_orphan: int
     orphan_file_inode: int
     quota_inodes: tuple[int, int, int]  # user, group, project
@@ -282,6 +284,7 @@ def from_raw(record: Any, features: Features, place: Place) -> Superblock:
         journal_inode=record.s_journal_inum,
         journal_device=record.s_journal_dev,
         journal_uuid=UUID(bytes=record.s_journal_uuid),
+        journal_backup=record.s_jnl_blocks if record.s_jnl_backup_type == EXT3_JNL_BACKUP_BLOCKS else b"",
         last_orphan=record.s_last_orphan,
         orphan_file_inode=record.s_orphan_file_inum if Compat.ORPHAN_FILE in features else 0,
         quota_inodes=(record.s_usr_quota_inum, record.s_grp_quota_inum, record.s_prj_quota_inum),

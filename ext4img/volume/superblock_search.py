@@ -9,10 +9,12 @@ kilobyte of the image's beginning. A copy is believed if it is sound and stands 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ext4img.errors import CorruptionError, NotExt4Error, Place, SourceError, UnsupportedFeatureError
 from ext4img.sources.base import Source
 from ext4img.structs.superblock import (
+    EXT4_DYNAMIC_REV,
     EXT4_SUPER_BLOCK,
     EXT4_SUPER_MAGIC,
     SUPERBLOCK_OFFSET,
@@ -87,24 +89,23 @@ def find_backup(source: Source, uuid: bytes | None = None) -> Superblock | None:
             found = _parse(source, offset, Problems("strict"))
         except _Damaged:
             continue  # not a superblock, or not a sound one: the next place may have one
-        if is_backup(found, offset):
+        group = backup_group(found, offset)
+        if group:
+            found = replace(found, group_number=group)  # revision 0 does not say
             if uuid in (None, found.uuid.bytes):
                 return found
             other = other or found
     return other
 
 
-def is_backup(superblock: Superblock, offset: int) -> bool:
-    """Whether a superblock that was read at byte `offset` is a backup that belongs there."""
+def backup_group(superblock: Superblock, offset: int) -> int:
+    """The group whose backup a superblock is that was read at byte `offset`; 0 if it doesn't belong there."""
     block, rest = divmod(offset, superblock.block_size)
     group, within = divmod(block - superblock.first_data_block, superblock.blocks_per_group)
-    return (
-        not rest
-        and not within
-        and 0 < group < superblock.group_count
-        and group & 0xFFFF == superblock.group_number  # 16 bits
-        and superblock.group_has_superblock(group)
-    )
+    if rest or within or not 0 < group < superblock.group_count or not superblock.group_has_superblock(group):
+        return 0
+    says_so = superblock.revision < EXT4_DYNAMIC_REV or group & 0xFFFF == superblock.group_number  # 16 bits
+    return group if says_so else 0
 
 
 def _is_another_thing(source: Source, error: Exception) -> bool:
@@ -146,7 +147,7 @@ def _named(source: Source, problems: Problems, block: int, block_size: int | Non
             continue
         found = parse_superblock(raw, offset, problems)
         if found.block_size == size:
-            return found
+            return replace(found, group_number=backup_group(found, offset))
     sizes = "any size" if block_size is None else f"{block_size} bytes"
     raise NotExt4Error(f"{source.name}: no superblock in block {block} (of {sizes})")
 

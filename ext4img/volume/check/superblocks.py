@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ext4img.errors import ChecksumError, CorruptionError, Ext4Error, Place, SourceError
 from ext4img.structs.group import EXT4_GROUP_DESC
 from ext4img.structs.superblock import (
+    EXT4_DYNAMIC_REV,
     EXT4_MMP_MAGIC,
     EXT4_SUPER_BLOCK,
     MMP_STRUCT,
@@ -99,7 +100,7 @@ def _check_copy(volume: Volume, group: int) -> None:
         return
     differing = [name for name in _SAME if getattr(copy, name) != getattr(primary, name)]
     differing += _differing_features(primary, copy)
-    if copy.group_number != group & 0xFFFF:
+    if copy.revision >= EXT4_DYNAMIC_REV and copy.group_number != group & 0xFFFF:
         differing.append("group number")
     if differing:
         reason = f"backup superblock of group {group} differs from the one in use: {', '.join(differing)}"
