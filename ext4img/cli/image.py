@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from ext4img.cli.exits import Exit
@@ -44,10 +44,21 @@ def open_image(options: ImageOptions, keys: ImageKeyOptions | None = None) -> It
             raise Failure(Exit.PARTLY, told)
 
 
-def open_view(options: VolumeOptions, checks: ChecksChoice) -> View:
+@contextmanager
+def open_view(options: VolumeOptions, checks: ChecksChoice) -> Iterator[View]:
     """The view of the image alone: what is read around is left to the caller to tell."""
+    with ExitStack() as opened:
+        view = _open(options, checks, opened)
+        yield view
+
+
+def _open(options: VolumeOptions, checks: ChecksChoice, opened: ExitStack) -> View:
+    journal_device = None
+    if options.journal_device is not None:
+        with about(options.journal_device):
+            journal_device = opened.enter_context(open_source(options.journal_device))
     with about(options.image):
-        source = open_source(options.image, options.offset)
+        source = opened.enter_context(open_source(options.image, options.offset))
         try:
             if options.partition is not None:
                 source = partition_source(source, options.partition)
@@ -55,14 +66,10 @@ def open_view(options: VolumeOptions, checks: ChecksChoice) -> View:
                 source,
                 journal=options.journal.value,
                 checks=checks.value,
+                journal_device=journal_device,
                 superblock=options.superblock,
                 block_size=int(options.block_size) if options.block_size else None,
             )
-            return View(volume)
         except NotExt4Error as error:
-            failure = explain(error, options.image, *advice_for(source))
-            source.close()
-            raise failure from error
-        except BaseException:
-            source.close()
-            raise
+            raise explain(error, options.image, *advice_for(source)) from error
+        return View(volume)

@@ -82,6 +82,10 @@ class VolumeOptions:
         JournalChoice,
         typer.Option("--journal", help="Show a dirty image as it is after recovery (in memory), or as it stands."),
     ] = JournalChoice.replay
+    journal_device: Annotated[
+        str | None,
+        typer.Option("--journal-device", metavar="FILE", help="The external journal, where the file system has one."),
+    ] = None
     superblock: Annotated[
         int | None,
         typer.Option(

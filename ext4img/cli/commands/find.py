@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from fnmatch import translate
+from functools import partial
+from itertools import islice
 from typing import Annotated
 
 import typer
@@ -18,12 +21,15 @@ from ext4img.cli.locate import Located, locate
 from ext4img.cli.long import LongForm, Row, long_lines
 from ext4img.cli.options import ImageOptions, Json, Paths, parse_bytes
 from ext4img.cli.output import Output
+from ext4img.cli.quoting import quote
 from ext4img.view.inode import Inode
 
 _TYPES = {"f": "file", "d": "dir", "l": "symlink", "b": "block", "c": "char", "p": "fifo", "s": "socket"}
 _BILLION = 1_000_000_000
 _LONG_BATCH = 512  # lines whose columns are aligned together
-Test = Callable[[str, Inode], bool]
+_PATH_BATCH = 4096
+NameTest = Callable[[str], bool]
+InodeTest = Callable[[Inode], bool]
 
 
 def run(
@@ -68,8 +74,8 @@ def run(
     Tests have the names that find has for them; patterns are the shell's, and * takes slashes too.
     """
     out = Output(json)
-    tests = [
-        *_name_tests(name, iname, path),
+    name_tests = list(_name_tests(name, iname, path))
+    inode_tests = [
         *_inode_tests(kind, size, perm, encrypted),
         *_number_tests(inum=inum, uid=uid, gid=gid, links=links),
         *_time_tests(newer, older),
@@ -80,34 +86,33 @@ def run(
         for argument in wanted:
             with attempts:
                 top = locate(view, argument)
-                if not (tests or long or json or mindepth or maxdepth is not None):
-                    _print_all(out, top, null)
+                if inode_tests or long or json or mindepth or maxdepth is not None:
+                    _print(out, _matching(top, name_tests, inode_tests, mindepth, maxdepth), long, null)
                 else:
-                    found = _matching(top, tests, mindepth, maxdepth)
-                    _print(out, found, long, null)
+                    _print_paths(out, top, name_tests, null)
     return attempts.code
 
 
-def _print_all(out: Output, top: Located, null: bool) -> None:
-    """All paths, without a look at the inodes."""
-    write = out.write
-    if out.is_terminal and not null:
-        for text in top.paths():
-            write(out.name(text.encode("utf-8", "surrogateescape")) + b"\n")
-        return
+def _print_paths(out: Output, top: Located, tests: list[NameTest], null: bool) -> None:
+    """Paths without a look at the inodes, many at a time."""
     end = "\0" if null else "\n"
-    for text in top.paths():
-        write((text + end).encode("utf-8", "surrogateescape"))
+    paths = top.paths()
+    if tests:
+        paths = (text for text in paths if all(test(text) for test in tests))
+    if out.is_terminal and not null:
+        paths = map(quote, paths)
+    while batch := list(islice(paths, _PATH_BATCH)):
+        out.write((end.join(batch) + end).encode("utf-8", "surrogateescape"))
 
 
 def _matching(
-    top: Located, tests: list[Test], mindepth: int, maxdepth: int | None
+    top: Located, name_tests: list[NameTest], inode_tests: list[InodeTest], mindepth: int, maxdepth: int | None
 ) -> Iterator[tuple[bytes, Inode]]:
     base = 0 if top.path == "/" else top.path.count("/")
     for text, inode in top.walk(maxdepth):
         if mindepth and (0 if text == "/" else text.count("/") - base) < mindepth:
             continue
-        if all(test(text, inode) for test in tests):
+        if all(test(text) for test in name_tests) and all(test(inode) for test in inode_tests):
             yield text.encode("utf-8", "surrogateescape"), inode
 
 
@@ -126,63 +131,67 @@ def _print(out: Output, found: Iterator[tuple[bytes, Inode]], long: bool, null: 
     long_lines(out, rows, LongForm(inode=True))
 
 
-def _name_tests(name: str | None, iname: str | None, path: str | None) -> Iterator[Test]:
+def _name_tests(name: str | None, iname: str | None, path: str | None) -> Iterator[NameTest]:
     if name is not None:
         fits = re.compile(translate(_text(name))).match
-        yield lambda text, _: fits(_last(text)) is not None
+        yield lambda text: fits(_last(text)) is not None
     if iname is not None:
         fits_any_case = re.compile(translate(_text(iname)), re.IGNORECASE).match
-        yield lambda text, _: fits_any_case(_last(text)) is not None
+        yield lambda text: fits_any_case(_last(text)) is not None
     if path is not None:
         fits_path = re.compile(translate(_text(path))).match
-        yield lambda text, _: fits_path(text) is not None
+        yield lambda text: fits_path(text) is not None
 
 
-def _inode_tests(kind: str | None, size: str | None, perm: str | None, encrypted: bool | None) -> Iterator[Test]:
+def _inode_tests(kind: str | None, size: str | None, perm: str | None, encrypted: bool | None) -> Iterator[InodeTest]:
     if kind is not None:
         letters = kind.split(",") if "," in kind else list(kind)
         unknown = [letter for letter in letters if letter not in _TYPES]
         if unknown or not letters:
             raise typer.BadParameter(f"--type {kind!r}: types are {', '.join(_TYPES)}")
         kinds = {_TYPES[letter] for letter in letters}
-        yield lambda _, inode: inode.type in kinds
+        yield lambda inode: inode.type in kinds
     if size is not None:
         wanted = parse_bytes(size.lstrip("+-"))
         if size.startswith("+"):
-            yield lambda _, inode: inode.size > wanted
+            yield lambda inode: inode.size > wanted
         elif size.startswith("-"):
-            yield lambda _, inode: inode.size < wanted
+            yield lambda inode: inode.size < wanted
         else:
-            yield lambda _, inode: inode.size == wanted
+            yield lambda inode: inode.size == wanted
     if perm is not None:
         try:
             bits = int(perm.lstrip("-/"), 8)
         except ValueError:
             raise typer.BadParameter(f"--perm {perm!r}: an octal number, like 4000") from None
         if perm.startswith("-"):
-            yield lambda _, inode: inode.mode & bits == bits
+            yield lambda inode: inode.mode & bits == bits
         elif perm.startswith("/"):
-            yield lambda _, inode: not bits or bool(inode.mode & bits)
+            yield lambda inode: not bits or bool(inode.mode & bits)
         else:
-            yield lambda _, inode: inode.permissions == bits
+            yield lambda inode: inode.permissions == bits
     if encrypted is not None:
-        yield lambda _, inode: inode.is_encrypted is encrypted
+        yield lambda inode: inode.is_encrypted is encrypted
 
 
-def _number_tests(**wanted: int | None) -> Iterator[Test]:
+def _number_tests(**wanted: int | None) -> Iterator[InodeTest]:
     for field, number in wanted.items():
         if number is not None:
             attribute = "number" if field == "inum" else field
-            yield lambda _, inode, attribute=attribute, number=number: getattr(inode, attribute) == number  # type: ignore[misc]
+            yield partial(_has, attribute, number)
 
 
-def _time_tests(newer: str | None, older: str | None) -> Iterator[Test]:
+def _has(attribute: str, number: int, inode: Inode) -> bool:
+    return bool(getattr(inode, attribute) == number)
+
+
+def _time_tests(newer: str | None, older: str | None) -> Iterator[InodeTest]:
     if newer is not None:
         after = _time_ns("--newer", newer)
-        yield lambda _, inode: inode.mtime_ns > after
+        yield lambda inode: inode.mtime_ns > after
     if older is not None:
         before = _time_ns("--older", older)
-        yield lambda _, inode: inode.mtime_ns < before
+        yield lambda inode: inode.mtime_ns < before
 
 
 def _time_ns(option: str, text: str) -> int:
@@ -201,6 +210,4 @@ def _last(text: str) -> str:
 
 
 def _text(pattern: str) -> str:
-    import os
-
     return os.fsencode(pattern).decode("utf-8", "surrogateescape")
