@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _MOST_KEPT_NAMES = 100_000
 _MOST_KEPT_BYTES = 1 << 20  # of a directory whose names are kept: larger ones are read again
+_SINGLE_LOOKUPS = 2  # so many by hash, then by all names
+_MOST_COUNTED = 4096
 _FOLDED_BYTES = 255  # EXT4_NAME_LEN: the kernel's room for a folded name and its end
 
 Alike = dict[bytes, list["NamedEntry"]]
@@ -39,6 +41,7 @@ class FoldedLookup:
         self._view = view
         self._kept: OrderedDict[Inode, Alike] = OrderedDict()
         self._kept_names = 0
+        self._lookups: dict[int, int] = {}
         superblock = view.superblock
         self._trusts_hashes = bool(superblock.encoding_flags & NO_COMPAT_FALLBACK_FL)
         self._knows_encoding = superblock.encoding == UTF8_12_1
@@ -53,7 +56,7 @@ class FoldedLookup:
         if not self._knows_encoding:
             return next((entry for shown, entry in self._view.listdir(directory) if shown == name), None)
         folded = fold(name)
-        if directory not in self._kept:
+        if directory not in self._kept and (self._trusts_hashes or not self._is_busy(directory)):
             try:
                 hashed = self._of_hash(directory, name, folded, cipher)
             except CorruptionError as error:
@@ -64,6 +67,15 @@ class FoldedLookup:
                 if found is not None or self._trusts_hashes:
                     return found
         return _best(name, self._alike(directory).get(folded, ()))
+
+    def _is_busy(self, directory: Inode) -> bool:
+        """Whether a directory has been asked so often that all its names are worth keeping."""
+        if directory.size > _MOST_KEPT_BYTES:
+            return False
+        if len(self._lookups) >= _MOST_COUNTED:
+            self._lookups.clear()
+        count = self._lookups[directory.number] = self._lookups.get(directory.number, 0) + 1
+        return count > _SINGLE_LOOKUPS
 
     def _of_hash(
         self, directory: Inode, name: bytes, folded: bytes, cipher: NamesCipher | None
