@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ext4img.crypto.dirhash import UNSIGNED, dirhash
+from ext4img.crypto.dirhash import UNSIGNED, dirhashes
 from ext4img.crypto.names import nokey_name
 from ext4img.errors import CorruptionError, Place
 from ext4img.structs.directory import DX_HASH_SIPHASH, DX_HASH_TEA, EXT4_DIR_ENTRY_HASH
@@ -75,8 +75,10 @@ def nokey_hashes(volume: Volume, directory: Inode, entries: Iterable[DirEntry]) 
         return [unpack(entry.hash) if entry.hash else (0, 0) for entry in entries]
     if version == DX_HASH_SIPHASH:
         return unhashed
-    seed = superblock.hash_seed
-    return [dirhash(entry.name, version, seed) for entry in entries]
+    if version > DX_HASH_TEA + UNSIGNED:
+        volume.problems.note(f"unknown directory hash version {version}", Place(record="ext4_super_block"))
+        return unhashed
+    return dirhashes([entry.name for entry in entries], version, superblock.hash_seed)
 
 
 def nokey_names(volume: Volume, directory: Inode, entries: list[DirEntry]) -> tuple[list[bytes], list[DirEntry]]:
