@@ -7,6 +7,7 @@ Kernel: fs/ext4/namei.c. A directory that outgrows one block gets an index there
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 from struct import Struct
 from typing import Final
@@ -47,6 +48,7 @@ class Directory:
         "index",
         "inline_size",
         "layout",
+        "linear",
         "names",
         "parent",
         "policy",
@@ -62,6 +64,7 @@ class Directory:
         self.children = array("I")
         self.hashes = bytearray()
         self.subdirectories = 0
+        self.linear = False
         self.inline_size = 0  # bytes, if it stands in its inode
         self.layout = SINGLE
 
@@ -122,6 +125,12 @@ class DirectoryForm:
     hash_version: str
     hash_unsigned: bool
     hash_seed: tuple[int, int, int, int]
+    fold: Callable[[bytes], bytes] | None = None  # of names in case-insensitive directories
+
+    def can_index(self, directory: Directory) -> bool:
+        """Whether a directory can have a hash tree."""
+        folded = directory.casefolded and not directory.encrypted
+        return self.indexed and not directory.linear and (self.fold is not None or not folded)
 
     @property
     def room(self) -> int:
@@ -156,11 +165,13 @@ def lay_out(directory: Directory, form: DirectoryForm, least_blocks: int = 1) ->
     hashed = directory.hashed_names
     extra = EXT4_DIR_ENTRY.size + 3 + (EXT4_DIR_ENTRY_HASH.size if hashed else 0)  # 8 does not disturb the rounding
     total = DOTS_BYTES + sum([len(name) + extra & ~3 for name in directory.names])
+    if directory.linear:  # one block would be read as hashed
+        least_blocks = max(2, least_blocks)
     if total <= form.room:
         directory.layout = SINGLE
         if least_blocks > 1:
             directory.layout = Layout(array("I", [0] + [len(directory.names)] * (least_blocks - 1)))
-    elif form.indexed and not (directory.casefolded and not directory.encrypted):
+    elif form.can_index(directory):
         directory.layout = _tree(directory, form)
     else:
         directory.layout = Layout(_fill(directory, form.room, form.room, DOTS_BYTES))
@@ -180,14 +191,16 @@ def _fill(directory: Directory, room: int, full: int, used: int) -> array[int]:
 
 
 def _tree(directory: Directory, form: DirectoryForm) -> Layout:
-    # A casefolded directory that is not encrypted hashes the folded name: see `lay_out`.
     if directory.hashed_names:
         version = DX_HASH_SIPHASH
         hashes = list(_HASH_PAIR.iter_unpack(directory.hashes))
     else:
         version = HASH_VERSIONS[form.hash_version]
         wanted = version + (UNSIGNED if form.hash_unsigned else 0)
-        hashes = dirhashes(directory.names, wanted, form.hash_seed)
+        names = directory.names
+        if directory.casefolded and form.fold is not None:
+            names = [form.fold(name) for name in names]
+        hashes = dirhashes(names, wanted, form.hash_seed)
     _sort(directory, hashes)
     hashes.sort()
     starts = _fill(directory, form.room, form.room * _FULL_NUMERATOR // _FULL_DENOMINATOR, 0)

@@ -66,7 +66,8 @@ class Node(NamedTuple):
     `xattrs` have their values as stored (ACLs: see `stored_xattr`), the encryption context
     (`ENCRYPTION_KEY`) among them. `target` is a symlink's as stored: with the encrypt flag, a 16-bit
     length and ciphertext. `name_hash` is the 8 bytes after a name in directories that are encrypted
-    and case-insensitive.
+    and case-insensitive. `linear` is for an encrypted directory that was read as a list although it had
+    several blocks: without its key, names are shown without their hashes there, and so they stay.
     """
 
     path: Path
@@ -90,6 +91,7 @@ class Node(NamedTuple):
     target: bytes = b""
     rdev: tuple[int, int] = (0, 0)
     name_hash: bytes = b""
+    linear: bool = False
 
 
 class Body(Protocol):

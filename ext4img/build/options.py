@@ -72,7 +72,7 @@ class FeatureChoice:
     def __init__(self, asked: tuple[str, ...] = ()) -> None:
         names = _by_name()
         self.features = DEFAULT_FEATURES
-        self._refused: set[Feature] = set()
+        self._refused: dict[str, Feature] = {}  # by name: bits of different words compare as numbers
         for word in asked:
             name = word.removeprefix("^")
             bit = names.get(name)
@@ -81,16 +81,16 @@ class FeatureChoice:
             if word.startswith("^"):
                 if bit in REQUIRED_FEATURES:
                     raise UnsupportedFeatureError(f"no file system is built without the feature {name}", (name,))
-                self._refused.add(bit)
+                self._refused[name] = bit
             elif bit in DEFAULT_FEATURES or bit in OPTIONAL_FEATURES:
-                self._refused.discard(bit)
+                self._refused.pop(name, None)
                 self.features = _word(self.features, bit)
             else:
                 raise UnsupportedFeatureError(f"no file system is built with the feature {name}", (name,))
         self._settle()
 
     def _settle(self) -> None:
-        for bit in self._refused:
+        for bit in self._refused.values():
             self.features = Features.from_words(
                 self.features.compat & ~(bit if isinstance(bit, Compat) else 0),
                 self.features.incompat & ~(bit if isinstance(bit, Incompat) else 0),
@@ -98,7 +98,7 @@ class FeatureChoice:
             )
         if RoCompat.METADATA_CSUM in self.features:  # takes the place of uninit_bg's checksums
             self.features = self.features._replace(ro_compat=self.features.ro_compat & ~RoCompat.GDT_CSUM)
-        if RoCompat.SPARSE_SUPER in self._refused:  # the resize inode can't list a copy in every group
+        if "sparse_super" in self._refused:  # the resize inode can't list a copy in every group
             self.features = self.features._replace(compat=self.features.compat & ~Compat.RESIZE_INODE)
         if RoCompat.METADATA_CSUM not in self.features and Incompat.CSUM_SEED in self.features:
             raise UnsupportedFeatureError("metadata_csum_seed needs metadata_csum", ("metadata_csum_seed",))
@@ -108,14 +108,14 @@ class FeatureChoice:
 
     def may(self, bit: Feature) -> bool:
         """Whether the feature was not refused."""
-        return bit not in self._refused
+        return _name(bit) not in self._refused
 
     def need(self, bit: Feature, why: str, path: Path | None = None) -> None:
         """Set a feature without which a node can't be stored; BuildError where it was refused."""
         if bit in self.features:
             return
-        if bit in self._refused:
-            name = _name(bit)
+        name = _name(bit)
+        if name in self._refused:
             raise BuildError(
                 f"{why} needs the feature {name}, which was refused", None if path is None else show_path(path)
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from struct import unpack
 
@@ -120,8 +120,13 @@ class Plan:
         return f"{where}: {kind} of inode {number} {self.tree.inodes.show(area.owner)!r} from block {area.lblk}"
 
 
-def plan(nodes: Iterable[Node], options: Options | None = None) -> Plan:
+def plan(
+    nodes: Iterable[Node], options: Options | None = None, *, fold: Callable[[bytes], bytes] | None = None
+) -> Plan:
     """Plan a file system of these nodes: parents before children, the root first.
+
+    `fold` is the case folding of UTF-8 by Unicode 12.1, by which case-insensitive directories are
+    hashed if they are not encrypted; without it they become lists, which the kernel takes as well.
 
     BuildError, with the path of the node that is to blame, where the format can't hold the tree, or
     where the given size is too small; UnsupportedFeatureError for a feature that is not written.
@@ -129,7 +134,7 @@ def plan(nodes: Iterable[Node], options: Options | None = None) -> Plan:
     options = (options or Options()).resolved()
     choice = FeatureChoice(options.features)
     tree = gather(nodes, options, choice)
-    form = _directory_form(options, choice)
+    form = _directory_form(options, choice, fold)
     _lay_out_directories(tree, form, choice)
     root = tree.directories[0]
     give_numbers(tree.inodes, root.children[root.names.index(LOST_AND_FOUND)])
@@ -147,7 +152,7 @@ def plan(nodes: Iterable[Node], options: Options | None = None) -> Plan:
     return Plan(options, geometry, tree, places, usage, groups, form, journal)
 
 
-def _directory_form(options: Options, choice: FeatureChoice) -> DirectoryForm:
+def _directory_form(options: Options, choice: FeatureChoice, fold: Callable[[bytes], bytes] | None) -> DirectoryForm:
     assert options.hash_seed is not None
     return DirectoryForm(
         options.block_size,
@@ -156,6 +161,7 @@ def _directory_form(options: Options, choice: FeatureChoice) -> DirectoryForm:
         options.hash_version,
         options.hash_unsigned,
         unpack("<IIII", options.hash_seed),
+        fold,
     )
 
 

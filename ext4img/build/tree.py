@@ -292,6 +292,7 @@ class _Gatherer:
         directory = Directory(
             index, index if parent == NO_INODE else parent, policy, bool(node.flags & EXT4_CASEFOLD_FL)
         )
+        directory.linear = node.linear and directory.encrypted
         self._tree.directories.append(directory)
         self._directories[node.path] = directory
         if self._inline and node.path not in ((), (LOST_AND_FOUND,)) and not directory.encrypted | directory.casefolded:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ext4img.build import Node
 from ext4img.build.nodes import INLINE_DATA_KEY
-from ext4img.structs.inode import EXT4_ENCRYPT_FL
+from ext4img.structs.inode import EXT4_ENCRYPT_FL, EXT4_INDEX_FL
 from ext4img.volume.contents import Contents
 from ext4img.volume.inode import Inode
 from ext4img.volume.volume import HOLE, UNWRITTEN, WRITTEN, Volume
@@ -27,7 +27,7 @@ class VolumeTree:
         yield self._node(root, (), b"", root)
         yield from self._below(root, ())
 
-    def body(self, number: int) -> Contents | _Reader:
+    def body(self, number: int) -> _Reader:
         inode = self.inodes[number]
         return _Reader(self.volume.contents(inode, self._end(inode)))
 
@@ -71,6 +71,7 @@ class VolumeTree:
             self.volume.symlink_target_stored(inode) if inode.is_symlink else b"",
             inode.rdev or (0, 0),
             name_hash,
+            inode.is_dir and not inode.flags & EXT4_INDEX_FL and inode.size > self.volume.block_size,
         )
 
     def _segments(self, inode: Inode) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
