@@ -26,7 +26,7 @@ SIGNATURE = b"not a real signature, and longer than what is left of a line"
 FILES = {
     "sha256": (300_000, "sha256", 4096, "", b""),
     "sha256-salted-1k": (300_001, "sha256", 1024, "00112233", b""),
-    "sha512-1k": (262_144, "sha512", 1024, "", b""),
+    "sha512-1k": (300_000, "sha512", 1024, "", b""),
     "sha512-salted": (100_000, "sha512", 4096, "ff" * 32, b""),
     "empty": (0, "sha256", 4096, "", b""),
     "one-block": (17, "sha512", 4096, "aa", b""),
