@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import ext4img
+from ext4img.backup import backup, restore
 from tests import manifest
 from tests.conftest import UnpackedImage
 from tests.host_tree import ALL_FIELDS, tree_differences
@@ -26,8 +27,8 @@ TARGET_SIZE = "160M"  # the corpus' largest tree, with room; the image itself is
 def back_up_and_restore(image: UnpackedImage, archive: Path, destination: str) -> None:
     """The main job: no key for the backup, all keys for the restore, nothing left out."""
     with ext4img.open(image.path) as fs:
-        ext4img.backup(fs, archive)
-    report = ext4img.restore(archive, destination, keys=image.manifest.keys, devices=True)
+        backup(fs, archive)
+    report = restore(archive, destination, keys=image.manifest.keys, devices=True)
     assert not report.problems
 
 
@@ -75,8 +76,8 @@ def test_ciphertext_tree_carries_the_records(fixture_image: Callable[[str], Unpa
     image = fixture_image("sample-encrypted")
     destination = os.path.join(mounted(), "restored")
     with ext4img.open(image.path) as fs:
-        ext4img.backup(fs, tmp_path / "backup.tar")
-    ext4img.restore(tmp_path / "backup.tar", destination, devices=True)
+        backup(fs, tmp_path / "backup.tar")
+    restore(tmp_path / "backup.tar", destination, devices=True)
     for raw, entry in image.manifest.by_nokey_path.items():
         path = os.fsencode(destination) + raw
         assert os.path.lexists(path)
