@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from ext4img.volume.contents import Contents
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
     from ext4img.crypto.codec import ContentsCipher
 
 PEEK_BYTES = 8192
@@ -41,6 +43,7 @@ class File(io.RawIOBase):
         return True
 
     def tell(self) -> int:
+        self._check_open()
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -53,7 +56,7 @@ class File(io.RawIOBase):
         self._position = base + offset
         return self._position
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
         """Fill the buffer from the position on; how many bytes it was."""
         got = self.pread_into(self._position, memoryview(buffer).cast("B"))
         self._position += got
@@ -61,10 +64,14 @@ class File(io.RawIOBase):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """`size` bytes, or all that are left."""
+        self._check_open()
         left = max(self.size - self._position, 0)
         data = self.pread(self._position, left if size is None or size < 0 else min(size, left))
         self._position += len(data)
         return data
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        raise io.UnsupportedOperation("images are read-only")
 
     def readall(self) -> bytes:
         return self.read()
@@ -75,6 +82,7 @@ class File(io.RawIOBase):
 
     def pread(self, offset: int, length: int) -> bytes:
         """At most `length` bytes from byte `offset` on; the position stays."""
+        self._check_open()
         length = min(length, max(self.size - offset, 0))
         if length <= 0:
             return b""
@@ -85,6 +93,8 @@ class File(io.RawIOBase):
     def pread_into(self, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` from byte `offset` on; how many bytes it was. The position stays."""
         self._check_open()
+        if offset < 0:
+            raise ValueError(f"negative offset {offset}")
         length = min(len(buffer), max(self.size - offset, 0))
         if length <= 0:
             return 0

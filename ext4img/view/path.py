@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from fnmatch import translate
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
 from ext4img.errors import NotDirectoryError, NotFoundError, PathError
 from ext4img.view.file import File
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ext4img.view.inode import Inode
     from ext4img.view.view import View
 
-PathLike = str | bytes | os.PathLike[str]
+PathLike: TypeAlias = "str | bytes | os.PathLike[str] | Ext4Path"
 _BILLION = 1_000_000_000
 _BUFFER_BYTES = 256 << 10
 
@@ -37,18 +37,15 @@ class Ext4Path:
 
     Names are str, by utf-8 with surrogateescape, so every name survives; `bytes(path)` gives them
     back. Paths of one view are equal and hash alike by their text. Errors are the builtin ones too
-    (NotFoundError is a FileNotFoundError).
+    (NotFoundError is a FileNotFoundError). It is no os.PathLike on purpose: open(path) or
+    shutil.copy(path, …) would take the host's file of that name for the image's.
     """
 
     __slots__ = ("_directory", "_entry", "_inode", "_text", "_view")
     _text: str
 
     def __init__(self, view: View, path: PathLike = "/") -> None:
-        if isinstance(path, Ext4Path):
-            text = path._text
-        else:
-            raw = os.fspath(path)
-            text = raw.decode("utf-8", "surrogateescape") if isinstance(raw, bytes) else raw
+        text = _text_of(path)
         if "\0" in text:
             raise NotFoundError.at(text, "A path holds no NUL")
         parts = [part for part in text.split("/") if part and part != "."]
@@ -70,6 +67,11 @@ class Ext4Path:
         return path
 
     @property
+    def view(self) -> View:
+        """The view that it belongs to."""
+        return self._view
+
+    @property
     def prefix(self) -> str:
         """What the names in this directory are put after to make their paths."""
         return "/" if self._text == "/" else self._text + "/"
@@ -81,9 +83,6 @@ class Ext4Path:
 
     def __bytes__(self) -> bytes:
         return self._text.encode("utf-8", "surrogateescape")
-
-    def __fspath__(self) -> str:
-        return self._text
 
     def __repr__(self) -> str:
         return f"Ext4Path({self._text!r})"
@@ -104,8 +103,7 @@ class Ext4Path:
         """The path with further components; an absolute one starts again at the root."""
         text = self._text
         for other in others:
-            raw = os.fspath(other)
-            part = raw.decode("utf-8", "surrogateescape") if isinstance(raw, bytes) else raw
+            part = _text_of(other)
             text = part if part.startswith("/") else f"{text}/{part}"
         return Ext4Path(self._view, text)
 
@@ -301,7 +299,10 @@ class Ext4Path:
     def _glob(self, parts: list[str]) -> Iterator[Ext4Path]:
         part, rest = parts[0], parts[1:]
         if part == "**":
-            for path, inode in self._view.walk(self):
+            # A link that leads to the directory where the search begins is followed, none below it.
+            top = Ext4Path(self._view, self._text)
+            top._inode, top._entry, top._directory = self._target(), self._entry, self._directory
+            for path, inode in self._view.walk(top):
                 if not rest:
                     if inode.is_dir:
                         yield path
@@ -356,6 +357,13 @@ class Ext4Path:
         """The whole contents as text, utf-8 by default."""
         with self.open("r", encoding, errors) as file:
             return file.read()
+
+
+def _text_of(path: PathLike) -> str:
+    if isinstance(path, Ext4Path):
+        return str(path)
+    raw = os.fspath(path)
+    return raw.decode("utf-8", "surrogateescape") if isinstance(raw, bytes) else raw
 
 
 @lru_cache(maxsize=256)

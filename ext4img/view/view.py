@@ -226,7 +226,7 @@ class View:
 
     def path(self, path: PathLike = "/") -> Ext4Path:
         """A path on the image; relative ones start at its root. Nothing is looked up yet."""
-        return Ext4Path(self, path)
+        return path if isinstance(path, Ext4Path) and path.view is self else Ext4Path(self, path)
 
     def inode(self, number: int) -> Inode:
         """The inode of this number, allocated or not. NotFoundError outside the file system's."""
