@@ -5,7 +5,7 @@ from __future__ import annotations
 from ext4img.errors import Ext4Error, SourceError
 from ext4img.sources import Source
 from ext4img.sources.partitions import read_partitions
-from ext4img.volume.superblock_search import find_backup
+from ext4img.volume.superblock_search import find_copy
 
 _CONVERT = "`qemu-img convert -O raw` makes a raw image of it"
 _UNPACK = "unpack it first"
@@ -50,10 +50,12 @@ def advice_for(source: Source) -> list[str]:
         return [f"its start cannot be read: {error.strerror or error}"]
     except Ext4Error as error:
         return [f"its partition table is damaged: {error}"]
-    backup = find_backup(source)
-    if backup is not None:
-        block = backup.group_first_block(backup.group_number)
+    copy = find_copy(source)
+    if copy is not None and copy.block is not None:
+        block = copy.block
         return [f"block {block} holds a copy of its superblock: --superblock {block} reads by it, or --checks report"]
+    if copy is not None:
+        return ["its journal holds a copy of its superblock: --checks report reads by it"]
     for offset, magic, what, then in _MAGIC:
         if start[offset : offset + len(magic)] == magic:
             return [f"it is {what}: {then}"]

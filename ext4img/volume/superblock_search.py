@@ -3,16 +3,26 @@
 Copies of the superblock stand at the start of some groups (sparse_super: 1 and the powers of 3, 5
 and 7). Where they are depends on the block size and on the blocks of a group, which only the
 superblock tells; so the places of usual geometries come first (as e2fsck tries them), then every
-kilobyte of the image's beginning. A copy is believed if it is sound and stands where it says.
+kilobyte of the image's beginning. A copy is believed if it is sound and stands where it says. Small
+volumes have one group and no backup, but often a copy in the log.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
-from ext4img.errors import CorruptionError, NotExt4Error, Place, SourceError, UnsupportedFeatureError
+from ext4img.errors import (
+    CorruptionError,
+    NotExt4Error,
+    NotFoundError,
+    Place,
+    SourceError,
+    UnsupportedFeatureError,
+)
 from ext4img.sources.base import Source
+from ext4img.structs.inode import EXT4_ROOT_INO
 from ext4img.structs.superblock import (
     EXT4_DYNAMIC_REV,
     EXT4_SUPER_BLOCK,
@@ -21,6 +31,10 @@ from ext4img.structs.superblock import (
     SUPERBLOCK_SIZE,
 )
 from ext4img.volume import checksum
+from ext4img.volume.blocks import BlockReader
+from ext4img.volume.features import Compat
+from ext4img.volume.groups import Groups
+from ext4img.volume.inode_table import InodeTable
 from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import (
     MAX_LOG_BLOCK_SIZE,
@@ -32,6 +46,7 @@ from ext4img.volume.superblock import (
 
 SEARCHED_BYTES = 256 << 20
 MOST_TRIED = 10_000  # files may hold images with superblocks of their own
+MOST_LOGGED = 200
 _WINDOW_BYTES = 4 << 20
 _BLOCK_SIZES = tuple(1 << log for log in range(MIN_LOG_BLOCK_SIZE, MAX_LOG_BLOCK_SIZE + 1))
 _USUAL_GROUPS = (1, 3, 5, 7, 9, 25, 27, 49, 81, 125, 243, 343)
@@ -59,26 +74,36 @@ def read_superblock(
     except _Damaged as error:
         if problems.checks != "report" or _is_another_thing(source, error):
             raise
-        backup = find_backup(source, _uuid_at(source, SUPERBLOCK_OFFSET))
-        if backup is None:
+        copy = find_copy(source, _uuid_at(source, SUPERBLOCK_OFFSET))
+        if copy is None:
             if not isinstance(error, CorruptionError):
                 raise
             # Perhaps it can be read all the same; every problem is noted on the way.
             return _parse(source, SUPERBLOCK_OFFSET, problems)
         place = error.place if isinstance(error, CorruptionError) else Place(offset=SUPERBLOCK_OFFSET)
         reason = error.reason if isinstance(error, CorruptionError) else str(error).removeprefix(f"{source.name}: ")
-        where = backup.group_first_block(backup.group_number)
-        problems.found(CorruptionError(f"{reason}; the copy in block {where} is used instead", place))
-        return backup
+        where = f"in block {copy.block}" if copy.block is not None else f"in the log, at byte {copy.offset:#x},"
+        problems.found(CorruptionError(f"{reason}; the copy {where} is used instead", place))
+        return copy.superblock
 
 
-def find_backup(source: Source, uuid: bytes | None = None) -> Superblock | None:
-    """A sound copy of the superblock that stands where it says; None if there is none to be found.
+class SuperblockCopy(NamedTuple):
+    """A sound copy of the superblock. `block` is where a backup stands; None for one in the log."""
 
-    One of this `uuid` is preferred: copies of an earlier file system may be lying about.
+    superblock: Superblock
+    block: int | None
+    offset: int  # bytes
+
+
+def find_copy(source: Source, uuid: bytes | None = None) -> SuperblockCopy | None:
+    """A sound copy of the superblock: a backup that stands where it says, else one that the log holds.
+
+    One of this `uuid` is preferred: copies of an earlier file system may be lying about. None if
+    there is none to be found.
     """
     tried: set[int] = set()
-    other: Superblock | None = None
+    other: SuperblockCopy | None = None
+    logged: list[SuperblockCopy] = []
     for offset in _offsets(source):
         if offset in tried:
             continue
@@ -92,10 +117,32 @@ def find_backup(source: Source, uuid: bytes | None = None) -> Superblock | None:
         group = backup_group(found, offset)
         if group:
             found = replace(found, group_number=group)  # revision 0 does not say
+            copy = SuperblockCopy(found, found.group_first_block(group), offset)
             if uuid in (None, found.uuid.bytes):
-                return found
-            other = other or found
-    return other
+                return copy
+            other = other or copy
+        elif found.group_number == 0 and Compat.HAS_JOURNAL in found.features and len(logged) < MOST_LOGGED:
+            # Orphans of the time when it was logged may be in use again.
+            logged.append(SuperblockCopy(replace(found, last_orphan=0), None, offset))
+    return other or _logged_copy(source, logged, uuid)
+
+
+def _logged_copy(source: Source, logged: list[SuperblockCopy], uuid: bytes | None) -> SuperblockCopy | None:
+    """The latest of the primary superblock's copies in the log; it has to fit what else is there."""
+    for copy in sorted(logged, key=lambda copy: copy.superblock.write_time, reverse=True):
+        superblock = copy.superblock
+        if uuid not in (None, superblock.uuid.bytes):
+            continue
+        seed = checksum.filesystem_seed(superblock.uuid, superblock.checksum_seed)
+        strict = Problems("strict")
+        blocks = BlockReader(source, superblock.block_size, superblock.block_count)
+        try:
+            table = InodeTable(superblock, Groups(superblock, blocks, seed, strict), blocks, seed, strict)
+            if table[EXT4_ROOT_INO].is_dir:
+                return copy
+        except (CorruptionError, NotFoundError, SourceError):
+            continue  # that of another file system: an image in a file
+    return None
 
 
 def backup_group(superblock: Superblock, offset: int) -> int:
