@@ -72,9 +72,9 @@ class Partition(NamedTuple):
         return self.type in {f"{kind:#04x}" for kind in EXTENDED_PARTITIONS}
 
     def describe(self) -> str:
-        """A few words for people; the name, which is the disk's, with its control characters shown."""
+        """A few words for people; in the name, which is the disk's, what does not print is escaped."""
         kind = "extended" if self.is_extended else _TYPES.get(self.type, f"type {self.type}")
-        name = f" {self.name!a}" if self.name else ""
+        name = f" {self.name!r}" if self.name else ""
         return f"{kind}{name}, {self.size} bytes at offset {self.offset}"
 
 

@@ -17,7 +17,7 @@ from ext4img.cli.output import Output
 from ext4img.cli.policies import policy_record
 from ext4img.cli.quoting import quote
 from ext4img.crypto.policy import EncryptionContext
-from ext4img.errors import CorruptionError, UnsupportedFeatureError
+from ext4img.errors import CorruptionError, NoKeyError, UnsupportedFeatureError
 from ext4img.volume.mapping import STATES
 
 _KINDS = {
@@ -38,6 +38,9 @@ def run(
     keys: ImageKeyOptions,
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Paths on the image, or inode:N.")],
     runs: Annotated[bool, typer.Option("--runs", help="Where the blocks stand on the image.")] = False,
+    verity: Annotated[
+        bool, typer.Option("--verity", help="Check the contents against the fs-verity tree, where there is one.")
+    ] = False,
     follow: Annotated[bool, typer.Option("-L", "--dereference", help="Follow symbolic links.")] = False,
     json: Json = False,
 ) -> int:
@@ -53,6 +56,8 @@ def run(
                 located = locate(view, argument)
                 if follow:
                     located = located._replace(inode=located.followed())
+                if verity:
+                    located.inode.verify_verity()
                 if json:
                     out.record(_record(located, runs))
                 else:
@@ -89,6 +94,9 @@ def _facts(located: Located, runs: bool) -> Facts:
     if xattrs:
         facts.append(("Attributes", "\n".join(f"{quote(name)} ({len(xattrs[name])} bytes)" for name in sorted(xattrs))))
     facts += _encryption_facts(located)
+    verity = _verity_text(located)
+    if verity:
+        facts.append(("Verity", verity))
     if runs:
         facts.append(("Runs", _runs_text(located)))
     return facts
@@ -117,6 +125,15 @@ def _context(located: Located) -> tuple[EncryptionContext | None, str]:
         return located.inode.encryption, ""
     except (CorruptionError, UnsupportedFeatureError) as error:
         return None, str(error)
+
+
+def _verity_text(located: Located) -> str:
+    """The digest as fsverity prints it; nothing where there is none."""
+    try:
+        verity = located.inode.verity
+    except NoKeyError:
+        return "there, and encrypted"
+    return "" if verity is None else f"{verity.algorithm}:{verity.digest.hex()}"
 
 
 def _runs_text(located: Located) -> str:
@@ -151,6 +168,9 @@ def _record(located: Located, runs: bool) -> dict[str, Any]:
         record["stored_name"] = located.entry.name.hex()
         if located.entry.hash:
             record["name_hash"] = located.entry.hash.hex()
+    verity = _verity_text(located)
+    if verity:
+        record["verity"] = verity
     if runs:
         record["inline"] = inode.has_inline_data
         record["runs"] = [

@@ -58,8 +58,9 @@ def run(
                 if json:
                     for key, value in sorted(found.items()):
                         fields = {**text_fields("path", located.shown), **text_fields("name", key)}
-                        encoded = base64.b64encode(value).decode()
-                        out.record({**fields, **text_fields("value", value), "value_base64": encoded})
+                        if (text := value.decode("utf-8", "surrogateescape")).isprintable():
+                            fields["value"] = text
+                        out.record({**fields, "value_base64": base64.b64encode(value).decode()})
                 elif encoding is Encoding.raw:
                     out.write(found[name or ""])
                 elif found:
