@@ -298,6 +298,8 @@ class Ext4Path:
 
     def _glob(self, parts: list[str]) -> Iterator[Ext4Path]:
         part, rest = parts[0], parts[1:]
+        if not self.is_dir():
+            return
         if part == "**":
             # A link that leads to the directory where the search begins is followed, none below it.
             top = Ext4Path(self._view, self._text)
@@ -308,8 +310,6 @@ class Ext4Path:
                         yield path
                 elif inode.is_dir:
                     yield from path._glob(rest)
-            return
-        if not self.is_dir():
             return
         fits = _matcher(part)
         for path in self.iterdir():

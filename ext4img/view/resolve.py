@@ -31,8 +31,7 @@ class Resolver:
         root: Found = (view.root(), None, 0)
         trail: list[Found] = [root]
         # Components still to go, the next one last.
-        todo = [part for part in reversed(path.encode("utf-8", "surrogateescape").split(b"/")) if part]
-        trailing_slash = path.endswith("/")
+        todo = _components(path.encode("utf-8", "surrogateescape"))
         links = 0
         while todo:
             name = todo.pop()
@@ -52,7 +51,7 @@ class Resolver:
             policy = view.policy_of(inode)
             if policy is not None:
                 note_foreign(view.volume, inode, policy, child)
-            if child.is_symlink and (todo or follow or trailing_slash):
+            if child.is_symlink and (todo or follow):
                 links += 1
                 if links > MOST_SYMLINKS:
                     raise SymlinkLoopError.at(path)
@@ -61,9 +60,16 @@ class Resolver:
                     raise NotFoundError.at(path)
                 if target.startswith(b"/"):
                     trail = [root]
-                todo.extend(part for part in reversed(target.split(b"/")) if part)
+                todo += _components(target)
                 continue
             trail.append((child, entry, inode.number))
-        if trailing_slash and not trail[-1][0].is_dir:
-            raise NotDirectoryError.at(path)
         return trail[-1]
+
+
+def _components(path: bytes) -> list[bytes]:
+    """The components, the first one last. A trailing slash asks for a directory, as "/." does."""
+    parts = [part for part in path.split(b"/") if part]
+    if path.endswith(b"/"):
+        parts.append(b".")
+    parts.reverse()
+    return parts
