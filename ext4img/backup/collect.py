@@ -48,7 +48,7 @@ class Collector:
         self._volume = view.volume
         self._problems = view.problems
         self._selection = Selection(view, self._view, only) if only else None
-        self._buffer = memoryview(bytearray(CHUNK_BYTES))
+        self._buffers = memoryview(bytearray(CHUNK_BYTES)), memoryview(bytearray(CHUNK_BYTES))
         self._first_names: dict[int, tuple[bytes, int]] = {}  # of files with several: path, names to come
 
     def info(self, tool: str) -> BackupInfo:
@@ -279,11 +279,12 @@ class Collector:
     def _chunks(
         self, contents: Contents, segments: Segments, start: int, unreadable: list[tuple[int, int]]
     ) -> Iterator[memoryview]:
-        buffer = self._buffer
+        buffer, other = self._buffers
         step = len(buffer)
         read = contents.read_stored_into
         for first, length in segments:
             for offset in range(first, first + length, step):
+                buffer, other = other, buffer
                 part = buffer[: min(step, first + length - offset)]
                 for bad, bad_length in read(start + offset, part):
                     unreadable.append((bad - start, bad_length))

@@ -24,6 +24,7 @@ from ext4img.structs.tar import BLOCK_BYTES
 LINE_LIMIT_BYTES: Final = 2 << 20
 _SPOOL_BYTES: Final = 1 << 20  # kept in memory; more goes to a temporary file
 _CHUNK_BYTES: Final = 256 << 10
+_LINES_TOGETHER: Final = 256  # hashed and spooled at once
 _TAIL_BYTES: Final = 64 << 10  # the closing line and the zeros after it fit in here
 _NO_BODY: Final = hashlib.sha256(b"").hexdigest()
 
@@ -46,8 +47,8 @@ def identity_of(entry: Entry) -> Identity:
 class ManifestLine(NamedTuple):
     """One member. Sizes and offsets in bytes; digests are SHA-256 in hex.
 
-    `offset` is where its headers start, `head` their digest; `size` is that of its stored data,
-    sparse map included, `sha256` their digest. `unreadable` are (offset, length) of the file
+    `offset` is where its headers start, `head` their digest; `data` is where its stored data
+    starts, sparse map included, `size` and `sha256` are theirs. `unreadable` are (offset, length) of the file
     that the source did not give and that hold zeros. `filename` and `name_hash` are the record of
     an encrypted hard link's name and its casefold hash, for trees that a stock tool extracted:
     there they have no place else.
@@ -59,6 +60,7 @@ class ManifestLine(NamedTuple):
     sha256: str
     head: str
     offset: int
+    data: int
     identity: Identity | None = None
     filename: bytes | None = None
     name_hash: bytes | None = None
@@ -82,7 +84,7 @@ def build_line(line: ManifestLine) -> bytes:
         path = f'"path_base64":"{base64.b64encode(line.path).decode()}"'
     text = (
         f'{{{path},"inode":{line.inode},"offset":{line.offset},"head":"{line.head}"'
-        f',"size":{line.size},"sha256":"{line.sha256}"'
+        f',"data":{line.data},"size":{line.size},"sha256":"{line.sha256}"'
     )
     if line.identity is not None:
         generation, size, ctime_ns, version = line.identity
@@ -125,6 +127,7 @@ def parse_line(raw: bytes) -> ManifestLine | Closing:
             _digest(found, "sha256"),
             _digest(found, "head"),
             _whole(found, "offset"),
+            _whole(found, "data"),
             identity,
             filename,
             name_hash,
@@ -139,6 +142,7 @@ class ManifestWriter:
 
     def __init__(self) -> None:
         self._spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - closed by `close`
+        self._pending: list[bytes] = []
         self._hash = hashlib.sha256()
         self._incomplete = 0
         self.members = 0
@@ -147,14 +151,16 @@ class ManifestWriter:
     def add(self, line: ManifestLine) -> None:
         """Note one member."""
         raw = build_line(line)
-        self._spool.write(raw)
-        self._hash.update(raw)
+        self._pending.append(raw)
+        if len(self._pending) == _LINES_TOGETHER:
+            self._flush()
         self.size += len(raw)
         self.members += 1
         self._incomplete += bool(line.unreadable)
 
     def finish(self, offset: int) -> Closing:
         """Close the manifest, which will stand at `offset`."""
+        self._flush()
         closing = Closing(self.members, offset, self._hash.hexdigest(), self._incomplete)
         raw = build_closing(closing)
         self._spool.write(raw)
@@ -169,11 +175,18 @@ class ManifestWriter:
 
     def lines(self) -> Iterator[ManifestLine]:
         """The lines added so far, of a manifest that is not finished."""
+        self._flush()
         self._spool.seek(0)
         for raw in self._spool:
             line = parse_line(raw)
             if isinstance(line, ManifestLine):
                 yield line
+
+    def _flush(self) -> None:
+        raw = b"".join(self._pending)
+        self._pending.clear()
+        self._hash.update(raw)
+        self._spool.write(raw)
 
     def close(self) -> None:
         """Drop the spool."""

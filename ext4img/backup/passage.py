@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from ext4img.backup.digest import DigestThread, sha256_hex
 from ext4img.backup.entry import EXT4_VERITY_FL, NO_XATTRS, VERITY, Entry, Segments, show
 from ext4img.backup.info import INFO_LIMIT_BYTES, BackupInfo
 from ext4img.backup.input import Cursor
@@ -34,6 +35,15 @@ _END_LIMIT_BYTES: Final = 1 << 20  # of zeros after the manifest
 _INODE_DIGITS: Final = 10
 
 
+class _Tools:
+    """What the members of one passage share."""
+
+    def __init__(self) -> None:
+        self.digests = DigestThread()
+        # Two, so that one can be filled while the other is digested.
+        self.buffers = memoryview(bytearray(CHUNK_BYTES)), memoryview(bytearray(CHUNK_BYTES))
+
+
 class Member:
     """One entry of an archive, and its body, which can be read once, before the next member.
 
@@ -50,27 +60,29 @@ class Member:
         offset: int,
         raw_map: bytes,
         cursor: Cursor,
-        buffer: memoryview,
+        tools: _Tools,
     ) -> None:
         self.entry = entry
         self.path = header.path.removesuffix(b"/")
         self.offset = offset
         self.stored_bytes = header.size
-        self.head = hashlib.sha256(head).hexdigest()
+        self.head = sha256_hex(head)
         self.digest: str | None = None  # of the stored data, once it is read
         self.unreadable: Segments = ()
         self.expected: ManifestLine | None = None
         self._cursor = cursor
-        self._buffer = buffer
+        self._tools = tools
         self._raw_map = raw_map
-        self._end = cursor.position - len(raw_map) + header.size + padding(header.size)
+        self._data = cursor.position - len(raw_map)
+        self._end = self._data + header.size + padding(header.size)
         self._chunks = self._read()
 
     def chunks(self) -> Iterator[tuple[int, memoryview]]:
         """The body's data: (offset in the body, bytes), ascending, holes left out.
 
-        The bytes are in a buffer that the next chunk overwrites. When the last has been drawn
-        without an exception, the digest is the manifest's (on a stream: will be held against it).
+        The bytes are for reading only, until the next chunk is drawn: they may still be digested.
+        When the last has been drawn without an exception, the digest is the manifest's (on a
+        stream: will be held against it).
         """
         return self._chunks
 
@@ -98,22 +110,34 @@ class Member:
         sha256 = self.digest or (self.expected.sha256 if self.expected is not None else "")
         identity = None if is_control(self.path) else identity_of(entry)
         return ManifestLine(
-            self.path, entry.inode, self.stored_bytes, sha256, self.head, self.offset, identity, filename, name_hash
+            self.path,
+            entry.inode,
+            self.stored_bytes,
+            sha256,
+            self.head,
+            self.offset,
+            self._data,
+            identity,
+            filename,
+            name_hash,
         )
 
     def _read(self) -> Iterator[tuple[int, memoryview]]:
         digest = hashlib.sha256(self._raw_map)
-        buffer, cursor = self._buffer, self._cursor
+        cursor, digests = self._cursor, self._tools.digests
+        buffer, other = self._tools.buffers
         member = self.entry.shown
         what = f"the contents of {member!r}"
         step = len(buffer)
         for start, length in self.entry.segments:
             end = start + length
             for offset in range(start, end, step):
+                buffer, other = other, buffer
                 part = buffer[: min(step, end - offset)]
                 cursor.read_into(part, what)
-                digest.update(part)
-                yield offset, part
+                digests.update(digest, part)
+                yield offset, part.toreadonly()
+        digests.wait()
         if cursor.read(padding(self.stored_bytes), f"the padding of {member!r}").strip(b"\0"):
             raise AlteredArchiveError("it is padded with something else than zeros", member)
         self.digest = digest.hexdigest()
@@ -136,7 +160,7 @@ class Passage:
         self._block_size = block_size or 0
         self._in_order = block_size is None
         self._seen = ManifestWriter() if expected is None else None
-        self._buffer = memoryview(bytearray(CHUNK_BYTES))
+        self._tools = _Tools()
         self._order = TreeOrder()
         self._links: dict[bytes, tuple[int, int]] = {}  # path of a first name: its inode, names still to come
         self._attributes: tuple[int, Mapping[str, bytes]] | None = None  # of the next member
@@ -151,7 +175,7 @@ class Passage:
         if header.size > INFO_LIMIT_BYTES or header.sparse_size is not None:
             raise ArchiveError(f"it has {header.size} bytes", show(BACKUP_PATH))
         entry = Entry(BACKUP_PATH, _ATTRIBUTES, 0, body_size=header.size, segments=_whole(header.size))
-        member = Member(entry, header, head, 0, b"", self._cursor, self._buffer)
+        member = Member(entry, header, head, 0, b"", self._cursor, self._tools)
         self._expect(member)
         info = BackupInfo.from_json(member.read())
         self._note(member)
@@ -182,6 +206,7 @@ class Passage:
 
     def close(self) -> None:
         """Drop what is held."""
+        self._tools.digests.close()
         if self._seen is not None:
             self._seen.close()
 
@@ -198,7 +223,7 @@ class Passage:
             segments, raw_map = read_map(self._cursor, header.size, body_size, show(header.path))
         control = is_control(header.path)
         entry = (self._control_entry if control else self._tree_entry)(header, segments, body_size)
-        member = Member(entry, header, head, offset, raw_map, self._cursor, self._buffer)
+        member = Member(entry, header, head, offset, raw_map, self._cursor, self._tools)
         self._expect(member)
         return member
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple
+from zlib import adler32
 
 from ext4img.errors import AlteredArchiveError
 from ext4img.structs.tar import (
@@ -128,11 +129,17 @@ def encode(header: TarHeader) -> bytes:
 
 def pax_record(key: bytes, value: bytes) -> bytes:
     r"""`length key=value\n`, whose decimal length counts itself."""
-    rest = len(key) + len(value) + 3  # the space, "=" and newline
+    return b"%b%b\n" % (_record_start(key, len(value)), value)
+
+
+@lru_cache(maxsize=4096)
+def _record_start(key: bytes, value_size: int) -> bytes:
+    """What stands before a record's value."""
+    rest = len(key) + value_size + 3  # the space, "=" and newline
     digits = len(str(rest))
     if len(str(rest + digits)) > digits:
         digits += 1
-    return b"%d %b=%b\n" % (rest + digits, key, value)
+    return b"%d %b=" % (rest + digits, key)
 
 
 def parse_records(data: bytes, what: str) -> dict[bytes, bytes]:
@@ -218,7 +225,14 @@ def _block(
             b"",
         )
     )
-    return b"%b%06o\0 %b" % (block[:_CHKSUM_AT], sum(block), block[_TYPEFLAG_AT:])
+    return b"%b%06o\0 %b" % (block[:_CHKSUM_AT], checksum(block), block[_TYPEFLAG_AT:])
+
+
+def checksum(block: bytes) -> int:
+    """The sum of a block's 512 bytes."""
+    # The low half of Adler-32 is 1 and the sum of the bytes, modulo 65521, which 256 bytes do not reach.
+    half = BLOCK_BYTES // 2
+    return (adler32(block[:half]) & 0xFFFF) + (adler32(block[half:]) & 0xFFFF) - 2
 
 
 @lru_cache(maxsize=1024)

@@ -17,6 +17,7 @@ from ext4img.backup.pax import (
     SPARSE_DIRECTORY,
     XATTR_PREFIX,
     TarHeader,
+    checksum,
     padding,
     parse_records,
     unescape_key,
@@ -40,7 +41,6 @@ from ext4img.structs.tar import (
 )
 
 _MEMBER_TYPES: Final = frozenset((REGTYPE, LNKTYPE, SYMTYPE, CHRTYPE, BLKTYPE, DIRTYPE, FIFOTYPE))
-_CHKSUM = POSIX_HEADER.span("chksum")
 _NAME_BYTES: Final = POSIX_HEADER.span("name").size
 _SIZE_LIMIT: Final = 1 << 63
 _ID_LIMIT: Final = 1 << 32
@@ -104,7 +104,7 @@ def _checked(block: bytes, offset: int) -> tuple[bytes, ...]:
     raw: tuple[bytes, ...] = POSIX_HEADER.unpack_tuple(block, 0)
     if raw[9] != USTAR_MAGIC or raw[10] != USTAR_VERSION:
         raise ArchiveError(f"no tar header at byte offset {offset}")
-    computed = sum(block) - sum(block[_CHKSUM.offset : _CHKSUM.offset + _CHKSUM.size]) + _CHKSUM.size * ord(" ")
+    computed = checksum(block) - sum(raw[6]) + len(raw[6]) * ord(" ")
     if _octal(raw[6], "chksum") != computed:
         raise AlteredArchiveError(f"tar header at byte offset {offset} has a wrong checksum")
     return raw

@@ -97,8 +97,10 @@ class Archive:
         lines = [line]
         if before is not None and before.path.startswith(XATTR_DIRECTORY):
             lines.insert(0, before)  # attributes that did not fit into the header
-        passage = Passage(self.input.cursor(lines[0].offset), iter(lines), block_size=self.info.block_size)
-        return next(passage.members(verify=False))
+        if self._passage is not None:
+            self._passage.close()
+        self._passage = Passage(self.input.cursor(lines[0].offset), iter(lines), block_size=self.info.block_size)
+        return next(self._passage.members(verify=False))
 
     def close(self) -> None:
         """Close the file, if it was opened here."""

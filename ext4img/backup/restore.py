@@ -16,6 +16,7 @@ from ext4img.backup.destination import Exists, HostDirectory
 from ext4img.backup.entry import NO_XATTRS, ROOT, VERITY, Entry, show
 from ext4img.backup.input import ArchiveSource
 from ext4img.backup.member import records_of
+from ext4img.backup.passage import CHUNK_BYTES
 from ext4img.backup.plaintext import Plaintext
 from ext4img.backup.reader import Archive
 from ext4img.backup.staging import move_tree
@@ -141,7 +142,7 @@ class Restorable(Protocol):
     stored_bytes: int
 
     def chunks(self) -> Iterator[tuple[int, memoryview]]:
-        """(offset in the body, bytes); the bytes may be overwritten by whoever draws them."""
+        """(offset in the body, at most 1 MiB of it), for reading, until the next is drawn."""
 
 
 class Restorer:
@@ -163,6 +164,7 @@ class Restorer:
         self._overwrite = overwrite
         self._devices = devices
         self._way: list[_Directory] = []
+        self._plain = memoryview(bytearray(CHUNK_BYTES))  # a chunk's plaintext
         self._left_out = b""  # a directory that is left out, with all below it
         self._left_out_key = False  # for want of a key
         self._links: dict[bytes, _Linked] = {}  # by the path of the first name
@@ -307,9 +309,11 @@ class Restorer:
         if size:
             os.ftruncate(fd, size)
         for offset, part in member.chunks():
+            data = part
             if cipher is not None:
-                cipher.decrypt_into(part, offset // cipher.data_unit_size, part)
-            data = part[: max(size - offset, 0)]
+                data = self._plain[: len(part)]
+                cipher.decrypt_into(part, offset // cipher.data_unit_size, data)
+            data = data[: max(size - offset, 0)]
             written = 0
             while written < len(data):
                 written += os.pwrite(fd, data[written:], offset + written)

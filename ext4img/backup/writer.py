@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import BinaryIO, Final, Self
 
+from ext4img.backup.digest import DigestThread, sha256_hex
 from ext4img.backup.entry import VERITY, Entry, Segments, show
 from ext4img.backup.info import BackupInfo
 from ext4img.backup.manifest import Closing, Identity, ManifestLine, ManifestWriter, identity_of
@@ -22,11 +23,16 @@ from ext4img.structs.tar import BLOCK_BYTES, REGTYPE
 
 RECORD_BYTES: Final = 20 * BLOCK_BYTES  # tar's blocking factor: the archive ends on a multiple
 CONTROL_MODE: Final = 0o600
+_SMALL_BYTES: Final = 16 << 10
+_SMALL_PARTS: Final = 64
+_ZEROS: Final = bytes(BLOCK_BYTES)
 Buffer = bytes | bytearray | memoryview
 
 
 class Body:
     """A file's data as it is read: the bytes of its segments one after the other.
+
+    A chunk must stay as it is until the second one after it is drawn: it is digested meanwhile.
 
     `unreadable` may be filled while the chunks are drawn: (offset, length) in the file of what
     the source did not give, for which the chunks have zeros.
@@ -48,6 +54,7 @@ class ArchiveWriter:
     def __init__(self, output: BinaryIO, info: BackupInfo) -> None:
         self._output = output
         self._manifest = ManifestWriter()
+        self._digests = DigestThread()
         self._order = TreeOrder()
         self._last: Entry | None = None
         self.position = 0
@@ -91,6 +98,7 @@ class ArchiveWriter:
     def close(self) -> None:
         """Drop what is held; of an archive not finished nothing more is written."""
         self._manifest.close()
+        self._digests.close()
 
     def __enter__(self) -> Self:
         return self
@@ -130,31 +138,35 @@ class ArchiveWriter:
         """Header, sparse map, body and padding, and the manifest's line about them."""
         offset = self.position
         head = encode(header)
-        self._write(head)
         digest = hashlib.sha256(before)
-        left = header.size - len(before)
-        if before:
-            self._write(before)
+        pending = [head, before]  # small parts go out together
+        size = len(before)
         unreadable: Segments = ()
         if body is not None:
             for chunk in body.chunks:
-                left -= len(chunk)
-                digest.update(chunk)
-                self._write(chunk)
+                size += len(chunk)
+                self._digests.update(digest, chunk)
+                if len(chunk) > _SMALL_BYTES or len(pending) > _SMALL_PARTS:
+                    self._write(b"".join(pending))
+                    self._write(chunk)
+                    pending.clear()
+                else:
+                    pending.append(bytes(chunk))
+            self._digests.wait()
             unreadable = tuple(body.unreadable)
-        if left:
-            raise AlteredArchiveError(
-                f"its body has {header.size - left} bytes, {header.size} were announced", show(header.path)
-            )
-        self._write(bytes(padding(header.size)))
+        if size != header.size:
+            raise AlteredArchiveError(f"its body has {size} bytes, {header.size} were announced", show(header.path))
+        pending.append(_ZEROS[: padding(size)])
+        self._write(b"".join(pending))
         self._manifest.add(
             ManifestLine(
                 header.path.removesuffix(b"/"),
                 inode,
                 header.size,
                 digest.hexdigest(),
-                hashlib.sha256(head).hexdigest(),
+                sha256_hex(head),
                 offset,
+                offset + len(head),
                 identity,
                 filename,
                 name_hash,

@@ -54,6 +54,7 @@ class EnemyArchive:
             "sha256": hashlib.sha256(data).hexdigest(),
             "head": digest,
             "offset": offset,
+            "data": offset + len(head),
             "identity": identity,
         }
         self.lines.append(ManifestLine(**{**facts, **(line or {})}))

@@ -128,9 +128,9 @@ def test_manifest_lines_say_what_is_where():
     assert closing.sha256 == hashlib.sha256(b"".join(lines)).hexdigest()
     starts = [json.loads(line)["offset"] for line in lines] + [closing.offset]
     for line, end in zip(map(json.loads, lines), starts[1:], strict=True):
-        stored = end - line["offset"] - (-(-line["size"] // 512) * 512)
-        head = data[line["offset"] : line["offset"] + stored]
-        body = data[line["offset"] + stored :][: line["size"]]
+        assert line["data"] + -(-line["size"] // 512) * 512 == end
+        head = data[line["offset"] : line["data"]]
+        body = data[line["data"] :][: line["size"]]
         assert hashlib.sha256(head).hexdigest() == line["head"]
         assert hashlib.sha256(body).hexdigest() == line["sha256"]
 
