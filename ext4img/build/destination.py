@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import stat
@@ -21,10 +20,11 @@ _ZEROS = bytes(_WINDOW_BYTES)
 class Destination:
     """Takes bytes in ascending order, gathers what is adjacent, and leaves gaps alone.
 
-    A file is written under another name beside its place, and moved there by `commit`, after an
-    fsync: what was there before stays until then, and nothing is left of a failure. On a block
-    device the first `held_back` bytes, with the superblock, are zeroed first and written last.
-    BuildError where the destination can't take the image.
+    A file gets `size` bytes. It is written under another name beside its place, readable by its
+    owner only, as it holds every user's files, and moved there by `commit`, after an fsync: what was
+    there before stays until then, and nothing is left of a failure. A block device must have at
+    least `device_size` bytes; its first `held_back`, with the superblock, are zeroed first and
+    written last. BuildError where the destination can't take the image.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class Destination:
         path: str | os.PathLike[str],
         size: int,
         *,
+        device_size: int,
         overwrite: bool = False,
         device: bool = False,
         held_back: int = 0,
@@ -39,6 +40,7 @@ class Destination:
     ) -> None:
         self.path = os.fspath(path)
         self._size = size
+        self._device_size = device_size
         self._overwrite = overwrite
         self._progress = progress
         self._pieces: list[bytes | bytearray] = []
@@ -69,21 +71,22 @@ class Destination:
             else:
                 self._open_file()
         except OSError as error:
+            self._discard()
             raise self._failed(error) from error
 
     def _open_device(self) -> None:
         # O_EXCL refuses a device that is mounted or otherwise in use.
         self._fd = os.open(self.path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
         there = os.lseek(self._fd, 0, os.SEEK_END)
-        if there < self._size:
+        if there < self._device_size:
             self._close()
-            raise BuildError(f"{self.path}: has {there} bytes where the file system needs {self._size}")
+            raise BuildError(f"{self.path}: has {there} bytes where the file system needs {self._device_size}")
         os.pwrite(self._fd, bytes(self._held_back), 0)
 
     def _open_file(self) -> None:
         directory, name = os.path.split(self.path)
-        self._temporary = os.path.join(directory, f".{name}.{secrets.token_hex(4)}.part")
-        self._fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._temporary = os.path.join(directory, f".{name[:200]}.{secrets.token_hex(4)}.partial")
+        self._fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         os.ftruncate(self._fd, self._size)
 
     def put(self, offset: int, data: bytes | bytearray) -> None:
@@ -130,10 +133,10 @@ class Destination:
                 os.link(temporary, self.path)  # unlike a rename it never replaces what came there meanwhile
             except FileExistsError:
                 raise BuildError(f"{self.path}: is there already") from None
-            except OSError as error:
-                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
-                    raise
-                os.rename(temporary, self.path)  # no hard links on this file system
+            except OSError:  # a file system without hard links
+                if os.path.lexists(self.path):
+                    raise BuildError(f"{self.path}: is there already") from None
+                os.rename(temporary, self.path)
             else:
                 os.unlink(temporary)
         directory = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY | os.O_DIRECTORY)
@@ -167,6 +170,10 @@ class Destination:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._discard()
+
+    def _discard(self) -> None:
+        """Leave nothing of what was not committed."""
         self._close()
         if self._temporary is not None:
             with suppress(FileNotFoundError):

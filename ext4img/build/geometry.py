@@ -20,6 +20,8 @@ FIRST_INODE: Final = 11  # numbers below are reserved
 MAX_INODES: Final = 0xFFFFFFFF
 MAX_BLOCKS_32BIT: Final = 0xFFFFFFFF
 MAX_BLOCKS_64BIT: Final = 1 << 48  # extents have 48 bits
+MAX_AUTOMATIC_BYTES: Final = 1 << 44
+"""No larger file system comes of itself: what claims to need more may be hostile."""
 _LEAST_LAST_GROUP: Final = 50  # blocks of a last group beyond its own metadata, or it is left out
 _GROWTH: Final = 1024  # resize_inode: room for descriptors of a file system that much larger
 _ROUNDS: Final = 100
@@ -176,6 +178,11 @@ def _smallest(demand: Demand, options: Options, choice: FeatureChoice) -> Geomet
         geometry = _divide(blocks, demand, options, choice, exact=False)
         # A file that is split between pieces of free space may need one more block for its extents.
         need = demand.blocks + spare + geometry.overhead + geometry.journal_blocks + geometry.most_pieces
+        if max(need, geometry.block_count) * options.block_size > MAX_AUTOMATIC_BYTES:
+            raise BuildError(
+                f"{max(need, geometry.block_count)} blocks of {options.block_size} bytes are needed, more than"
+                f" {MAX_AUTOMATIC_BYTES >> 40} TiB: a file system of that size has to be asked for by its size"
+            )
         if need <= geometry.block_count:
             return geometry
         # Overhead and journal grow with the size, far slower than it: this comes to an end.

@@ -44,8 +44,13 @@ class Plan:
 
     @property
     def size(self) -> int:
-        """Size in bytes."""
+        """Size of the file system in bytes."""
         return self.geometry.block_count * self.geometry.block_size
+
+    @property
+    def image_size(self) -> int:
+        """Size of the image in bytes: what was asked for, though a last part of it may be of no use."""
+        return self.options.size or self.size
 
     @property
     def uuid(self) -> uuid.UUID:

@@ -74,7 +74,7 @@ def build_superblock(
         "s_rev_level": EXT4_DYNAMIC_REV,
         "s_first_ino": FIRST_INODE,
         "s_inode_size": geometry.inode_size,
-        "s_block_group_nr": group,
+        "s_block_group_nr": group & 0xFFFF,  # cut off, as e2fsprogs do
         "s_feature_compat": int(features.compat),
         "s_feature_incompat": int(features.incompat),
         "s_feature_ro_compat": int(features.ro_compat),

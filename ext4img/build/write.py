@@ -56,7 +56,13 @@ def write(
     block_size = plan.geometry.block_size
     held_back = max(block_size, SUPERBLOCK_OFFSET * 2)
     with Destination(
-        destination, plan.size, overwrite=overwrite, device=device, held_back=held_back, progress=progress
+        destination,
+        plan.image_size,
+        device_size=plan.size,
+        overwrite=overwrite,
+        device=device,
+        held_back=held_back,
+        progress=progress,
     ) as target:
         for offset, chunk in chunks(plan, bodies):
             if isinstance(chunk, int):
