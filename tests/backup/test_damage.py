@@ -129,7 +129,7 @@ def test_verify_names_every_damaged_member(tree: Tree):
         members = len(list(archive))
     damaged = [lines[1], lines[3], lines[-2]]
     for line in damaged:
-        data[line.data] ^= 4
+        data[line.data + line.size - 1] ^= 4
     for line in heads:
         data[line.offset + 700] ^= 1
     report = verify(io.BytesIO(bytes(data)))
