@@ -20,7 +20,7 @@ from ext4img.volume.superblock import Superblock
 STRICT_MODE_FL = 1
 """Names that are not UTF-8 are refused."""
 NO_COMPAT_FALLBACK_FL = 2
-"""A look-up trusts the hashes: kernels before 6.13 could store others for ignorable code points."""
+"""A look-up may trust the hashes: no kernel has stored others, see `folded`."""
 
 UTF8_12_1 = 1
 """s_encoding (EXT4_ENC_UTF8_12_1), the only one there is."""

@@ -1,8 +1,9 @@
 """Finding a name in a case-insensitive directory: by the hash of its folded form, as the kernel does.
 
 A directory's index, and in encrypted directories each entry too, holds the hash of the folded name.
-Where that finds nothing, all names are compared, as kernels since 6.13 do: earlier ones could fold
-ignorable code points otherwise (fs/ext4/namei.c, ext4_lookup_entry; the superblock can forbid it).
+Where that finds nothing, all names are compared, as the kernel does since February 2025 (fs/ext4:
+"introduce linear search for dentries"): for some months kernels had kept ignorable code points when
+they hashed. The superblock can forbid it.
 """
 
 from __future__ import annotations
