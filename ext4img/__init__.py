@@ -11,10 +11,13 @@
 
 from __future__ import annotations
 
+# The function takes the name of its package, which stays importable: `from ext4img.backup import Entry`.
+from ext4img.backup import Archive, BackupReport, RestoreReport, VerifyReport, backup, restore, verify
 from ext4img.crypto.policy import EncryptionContext, Policy
 from ext4img.errors import (
     AlteredArchiveError,
     ArchiveError,
+    BuildError,
     ChecksumError,
     CorruptionError,
     EncryptionError,
@@ -87,7 +90,10 @@ def open(
 
 __all__ = [
     "AlteredArchiveError",
+    "Archive",
     "ArchiveError",
+    "BackupReport",
+    "BuildError",
     "Checks",
     "ChecksumError",
     "CorruptionError",
@@ -114,6 +120,7 @@ __all__ = [
     "Policy",
     "Problem",
     "RestoreError",
+    "RestoreReport",
     "Run",
     "ShortReadError",
     "Source",
@@ -123,9 +130,13 @@ __all__ = [
     "TruncatedArchiveError",
     "UnsafeArchiveError",
     "UnsupportedFeatureError",
+    "VerifyReport",
     "View",
     "Volume",
     "WrongKeyError",
     "__version__",
+    "backup",
     "open",
+    "restore",
+    "verify",
 ]
