@@ -295,6 +295,7 @@ class _Gatherer:
         directory.linear = node.linear and directory.encrypted
         self._tree.directories.append(directory)
         self._directories[node.path] = directory
+        # A root without blocks is a damaged one to the kernel (ext4_fill_super).
         if self._inline and node.path not in ((), (LOST_AND_FOUND,)) and not directory.encrypted | directory.casefolded:
             self._perhaps_inline[index] = node
         else:
