@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -21,7 +22,7 @@ from typing import Final, Self
 from ext4img.backup.entry import show
 from ext4img.errors import RestoreError
 
-TEMPORARY_PREFIX: Final = b".ext4img-"
+_TEMPORARY: Final = re.compile(rb"\.ext4img-[0-9a-f]{8}-[0-9]+\.partial")
 _OPEN_MOST: Final = 64  # directories held open; those further up are found again through ".."
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -157,7 +158,7 @@ class HostDirectory:
     def temporary(self) -> bytes:
         """A name nobody uses."""
         self._count += 1
-        return b"%b%b-%d.partial" % (TEMPORARY_PREFIX, self._token, self._count)
+        return b".ext4img-%b-%d.partial" % (self._token, self._count)
 
     def create(self, name: bytes) -> int:
         """A new file, open for writing; `name` is a temporary one."""
@@ -185,11 +186,21 @@ class HostDirectory:
 
     def exists(self, name: bytes) -> bool:
         """Whether the current directory has such a name."""
+        return self.status(name) is not None
+
+    def status(self, name: bytes) -> os.stat_result | None:
+        """What a name in the current directory is; None if it is not there."""
         try:
-            os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+            return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
-            return False
-        return True
+            return None
+
+    def clear_temporaries(self) -> None:
+        """Take away what a restore that was killed left in the current directory."""
+        for text in os.listdir(self.fd):
+            name = os.fsencode(text)
+            if _TEMPORARY.fullmatch(name):
+                os.unlink(name, dir_fd=self.fd)
 
     def remove(self, name: bytes) -> None:
         """Take away a temporary name, if it is still there."""

@@ -2,91 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from collections.abc import Iterable, Sequence
 
-from ext4img.backup import attributes
-from ext4img.backup.attributes import FS_CASEFOLD_FL, Unset
-from ext4img.backup.destination import Exists, HostDirectory
-from ext4img.backup.entry import NO_XATTRS, ROOT, VERITY, Entry, show
+from ext4img.backup.chosen import ChosenPath
+from ext4img.backup.destination import HostDirectory
 from ext4img.backup.input import ArchiveSource
-from ext4img.backup.member import records_of
-from ext4img.backup.passage import CHUNK_BYTES
 from ext4img.backup.plaintext import Plaintext
 from ext4img.backup.reader import Archive
-from ext4img.backup.staging import move_tree
+from ext4img.backup.restorer import Missing, Progress, Restorable, Restorer, RestoreReport
+from ext4img.backup.staging import Overwrite, move_tree
 from ext4img.backup.trial import Key, keyring_for
-from ext4img.errors import AlteredArchiveError, Ext4Error, NoKeyError, RestoreError, UnsupportedFeatureError
 
-if TYPE_CHECKING:
-    from ext4img.crypto.codec import ContentsCipher, NamesCipher
-
-Progress = Callable[[int, int | None], None]
-Missing = Literal["skip", "ciphertext"]
-PROBLEMS_KEPT: Final = 10_000
-
-# A name, path or kind of file that the target cannot have: that entry is left out, the rest goes on.
-_ONE_ENTRY: Final = frozenset(
-    (
-        errno.EACCES,
-        errno.EFBIG,
-        errno.EILSEQ,
-        errno.EINVAL,
-        errno.EMLINK,
-        errno.ENAMETOOLONG,
-        errno.ENOTSUP,
-        errno.EOPNOTSUPP,
-        errno.EPERM,
-    )
-)
-
-
-@dataclass(slots=True)
-class RestoreReport:
-    """What a restore did.
-
-    `restored` counts by type ("file", "dir", …, and "link" for further names). `problems` are the
-    entries that are not there, at most 10,000 of them; `left_out` counts all. `unset` counts
-    attributes that the target or the lack of rights refused.
-    """
-
-    restored: dict[str, int] = field(default_factory=dict)
-    bytes: int = 0
-    left_out: int = 0
-    problems: list[Ext4Error] = field(default_factory=list)
-    unset: Unset = field(default_factory=Unset)
-    no_key: int = 0
-    """How many of those left out are there for want of a key."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether every entry was restored."""
-        return not self.left_out
-
-
-@dataclass(slots=True)
-class _Linked:
-    """The first name of a file that has more: where it is in the target, which file, names to come."""
-
-    names: tuple[bytes, ...]
-    identity: tuple[int, int]
-    left: int
-
-
-class _Directory:
-    """A directory of the archive on the way to the current member. `names` decrypts what is in it."""
-
-    __slots__ = ("entry", "made", "names")
-
-    def __init__(self, entry: Entry, names: NamesCipher | None) -> None:
-        self.entry = entry
-        self.names = names
-        self.made: set[bytes] | None = set() if names is not None else None  # names restored here
+__all__ = ["Missing", "Overwrite", "Progress", "Restorable", "RestoreReport", "Restorer", "restore"]
 
 
 def restore(
@@ -94,8 +22,10 @@ def restore(
     destination: str | bytes | os.PathLike[str] | os.PathLike[bytes],
     *,
     keys: Iterable[Key] = (),
+    only: Sequence[ChosenPath] = (),
     missing: Missing = "skip",
-    overwrite: bool = False,
+    overwrite: Overwrite = False,
+    resume: bool = False,
     devices: bool = False,
     progress: Progress | None = None,
 ) -> RestoreReport:
@@ -104,13 +34,16 @@ def restore(
     With `keys` names, targets and contents are decrypted; what no key opens is left out and
     reported, or with missing="ciphertext" restored as it stands in the archive, with the records
     that it needs to be read later as attributes. Without keys that is done with all of it. What is
-    in the way is left as it is and reported, unless `overwrite`. Device nodes are made only if
+    in the way is left as it is and reported, unless `overwrite` (or "newer", where the backup's is).
+    With `resume` what an interrupted restore has done is kept. `only` names paths, plain ones or
+    as they are in the archive; what is below them comes too. Device nodes are made only if
     `devices`. `progress` is called with bytes of the archive done and in all.
 
     WrongKeyError before anything is written. TruncatedArchiveError, AlteredArchiveError and
     UnsafeArchiveError name the member; nothing that is not whole has been given its name. An
     archive that is read as a stream appears in the destination only when all of it has been read.
-    RestoreError where the target fails: no room, no such place.
+    RestoreError where the target fails: no room, no such place. NotFoundError for a path in `only`
+    that is not in the backup.
     """
     opened = archive if isinstance(archive, Archive) else Archive(archive)
     try:
@@ -118,276 +51,28 @@ def restore(
         plaintext = Plaintext(keyring, opened.info) if len(keyring) else None
         with HostDirectory(destination) as target:
             if opened.seekable:
-                restorer = Restorer(target, plaintext, missing, overwrite, devices)
+                restorer = Restorer(
+                    target,
+                    plaintext,
+                    missing,
+                    overwrite,
+                    devices,
+                    only=only,
+                    resume=resume,
+                    fetch=opened.member,
+                )
+                if resume:
+                    target.clear_temporaries()
                 restorer.run(opened.members(), opened.input.size, progress)
             else:
                 with target.staging() as staging:
-                    restorer = Restorer(staging, plaintext, missing, overwrite, devices)
+                    restorer = Restorer(staging, plaintext, missing, False, devices, only=only)
                     restorer.run(opened.members(), opened.input.size, progress)
                     move_tree(staging.fd, target.fd, overwrite)
-            if restorer.root is not None and (target.is_new or overwrite):
+            if restorer.root is not None and (target.is_new or overwrite or resume):
                 restorer.finish_root(target)
             target.sync()
         return restorer.report
     finally:
         if opened is not archive:
             opened.close()
-
-
-class Restorable(Protocol):
-    """What is restored: a member of an archive, or what looks like one. See `Member`."""
-
-    entry: Entry
-    offset: int
-    stored_bytes: int
-
-    def chunks(self) -> Iterator[tuple[int, memoryview]]:
-        """(offset in the body, at most 1 MiB of it), for reading, until the next is drawn."""
-
-
-class Restorer:
-    """One restore into a target."""
-
-    def __init__(
-        self,
-        target: HostDirectory,
-        plaintext: Plaintext | None,
-        missing: Missing,
-        overwrite: bool,
-        devices: bool,
-    ) -> None:
-        self.report = RestoreReport()
-        self.root: Entry | None = None
-        self._target = target
-        self._plaintext = plaintext
-        self._missing = missing
-        self._overwrite = overwrite
-        self._devices = devices
-        self._way: list[_Directory] = []
-        self._plain = memoryview(bytearray(CHUNK_BYTES))  # a chunk's plaintext
-        self._left_out = b""  # a directory that is left out, with all below it
-        self._left_out_key = False  # for want of a key
-        self._links: dict[bytes, _Linked] = {}  # by the path of the first name
-        self._inherits_acl = target.has_default_acl()
-
-    def run(self, members: Iterable[Restorable], total: int | None, progress: Progress | None = None) -> None:
-        """Restore all members, parents before children, of `total` bytes if that is known.
-
-        Directories get their attributes when their last child is there.
-        """
-        for member in members:
-            entry = member.entry
-            if entry.type == VERITY:
-                self.report.unset["verity"] += 1
-            elif self._left_out and entry.path.startswith(self._left_out):
-                self.report.left_out += 1
-                self.report.no_key += self._left_out_key
-            else:
-                with self._failing():
-                    self._place(member)
-            if progress is not None:
-                progress(member.offset + member.stored_bytes, total)
-        with self._failing():
-            while len(self._way) > 1:
-                self._leave()
-
-    def finish_root(self, target: HostDirectory) -> None:
-        """Give the target itself the root's attributes."""
-        if self.root is not None:
-            with self._failing():
-                self._finish_directory(target.fd, _Directory(self.root, None))
-
-    @contextmanager
-    def _failing(self) -> Iterator[None]:
-        """Errors of the target that end the restore: no room, taken away, cannot be written."""
-        try:
-            yield
-        except Ext4Error:
-            raise
-        except OSError as error:
-            raise RestoreError(f"the restore cannot go on: {error.strerror}", self._target.shown()) from error
-
-    def _place(self, member: Restorable) -> None:
-        """Restore one member, or note why it is left out."""
-        entry = member.entry
-        if entry.path == ROOT:
-            self.root = entry
-            self._way.append(_Directory(entry, None))
-            return
-        parent = entry.parent
-        while self._way[-1].entry.path != parent:
-            self._leave()
-        try:
-            self._restore(member, self._name(entry))
-        except (Exists, NoKeyError, UnsupportedFeatureError) as error:
-            self._leave_out(error, entry)
-        except OSError as error:
-            if error.errno not in _ONE_ENTRY:
-                raise
-            self._leave_out(RestoreError(f"it cannot be restored: {error.strerror}", entry.shown), entry)
-
-    def _name(self, entry: Entry) -> bytes:
-        """The name in the target."""
-        directory = self._way[-1]
-        if directory.names is None or self._plaintext is None:
-            return entry.name
-        name = self._plaintext.name(entry, directory.names)
-        made = directory.made
-        if made is not None:
-            if name in made:
-                raise AlteredArchiveError(f"its name decrypts to {name!r}, as another one's did", entry.shown)
-            made.add(name)
-        return name
-
-    def _restore(self, member: Restorable, name: bytes) -> None:
-        entry = member.entry
-        kind = "link" if entry.is_link else entry.type
-        if entry.is_link:
-            self._link(entry, name)
-        elif kind == "dir":
-            self._directory(entry, name)
-        elif kind == "file":
-            self._file(member, name)
-        elif kind in ("char", "block") and not self._devices:
-            self.report.unset["device node"] += 1
-            return
-        else:
-            self._special(entry, name)
-        self.report.restored[kind] = self.report.restored.get(kind, 0) + 1
-
-    def _directory(self, entry: Entry, name: bytes) -> None:
-        names = None
-        if entry.is_encrypted and self._plaintext is not None:
-            names = self._plaintext.names(entry)
-            if names is None:
-                self._without_key(entry)
-        self._target.enter(name)
-        self._way.append(_Directory(entry, names))
-        if not self._target.created:
-            self._inherits_acl |= self._target.has_default_acl()
-        elif entry.flags & FS_CASEFOLD_FL:  # only while it is empty
-            attributes.set_casefold(self._target.fd, self.report.unset)
-
-    def _leave(self) -> None:
-        """The current directory is done: attributes, and back to the one above."""
-        directory = self._way.pop()
-        if self._target.created or self._overwrite:
-            self._finish_directory(self._target.fd, directory)
-        self._target.leave()
-
-    def _finish_directory(self, fd: int, directory: _Directory) -> None:
-        entry = directory.entry
-        self._apply(fd, entry, as_stored=entry.is_encrypted and directory.names is None)
-        attributes.apply_flags(fd, entry, self.report.unset)
-
-    def _file(self, member: Restorable, name: bytes) -> None:
-        entry = member.entry
-        cipher: ContentsCipher | None = None
-        size = entry.body_size
-        if entry.is_encrypted and self._plaintext is not None:
-            cipher = self._plaintext.contents(entry)
-            if cipher is None:
-                self._without_key(entry)
-            else:
-                size = entry.size
-        target = self._target
-        temporary = target.temporary()
-        fd = target.create(temporary)
-        try:
-            self._contents(fd, member, cipher, size)
-            self._apply(fd, entry, as_stored=entry.is_encrypted and cipher is None)
-            self._publish(temporary, name, entry)
-            attributes.apply_flags(fd, entry, self.report.unset)
-        except BaseException:
-            target.remove(temporary)
-            raise
-        finally:
-            os.close(fd)
-
-    def _contents(self, fd: int, member: Restorable, cipher: ContentsCipher | None, size: int) -> None:
-        """Write the data of a file of `size` bytes; what lies between stays a hole."""
-        if size:
-            os.ftruncate(fd, size)
-        for offset, part in member.chunks():
-            data = part
-            if cipher is not None:
-                data = self._plain[: len(part)]
-                cipher.decrypt_into(part, offset // cipher.data_unit_size, data)
-            data = data[: max(size - offset, 0)]
-            written = 0
-            while written < len(data):
-                written += os.pwrite(fd, data[written:], offset + written)
-            self.report.bytes += written
-
-    def _special(self, entry: Entry, name: bytes) -> None:
-        """A symlink, device, fifo or socket."""
-        target = self._target
-        temporary = target.temporary()
-        decrypted = None
-        if entry.type == "symlink":
-            if entry.is_encrypted and self._plaintext is not None:
-                decrypted = self._plaintext.target(entry)
-                if decrypted is None:
-                    self._without_key(entry)
-            os.symlink(decrypted or entry.link_target, temporary, dir_fd=target.fd)
-        else:
-            device = os.makedev(*entry.rdev) if entry.type in ("char", "block") else 0
-            os.mknod(temporary, stat.S_IFMT(entry.mode) | 0o600, device, dir_fd=target.fd)
-        try:
-            # The link in /proc leads to the inode itself, which the name might not for long.
-            fd = os.open(temporary, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target.fd)
-            try:
-                self._apply(f"/proc/self/fd/{fd}", entry, as_stored=entry.is_encrypted and decrypted is None)
-            finally:
-                os.close(fd)
-            self._publish(temporary, name, entry)
-        except BaseException:
-            target.remove(temporary)
-            raise
-
-    def _publish(self, temporary: bytes, name: bytes, entry: Entry) -> None:
-        target = self._target
-        if entry.links > 1:
-            self._links[entry.path] = _Linked((*target.names(), name), target.identity(temporary), entry.links - 1)
-        target.publish(temporary, name, self._overwrite)
-
-    def _link(self, entry: Entry, name: bytes) -> None:
-        first = self._links.get(entry.link_target)
-        if first is None:
-            raise Exists(f"its first name, {show(entry.link_target)!r}, was left out", entry.shown)
-        first.left -= 1
-        if not first.left:
-            del self._links[entry.link_target]
-        temporary = self._target.temporary()
-        self._target.link(first.names, first.identity, temporary)
-        try:
-            self._target.publish(temporary, name, self._overwrite)
-        finally:
-            # rename() leaves the temporary name where both are names of the same file already.
-            self._target.remove(temporary)
-
-    def _apply(self, where: int | str, entry: Entry, *, as_stored: bool) -> None:
-        """Attributes; where ciphertext stays ciphertext, with the records that it needs to be read."""
-        xattrs = entry.xattrs
-        if as_stored or (entry.stored_name is not None and self._way[-1].names is None):
-            xattrs = {**xattrs, **records_of(entry)}
-        if self._inherits_acl and entry.type != "symlink":
-            attributes.drop_acls(where)
-        attributes.apply(where, entry, xattrs or NO_XATTRS, self.report.unset)
-
-    def _without_key(self, entry: Entry) -> None:
-        """Leave out what no key opens, unless it is wanted as ciphertext."""
-        if self._missing == "skip" and self._plaintext is not None:
-            context = self._plaintext.context(entry)
-            raise NoKeyError.at(entry.shown, context.policy.key_id_hex if context is not None else "")
-
-    def _leave_out(self, problem: Ext4Error, entry: Entry) -> None:
-        """Note an entry that is not restored; of a directory all that is below it goes with it."""
-        report = self.report
-        report.left_out += 1
-        report.no_key += isinstance(problem, NoKeyError)
-        if len(report.problems) < PROBLEMS_KEPT:
-            report.problems.append(problem)
-        if entry.type == "dir":
-            self._left_out = entry.path + b"/"
-            self._left_out_key = isinstance(problem, NoKeyError)

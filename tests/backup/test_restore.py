@@ -14,7 +14,14 @@ import pytest
 
 from ext4img.backup import Archive, restore
 from ext4img.backup.entry import VERITY
-from ext4img.errors import AlteredArchiveError, ArchiveError, NoKeyError, RestoreError, WrongKeyError
+from ext4img.errors import (
+    AlteredArchiveError,
+    ArchiveError,
+    NoKeyError,
+    NotFoundError,
+    RestoreError,
+    WrongKeyError,
+)
 from tests.backup.synthetic import (
     KEY,
     OTHER_KEY,
@@ -341,3 +348,100 @@ def test_an_open_archive_stays_open(tmp_path: Path):
     with Archive(io.BytesIO(plain_tree().archive())) as archive:
         restore(archive, tmp_path / "t")
         assert len(list(archive)) > 10
+
+
+class TestOnly:
+    """Some paths of the backup, by their plain names or the archive's."""
+
+    @both
+    def test_plain_paths(self, opened: Callable[[bytes], BinaryIO], tmp_path: Path):
+        data = encrypted_tree().archive()
+        report = restore(opened(data), tmp_path / "t", keys=[KEY], only=["/secret/small", b"secret/below"])
+        found = {path for path, status in listed(tmp_path / "t").items() if not stat.S_ISDIR(status.st_mode)}
+        if opened is as_file:
+            assert report.complete
+            assert found == {b"secret/small", b"secret/below/" + b"x" * 200}
+            assert contents(tmp_path / "t", b"secret/below/" + b"x" * 200) == b"three names"
+        else:  # its first name is gone by when the second comes
+            assert report.left_out == 1
+            assert found == {b"secret/small"}
+
+    def test_the_archives_paths(self, tmp_path: Path):
+        tree = encrypted_tree()
+        entry = next(entry for entry, _ in tree.members if entry.size == 2)
+        assert restore(io.BytesIO(tree.archive()), tmp_path / "t", keys=[KEY], only=[entry.path]).complete
+        assert contents(tmp_path / "t", b"secret/small") == b"hi"
+        assert len(listed(tmp_path / "t")) == 3
+
+    def test_further_names_of_one_file_stay_one(self, tmp_path: Path):
+        tree = Tree()
+        first = tree.add(b"a", "file", b"data", links=3)
+        tree.add_link(b"b", first)
+        tree.add_link(b"c", first)
+        assert restore(io.BytesIO(tree.archive()), tmp_path / "t", only=["b", "c"]).complete
+        assert sorted(os.listdir(tmp_path / "t")) == ["b", "c"]
+        assert (tmp_path / "t/b").samefile(tmp_path / "t/c")
+        assert (tmp_path / "t/c").read_bytes() == b"data"
+
+    def test_the_root_is_everything(self, tmp_path: Path):
+        tree = plain_tree()
+        report = restore(io.BytesIO(tree.archive()), tmp_path / "t", only=["/"], devices=IS_ROOT)
+        assert report.complete
+
+    @both
+    def test_what_is_not_there_is_said(self, opened: Callable[[bytes], BinaryIO], tmp_path: Path):
+        with pytest.raises(NotFoundError) as caught:
+            restore(opened(encrypted_tree().archive()), tmp_path / "t", only=["plain.txt", "secret/none"], keys=[KEY])
+        assert caught.value.filename == "secret/none"
+
+
+def test_resume(tmp_path: Path):
+    """What is there already is not written again; leftovers of the interrupted run are taken away."""
+    tree = encrypted_tree()
+    data = tree.archive()
+    target = tmp_path / "t"
+
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, total: int | None) -> None:
+        if done > 30_000:
+            raise Stop
+
+    with pytest.raises(Stop):
+        restore(io.BytesIO(data), target, keys=[KEY], progress=stop)
+    (target / "secret/.ext4img-01234567-8.partial").write_bytes(b"half")
+    (target / "secret/.ext4img-not-ours").write_bytes(b"a name like any other")
+    before = {path: status.st_ino for path, status in listed(target).items() if stat.S_ISREG(status.st_mode)}
+    assert before
+    report = restore(io.BytesIO(data), target, keys=[KEY], resume=True)
+    assert report.complete
+    after = listed(target)
+    assert b"secret/.ext4img-01234567-8.partial" not in after
+    assert b"secret/.ext4img-not-ours" in after
+    for path, number in before.items():
+        if b"partial" not in path:
+            assert after[path].st_ino == number
+    for path, body in tree.plain.items():
+        assert contents(target, path) == body
+    assert os.stat(target / "secret/linked").st_nlink == 3
+    assert os.stat(target / "secret").st_mtime_ns == tree.members[2][0].mtime_ns
+    again = restore(io.BytesIO(data), target, keys=[KEY], resume=True)
+    assert again.complete
+    assert (again.bytes, again.kept) == (0, len(tree.members) - 3)
+
+
+@both
+def test_overwrite_what_is_older(opened: Callable[[bytes], BinaryIO], tmp_path: Path):
+    tree = Tree()
+    for name in (b"newer", b"older"):
+        tree.add(name, "file", b"backup")
+    target = tmp_path / "t"
+    target.mkdir()
+    for file, time_ns in (("newer", 2_000_000_000_000_000_000), ("older", 1_000_000_000_000_000_000)):
+        (target / file).write_bytes(b"there")
+        os.utime(target / file, ns=(time_ns, time_ns))
+    assert restore(opened(tree.archive()), target, overwrite="newer").complete
+    assert (target / "older").read_bytes() == b"backup"
+    assert (target / "newer").read_bytes() == b"there"
+    assert not [path for path in listed(target) if b".ext4img" in path]

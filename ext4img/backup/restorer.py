@@ -1,0 +1,428 @@
+"""Entries → a directory of the host: names, contents and attributes, each put in place when it is whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal, Protocol
+
+from ext4img.backup import attributes
+from ext4img.backup.attributes import FS_CASEFOLD_FL, Unset
+from ext4img.backup.chosen import Chosen, ChosenPath
+from ext4img.backup.destination import Exists, HostDirectory
+from ext4img.backup.entry import NO_XATTRS, ROOT, VERITY, Entry, show
+from ext4img.backup.member import records_of
+from ext4img.backup.passage import CHUNK_BYTES
+from ext4img.backup.plaintext import Plaintext
+from ext4img.backup.staging import Overwrite
+from ext4img.errors import AlteredArchiveError, Ext4Error, NoKeyError, RestoreError, UnsupportedFeatureError
+
+if TYPE_CHECKING:
+    from ext4img.crypto.codec import ContentsCipher, NamesCipher
+
+Progress = Callable[[int, int | None], None]
+Missing = Literal["skip", "ciphertext"]
+PROBLEMS_KEPT: Final = 10_000
+
+# A name, path or kind of file that the target cannot have: that entry is left out, the rest goes on.
+_ONE_ENTRY: Final = frozenset(
+    (
+        errno.EACCES,
+        errno.EFBIG,
+        errno.EILSEQ,
+        errno.EINVAL,
+        errno.EMLINK,
+        errno.ENAMETOOLONG,
+        errno.ENOTSUP,
+        errno.EOPNOTSUPP,
+        errno.EPERM,
+    )
+)
+
+
+@dataclass(slots=True)
+class RestoreReport:
+    """What a restore did.
+
+    `restored` counts by type ("file", "dir", …, and "link" for further names). `problems` are the
+    entries that are not there, at most 10,000 of them; `left_out` counts all. `unset` counts
+    attributes that the target or the lack of rights refused.
+    """
+
+    restored: dict[str, int] = field(default_factory=dict)
+    bytes: int = 0
+    left_out: int = 0
+    problems: list[Ext4Error] = field(default_factory=list)
+    unset: Unset = field(default_factory=Unset)
+    no_key: int = 0
+    """How many of those left out are so for want of a key."""
+    kept: int = 0
+    """What was there already and stays: with `resume`, or with overwrite="newer"."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every entry was restored."""
+        return not self.left_out
+
+
+@dataclass(slots=True)
+class _Linked:
+    """The first name of a file that has more: where it is in the target, which file, names to come."""
+
+    names: tuple[bytes, ...]
+    identity: tuple[int, int]
+    left: int
+
+
+class _Directory:
+    """A directory of the archive on the way to the current member. `names` decrypts what is in it."""
+
+    __slots__ = ("entry", "made", "names")
+
+    def __init__(self, entry: Entry, names: NamesCipher | None) -> None:
+        self.entry = entry
+        self.names = names
+        self.made: set[bytes] | None = set() if names is not None else None  # names restored here
+
+
+class Restorable(Protocol):
+    """What is restored: a member of an archive, or what looks like one. See `Member`."""
+
+    entry: Entry
+    offset: int
+    stored_bytes: int
+
+    def chunks(self) -> Iterator[tuple[int, memoryview]]:
+        """(offset in the body, at most 1 MiB of it), for reading, until the next is drawn."""
+
+
+class Restorer:
+    """One restore into a target."""
+
+    def __init__(
+        self,
+        target: HostDirectory,
+        plaintext: Plaintext | None,
+        missing: Missing,
+        overwrite: Overwrite,
+        devices: bool,
+        *,
+        only: Sequence[ChosenPath] = (),
+        resume: bool = False,
+        fetch: Callable[[bytes], Restorable] | None = None,
+    ) -> None:
+        """See `restore`. `fetch` gives a member by its path, for further names of what is not restored."""
+        self.report = RestoreReport()
+        self.root: Entry | None = None
+        self._target = target
+        self._plaintext = plaintext
+        self._missing = missing
+        self._overwrite = overwrite
+        self._devices = devices
+        self._chosen = Chosen(only) if only else None
+        self._resume = resume
+        self._fetch = fetch
+        self._way: list[_Directory] = []
+        self._plain = memoryview(bytearray(CHUNK_BYTES))  # a chunk's plaintext
+        self._left_out = b""  # a directory that is left out, with all below it
+        self._left_out_count = 0  # 1 if what is below is missing, 0 if it is not wanted
+        self._left_out_key = False  # for want of a key
+        self._links: dict[bytes, _Linked] = {}  # by the path of the first name
+        self._inherits_acl = target.has_default_acl()
+
+    def run(self, members: Iterable[Restorable], total: int | None, progress: Progress | None = None) -> None:
+        """Restore all members, parents before children, of `total` bytes if that is known.
+
+        Directories get their attributes when their last child is there.
+        """
+        for member in members:
+            entry = member.entry
+            if entry.type == VERITY:
+                self.report.unset["verity"] += 1
+            elif self._left_out and entry.path.startswith(self._left_out):
+                self.report.left_out += self._left_out_count
+                self.report.no_key += self._left_out_key
+            else:
+                with self._failing():
+                    self._place(member)
+            if progress is not None:
+                progress(member.offset + member.stored_bytes, total)
+        with self._failing():
+            while len(self._way) > 1:
+                self._leave()
+        if self._chosen is not None:
+            self._chosen.check()
+
+    def finish_root(self, target: HostDirectory) -> None:
+        """Give the target itself the root's attributes."""
+        if self.root is not None:
+            with self._failing():
+                self._finish_directory(target.fd, _Directory(self.root, None))
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Errors of the target that end the restore: no room, taken away, cannot be written."""
+        try:
+            yield
+        except Ext4Error:
+            raise
+        except OSError as error:
+            raise RestoreError(f"the restore cannot go on: {error.strerror}", self._target.shown()) from error
+
+    def _place(self, member: Restorable) -> None:
+        """Restore one member, or note why it is left out."""
+        entry = member.entry
+        if entry.path == ROOT:
+            self.root = entry
+            self._way.append(_Directory(entry, None))
+            return
+        parent = entry.parent
+        while self._way[-1].entry.path != parent:
+            self._leave()
+        try:
+            name = self._name(entry)
+            if self._chosen is not None and not self._is_chosen(entry, name):
+                return
+            self._restore(member, name)
+        except (Exists, NoKeyError, UnsupportedFeatureError) as error:
+            self._leave_out(error, entry)
+        except OSError as error:
+            if error.errno not in _ONE_ENTRY:
+                raise
+            self._leave_out(RestoreError(f"it cannot be restored: {error.strerror}", entry.shown), entry)
+
+    def _name(self, entry: Entry) -> bytes:
+        """The name in the target."""
+        directory = self._way[-1]
+        if directory.names is None or self._plaintext is None:
+            return entry.name
+        name = self._plaintext.name(entry, directory.names)
+        made = directory.made
+        if made is not None:
+            if name in made:
+                raise AlteredArchiveError(f"its name decrypts to {name!r}, as another one's did", entry.shown)
+            made.add(name)
+        return name
+
+    def _is_chosen(self, entry: Entry, name: bytes) -> bool:
+        """Whether it is among the chosen paths, or leads there."""
+        is_directory = entry.type == "dir" and not entry.is_link
+        paths = tuple(entry.path.split(b"/")), (*self._target.names(), name)
+        if self._chosen is None or self._chosen.takes(*paths, is_directory=is_directory):
+            return True
+        if is_directory:
+            self._pass_by(entry, 0, for_want_of_key=False)
+        return False
+
+    def _restore(self, member: Restorable, name: bytes) -> None:
+        entry = member.entry
+        kind = "link" if entry.is_link else entry.type
+        if kind != "dir" and self._stays(entry, name):
+            self.report.kept += 1
+            return
+        if entry.is_link:
+            self._link(member, name)
+        elif kind == "dir":
+            self._directory(entry, name)
+        elif kind == "file":
+            self._file(member, name)
+        elif kind in ("char", "block") and not self._devices:
+            self.report.unset["device node"] += 1
+            return
+        else:
+            self._special(entry, name)
+        self.report.restored[kind] = self.report.restored.get(kind, 0) + 1
+
+    def _directory(self, entry: Entry, name: bytes) -> None:
+        names = None
+        if entry.is_encrypted and self._plaintext is not None:
+            names = self._plaintext.names(entry)
+            if names is None:
+                self._without_key(entry)
+        self._target.enter(name)
+        if self._resume:
+            self._target.clear_temporaries()
+        self._way.append(_Directory(entry, names))
+        if not self._target.created:
+            self._inherits_acl |= self._target.has_default_acl()
+        elif entry.flags & FS_CASEFOLD_FL:  # only while it is empty
+            attributes.set_casefold(self._target.fd, self.report.unset)
+
+    def _leave(self) -> None:
+        """The current directory is done: attributes, and back to the one above."""
+        directory = self._way.pop()
+        if self._target.created or self._overwrite or self._resume:
+            self._finish_directory(self._target.fd, directory)
+        self._target.leave()
+
+    def _finish_directory(self, fd: int, directory: _Directory) -> None:
+        entry = directory.entry
+        self._apply(fd, entry, as_stored=entry.is_encrypted and directory.names is None)
+        attributes.apply_flags(fd, entry, self.report.unset)
+
+    def _file(self, member: Restorable, name: bytes) -> None:
+        entry = member.entry
+        cipher: ContentsCipher | None = None
+        size = entry.body_size
+        if entry.is_encrypted and self._plaintext is not None:
+            cipher = self._plaintext.contents(entry)
+            if cipher is None:
+                self._without_key(entry)
+            else:
+                size = entry.size
+        target = self._target
+        temporary = target.temporary()
+        fd = target.create(temporary)
+        try:
+            self._contents(fd, member, cipher, size)
+            self._apply(fd, entry, as_stored=entry.is_encrypted and cipher is None)
+            self._publish(temporary, name, entry)
+            attributes.apply_flags(fd, entry, self.report.unset)
+        except BaseException:
+            target.remove(temporary)
+            raise
+        finally:
+            os.close(fd)
+
+    def _contents(self, fd: int, member: Restorable, cipher: ContentsCipher | None, size: int) -> None:
+        """Write the data of a file of `size` bytes; what lies between stays a hole."""
+        if size:
+            os.ftruncate(fd, size)
+        for offset, part in member.chunks():
+            data = part
+            if cipher is not None:
+                data = self._plain[: len(part)]
+                cipher.decrypt_into(part, offset // cipher.data_unit_size, data)
+            data = data[: max(size - offset, 0)]
+            written = 0
+            while written < len(data):
+                written += os.pwrite(fd, data[written:], offset + written)
+            self.report.bytes += written
+
+    def _special(self, entry: Entry, name: bytes) -> None:
+        """A symlink, device, fifo or socket."""
+        target = self._target
+        temporary = target.temporary()
+        decrypted = None
+        if entry.type == "symlink":
+            if entry.is_encrypted and self._plaintext is not None:
+                decrypted = self._plaintext.target(entry)
+                if decrypted is None:
+                    self._without_key(entry)
+            os.symlink(decrypted or entry.link_target, temporary, dir_fd=target.fd)
+        else:
+            device = os.makedev(*entry.rdev) if entry.type in ("char", "block") else 0
+            os.mknod(temporary, stat.S_IFMT(entry.mode) | 0o600, device, dir_fd=target.fd)
+        try:
+            # The link in /proc leads to the inode itself, which the name might not for long.
+            fd = os.open(temporary, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target.fd)
+            try:
+                self._apply(f"/proc/self/fd/{fd}", entry, as_stored=entry.is_encrypted and decrypted is None)
+            finally:
+                os.close(fd)
+            self._publish(temporary, name, entry)
+        except BaseException:
+            target.remove(temporary)
+            raise
+
+    def _stays(self, entry: Entry, name: bytes) -> bool:
+        """Whether what is in the way is to be left there, and nothing is wrong with that."""
+        if self._resume and self._is_there(entry, name):
+            return True
+        if self._overwrite != "newer":
+            return False
+        status = self._target.status(name)
+        return status is not None and status.st_mtime_ns >= entry.mtime_ns and not stat.S_ISDIR(status.st_mode)
+
+    def _is_there(self, entry: Entry, name: bytes) -> bool:
+        """Whether an earlier restore got as far as this entry: a name is only given to what is whole."""
+        status = self._target.status(name)
+        if status is None or stat.S_IFMT(status.st_mode) != stat.S_IFMT(entry.mode):
+            return False
+        if entry.is_link:
+            first = self._links.get(entry.link_target)
+            return first is not None and first.identity == (status.st_dev, status.st_ino)
+        if status.st_mtime_ns != entry.mtime_ns:
+            return False
+        if entry.type == "file" and status.st_size != self._size(entry):
+            return False
+        if entry.links > 1:
+            identity = (status.st_dev, status.st_ino)
+            self._links[entry.path] = _Linked((*self._target.names(), name), identity, entry.links - 1)
+        return True
+
+    def _size(self, entry: Entry) -> int:
+        """How large a file will be: the true size if it is decrypted."""
+        decrypted = entry.is_encrypted and self._plaintext is not None and self._plaintext.contents(entry) is not None
+        return entry.size if decrypted else entry.body_size
+
+    def _publish(self, temporary: bytes, name: bytes, entry: Entry) -> None:
+        target = self._target
+        identity = target.identity(temporary) if entry.links > 1 else None
+        target.publish(temporary, name, bool(self._overwrite))
+        if identity is not None:
+            self._links[entry.path] = _Linked((*target.names(), name), identity, entry.links - 1)
+
+    def _link(self, member: Restorable, name: bytes) -> None:
+        entry = member.entry
+        first = self._links.get(entry.link_target)
+        if first is None:
+            if self._chosen is None or self._fetch is None:
+                raise Exists(f"its first name, {show(entry.link_target)!r}, was left out", entry.shown)
+            # The first name is not among what was chosen; this one is restored in its stead.
+            self._restore_fetched(self._fetch(entry.link_target), entry, name)
+            return
+        first.left -= 1
+        if not first.left:
+            del self._links[entry.link_target]
+        temporary = self._target.temporary()
+        self._target.link(first.names, first.identity, temporary)
+        try:
+            self._target.publish(temporary, name, bool(self._overwrite))
+        finally:
+            # rename() leaves the temporary name where both are names of the same file already.
+            self._target.remove(temporary)
+
+    def _restore_fetched(self, member: Restorable, entry: Entry, name: bytes) -> None:
+        """A further name as if it were the first."""
+        first = member.entry
+        member.entry = first._replace(path=first.path, stored_name=entry.stored_name, name_hash=entry.name_hash)
+        if first.type == "file":
+            self._file(member, name)
+        elif first.type not in ("char", "block") or self._devices:
+            self._special(member.entry, name)
+
+    def _apply(self, where: int | str, entry: Entry, *, as_stored: bool) -> None:
+        """Attributes; where ciphertext stays ciphertext, with the records that it needs to be read."""
+        xattrs = entry.xattrs
+        if as_stored or (entry.stored_name is not None and self._way[-1].names is None):
+            xattrs = {**xattrs, **records_of(entry)}
+        if self._inherits_acl and entry.type != "symlink":
+            attributes.drop_acls(where)
+        attributes.apply(where, entry, xattrs or NO_XATTRS, self.report.unset)
+
+    def _without_key(self, entry: Entry) -> None:
+        """Leave out what no key opens, unless it is wanted as ciphertext."""
+        if self._missing == "skip" and self._plaintext is not None:
+            context = self._plaintext.context(entry)
+            raise NoKeyError.at(entry.shown, context.policy.key_id_hex if context is not None else "")
+
+    def _leave_out(self, problem: Ext4Error, entry: Entry) -> None:
+        """Note an entry that is not restored; of a directory all that is below it goes with it."""
+        report = self.report
+        report.left_out += 1
+        report.no_key += isinstance(problem, NoKeyError)
+        if len(report.problems) < PROBLEMS_KEPT:
+            report.problems.append(problem)
+        if entry.type == "dir":
+            self._pass_by(entry, 1, isinstance(problem, NoKeyError))
+
+    def _pass_by(self, directory: Entry, count: int, for_want_of_key: bool) -> None:
+        """Leave out all that is below a directory."""
+        self._left_out = directory.path + b"/"
+        self._left_out_count = count
+        self._left_out_key = for_want_of_key
