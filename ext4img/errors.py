@@ -36,12 +36,10 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where on the image something is wrong; what is not known stays None.
 
     `block` is a physical block number, `offset` a byte offset from the start of the file system,

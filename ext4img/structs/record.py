@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from struct import Struct as PackStruct
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -76,15 +77,25 @@ class Record:
         self._pack = PackStruct(self.byte_order + "".join(f.code for f in fields))
         if self._pack.size != self.size or int(declaration.sizeof()) != self.size:
             raise TypeError(f"{name}: derived size differs from the declaration's")
-        names = [f.name for f in fields]
-        # Its fields are only known at run time, hence Any: `from_raw` functions give them types.
-        # A small record may bring a NamedTuple of its own, with the same names.
-        self.raw: Any = raw or cast(Any, namedtuple)(name, names)
-        if self.raw._fields != tuple(names):
-            raise TypeError(f"{name}: the raw tuple's fields differ from the declaration's")
-        self._make = self.raw._make
+        if raw is not None:
+            if raw._fields != tuple(f.name for f in fields):
+                raise TypeError(f"{name}: the raw tuple's fields differ from the declaration's")
+            self.raw = raw
         self.unpack_tuple = self._pack.unpack_from
         """Plain tuple of the fields at (buffer, offset), for hot loops whose bounds are checked."""
+
+    @cached_property
+    def raw(self) -> Any:
+        """The named tuple; made when it is first wanted, as it costs more than all the rest.
+
+        Its fields are only known at run time, hence Any: `from_raw` functions give them types. A
+        small record may bring a NamedTuple of its own, with the same names.
+        """
+        return cast(Any, namedtuple)(self.name, [f.name for f in self.fields])
+
+    @cached_property
+    def _make(self) -> Any:
+        return self.raw._make
 
     def __repr__(self) -> str:
         return f"Record({self.name}, {self.size} bytes)"

@@ -53,6 +53,7 @@ from ext4img.volume.inode import Inode
 from ext4img.volume.journal import JournalSource, JournalSuperblock
 from ext4img.volume.mapping import LBLK_END, UNWRITTEN, WRITTEN, Run
 from ext4img.volume.problems import Problems
+from ext4img.volume.recovered import FastCommits
 from ext4img.volume.recovery_directory import RecoveryDirectory, Removed
 from ext4img.volume.recovery_editor import RecoveryEditor
 from ext4img.volume.recovery_extents import RecoveryExtents, empty_root
@@ -62,17 +63,6 @@ _INVERT = 0xFFFFFFFF
 _I_BLOCK = EXT4_INODE.offset_of("i_block")
 _I_GENERATION = EXT4_INODE.offset_of("i_generation")
 _NAME_TAGS = (EXT4_FC_TAG_CREAT, EXT4_FC_TAG_LINK, EXT4_FC_TAG_UNLINK)
-
-
-class FastCommits(NamedTuple):
-    """What a scan found: whole commits, their tags, and the blocks that they give to files.
-
-    `ranges` are pairs of first physical block and end.
-    """
-
-    commits: int = 0
-    tags: int = 0
-    ranges: tuple[tuple[int, int], ...] = ()
 
 
 class _Tag(NamedTuple):

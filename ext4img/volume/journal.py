@@ -13,9 +13,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from enum import IntFlag
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from ext4img.errors import ChecksumError, CorruptionError, Place, UnsupportedFeatureError
@@ -68,8 +67,7 @@ _INCOMPAT_NAMES = {
 _KNOWN_INCOMPAT = sum(JournalIncompat)
 
 
-@dataclass(frozen=True, slots=True)
-class JournalSuperblock:
+class JournalSuperblock(NamedTuple):
     """The journal's own description. Block numbers count from the journal's start.
 
     The log is a ring of the blocks `first` to `end` - 1. `start` is where it begins, 0 when there

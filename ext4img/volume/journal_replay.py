@@ -12,7 +12,6 @@ Kernel: jbd2_journal_recover, do_one_pass, scan_revoke_records (fs/jbd2/recovery
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ext4img.errors import ChecksumError, CorruptionError, Ext4Error, Place
@@ -22,31 +21,7 @@ from ext4img.volume.journal_log import JournalLog, Tag
 from ext4img.volume.journal_scan import SEQUENCE_MASK, Scan, Transaction, scan_log
 from ext4img.volume.overlay import Overlay
 from ext4img.volume.problems import Problems
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """What replaying the log gave. `overlay` is what the block reader needs, the rest is told.
-
-    `blocks` counts logged blocks that were replayed, `replaced` the different blocks of the volume
-    among them, `revoked` those that a revoke record silenced. `end_sequence` is the number that
-    the next transaction would have, and that fast commits carry. `torn` says that a transaction
-    without its commit block followed; `complete` that nothing was wrong.
-    """
-
-    overlay: Overlay
-    first_sequence: int
-    end_sequence: int
-    transactions: int = 0
-    blocks: int = 0
-    replaced: int = 0
-    escaped: int = 0
-    revoke_records: int = 0
-    revoked: int = 0
-    checksum_version: int = 0
-    checksums_verified: int = 0
-    torn: bool = False
-    complete: bool = True
+from ext4img.volume.recovered import Replay
 
 
 def follows(later: int, earlier: int) -> bool:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from struct import unpack
-from typing import NamedTuple
 
 from ext4img.errors import CorruptionError, Ext4Error, LimitError, NotFoundError, Place, SourceError
 from ext4img.structs.directory import EXT4_ORPHAN_BLOCK_MAGIC, EXT4_ORPHAN_BLOCK_TAIL
@@ -24,6 +23,7 @@ from ext4img.volume.features import RoCompat
 from ext4img.volume.inode import Inode
 from ext4img.volume.mapping import LOST, WRITTEN, Mapper, Runs
 from ext4img.volume.problems import Problems
+from ext4img.volume.recovered import Orphans
 from ext4img.volume.recovery_editor import RecoveryEditor
 from ext4img.volume.recovery_truncate import BlockMapCut, ExtentCut
 
@@ -31,13 +31,6 @@ MOST_ORPHAN_FILE_BLOCKS = 512  # EXT4_MAX_ORPHAN_FILE_BLOCKS
 _NUMBER_SIZE = 4  # of an inode number in the orphan file
 # A kernel that finds one of these mounts read-only at most, and leaves orphans alone.
 _UNWRITABLE = RoCompat.HAS_SNAPSHOT | RoCompat.REPLICA | RoCompat.SHARED_BLOCKS
-
-
-class Orphans(NamedTuple):
-    """Inode numbers of what recovery deleted and of what it cut to size."""
-
-    deleted: tuple[int, ...] = ()
-    truncated: tuple[int, ...] = ()
 
 
 def recover_orphans(editor: RecoveryEditor) -> Orphans:

@@ -6,8 +6,7 @@ and reads on around it, `off` does not look at checksums and stays silent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from ext4img.errors import ChecksumError, CorruptionError, Place, SourceError
 
@@ -16,8 +15,7 @@ CHECKS: tuple[str, ...] = get_args(Checks)
 MOST_PROBLEMS_KEPT = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """Something wrong that was read around: the same words and place as a CorruptionError."""
 
     reason: str

@@ -2,13 +2,13 @@
 
 In the kernel's order: the log (journal_replay), then the superblock as the log leaves it, the fast
 commits (fast_commit), the orphans (orphans). Nothing is written; nothing above the block reader
-needs to know.
+needs to know. What only a dirty volume needs is imported only for one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from struct import unpack_from
+from typing import NamedTuple
 
 from ext4img.errors import CorruptionError, Ext4Error, NotFoundError, Place, SourceError, UnsupportedFeatureError
 from ext4img.sources.base import Source
@@ -17,7 +17,6 @@ from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INODE, S_IFREG
 from ext4img.structs.superblock import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
-from ext4img.volume.fast_commit import FastCommits, replay_fast_commits, scan_fast_commits
 from ext4img.volume.features import Compat, Incompat
 from ext4img.volume.groups import Groups
 from ext4img.volume.inode import Inode, InodeFormat, from_raw
@@ -30,19 +29,16 @@ from ext4img.volume.journal import (
     JournalSuperblock,
     read_journal_superblock,
 )
-from ext4img.volume.journal_replay import Replay, replay_journal
 from ext4img.volume.mapping import Mapper
-from ext4img.volume.orphans import Orphans, recover_orphans
 from ext4img.volume.overlay import Draft, Overlay
 from ext4img.volume.problems import Problems
-from ext4img.volume.recovery_editor import RecoveryEditor
+from ext4img.volume.recovered import FastCommits, Orphans, Replay
 from ext4img.volume.superblock import Superblock, parse_superblock
 
 _BLOCK_AREA = EXT4_INODE.span("i_block")
 
 
-@dataclass(frozen=True, slots=True)
-class Recovery:
+class Recovery(NamedTuple):
     """What was done. `overlay` goes below the block reader, `superblock` is the one it leaves.
 
     `journal` is None where there is none or it could not be used; `replay` is None where the volume
@@ -54,8 +50,8 @@ class Recovery:
     journal: JournalSuperblock | None = None
     journal_is_external: bool = False
     replay: Replay | None = None
-    fast_commits: FastCommits = field(default_factory=FastCommits)
-    orphans: Orphans = field(default_factory=Orphans)
+    fast_commits: FastCommits = FastCommits()
+    orphans: Orphans = Orphans()
 
     @property
     def needed(self) -> bool:
@@ -90,11 +86,15 @@ def recover(
         # Backups of the superblock don't say whether there is something to recover.
         is_backup = superblock.group_number != 0
         if Incompat.RECOVER in superblock.features or (is_backup and journal_superblock.start):
+            from ext4img.volume.journal_replay import replay_journal
+
             block_count = max(superblock.block_count, source.size // superblock.block_size)
             replay = replay_journal(journal, journal_superblock, block_count, problems)
             overlay = replay.overlay
             superblock = _superblock_after(source, superblock, overlay, problems)
             if journal_superblock.start and JournalIncompat.FAST_COMMIT in journal_superblock.incompat:
+                from ext4img.volume.fast_commit import scan_fast_commits
+
                 fast_commits = scan_fast_commits(
                     journal, journal_superblock, replay.end_sequence, superblock.inode_size, problems
                 )
@@ -102,24 +102,25 @@ def recover(
             # The kernel discards such a log.
             problems.note("the journal holds transactions, but the superblock does not ask for recovery")
 
-    draft = Draft(overlay)
-    seed = checksum.filesystem_seed(superblock.uuid, superblock.checksum_seed)
-    editor = RecoveryEditor(source, superblock, seed, draft, problems, fast_commits.ranges)
-    if journal is not None and journal_superblock is not None and fast_commits.tags:
-        replay_fast_commits(journal, journal_superblock, fast_commits, editor)
     orphans = Orphans()
     aborted = journal_superblock is not None and journal_superblock.error != 0  # counts as EXT4_ERROR_FS
-    if (superblock.last_orphan or superblock.orphan_file_inode) and not aborted:
-        orphans = recover_orphans(editor)
-    return Recovery(
-        overlay.patched_with(draft.patches),
-        superblock,
-        journal_superblock,
-        external,
-        replay,
-        fast_commits,
-        orphans,
-    )
+    has_orphans = bool(superblock.last_orphan or superblock.orphan_file_inode) and not aborted
+    if fast_commits.tags or has_orphans:
+        from ext4img.volume.recovery_editor import RecoveryEditor
+
+        draft = Draft(overlay)
+        seed = checksum.filesystem_seed(superblock.uuid, superblock.checksum_seed)
+        editor = RecoveryEditor(source, superblock, seed, draft, problems, fast_commits.ranges)
+        if journal is not None and journal_superblock is not None and fast_commits.tags:
+            from ext4img.volume.fast_commit import replay_fast_commits
+
+            replay_fast_commits(journal, journal_superblock, fast_commits, editor)
+        if has_orphans:
+            from ext4img.volume.orphans import recover_orphans
+
+            orphans = recover_orphans(editor)
+        overlay = overlay.patched_with(draft.patches)
+    return Recovery(overlay, superblock, journal_superblock, external, replay, fast_commits, orphans)
 
 
 def _find_journal(

@@ -5,8 +5,7 @@ Kernel: struct ext4_super_block and ext4_fill_super's checks (fs/ext4/super.c).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from ext4img.errors import CorruptionError, NotExt4Error, Place, UnsupportedFeatureError
@@ -32,8 +31,7 @@ MAX_LOG_CLUSTER_SIZE = 30
 MAX_BLOCKS = 1 << 48  # what extents and inodes can name
 
 
-@dataclass(frozen=True, slots=True)
-class Superblock:
+class Superblock(NamedTuple):
     """A file system's own description. Sizes are in bytes, times in seconds since 1970."""
 
     uuid: UUID

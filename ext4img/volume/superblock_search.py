@@ -10,7 +10,6 @@ volumes have one group and no backup, but often a copy in the log.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 from ext4img.errors import (
@@ -116,14 +115,14 @@ def find_copy(source: Source, uuid: bytes | None = None) -> SuperblockCopy | Non
             continue  # not a superblock, or not a sound one: the next place may have one
         group = backup_group(found, offset)
         if group:
-            found = replace(found, group_number=group)  # revision 0 does not say
+            found = found._replace(group_number=group)  # revision 0 does not say
             copy = SuperblockCopy(found, found.group_first_block(group), offset)
             if uuid in (None, found.uuid.bytes):
                 return copy
             other = other or copy
         elif found.group_number == 0 and Compat.HAS_JOURNAL in found.features and len(logged) < MOST_LOGGED:
             # Orphans of the time when it was logged may be in use again.
-            logged.append(SuperblockCopy(replace(found, last_orphan=0), None, offset))
+            logged.append(SuperblockCopy(found._replace(last_orphan=0), None, offset))
     return other or _logged_copy(source, logged, uuid)
 
 
@@ -194,7 +193,7 @@ def _named(source: Source, problems: Problems, block: int, block_size: int | Non
             continue
         found = parse_superblock(raw, offset, problems)
         if found.block_size == size:
-            return replace(found, group_number=backup_group(found, offset))
+            return found._replace(group_number=backup_group(found, offset))
     sizes = "any size" if block_size is None else f"{block_size} bytes"
     raise NotExt4Error(f"{source.name}: no superblock in block {block} (of {sizes})")
 

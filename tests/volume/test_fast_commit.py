@@ -16,10 +16,11 @@ from ext4img.structs import fast_commit as fc
 from ext4img.structs.extent import EXT4_EXTENT
 from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INODE, EXT4_INODE_EXTRA
 from ext4img.volume import checksum, overlay
-from ext4img.volume.fast_commit import FastCommits, replay_fast_commits, scan_fast_commits
+from ext4img.volume.fast_commit import replay_fast_commits, scan_fast_commits
 from ext4img.volume.journal import JournalIncompat, read_journal_superblock
 from ext4img.volume.overlay import Draft
 from ext4img.volume.problems import Problems
+from ext4img.volume.recovered import FastCommits
 from ext4img.volume.recovery_editor import RecoveryEditor
 from ext4img.volume.volume import Volume
 from tests.volume.journal_log import Log

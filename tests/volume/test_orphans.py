@@ -13,7 +13,7 @@ from ext4img.sources import BytesSource
 from ext4img.structs.directory import EXT4_ORPHAN_BLOCK_TAIL
 from ext4img.structs.inode import EXT4_INODE
 from ext4img.structs.superblock import EXT4_SUPER_BLOCK
-from ext4img.volume.orphans import Orphans
+from ext4img.volume.recovered import Orphans
 from ext4img.volume.recovery import Recovery
 from ext4img.volume.volume import Volume
 
