@@ -9,13 +9,25 @@ from ext4img.crypto.dirhash import UNSIGNED, dirhashes
 from ext4img.crypto.names import nokey_name
 from ext4img.errors import CorruptionError, Place
 from ext4img.structs.directory import DX_HASH_SIPHASH, DX_HASH_TEA, EXT4_DIR_ENTRY_HASH
-from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_INDEX_FL
+from ext4img.structs.inode import (
+    EXT4_CASEFOLD_FL,
+    EXT4_INDEX_FL,
+    S_IFBLK,
+    S_IFCHR,
+    S_IFDIR,
+    S_IFIFO,
+    S_IFLNK,
+    S_IFREG,
+    S_IFSOCK,
+)
 from ext4img.volume.directory import DirEntry
 from ext4img.volume.features import Compat
 from ext4img.volume.inode import Inode
 from ext4img.volume.problems import Problems
 from ext4img.volume.volume import Volume
 
+# The upper four bits of a mode that says what kind of file it is.
+IN_USE = frozenset(kind >> 12 for kind in (S_IFREG, S_IFDIR, S_IFLNK, S_IFCHR, S_IFBLK, S_IFIFO, S_IFSOCK))
 _IMPOSSIBLE = frozenset(("", ".", ".."))
 
 
@@ -24,6 +36,13 @@ class NamedEntry(NamedTuple):
 
     name: bytes
     entry: DirEntry
+
+
+def not_in_use(text: str, directory: int, inode: Inode) -> CorruptionError:
+    """A name for an inode without links or type: the kernel answers with ESTALE or EFSCORRUPTED."""
+    what = f"which is not in use (mode {inode.mode:#o}, {inode.links} links)"
+    place = Place(inode=directory, record="ext4_dir_entry_2", field="inode")
+    return CorruptionError(f"{text!r} names inode {inode.number}, {what}", place)
 
 
 def shown_names(

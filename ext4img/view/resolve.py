@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ext4img.errors import NotDirectoryError, NotFoundError, SymlinkLoopError
 from ext4img.view.inode import Inode
+from ext4img.view.names import IN_USE, not_in_use
 from ext4img.view.policies import note_foreign
 from ext4img.volume.directory import DirEntry
 
@@ -48,6 +49,9 @@ class Resolver:
             if entry is None:
                 raise NotFoundError.at(path)
             child = view.inode(entry.inode)
+            if not child.links or child.mode >> 12 not in IN_USE:
+                view.problems.found(not_in_use(path, inode.number, child))
+                raise NotFoundError.at(path, f"Inode {child.number} is not in use")
             policy = view.policy_of(inode)
             if policy is not None:
                 note_foreign(view.volume, inode, policy, child)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ext4img.errors import CorruptionError, NotFoundError, Place, SourceError
 from ext4img.structs.directory import EXT4_FT_DIR, EXT4_FT_UNKNOWN
 from ext4img.view.inode import Inode, bind
+from ext4img.view.names import IN_USE, not_in_use
 from ext4img.view.path import Ext4Path
 from ext4img.view.policies import note_foreign
 from ext4img.volume import inode as stored
@@ -88,6 +89,9 @@ def _children(view: View, prefix: str, directory: Inode) -> Iterator[Walked]:
             inode = bind(table[entry.inode], view)
         except (CorruptionError, SourceError, NotFoundError) as error:
             _report(view, error, entry.inode)
+            continue
+        if not inode.links or inode.mode >> 12 not in IN_USE:
+            _report(view, not_in_use(text, number, inode), entry.inode)
             continue
         if policy is not None:
             note_foreign(view.volume, directory, policy, inode)

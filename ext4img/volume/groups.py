@@ -129,7 +129,31 @@ class Groups:
             return group._replace(
                 unused_inodes=0, inodes_uninitialised=False, blocks_uninitialised=False, is_backup=True
             )
-        return self._parse(number, self.descriptor_block(index), within, False)
+        try:
+            group = self._parse(number, self.descriptor_block(index), within, False)
+        except (CorruptionError, SourceError):
+            found = self._searched(number)
+            if found is None:
+                raise
+            return found
+        found = self._searched(number)
+        return group if found is None or found.inode_table == group.inode_table else found
+
+    def _searched(self, number: int) -> Group | None:
+        """Group 0 by its inode table, which the root's inode gives away.
+
+        Small volumes have one group, and no copy of its descriptor.
+        """
+        if number or self._problems.checks != "report":
+            return None
+        from ext4img.volume.root_search import find_first_inode_table
+
+        table = find_first_inode_table(self._superblock, self._blocks, self._seed)
+        if table is None:
+            return None
+        self._problems.note(f"the inode table of group 0 stands in block {table}, by the root's inode in it")
+        nothing = Group(0, 0, 0, 0, 0, 0, 0, 0, False, False, 0, 0, is_backup=True)
+        return nothing._replace(inode_table=table)
 
     def _backups(self, index: int) -> list[int]:
         superblock = self._superblock

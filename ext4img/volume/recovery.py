@@ -7,19 +7,16 @@ needs to know. What only a dirty volume needs is imported only for one.
 
 from __future__ import annotations
 
-from struct import unpack_from
 from typing import NamedTuple
 
 from ext4img.errors import CorruptionError, Ext4Error, NotFoundError, Place, SourceError, UnsupportedFeatureError
 from ext4img.sources.base import Source
-from ext4img.structs.extent import EXT4_EXT_MAGIC
-from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INODE, S_IFREG
 from ext4img.structs.superblock import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.features import Compat, Incompat
 from ext4img.volume.groups import Groups
-from ext4img.volume.inode import Inode, InodeFormat, from_raw
+from ext4img.volume.inode import Inode
 from ext4img.volume.inode_table import InodeTable
 from ext4img.volume.journal import (
     JournalDevice,
@@ -34,8 +31,6 @@ from ext4img.volume.overlay import Draft, Overlay
 from ext4img.volume.problems import Problems
 from ext4img.volume.recovered import FastCommits, Orphans, Replay
 from ext4img.volume.superblock import Superblock, parse_superblock
-
-_BLOCK_AREA = EXT4_INODE.span("i_block")
 
 
 class Recovery(NamedTuple):
@@ -156,31 +151,22 @@ def _journal_file(source: Source, superblock: Superblock, problems: Problems) ->
 def _journal_inode(superblock: Superblock, table: InodeTable, problems: Problems) -> Inode:
     """The journal's inode; where it is damaged and problems are reported, as the superblock keeps it.
 
-    As e2fsck does it (e2fsck/journal.c, s_jnl_blocks).
+    As e2fsck does it.
     """
-    number, backup = superblock.journal_inode, superblock.journal_backup
+    number = superblock.journal_inode
     try:
         inode = table[number]
         if not inode.is_file or not inode.links:
             raise CorruptionError("the journal's inode is not a file in use", Place(inode=number))
         return inode
     except (CorruptionError, SourceError) as error:
-        if problems.checks != "report" or not backup:
+        if problems.checks != "report" or not superblock.journal_backup:
             raise
         problems.unreadable(error, Place(inode=number))
         problems.note("the journal is found by the superblock's copy of its inode", Place(inode=number))
-    size_high, size = unpack_from("<II", backup, _BLOCK_AREA.size)
-    raw = EXT4_INODE.build(
-        {
-            "i_mode": S_IFREG | 0o600,
-            "i_links_count": 1,
-            "i_size_lo": size,
-            "i_size_high": size_high,
-            "i_flags": EXT4_EXTENTS_FL if backup[:2] == EXT4_EXT_MAGIC.to_bytes(2, "little") else 0,
-            "i_block": backup[: _BLOCK_AREA.size],
-        }
-    )
-    return from_raw(number, raw, InodeFormat.of(superblock)._replace(inode_size=EXT4_INODE.size))
+    from ext4img.volume.root_search import journal_inode_copy
+
+    return journal_inode_copy(superblock)
 
 
 def _journal_device(device: Source, superblock: Superblock, problems: Problems) -> JournalSource:

@@ -85,6 +85,10 @@ class Volume:
         self.directories = Directories(
             superblock, self.blocks, self._mapper, self.checksum_seed, self.problems, self._inline_parts
         )
+        if self.problems.checks == "report":
+            from ext4img.volume.rescue import rescue_root
+
+            rescue_root(superblock, self.blocks, self.inodes, self._mapper, self.checksum_seed, self.problems)
 
     @property
     def features(self) -> Features:

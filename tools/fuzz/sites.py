@@ -8,7 +8,7 @@ damage gets past it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from struct import Struct
 from uuid import UUID
 
@@ -78,6 +78,11 @@ class Site:
     fields: tuple[Field, ...]
     covered: Ranges = ()
     seal: Seal | None = None
+    inode: int | None = None  # that it is or belongs to
+
+    def field(self, name: str, index: int = 0) -> Field:
+        """The `index`-th field of this name (the kernel's, without its record's)."""
+        return [field for field in self.fields if field.name.rpartition(".")[2] == name][index]
 
 
 def find_sites(image: bytearray) -> list[Site]:
@@ -170,9 +175,10 @@ class _Finder:
 
         covered = ((offset, offset + size),) if self.has_checksums else ()
         kind = "journal inode" if inode.number == EXT4_JOURNAL_INO else f"{inode.type} inode"
-        yield Site(kind, offset, size, tuple(fields), covered, seal if self.has_checksums else None)
+        yield Site(kind, offset, size, tuple(fields), covered, seal if self.has_checksums else None, inode.number)
         try:
-            yield from self.behind_inode(inode, seed)
+            for site in self.behind_inode(inode, seed):
+                yield replace(site, inode=inode.number)
         except Ext4Error as error:
             raise RuntimeError(f"the unharmed image is not sound: {error}") from error
 

@@ -112,6 +112,8 @@ def _read(
     import numpy
 
     place = Place(block=block)
+    if not block:
+        return None  # its place is lost with the descriptor
     try:
         data = volume.blocks.read(block)
     except (CorruptionError, SourceError) as error:

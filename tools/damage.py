@@ -1,0 +1,237 @@
+"""Damage in one place of an image, and what is saved in spite of it: `python -m tools.damage IMAGE …`.
+
+One structure is destroyed at a time (zeros, garbage, or a sector that cannot be read), and the
+image is read with checks="report". The table says how much of what does not depend on the
+destroyed structure is still shown as before: every path with its attributes and contents.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ext4img
+from ext4img.sources import BytesSource, Source
+from ext4img.structs.directory import EXT4_DIR_ENTRY
+from ext4img.structs.superblock import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
+from ext4img.volume.check import check
+from ext4img.volume.inode import Inode
+from ext4img.volume.mapping import WRITTEN
+from ext4img.volume.volume import Volume
+
+HOW = ("zeros", "garbage", "unreadable")
+Listing = dict[bytes, tuple[int, str]]
+"""Path → inode number, digest of all that is shown there."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is destroyed, and the inodes and (directory, name) pairs that depend on it alone."""
+
+    what: str
+    offset: int
+    size: int
+    inodes: frozenset[int] = frozenset()
+    names: frozenset[tuple[int, bytes]] = frozenset()
+
+    def depends(self, listing: Listing) -> set[bytes]:
+        """Paths that may be lost: of the inodes and names concerned, and what is below them."""
+        number_of = {path: number for path, (number, _) in listing.items()}
+        lost: set[bytes] = set()
+        for path in sorted(listing):
+            parent, _, name = path.rpartition(b"/")
+            by_name = (number_of.get(parent or b"/", 0), name) in self.names
+            below = parent in lost and parent != b""
+            if number_of[path] in self.inodes or by_name or below:
+                lost.add(path)
+        return lost
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one image with one damage."""
+
+    place: Place
+    how: str
+    names: int
+    dependent: int
+    lost: tuple[bytes, ...]  # independent paths that are missing or shown differently
+    dependent_same: int
+    problems: tuple[str, ...]
+    error: str = ""
+
+    @property
+    def saved(self) -> bool:
+        """Whether all that does not depend on the place is shown as before, and something is reported."""
+        silent = not self.problems and self.dependent_same < self.dependent
+        by_design = self.place.what == "data block" and self.how != "unreadable"  # contents have no checksums
+        return not self.error and not self.lost and (not silent or by_design)
+
+
+class UnreadableSource(Source):
+    """Bytes, of which one range cannot be read."""
+
+    def __init__(self, data: bytes | bytearray, start: int, end: int) -> None:
+        self._inner = BytesSource(data)
+        self._start, self._end = start, end
+        self.name, self.size = "image with a bad sector", len(data)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        if offset < self._end and self._start < offset + length:
+            raise ext4img.SourceError(errno.EIO, f"Input/output error at byte offset {offset:#x}", self.name)
+        return self._inner.read_at(offset, length)
+
+
+def listing_of(fs: ext4img.View) -> Listing:
+    """All that is shown of an image."""
+    listing: Listing = {}
+    contents: dict[int, str] = {}
+    for path, inode in fs.walk("/"):
+        digest = hashlib.sha256()
+        for part in (inode.fields[1:5], inode.links, inode.mtime_ns, inode.ctime_ns, inode.rdev, inode.flags):
+            digest.update(repr(part).encode())
+        for read in (inode.xattrs, inode.readlink, lambda inode=inode: _contents(inode, contents)):
+            try:
+                digest.update(repr(read()).encode("utf-8", "surrogateescape"))
+            except ext4img.Ext4Error as error:
+                digest.update(type(error).__name__.encode())
+        listing[bytes(path)] = inode.number, digest.hexdigest()
+    return listing
+
+
+def _contents(inode: ext4img.Inode, known: dict[int, str]) -> str:
+    if inode.number not in known:
+        digest = hashlib.sha256()
+        with inode.open_ciphertext() as file:
+            for offset, length in file.segments():
+                digest.update(repr((offset, length)).encode() + file.pread(offset, length))
+        known[inode.number] = digest.hexdigest()
+    return known[inode.number]
+
+
+def places(data: bytes | bytearray) -> Iterator[Place]:
+    """One place of every kind that the image has; the inode table's first block as well, with the root."""
+    volume = Volume(BytesSource(data))
+    superblock, size = volume.superblock, volume.block_size
+    inodes = list(volume.inodes.scan())
+    yield Place("primary superblock", SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE)
+    last = superblock.group_count - 1
+    for group in dict.fromkeys((0, last)):
+        within = group % (size // superblock.descriptor_size)
+        at = volume.groups.block_of(group) * size + within * superblock.descriptor_size
+        yield Place(f"descriptor of group {group}", at, superblock.descriptor_size)
+    table = volume.inodes.place
+    blocks = {inode.number: table(inode.number).block or 0 for inode in inodes}
+    root_block = blocks[2]
+    files = [inode for inode in inodes if inode.is_file and inode.number >= superblock.first_inode]
+    other = next((blocks[inode.number] for inode in reversed(files) if blocks[inode.number] != root_block), None)
+    for what, block in (("inode table block with the root", root_block), ("inode table block", other)):
+        if block is not None:
+            concerned = frozenset(number for number, where in blocks.items() if where == block)
+            yield Place(what, block * size, size, concerned | {2} if block == root_block else concerned)
+    yield from _directory_place(volume, inodes, data)
+    trees = ((inode, sorted(volume.mapping(inode).tree_blocks)) for inode in files)
+    inode_tree = next(((inode, tree) for inode, tree in trees if tree), None)
+    if inode_tree:
+        inode, tree = inode_tree
+        yield Place("extent or indirect block", tree[-1] * size, size, frozenset({inode.number}))
+    for inode in files:
+        written = [run for run in volume.runs(inode) if run.state == WRITTEN]
+        if written and inode.size > size:
+            yield Place("data block", written[0].pblk * size, size, frozenset({inode.number}))
+            break
+
+
+def _directory_place(volume: Volume, inodes: Iterable[Inode], data: bytes | bytearray) -> Iterator[Place]:
+    """The last block of the directory with most blocks, and the names in it."""
+    size = volume.block_size
+    directories = [inode for inode in inodes if inode.is_dir and inode.number != 2 and not inode.has_inline_data]
+    if not directories:
+        return
+    largest = max(directories, key=lambda inode: (inode.size, len(volume.directory(inode))))
+    run = [run for run in volume.runs(largest) if run.state == WRITTEN][-1]
+    block = run.pblk + run.length - 1
+    names = set()
+    entries = bytes(data[block * size : (block + 1) * size])
+    offset = 0
+    while offset + EXT4_DIR_ENTRY.size <= size:
+        number, rec_len, name_len, _ = EXT4_DIR_ENTRY.unpack_tuple(entries, offset)
+        start = offset + EXT4_DIR_ENTRY.size
+        if number:
+            names.add((largest.number, entries[start : start + name_len]))
+        offset += max(rec_len, 12)
+    yield Place("directory block", block * size, size, frozenset({largest.number}), frozenset(names))
+
+
+def damaged(data: bytes | bytearray, place: Place, how: str) -> Source:
+    """The image with this place destroyed."""
+    if how == "unreadable":
+        start = place.offset // 512 * 512
+        return UnreadableSource(data, start, max(place.offset + place.size, start + 512))
+    copy = bytearray(data)
+    filler = bytes(place.size) if how == "zeros" else b"\xa5" * place.size
+    copy[place.offset : place.offset + place.size] = filler
+    return BytesSource(copy)
+
+
+def try_damage(data: bytes | bytearray, sound: Listing, place: Place, how: str) -> Result:
+    """Read the image with this place destroyed, and compare."""
+    dependent = place.depends(sound)
+    told: dict[str, Any] = {"place": place, "how": how, "names": len(sound), "dependent": len(dependent)}
+    try:
+        with ext4img.open(damaged(data, place, how), checks="report") as fs:
+            shown = listing_of(fs)
+            check(fs.volume)
+            problems = tuple(str(problem) for problem in fs.problems)
+    except ext4img.Ext4Error as error:
+        lost = tuple(sorted(set(sound) - dependent))
+        return Result(**told, lost=lost, dependent_same=0, problems=(), error=f"{type(error).__name__}: {error}")
+    same = {path for path, seen in sound.items() if shown.get(path) == seen}
+    lost = tuple(sorted(set(sound) - dependent - same))
+    return Result(**told, lost=lost, dependent_same=len(dependent & same), problems=problems)
+
+
+def results(data: bytes | bytearray) -> Iterator[Result]:
+    """All places, destroyed in all ways, one at a time."""
+    with ext4img.open(data) as fs:
+        sound = listing_of(fs)
+    for place in places(data):
+        for how in HOW:
+            yield try_damage(data, sound, place, how)
+
+
+def main() -> int:
+    """See the module's text; 1 where something was lost that need not be."""
+    from tools.fuzz.__main__ import FIXTURES, load_image
+
+    parser = argparse.ArgumentParser(prog="python -m tools.damage", description=__doc__.split("\n")[0])
+    parser.add_argument("images", nargs="*", type=Path, help="raw images, or .img.xz (default: tests/fixtures)")
+    parser.add_argument("--problems", action="store_true", help="print what was reported")
+    options = parser.parse_args()
+    failed = 0
+    for path in options.images or sorted(FIXTURES.glob("*.img.xz")):
+        print(f"{path.name.partition('.img')[0]}\n")
+        print("| destroyed | how | names | hang on it | others shown as before | of those that hang on it | problems |")
+        print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+        for result in results(load_image(path)):
+            others = result.names - result.dependent
+            saved = f"{others - len(result.lost)} of {others}"
+            failed += not result.saved
+            print(
+                f"| {result.place.what} | {result.how} | {result.names} | {result.dependent} | {saved} |"
+                f" {result.dependent_same} | {result.error or len(result.problems)} |"
+            )
+            for problem in result.problems[:20] if options.problems else ():
+                print(f"    {problem}")
+        print(flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
