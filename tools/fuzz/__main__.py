@@ -125,7 +125,7 @@ def run(target: Target, options: argparse.Namespace) -> list[Outcome]:
     findings: list[Outcome] = []
     told: set[str] = set()
     statuses: Counter[str] = Counter()
-    slowest, most_memory = 0.0, 0
+    slowest, most_memory = (0.0, -1), 0
     begun = time.monotonic()
     indices = range(options.start, options.start + options.mutations)
     for outcome in run_all(indices, lambda index: job(target, options.seed, index, kinds)):
@@ -134,7 +134,8 @@ def run(target: Target, options: argparse.Namespace) -> list[Outcome]:
         statuses[status] += 1
         statuses["complained"] += bool(result.get("complained"))
         statuses["differs"] += bool(result.get("differs"))
-        slowest, most_memory = max(slowest, outcome.seconds), max(most_memory, outcome.memory_bytes)
+        slowest = max(slowest, (outcome.seconds, outcome.job))
+        most_memory = max(most_memory, outcome.memory_bytes)
         if status != "ok":
             findings.append(outcome)
             recipe = remake(target, options.mode, options.seed, outcome.job, kinds)
@@ -149,7 +150,7 @@ def run(target: Target, options: argparse.Namespace) -> list[Outcome]:
     counts = ", ".join(f"{count} {status}" for status, count in statuses.items() if count)
     print(
         f"{target.name:22} {options.mutations} mutations in {time.monotonic() - begun:.0f} s: {counts};"
-        f" slowest {slowest:.2f} s, most memory {most_memory >> 20} MiB",
+        f" slowest {slowest[0]:.2f} s (number {slowest[1]}), most memory {most_memory >> 20} MiB",
         flush=True,
     )
     return findings
