@@ -62,6 +62,7 @@ def open(
     offset: int = 0,
     journal: Journal = "replay",
     checks: Checks = "strict",
+    journal_device: Openable | None = None,
     superblock: int | None = None,
     block_size: int | None = None,
 ) -> View:
@@ -73,19 +74,38 @@ def open(
     what wrong checksums and other damage do: "strict" raises, "report" notes them in `problems` and
     reads around them, "off" does not verify.
 
+    `journal_device` holds the journal where that is external (anything that `image` can be).
     `superblock` names the block of the superblock to read by, where the primary one is damaged, in
     blocks of `block_size` bytes (of any size if that is not given); "report" looks for a backup by
     itself.
 
     NotExt4Error, UnsupportedFeatureError, SourceError, CorruptionError.
     """
-    source = open_source(image, offset)
+    owned: list[Source] = []
     try:
-        return View(Volume(source, journal=journal, checks=checks, superblock=superblock, block_size=block_size))
+        source = _opened(image, offset, owned)
+        journal_source = None if journal_device is None else _opened(journal_device, 0, owned)
+        volume = Volume(
+            source,
+            journal=journal,
+            checks=checks,
+            journal_device=journal_source,
+            superblock=superblock,
+            block_size=block_size,
+        )
     except BaseException:
-        if source is not image:
-            source.close()
+        for opened in owned:
+            opened.close()
         raise
+    return View(volume, owned=owned)
+
+
+def _opened(image: Openable, offset: int, owned: list[Source]) -> Source:
+    """The source of what a caller gave; into `owned` unless the caller made it."""
+    source = open_source(image, offset)
+    if not isinstance(image, Source):
+        owned.append(source)
+    return source
 
 
 __all__ = [

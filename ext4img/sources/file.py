@@ -62,6 +62,8 @@ class FileSource(Source):
             done += got
 
     def _failed(self, error: OSError, offset: int) -> SourceError:
+        if self._descriptor < 0:
+            return SourceError(errno.EBADF, "the image has been closed", self.name)
         return SourceError(error.errno, f"{error.strerror} at byte offset {offset:#x}", self.name)
 
     def close(self) -> None:

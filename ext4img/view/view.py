@@ -7,7 +7,7 @@ block-rounded ciphertext always. No key is an empty keyring, not a mode.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -26,6 +26,7 @@ from ext4img.errors import (
     UnsupportedFeatureError,
     WrongKeyError,
 )
+from ext4img.sources.base import Source
 from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ROOT_INO, EXT4_VERITY_FL
 from ext4img.view.file import File
 from ext4img.view.inode import Inode, bind
@@ -58,8 +59,10 @@ class View:
     `keyring` holds the keys; `volume` is the layer below, with names and contents as stored.
     """
 
-    def __init__(self, volume: Volume, keyring: Keyring | None = None) -> None:
+    def __init__(self, volume: Volume, keyring: Keyring | None = None, owned: Sequence[Source] = ()) -> None:
+        """`owned` are the sources that `close` is to close."""
         self.volume = volume
+        self._owned = tuple(owned)
         self.keyring = Keyring() if keyring is None else keyring
         self._uuid = volume.superblock.uuid.bytes
         self._resolver = Resolver(self)
@@ -80,8 +83,9 @@ class View:
         self.close()
 
     def close(self) -> None:
-        """Close the source, if it was opened here. May be called twice."""
-        self.volume.source.close()
+        """Close what was opened for this view; a source that the caller made stays open. May be called twice."""
+        for source in self._owned:
+            source.close()
 
     def without_keys(self) -> View:
         """The same volume as seen without any key."""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import ext4img
 from ext4img.errors import ShortReadError, SourceError
 from ext4img.sources import BytesSource, FileSource, SliceSource, Source, StreamSource, open_source
+from tests.conftest import UnpackedImage
 
 DATA = bytes(range(256)) * 40 + b"end"
 
@@ -101,6 +102,25 @@ def test_a_file_that_shrinks_is_a_short_read(tmp_path: Path):
 def test_closing_twice(source: Source):
     source.close()
     source.close()
+
+
+def test_a_closed_file_says_so(tmp_path: Path):
+    source = _file(tmp_path)
+    source.close()
+    with pytest.raises(SourceError, match="has been closed"):
+        source.read_at(0, 1)
+
+
+def test_a_view_closes_what_was_opened_for_it_alone(tmp_path: Path, fixture_image: Callable[[str], UnpackedImage]):
+    image = fixture_image("plain-4k").path
+    with FileSource(image) as source:
+        ext4img.open(source).close()
+        assert source.read_at(0, 1) is not None
+    fs = ext4img.open(image)
+    fs.close()
+    fs.close()
+    with pytest.raises(SourceError, match="has been closed"):
+        list(fs.walk())
 
 
 def test_what_the_caller_opened_stays_open():
