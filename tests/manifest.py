@@ -154,7 +154,7 @@ def attribute_differences(fs: Any, manifest: Manifest, *, with_keys: bool = True
 def _inode_differences(where: bytes, entry: Entry, inode: Any) -> Iterator[str]:
     unstable = entry.get("unstable", ())
     for key, attribute in FIELDS.items():
-        if key not in unstable:
+        if key in entry and key not in unstable:
             yield from _differs(where, key, entry[key], getattr(inode, attribute))
     yield from _differs(where, "size", entry.get("disk_size", entry["size"]), inode.size)
     yield from _differs(
