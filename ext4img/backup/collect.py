@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple
-from typing import Final
+from typing import Final, NamedTuple
 
 from ext4img.backup.entry import (
     EXT4_VERITY_FL,
@@ -20,6 +20,7 @@ from ext4img.backup.entry import (
     Segments,
     show,
 )
+from ext4img.backup.filter import Filter, key_of
 from ext4img.backup.info import BackupInfo
 from ext4img.backup.member import UNWRITTEN_KEPT
 from ext4img.backup.records import CONTEXT_BYTES
@@ -37,21 +38,33 @@ from ext4img.volume.mapping import UNWRITTEN
 CHUNK_BYTES: Final = 1 << 20
 
 
+class _Level(NamedTuple):
+    """A directory that is being gone through: its paths end with a slash; `key` names its policy's."""
+
+    children: Iterator[tuple[bytes, bytes, NamedEntry, Inode]]
+    is_encrypted: bool = False
+    path: bytes = b""
+    plain_path: bytes = b""
+    key: bytes | None = None
+
+
 class Collector:
     """Goes through the tree of `view`, or through what of it is in `only` and leads there.
 
     Damage is treated as the view's `checks` say: raised, or noted in `problems` and left out.
     """
 
-    def __init__(self, view: View, only: Sequence[PathLike] = ()) -> None:
+    def __init__(self, view: View, only: Sequence[PathLike] = (), filtered: Filter | None = None) -> None:
         self._view = view.without_keys()
+        self._plain = view if filtered is not None and filtered.exclude else None
+        self._filter = filtered if filtered is not None and not filtered.is_empty else None
         self._volume = view.volume
         self._problems = view.problems
         self._selection = Selection(view, self._view, only) if only else None
         self._buffers = memoryview(bytearray(CHUNK_BYTES)), memoryview(bytearray(CHUNK_BYTES))
         self._first_names: dict[int, tuple[bytes, int]] = {}  # of files with several: path, names to come
 
-    def info(self, tool: str) -> BackupInfo:
+    def info(self, tool: str, encdata: bool = False) -> BackupInfo:
         """What holds for the whole image. Scans its inodes for their policies."""
         superblock = self._view.superblock
         return BackupInfo(
@@ -69,6 +82,8 @@ class Collector:
             password_salt=superblock.password_salt,
             policies=tuple(sorted(self._view.policies(), key=astuple)),
             only=self._selection.paths if self._selection else (),
+            filtered=self._filter is not None,
+            encdata=encdata,
             tool=tool,
         )
 
@@ -79,10 +94,11 @@ class Collector:
             raise CorruptionError("the root is no directory", Place(inode=root.number))
         yield self._entry(ROOT, root, None, in_encrypted=False)
         met = {root.number}
-        stack = [(self._children(b"", root), root.is_encrypted)]
+        stack = [_Level(self._children(_Level(iter(())), root), root.is_encrypted)]
         while stack:
-            children, in_encrypted = stack[-1]
-            for path, named, inode in children:
+            level = stack[-1]
+            in_encrypted = level.is_encrypted
+            for path, plain_path, named, inode in level.children:
                 if inode.number in met:
                     self._found(f"directory {show(path)!r} is met twice", inode.number)
                     continue
@@ -91,6 +107,8 @@ class Collector:
                         yield self._further_name(path, named, inode, in_encrypted), None
                         continue
                     entry, body = self._entry(path, inode, named, in_encrypted)
+                    if self._filter and not self._filter.takes(path, inode.is_dir, entry.context, level.key):
+                        continue
                     verity = self._verity(entry, inode)
                 except (CorruptionError, SourceError) as error:
                     self._pass_over(error, inode.number)
@@ -100,17 +118,21 @@ class Collector:
                     yield verity
                 if inode.is_dir:
                     met.add(inode.number)
-                    stack.append((self._children(path + b"/", inode), inode.is_encrypted))
+                    below = _Level(iter(()), inode.is_encrypted, path + b"/", plain_path + b"/", key_of(entry.context))
+                    stack.append(below._replace(children=self._children(below, inode)))
                     break
                 if inode.links > 1:
                     self._first_names[inode.number] = (path, inode.links - 1)
             else:
                 stack.pop()
 
-    def _children(self, prefix: bytes, directory: Inode) -> Iterator[tuple[bytes, NamedEntry, Inode]]:
-        """(path, name, inode) of what is in a directory, in byte order of the shown names."""
+    def _children(self, level: _Level, directory: Inode) -> Iterator[tuple[bytes, bytes, NamedEntry, Inode]]:
+        """(path, plain path, name, inode) of what is in a directory, in byte order of the shown names."""
+        plain: dict[bytes, bytes] = {}
         try:
             names = self._view.listdir(directory)
+            if self._plain is not None and directory.is_encrypted:
+                plain = {named.entry.name: named.name for named in self._plain.listdir(directory)}
         except (CorruptionError, SourceError) as error:
             self._pass_over(error, directory.number)
             return
@@ -123,12 +145,16 @@ class Collector:
                 self._found(f"name {named.name!r} is there twice", directory.number)
                 continue
             last = named.name
+            path = level.path + last
+            plain_path = level.plain_path + plain.get(named.entry.name, last)
+            if self._filter is not None and self._filter.excludes(path, plain_path):
+                continue
             try:
                 inode = self._view.inode(named.entry.inode)
             except (CorruptionError, SourceError, NotFoundError) as error:
                 self._pass_over(error, named.entry.inode)
                 continue
-            yield prefix + named.name, named, inode
+            yield path, plain_path, named, inode
 
     def _entry(
         self, path: bytes, inode: Inode, named: NamedEntry | None, in_encrypted: bool

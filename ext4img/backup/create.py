@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ext4img.backup.collect import Collector
+from ext4img.backup.filter import Filter
 from ext4img.backup.output import ArchiveDestination, open_output
 from ext4img.backup.writer import ArchiveWriter
 from ext4img.view.path import PathLike
@@ -30,6 +31,10 @@ def backup(
     destination: ArchiveDestination,
     *,
     only: Sequence[PathLike] = (),
+    exclude: Sequence[str] = (),
+    encrypted_only: bool = False,
+    one_policy: bytes | None = None,
+    encdata: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> BackupReport:
@@ -37,7 +42,12 @@ def backup(
 
     `destination` is a path, where the archive appears when it is complete, or a binary file
     object, which is written as a stream. Encrypted files go in as ciphertext, whatever keys the
-    view has. `progress` is called with the bytes done and about how many there will be.
+    view has; the keys serve only to give paths in plain text.
+
+    `exclude` are shell patterns, with a slash of whole paths, else of names. `encrypted_only`
+    leaves out plain files, `one_policy` (a key's descriptor or identifier) what is not under that
+    policy; plain directories stay, and `.fscrypt`. With `encdata` members have the attribute that
+    Lustre restores such files by. `progress` is called with the bytes done and about how many there will be.
 
     ArchiveError where the destination cannot be written or is there already, LimitError where the
     archive cannot hold something. Damage in the image is an error, or with checks="report" noted
@@ -45,10 +55,11 @@ def backup(
     """
     from ext4img import __version__
 
-    collector = Collector(view, only)
-    superblock = view.superblock
-    total = None if only else (superblock.block_count - superblock.free_blocks) * superblock.block_size
-    info = collector.info(f"ext4img {__version__}")
+    filtered = Filter(tuple(exclude), encrypted_only, one_policy)
+    collector = Collector(view, only, filtered)
+    used = (view.superblock.block_count - view.superblock.free_blocks) * view.block_size
+    total = used if not only and filtered.is_empty else None
+    info = collector.info(f"ext4img {__version__}", encdata)
     with open_output(destination, overwrite=overwrite) as output, ArchiveWriter(output, info) as writer:
         for entry, body in collector.entries():
             writer.add(entry, body)

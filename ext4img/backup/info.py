@@ -28,6 +28,8 @@ class BackupInfo:
     Most is the file system's own: its block and inode size in bytes, its number of inodes, how it
     hashes names (version, seed of 16 bytes, whether chars are unsigned), its encoding for
     case-insensitive names, the salt of its e4crypt passphrases. `policies` are those met on it.
+    `only` are the paths that were asked for, `filtered` tells that others were left out too;
+    with `encdata` members have Lustre's attribute beside the records.
     `requires` names what a reader must know beyond format version 1; one that does not, refuses.
     """
 
@@ -45,6 +47,8 @@ class BackupInfo:
     password_salt: bytes = bytes(16)
     policies: tuple[Policy, ...] = ()
     only: tuple[bytes, ...] = ()
+    filtered: bool = False
+    encdata: bool = False
     tool: str = ""
     requires: tuple[str, ...] = ()
 
@@ -65,7 +69,11 @@ class BackupInfo:
                 "password_salt": self.password_salt.hex(),
             },
             "policies": [_policy_to_json(policy) for policy in self.policies],
-            "options": {"only": [path.decode("utf-8", "surrogateescape") for path in self.only]},
+            "options": {
+                "only": [path.decode("utf-8", "surrogateescape") for path in self.only],
+                "filtered": self.filtered,
+                "encdata": self.encdata,
+            },
         }
         return json.dumps(found, indent=1).encode() + b"\n"
 
@@ -78,6 +86,7 @@ class BackupInfo:
                 raise ValueError(f"format is {found['format']!r}")
             _check_version(found["version"], tuple(str(name) for name in found["requires"]))
             system = found["filesystem"]
+            options = found["options"]
             numbers = {name: _whole(system, name) for name in _NUMBERS}
             if numbers["block_size"] not in _BLOCK_SIZES:
                 raise ValueError(f"block_size is {numbers['block_size']}")
@@ -89,7 +98,9 @@ class BackupInfo:
                 hash_seed=bytes.fromhex(system["hash_seed"]),
                 password_salt=bytes.fromhex(system["password_salt"]),
                 policies=tuple(_policy_from_json(policy) for policy in found["policies"]),
-                only=tuple(str(path).encode("utf-8", "surrogateescape") for path in found["options"]["only"]),
+                only=tuple(str(path).encode("utf-8", "surrogateescape") for path in options["only"]),
+                filtered=bool(options["filtered"]),
+                encdata=bool(options["encdata"]),
                 tool=str(found["tool"]),
                 requires=tuple(found["requires"]),
                 **numbers,

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ext4img.backup.encdata import ENCDATA, encdata_of
 from ext4img.backup.entry import MODE_OF_TYPE, NO_XATTRS, ROOT, Entry, Segments, show
 from ext4img.backup.pax import PATH_LIMIT_BYTES, TarHeader, directory_path, escape_key, parse_records, pax_record
 from ext4img.backup.records import build_filename, build_metadata, parse_filename, parse_metadata
@@ -49,15 +50,18 @@ _NAME_LIMIT_BYTES: Final = 256  # EXT4_NAME_LEN, and one for an escaped ".ext4im
 _ESCAPED = re.compile(rb"\.ext4img~*")
 
 
-def header_of(entry: Entry, stored_size: int, sparse: bool) -> tuple[TarHeader, bytes]:
-    """The member's header, and the attributes that need a member of their own before it (or b"")."""
+def header_of(entry: Entry, stored_size: int, sparse: bool, encdata: bool = False) -> tuple[TarHeader, bytes]:
+    """The member's header, and the attributes that need a member of their own before it (or b"").
+
+    With `encdata` it has Lustre's attribute, too.
+    """
     kind = entry.type
     path = archive_path(entry.path)
     if kind == "dir":
         path = directory_path(path)
     if len(path) > PATH_LIMIT_BYTES:
         raise LimitError(f"a path of {len(path)} bytes; the archive takes {PATH_LIMIT_BYTES}: {show(path[:80])!r}…")
-    xattrs, overflow = _split_xattrs(entry)
+    xattrs, overflow = _split_xattrs(entry, encdata)
     linkpath = entry.link_target
     if entry.is_link:
         linkpath = archive_path(linkpath)
@@ -77,8 +81,13 @@ def header_of(entry: Entry, stored_size: int, sparse: bool) -> tuple[TarHeader, 
     return header, overflow
 
 
-def entry_of(header: TarHeader, segments: Segments, body_size: int, overflow: Mapping[str, bytes]) -> Entry:
-    """The entry a member of the tree holds. ArchiveError names the member and what is wrong."""
+def entry_of(
+    header: TarHeader, segments: Segments, body_size: int, overflow: Mapping[str, bytes], encdata: bool = False
+) -> Entry:
+    """The entry a member of the tree holds. ArchiveError names the member and what is wrong.
+
+    With `encdata` Lustre's attribute in the header is ours; it says nothing that the records don't.
+    """
     path = tree_path(header.path, header.typeflag == DIRTYPE)
     member = show(path)
     if header.times is None:
@@ -89,6 +98,8 @@ def entry_of(header: TarHeader, segments: Segments, body_size: int, overflow: Ma
         name = show(key)
         if name.startswith(RESERVED):
             records[name] = value
+        elif encdata and name == ENCDATA:
+            continue
         elif name in xattrs:
             raise AlteredArchiveError(f"attribute {name!r} comes twice", member)
         else:
@@ -216,9 +227,12 @@ def records_of(entry: Entry) -> dict[str, bytes]:
     return records
 
 
-def _split_xattrs(entry: Entry) -> tuple[dict[bytes, bytes], bytes]:
+def _split_xattrs(entry: Entry, encdata: bool) -> tuple[dict[bytes, bytes], bytes]:
     """(what goes into the header, what does not fit or has one of our names, as pax records)."""
     records = {name.encode(): value for name, value in records_of(entry).items()}
+    line = encdata_of(entry) if encdata else None
+    if line is not None:
+        records[ENCDATA.encode()] = line
     if entry.is_link or not entry.xattrs:
         return records, b""
     room = XATTR_ROOM_BYTES
@@ -226,7 +240,7 @@ def _split_xattrs(entry: Entry) -> tuple[dict[bytes, bytes], bytes]:
     for text, value in sorted(entry.xattrs.items()):
         name = text.encode("utf-8", "surrogateescape")
         room -= len(name) + len(value)
-        if room >= 0 and not text.startswith(RESERVED):
+        if room >= 0 and not text.startswith(RESERVED) and not (encdata and text == ENCDATA):
             records[name] = value
         else:
             overflow.append(pax_record(escape_key(name), value))

@@ -148,17 +148,20 @@ class Member:
 class Passage:
     """See the module's text. Without `expected`, the manifest's lines, they are compared at the end.
 
-    With a `block_size` given the cursor may stand at any member, which is then read on its own;
-    else it stands at the archive's start, and `read_info` is called first.
+    With `info` the cursor may stand at any member, and what follows is read each on its own; else
+    it stands at the archive's start, and `read_info` is called first.
     """
 
-    def __init__(self, cursor: Cursor, expected: Iterator[ManifestLine] | None, block_size: int | None = None) -> None:
+    def __init__(
+        self, cursor: Cursor, expected: Iterator[ManifestLine] | None, info: BackupInfo | None = None
+    ) -> None:
         self.closing: Closing | None = None
         self.start = cursor.position  # of the last member
         self._cursor = cursor
         self._expected = expected
-        self._block_size = block_size or 0
-        self._in_order = block_size is None
+        self._block_size = info.block_size if info is not None else 0
+        self._encdata = info is not None and info.encdata
+        self._in_order = info is None
         self._seen = ManifestWriter() if expected is None else None
         self._tools = _Tools()
         self._order = TreeOrder()
@@ -180,6 +183,7 @@ class Passage:
         info = BackupInfo.from_json(member.read())
         self._note(member)
         self._block_size = info.block_size
+        self._encdata = info.encdata
         return info
 
     def members(self, verify: bool) -> Iterator[Member]:
@@ -250,7 +254,7 @@ class Passage:
     def _tree_entry(self, header: TarHeader, segments: Segments, body_size: int) -> Entry:
         """The entry of a member of the tree, if this is its place."""
         inode, attributes = self._attributes or (0, NO_XATTRS)
-        entry = entry_of(header, segments, body_size, attributes)
+        entry = entry_of(header, segments, body_size, attributes, self._encdata)
         if inode and inode != entry.inode:
             raise AlteredArchiveError("the attributes before it are another inode's", entry.shown)
         self._attributes = None

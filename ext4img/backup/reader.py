@@ -99,7 +99,7 @@ class Archive:
             lines.insert(0, before)  # attributes that did not fit into the header
         if self._passage is not None:
             self._passage.close()
-        self._passage = Passage(self.input.cursor(lines[0].offset), iter(lines), block_size=self.info.block_size)
+        self._passage = Passage(self.input.cursor(lines[0].offset), iter(lines), self.info)
         return next(self._passage.members(verify=False))
 
     def close(self) -> None:

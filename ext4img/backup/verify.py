@@ -99,7 +99,7 @@ def _verify_file(archive: Archive, report: VerifyReport, progress: Progress | No
                 next(lines)
             if line is None:
                 return
-            passage = Passage(archive.input.cursor(line.offset), lines, block_size=archive.info.block_size)
+            passage = Passage(archive.input.cursor(line.offset), lines, archive.info)
 
 
 class _Lines(Iterator[ManifestLine]):

@@ -53,6 +53,7 @@ class ArchiveWriter:
 
     def __init__(self, output: BinaryIO, info: BackupInfo) -> None:
         self._output = output
+        self._encdata = info.encdata
         self._manifest = ManifestWriter()
         self._digests = DigestThread()
         self._order = TreeOrder()
@@ -72,7 +73,7 @@ class ArchiveWriter:
         self._order.check(entry.path, entry.type == "dir")
         sparse = entry.data_bytes != entry.body_size
         before = encode_map(entry.segments, entry.body_size) if sparse else b""
-        header, overflow = header_of(entry, len(before) + entry.data_bytes, sparse)
+        header, overflow = header_of(entry, len(before) + entry.data_bytes, sparse, self._encdata)
         if overflow:
             self._control(XATTR_DIRECTORY + b"%d" % entry.inode, entry.inode, overflow)
         filename = name_hash = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 import ext4img
 from ext4img.backup import Archive, backup, verify
+from ext4img.backup.encdata import build_encdata, parse_encdata
 from ext4img.backup.entry import VERITY, Entry
 from ext4img.errors import ArchiveError, NotFoundError
 from tests.conftest import UnpackedImage
@@ -235,3 +237,96 @@ def test_an_existing_archive_is_refused_at_once(sample: UnpackedImage, tmp_path:
         assert target.read_bytes() == b"precious"
         backup(fs, target, overwrite=True)
     assert verify(target).intact
+
+
+def encrypted_roots(image: UnpackedImage) -> dict[bytes, bytes]:
+    """Top encrypted directories by path, with the hex of their policies' keys."""
+    found = {}
+    for entry in image.manifest.entries:
+        if entry["type"] == "dir" and entry["encrypted"] and "name_ct" not in entry:
+            context = bytes.fromhex(entry["context"])
+            found[disk_bytes(entry["path"])[1:]] = context[4:12] if context[0] == 1 else context[8:24]
+    return found
+
+
+def test_encrypted_files_only(fixture_image: Callable[[str], UnpackedImage]):
+    image = fixture_image("encrypted-variants")
+    with ext4img.open(image.path) as fs:
+        whole = paths_in(backed_up(fs))
+        found = paths_in(backed_up(fs, encrypted_only=True))
+    assert {path for path, entry in whole.items() if entry.context is not None} <= found.keys()
+    for path, entry in found.items():
+        assert entry.type == "dir" or entry.context is not None or entry.stored_name is not None, path
+
+
+def test_one_policy_only(fixture_image: Callable[[str], UnpackedImage]):
+    image = fixture_image("encrypted-variants")
+    roots = encrypted_roots(image)
+    assert len(set(roots.values())) > 1
+    with ext4img.open(image.path) as fs:
+        whole = paths_in(backed_up(fs)).keys()
+        for key in set(roots.values()):
+            found = paths_in(backed_up(fs, one_policy=key))
+            mine = {root for root, id_ in roots.items() if id_ == key}
+            below = {path for path in whole if any(path == root or path.startswith(root + b"/") for root in mine)}
+            assert below <= found.keys()
+            others = roots.keys() - mine
+            assert not [path for path in found if any(path == root or path.startswith(root + b"/") for root in others)]
+
+
+def test_exclude_by_patterns(sample: UnpackedImage):
+    """Patterns fit the names as shown, and with the key the plain ones; the archive does not tell them."""
+    plain = {disk_bytes(entry["path"])[1:]: entry for entry in sample.manifest.entries if entry["path"] != "/"}
+    hidden = next(path for path, entry in plain.items() if "name_ct" in entry and path.isascii())
+    name = hidden.rpartition(b"/")[2].decode()
+    with ext4img.open(sample.path) as fs:
+        whole = backed_up(fs)
+        assert len(paths_in(backed_up(fs, exclude=["*"]))) == 1
+        assert paths_in(backed_up(fs, exclude=[name])).keys() == paths_in(whole).keys()
+        sample.manifest.add_keys_to(fs)
+        data = backed_up(fs, exclude=[name])
+    assert len(paths_in(data)) < len(paths_in(whole))
+    assert name.encode() not in data
+    directories = [path for path, entry in plain.items() if entry["type"] == "dir" and not entry["encrypted"]]
+    top = next(path for path in directories if any(other.startswith(path + b"/") for other in plain))
+    with ext4img.open(sample.path) as fs:
+        found = paths_in(backed_up(fs, exclude=[f"/{top.decode()}/*"]))
+    assert top in found
+    assert not [path for path in found if path.startswith(top + b"/")]
+
+
+def test_lustres_form(sample: UnpackedImage):
+    with ext4img.open(sample.path) as fs:
+        plain, data = backed_up(fs), backed_up(fs, encdata=True)
+    assert paths_in(plain) == paths_in(data)
+    with tarfile.open(fileobj=io.BytesIO(data)) as stock:
+        lines = {
+            disk_bytes(member.name): member.pax_headers["SCHILY.xattr.security.encdata"].encode()
+            for member in stock
+            if "SCHILY.xattr.security.encdata" in member.pax_headers
+        }
+    expected = {
+        path: entry
+        for path, entry in paths_in(data).items()
+        if entry.context is not None and entry.context[0] == 2 and entry.type in ("file", "dir") and not entry.is_link
+    }
+    assert lines.keys() == expected.keys()
+    assert lines
+    for path, entry in expected.items():
+        facts = parse_encdata(lines[path])
+        assert facts.context == entry.context
+        assert facts.size == (entry.size if entry.type == "file" else 0)
+        assert facts.name == (entry.stored_name or entry.name)
+
+
+def test_lustres_example():
+    """The line of the patch that introduced it (LU-16374), whose parts are ASCII in disguise."""
+    line = (
+        b"{ encoding: base64url, size: 3012, enc_ctx: YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXphYmNkZWZnaGlqa2xtbg, "
+        b"enc_name: ZmlsZXdpdGh2ZXJ5bG9uZ25hbWVmaWxld2l0aHZlcnlsb25nbmFtZWZpbGV3aXRodmVyeWxvbmduYW1lZmlsZXdpdGg }"
+    )
+    facts = parse_encdata(line)
+    assert facts.size == 3012
+    assert facts.context == b"abcdefghijklmnopqrstuvwxyzabcdefghijklmn"
+    assert facts.name.startswith(b"filewithverylongnamefilewith")
+    assert build_encdata(facts) == line
