@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import stat
@@ -33,8 +34,12 @@ def open_output(destination: ArchiveDestination, *, overwrite: bool = False) -> 
     with _named(path):
         existing = _mode(path)
         if existing is not None and (stat.S_ISFIFO(existing) or stat.S_ISCHR(existing)):
-            with open(path, "wb", buffering=BUFFER_BYTES) as file:
-                yield file
+            with open(path, "wb", buffering=0) as raw, io.BufferedWriter(raw, BUFFER_BYTES) as file:
+                try:
+                    yield file
+                except BaseException:
+                    raw.close()  # else what is held would wait for a reader that may be asleep
+                    raise
             return
         if existing is not None and (not overwrite or not stat.S_ISREG(existing)):
             raise ArchiveError(f"{path}: it exists already")

@@ -98,14 +98,12 @@ def _why(error: BaseException) -> str:
 
 
 @contextmanager
-def about(subject: str, *advice: str) -> Iterator[None]:
-    """Errors of the library and the system in this block are failures about `subject`."""
+def about(subject: str) -> Iterator[None]:
+    """Errors of the library in this block are failures about `subject`."""
     try:
         yield
-    except BrokenPipeError:
-        raise
-    except (Ext4Error, OSError) as error:
-        raise explain(error, subject, *advice) from error
+    except Ext4Error as error:
+        raise explain(error, subject) from error
 
 
 def lines(failure: Failure, command: str = "") -> Iterator[str]:

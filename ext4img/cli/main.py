@@ -20,6 +20,7 @@ from ext4img.cli import commands
 from ext4img.cli.exits import Exit
 from ext4img.cli.failure import Failure, explain, lines
 from ext4img.cli.options import for_typer
+from ext4img.cli.output import Output
 from ext4img.errors import Ext4Error
 
 # What click raises for a command line that makes no sense; in which package click is depends on typer.
@@ -42,13 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = [signal.signal(number, _terminate) for number in _SIGNALS]
     try:
         code = _run(words, command)
-        sys.stdout.flush()
+        Output().flush()
         return code
     except BrokenPipeError:
         return _broken_pipe()
     except KeyboardInterrupt:
+        _drop_stdout()  # which may be what it was waiting for
         return _tell(Failure(Exit.INTERRUPTED, "interrupted"), command)
     except _Terminated as error:
+        _drop_stdout()
         _tell(Failure(Exit.INTERRUPTED, "terminated"), command)
         return 128 + error.number
     except (Failure, Ext4Error, OSError) as error:
@@ -76,7 +79,8 @@ def _run(words: list[str], command: str) -> int:
         module = import_module(f"{commands.__name__}.{name}")
         app.command(name)(for_typer(module.run))
     try:
-        code = typer.main.get_command(app).main(words or ["--help"], prog_name="ext4img", standalone_mode=False)
+        result = typer.main.get_command(app).main(words or ["--help"], prog_name="ext4img", standalone_mode=False)
+        code = result() if callable(result) else result
     except typer.Abort:
         raise KeyboardInterrupt from None
     except _COMPLAINT as error:

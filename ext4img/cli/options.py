@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -120,7 +121,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 def for_typer(run: Callable[..., Any]) -> Callable[..., Any]:
     """The function that Typer is to see in place of `run`; see the module's text.
 
-    Arguments come first, then the command's own options, then those of its groups.
+    Arguments come first, then the command's own options, then those of its groups. It returns
+    what is to be called: a command runs outside of Typer, which has ways of its own with exceptions.
     """
     arguments: list[inspect.Parameter] = []
     own: list[inspect.Parameter] = []
@@ -143,7 +145,7 @@ def for_typer(run: Callable[..., Any]) -> Callable[..., Any]:
     def call(**values: Any) -> Any:
         for name, (group, names) in groups.items():
             values[name] = group(**{key: values.pop(key) for key in names})
-        return run(**values)
+        return partial(run, **values)
 
     parameters = arguments + own + common
     call.__name__ = run.__name__

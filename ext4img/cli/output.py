@@ -6,6 +6,8 @@ import base64
 import sys
 from typing import Any, BinaryIO
 
+from ext4img.cli.exits import Exit
+from ext4img.cli.failure import Failure
 from ext4img.cli.quoting import harmless, quote
 
 
@@ -19,8 +21,14 @@ class Output:
         self.json = json
         self.binary: BinaryIO = sys.stdout.buffer
         self.is_terminal = sys.stdout.isatty()
-        self.write = self.binary.write
+        self._write = self.binary.write
+
+    def write(self, data: bytes | memoryview) -> None:
         """Write bytes."""
+        try:
+            self._write(data)
+        except OSError as error:
+            raise _cannot(error) from error
 
     def line(self, text: str) -> None:
         """A line of text; names in it have been made harmless by the caller."""
@@ -45,7 +53,17 @@ class Output:
 
     def flush(self) -> None:
         """Write what is held."""
-        self.binary.flush()
+        try:
+            self.binary.flush()
+        except OSError as error:
+            raise _cannot(error) from error
+
+
+def _cannot(error: OSError) -> Exception:
+    """The failure to write; a reader that went away is not one."""
+    if isinstance(error, BrokenPipeError):
+        return error
+    return Failure(Exit.SYSTEM, f"standard output cannot be written: {error.strerror}")
 
 
 def text_fields(key: str, value: bytes | str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from ext4img.backup.records import build_filename, build_metadata
 from ext4img.cli.attempts import Attempts
 from ext4img.cli.exits import Exit
 from ext4img.cli.facts import Facts, write_facts
-from ext4img.cli.failure import Failure, about
+from ext4img.cli.failure import Failure, explain
 from ext4img.cli.image import open_image
 from ext4img.cli.keys import ImageKeyOptions
 from ext4img.cli.locate import Located, locate
@@ -118,7 +118,7 @@ def _save(directory: str, records: dict[str, bytes]) -> None:
     if not records:
         raise Failure(Exit.NO_SUCH_PATH, "neither it nor its name is encrypted: there is nothing to save")
     target = Path(directory)
-    with about(directory):
+    try:
         target.mkdir()
         try:
             for name, raw in records.items():
@@ -130,3 +130,5 @@ def _save(directory: str, records: dict[str, bytes]) -> None:
                 (target / name).unlink(missing_ok=True)
             target.rmdir()
             raise
+    except OSError as error:
+        raise explain(error, directory) from error

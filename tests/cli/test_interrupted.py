@@ -1,0 +1,106 @@
+"""A reader that goes away, Ctrl-C, a full disk: few words, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.transcripts import REPOSITORY
+from tests.conftest import UnpackedImage
+
+COMMAND = [sys.executable, "-m", "ext4img"]
+
+
+def started(*arguments: str | Path, stdout: Any, stdin: int | None = None) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*COMMAND, *(str(argument) for argument in arguments)],
+        cwd=REPOSITORY,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.mark.parametrize("command", [["ls", "-R"], ["find"], ["find", "--json"], ["cat"], ["tree"]])
+def test_a_reader_that_goes_away(command: list[str], fixture_image: Callable[[str], UnpackedImage]):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    paths = ["/extents/extents-360"] if command == ["cat"] else ["/"]
+    process = started(*command, fixture_image("plain-4k").path, *paths, stdout=write_end)
+    os.close(write_end)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (141, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is not there")
+def test_no_room_for_the_output(fixture_image):
+    with open("/dev/full", "wb") as full:
+        process = started("find", fixture_image("plain-4k").path, stdout=full)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 8
+    assert said == b"ext4img find: standard output cannot be written: No space left on device\n"
+
+
+def held_up(fixture_image, tmp_path: Path) -> tuple[subprocess.Popen[bytes], Path]:
+    """A restore whose input stops coming in the middle of the archive."""
+    archive = tmp_path / "backup.tar"
+    subprocess.run(
+        [*COMMAND, "backup", str(fixture_image("sample-encrypted").path), str(archive), "--quiet"],
+        cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    target = tmp_path / "restored"
+    process = started("restore", "-", target, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert process.stdin is not None
+    process.stdin.write(archive.read_bytes()[:300_000])
+    process.stdin.flush()
+    deadline = time.monotonic() + 60
+    while not any(path.is_file() for path in target.rglob("*")):  # until it has begun to write
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    return process, target
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, b"interrupted"), (signal.SIGTERM, 143, b"terminated")]
+)
+def test_a_restore_that_is_stopped(number: int, code: int, word: bytes, fixture_image, tmp_path: Path):
+    process, target = held_up(fixture_image, tmp_path)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert said == b"ext4img restore: " + word + b"\n"
+    assert not target.exists() or not os.listdir(target)
+
+
+def test_a_backup_that_is_stopped(fixture_image, tmp_path: Path):
+    """Stopped while it waits for the reader of a fifo, with an archive in the same folder untouched."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    process = started("backup", fixture_image("plain-4k").path, fifo, stdout=subprocess.DEVNULL)
+    with open(fifo, "rb") as reader:
+        assert reader.read(512)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == b"ext4img backup: interrupted\n"
+    assert os.listdir(tmp_path) == ["fifo"]
+
+
+def test_an_archive_whose_reader_goes_away(fixture_image):
+    read_end, write_end = os.pipe()
+    process = started("backup", fixture_image("plain-4k").path, "-", stdout=write_end)
+    os.close(write_end)
+    os.close(read_end)
+    _, said = process.communicate(timeout=60)
+    # Not quiet: a backup that nobody has is a failure.
+    assert process.returncode == 8
+    assert b"cannot be written: Broken pipe" in said
