@@ -95,6 +95,8 @@ class Inodes:
             raise BuildError("owner, group and project are numbers of 32 bits", show_path(node.path))
         if not (0 <= mode <= 0xFFFF and 0 <= node.flags <= 0xFFFFFFFF and 0 <= node.generation <= 0xFFFFFFFF):
             raise BuildError("mode, flags or generation are out of range", show_path(node.path))
+        if not 0 <= node.version < 1 << 64:
+            raise BuildError(f"version {node.version} does not fit 64 bits", show_path(node.path))
         try:
             atime, atime_extra = encode_time(node.atime_ns)
             ctime, ctime_extra = encode_time(node.ctime_ns)
@@ -102,6 +104,7 @@ class Inodes:
             crtime, crtime_extra = encode_time(node.crtime_ns or 0)
         except ValueError as error:
             raise BuildError(f"time out of ext4's range: {error}", show_path(node.path)) from None
+        version = node.version
         extra = self.stride > EXT4_INODE.size
         if not extra and (atime_extra | ctime_extra | mtime_extra) & 3:
             raise BuildError("a time after 2038 needs inodes of more than 128 bytes", show_path(node.path))
@@ -118,7 +121,7 @@ class Inodes:
                 links,
                 0,
                 node.flags & ~LAYOUT_FLAGS | flags,
-                0,
+                version & 0xFFFFFFFF,
                 area,
                 node.generation,
                 0,
@@ -142,7 +145,7 @@ class Inodes:
                     atime_extra,
                     crtime,
                     crtime_extra,
-                    0,
+                    version >> 32,
                     node.project_id,
                 )
             )

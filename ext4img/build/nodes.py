@@ -20,6 +20,7 @@ from ext4img.structs.xattr import (
     EXT4_XATTR_INDEX_ENCRYPTION,
     EXT4_XATTR_INDEX_POSIX_ACL_ACCESS,
     EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT,
+    EXT4_XATTR_INDEX_RICHACL,
     EXT4_XATTR_INDEX_SECURITY,
     EXT4_XATTR_INDEX_SYSTEM,
     EXT4_XATTR_INDEX_TRUSTED,
@@ -59,6 +60,7 @@ class Node(NamedTuple):
     beyond `size` only in the last block, or with the verity flag. `body` is the number by which the
     writer asks for the contents.
 
+    `version` is i_version, which counts changes (its upper half needs inodes of more than 128 bytes).
     `inode` is the number that the inode had, kept where its encryption policy hangs on it or where
     all are to be kept. Nodes that have the same `link_group` are names of one inode: the first of
     them counts, of the others only `path` and `name_hash`.
@@ -92,6 +94,7 @@ class Node(NamedTuple):
     rdev: tuple[int, int] = (0, 0)
     name_hash: bytes = b""
     linear: bool = False
+    version: int = 0
 
 
 class Body(Protocol):
@@ -115,6 +118,7 @@ _PREFIXES: Final = (
     ("security.", EXT4_XATTR_INDEX_SECURITY),
     ("system.posix_acl_access", EXT4_XATTR_INDEX_POSIX_ACL_ACCESS),
     ("system.posix_acl_default", EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT),
+    ("system.richacl", EXT4_XATTR_INDEX_RICHACL),
     ("system.", EXT4_XATTR_INDEX_SYSTEM),
 )
 _ACL_INDEXES: Final = (EXT4_XATTR_INDEX_POSIX_ACL_ACCESS, EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT)
