@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import secrets
 import stat
 from collections.abc import Callable
 from contextlib import suppress
+from struct import Struct
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +18,8 @@ from ext4img.errors import BuildError
 _WINDOW_BYTES = 1 << 20
 _MOST_PIECES = 512  # below IOV_MAX
 _ZEROS = bytes(_WINDOW_BYTES)
+_BLKZEROOUT = 0x127F  # linux/fs.h
+_RANGE = Struct("=QQ")
 
 
 class Destination:
@@ -104,11 +109,23 @@ class Destination:
         """Make sure that zeros are read from a device, too; in a file the gap is enough."""
         if not self.is_device:
             return
+        if length >= _WINDOW_BYTES and offset >= self._held_back and self._zero_out(offset, length):
+            return
         while length:
             part = min(length, _WINDOW_BYTES)
             self.put(offset, _ZEROS[:part])
             offset += part
             length -= part
+
+    def _zero_out(self, offset: int, length: int) -> bool:
+        """Let the device zero a range itself; False where it can't."""
+        try:
+            fcntl.ioctl(self._fd, _BLKZEROOUT, _RANGE.pack(offset, length))
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP):
+                return False
+            raise self._failed(error) from error
+        return True
 
     def commit(self) -> None:
         """All is written: make it last, and put it in its place."""

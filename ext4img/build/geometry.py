@@ -37,6 +37,7 @@ _JOURNAL_SIZES: Final = (
     (32768 << 10, 131072),
 )
 _LARGEST_JOURNAL: Final = 262144
+_JOURNAL_TO_FAST_COMMITS: Final = 64
 
 
 class Demand(NamedTuple):
@@ -60,6 +61,8 @@ class Geometry:
     descriptor_blocks: int
     reserved_descriptor_blocks: int
     journal_blocks: int
+    fast_commit_blocks: int  # the last of the journal's
+    orphan_blocks: int  # of the orphan file
 
     @property
     def first_data_block(self) -> int:
@@ -119,6 +122,11 @@ class Geometry:
         return self.first_data_block + heads + self.group_count * (2 + self.table_blocks)
 
     @property
+    def taken(self) -> int:
+        """Blocks that are not for contents: group metadata, journal and orphan file."""
+        return self.overhead + self.journal_blocks + self.orphan_blocks
+
+    @property
     def most_pieces(self) -> int:
         """A bound on the pieces into which group metadata divides the free space."""
         flexes = -(-self.group_count // self.groups_per_flex)
@@ -159,7 +167,7 @@ def solve(demand: Demand, options: Options, choice: FeatureChoice) -> Geometry:
         return _smallest(demand, options, choice)
     blocks = options.size // options.block_size
     geometry = _divide(blocks, demand, options, choice, exact=True)
-    need = demand.blocks + geometry.overhead + geometry.journal_blocks
+    need = demand.blocks + geometry.taken
     if need > geometry.block_count:
         kib = options.block_size // 1024
         raise BuildError(
@@ -177,7 +185,7 @@ def _smallest(demand: Demand, options: Options, choice: FeatureChoice) -> Geomet
     for _ in range(_ROUNDS):
         geometry = _divide(blocks, demand, options, choice, exact=False)
         # A file that is split between pieces of free space may need one more block for its extents.
-        need = demand.blocks + spare + geometry.overhead + geometry.journal_blocks + geometry.most_pieces
+        need = demand.blocks + spare + geometry.taken + geometry.most_pieces
         if max(need, geometry.block_count) * options.block_size > MAX_AUTOMATIC_BYTES:
             raise BuildError(
                 f"{max(need, geometry.block_count)} blocks of {options.block_size} bytes are needed, more than"
@@ -241,11 +249,16 @@ def _geometry(blocks: int, per_group: int, demand: Demand, options: Options, cho
             raise BuildError(
                 f"{groups} groups have too many descriptors for blocks of {block_size} bytes: larger blocks are needed"
             )
-    journal = 0
+    journal = fast_commits = orphans = 0
     if Compat.HAS_JOURNAL in features:
         journal = _default_journal(blocks) if options.journal_size is None else options.journal_size // block_size
-        if not journal:  # too small for one, as mke2fs says
-            features = features._replace(compat=features.compat & ~Compat.HAS_JOURNAL)
+    if not journal:  # too small for one, as mke2fs says
+        with_journal = Compat.HAS_JOURNAL | Compat.FAST_COMMIT | Compat.ORPHAN_FILE
+        features = features._replace(compat=features.compat & ~with_journal)
+    if Compat.FAST_COMMIT in features:
+        fast_commits = journal // _JOURNAL_TO_FAST_COMMITS
+    if Compat.ORPHAN_FILE in features:  # ext2fs_default_orphan_file_blocks
+        orphans = min(max(blocks // 4096, 32), 512)
     geometry = Geometry(
         features=features,
         block_size=block_size,
@@ -255,7 +268,9 @@ def _geometry(blocks: int, per_group: int, demand: Demand, options: Options, cho
         inodes_per_group=_inodes_per_group(blocks, groups, demand, options),
         descriptor_blocks=descriptors,
         reserved_descriptor_blocks=reserved,
-        journal_blocks=journal,
+        journal_blocks=journal + fast_commits,
+        fast_commit_blocks=fast_commits,
+        orphan_blocks=orphans,
     )
     if geometry.head_blocks(0) + 2 + geometry.table_blocks > per_group:
         raise BuildError(f"{geometry.inode_count} inodes are too many for {groups} groups of {per_group} blocks")

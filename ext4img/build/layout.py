@@ -11,7 +11,7 @@ from ext4img.build.allocator import Allocator, Piece
 from ext4img.build.extents import IN_INODE, MAX_UNWRITTEN_BLOCKS, Run, build_root, extent_count, tree_blocks
 from ext4img.build.geometry import Geometry
 from ext4img.build.nodes import FT_DIR
-from ext4img.build.special import resize_area, resize_blocks
+from ext4img.build.special import Special, resize_area, resize_blocks
 from ext4img.build.tree import LogicalRun, Tree
 from ext4img.errors import BuildError
 
@@ -33,6 +33,7 @@ class Kind(IntEnum):
     VALUE = 9  # contents that are known: of ea_inodes and long symlinks
     EXTENT_TREE = 10
     XATTR_BLOCK = 11
+    ORPHAN_FILE = 12
 
 
 class Area(NamedTuple):
@@ -133,25 +134,27 @@ def _extents(tree: Tree, index: int) -> int:
     return extent_count([Run(run.lblk, 0, run.length, run.unwritten) for run in tree.logical_runs(index)])
 
 
-def place(tree: Tree, geometry: Geometry, journal: int | None, resize: int | None) -> Places:
+def place(tree: Tree, geometry: Geometry, special: Special) -> Places:
     """Find room for everything, and fill i_block and i_blocks of all inodes.
 
-    First comes each flex group's metadata, then in what is left: the journal (an inode by index),
-    all directories together, then inode by inode in the order of the nodes. BuildError where the
-    file system is too small.
+    First comes each flex group's metadata, then in what is left: what is the file system's own, all
+    directories together, then inode by inode in the order of the nodes. BuildError where the file
+    system is too small.
     """
     placer = _Placer(tree, geometry)
     placer.place_groups()
-    if resize is not None:
-        placer.place_resize_map(resize)
-    if journal is not None:
-        placer.place_contents(journal, Kind.JOURNAL)
+    if special.resize is not None:
+        placer.place_resize_map(special.resize)
+    if special.journal is not None:
+        placer.place_contents(special.journal, Kind.JOURNAL)
+    if special.orphans is not None:
+        placer.place_contents(special.orphans, Kind.ORPHAN_FILE)
     for directory in tree.directories:
         placer.place_contents(directory.index, Kind.DIRECTORY)
     types = tree.inodes.types
     values = tree.values
     for index in range(len(tree.inodes)):
-        if index in (journal, resize):
+        if index in special:
             continue
         if types[index] != FT_DIR:
             placer.place_contents(index, Kind.VALUE if index in values else Kind.FILE)

@@ -16,9 +16,10 @@ def highest_wanted(inodes: Inodes) -> int:
     return max(inodes.wanted, default=0)
 
 
-def give_numbers(inodes: Inodes, lost_and_found: int) -> None:
-    """Fill `inodes.numbers`; `lost_and_found` is the index of the inode that number 11 is for, if it is free.
+def give_numbers(inodes: Inodes, lost_and_found: int) -> int:
+    """Fill `inodes.numbers`, and return the next free one.
 
+    `lost_and_found` is the index of the inode that number 11 is for, if it is free.
     BuildError where two inodes want one number, or one that is reserved. The special inodes, which
     have reserved numbers, are not among them yet.
     """
@@ -36,6 +37,7 @@ def give_numbers(inodes: Inodes, lost_and_found: int) -> None:
             if number > MAX_INODES:
                 raise BuildError(f"more than {MAX_INODES} inodes", inodes.show(index))
             numbers[index] = number
+    return next(free)
 
 
 def _taken(inodes: Inodes) -> set[int]:

@@ -34,7 +34,7 @@ DEFAULT_FEATURES: Final = Features(
 # Never left out: everything here is written with extents, typed directory entries and attributes.
 REQUIRED_FEATURES: Final = Features(Compat.EXT_ATTR, Incompat.FILETYPE | Incompat.EXTENTS, RoCompat(0))
 OPTIONAL_FEATURES: Final = Features(
-    Compat.STABLE_INODES,
+    Compat.STABLE_INODES | Compat.FAST_COMMIT | Compat.ORPHAN_FILE,
     Incompat.EA_INODE
     | Incompat.CSUM_SEED
     | Incompat.LARGEDIR
@@ -42,6 +42,13 @@ OPTIONAL_FEATURES: Final = Features(
     | Incompat.ENCRYPT
     | Incompat.CASEFOLD,
     RoCompat.GDT_CSUM | RoCompat.PROJECT | RoCompat.VERITY,
+)
+
+
+_NEEDS: Final[tuple[tuple[Feature, Feature], ...]] = (
+    (Incompat.CSUM_SEED, RoCompat.METADATA_CSUM),
+    (Compat.FAST_COMMIT, Compat.HAS_JOURNAL),
+    (Compat.ORPHAN_FILE, Compat.HAS_JOURNAL),
 )
 
 
@@ -100,8 +107,9 @@ class FeatureChoice:
             self.features = self.features._replace(ro_compat=self.features.ro_compat & ~RoCompat.GDT_CSUM)
         if "sparse_super" in self._refused:  # the resize inode can't list a copy in every group
             self.features = self.features._replace(compat=self.features.compat & ~Compat.RESIZE_INODE)
-        if RoCompat.METADATA_CSUM not in self.features and Incompat.CSUM_SEED in self.features:
-            raise UnsupportedFeatureError("metadata_csum_seed needs metadata_csum", ("metadata_csum_seed",))
+        for bit, needed in _NEEDS:
+            if bit in self.features and needed not in self.features:
+                raise UnsupportedFeatureError(f"{_name(bit)} needs {_name(needed)}", (_name(bit),))
 
     def __contains__(self, bit: Feature) -> bool:
         return bit in self.features

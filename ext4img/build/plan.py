@@ -14,7 +14,7 @@ from ext4img.build.layout import Area, Kind, Places, blocks_needed, place
 from ext4img.build.nodes import Node
 from ext4img.build.numbering import by_number, give_numbers, highest_wanted
 from ext4img.build.options import FeatureChoice, Options
-from ext4img.build.special import add_journal, add_resize
+from ext4img.build.special import Special, add_special
 from ext4img.build.tree import LOST_AND_FOUND, Tree, gather
 from ext4img.errors import BuildError
 from ext4img.structs.inode import EXT4_INDEX_FL, EXT4_NDIR_BLOCKS
@@ -35,7 +35,7 @@ class Plan:
     usage: Usage
     groups: tuple[GroupSummary, ...]
     directory_form: DirectoryForm
-    journal: int | None  # index of its inode
+    special: Special
 
     @property
     def features(self) -> Features:
@@ -142,19 +142,18 @@ def plan(
     form = _directory_form(options, choice, fold)
     _lay_out_directories(tree, form, choice)
     root = tree.directories[0]
-    give_numbers(tree.inodes, root.children[root.names.index(LOST_AND_FOUND)])
+    free_number = give_numbers(tree.inodes, root.children[root.names.index(LOST_AND_FOUND)])
     demand = Demand(
         blocks_needed(tree, options.block_size) + (Compat.RESIZE_INODE in choice),
-        len(tree.inodes),
-        highest_wanted(tree.inodes),
+        len(tree.inodes) + 1,  # perhaps the orphan file
+        max(highest_wanted(tree.inodes), free_number),
     )
     geometry = solve(demand, options, choice)
-    journal = add_journal(tree, geometry, options)
-    resize = add_resize(tree, geometry, options)
-    places = place(tree, geometry, journal, resize)
+    special = add_special(tree, geometry, options, free_number)
+    places = place(tree, geometry, special)
     usage = Usage(geometry, places.free, *by_number(tree.inodes))
     groups = tuple(summarise(usage, tree.inodes, places))
-    return Plan(options, geometry, tree, places, usage, groups, form, journal)
+    return Plan(options, geometry, tree, places, usage, groups, form, special)
 
 
 def _directory_form(options: Options, choice: FeatureChoice, fold: Callable[[bytes], bytes] | None) -> DirectoryForm:

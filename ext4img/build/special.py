@@ -1,17 +1,19 @@
-"""Inodes of the file system's own: the journal, and the one that holds room for more descriptors."""
+"""Inodes of the file system's own: journal, orphan file, and the one that holds room for more descriptors."""
 
 from __future__ import annotations
 
 from array import array
-from typing import Final
+from typing import Final, NamedTuple
 
 from ext4img.build.geometry import Geometry, backup_groups
 from ext4img.build.inodes import NO_INODE
 from ext4img.build.nodes import Node
 from ext4img.build.options import Options
 from ext4img.build.tree import Tree
+from ext4img.structs.directory import EXT4_ORPHAN_BLOCK_MAGIC, EXT4_ORPHAN_BLOCK_TAIL
 from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_JOURNAL_INO, EXT4_NDIR_BLOCKS, S_IFREG
 from ext4img.structs.journal import JBD2_MAGIC_NUMBER, JBD2_SUPERBLOCK_V2, JOURNAL_SUPERBLOCK
+from ext4img.volume import checksum
 from ext4img.volume.features import Compat
 
 EXT4_RESIZE_INO: Final = 7
@@ -19,27 +21,33 @@ _DOUBLE_INDIRECT: Final = EXT4_NDIR_BLOCKS + 1
 _MODE: Final = S_IFREG | 0o600
 
 
-def add_journal(tree: Tree, geometry: Geometry, options: Options) -> int | None:
-    """The journal's inode, without blocks yet; None without the feature."""
-    if Compat.HAS_JOURNAL not in geometry.features:
-        return None
-    index = _add(
-        tree, options, b"(journal)", EXT4_JOURNAL_INO, geometry.journal_blocks * geometry.block_size, EXT4_EXTENTS_FL
-    )
-    tree.blocks[index] = geometry.journal_blocks
-    return index
+class Special(NamedTuple):
+    """Indexes of the inodes of the file system's own; None without the feature."""
+
+    journal: int | None
+    orphans: int | None  # the orphan file
+    resize: int | None  # e2fsprogs lib/ext2fs/res_gdt.c
 
 
-def add_resize(tree: Tree, geometry: Geometry, options: Options) -> int | None:
-    """The resize inode (e2fsprogs lib/ext2fs/res_gdt.c); None without the feature."""
-    if Compat.RESIZE_INODE not in geometry.features:
-        return None
-    per_block = geometry.block_size // 4
-    size = (per_block * per_block + per_block + EXT4_NDIR_BLOCKS) * geometry.block_size
-    return _add(tree, options, b"(resize)", EXT4_RESIZE_INO, size, 0)
+def add_special(tree: Tree, geometry: Geometry, options: Options, free_number: int) -> Special:
+    """Add what the features ask for, without places yet. The orphan file gets the free inode number."""
+    block_size = geometry.block_size
+    features = geometry.features
+    journal = orphans = resize = None
+    if Compat.HAS_JOURNAL in features:
+        journal = _add(tree, options, b"(journal)", EXT4_JOURNAL_INO, geometry.journal_blocks * block_size)
+        tree.blocks[journal] = geometry.journal_blocks
+    if Compat.ORPHAN_FILE in features:
+        orphans = _add(tree, options, b"(orphan file)", free_number, geometry.orphan_blocks * block_size)
+        tree.blocks[orphans] = geometry.orphan_blocks
+    if Compat.RESIZE_INODE in features:
+        per_block = block_size // 4
+        size = (per_block * per_block + per_block + EXT4_NDIR_BLOCKS) * block_size
+        resize = _add(tree, options, b"(resize)", EXT4_RESIZE_INO, size, flags=0)
+    return Special(journal, orphans, resize)
 
 
-def _add(tree: Tree, options: Options, name: bytes, number: int, size: int, flags: int) -> int:
+def _add(tree: Tree, options: Options, name: bytes, number: int, size: int, flags: int = EXT4_EXTENTS_FL) -> int:
     now = (options.created_s or 0) * 1_000_000_000
     node = Node((name,), _MODE, 0, 0, size, now, now, now, now)
     tree.blocks.append(0)
@@ -57,6 +65,7 @@ def journal_superblock(options: Options, geometry: Geometry) -> bytes:
             "h_blocktype": JBD2_SUPERBLOCK_V2,
             "s_blocksize": geometry.block_size,
             "s_maxlen": geometry.journal_blocks,
+            "s_num_fc_blks": geometry.fast_commit_blocks,
             "s_first": 1,
             "s_sequence": 1,
             "s_nr_users": 1,
@@ -64,6 +73,13 @@ def journal_superblock(options: Options, geometry: Geometry) -> bytes:
         }
     )
     return raw.ljust(geometry.block_size, b"\0")
+
+
+def orphan_block(block_size: int, pblk: int, seed_of_inode: int | None) -> bytes:
+    """A block of the orphan file without orphans; `seed_of_inode` None: no checksum."""
+    entries = bytes(block_size - EXT4_ORPHAN_BLOCK_TAIL.size)
+    value = 0 if seed_of_inode is None else checksum.orphan_block(seed_of_inode, pblk, entries)
+    return entries + EXT4_ORPHAN_BLOCK_TAIL.pack((EXT4_ORPHAN_BLOCK_MAGIC, value))
 
 
 def resize_area(map_block: int) -> bytes:

@@ -36,10 +36,14 @@ def build_superblock(
     free_inodes: int,
     journal_area: bytes,
     journal_size: int,
+    orphan_file: int,
     seed: int,
     group: int = 0,
 ) -> bytes:
-    """1,024 bytes. `journal_area` is the journal inode's i_block, kept here too; `group` holds this copy."""
+    """1,024 bytes. `journal_area` is the journal inode's i_block, kept here too; `orphan_file` an inode number, or 0.
+
+    `group` holds this copy.
+    """
     assert options.uuid is not None
     assert options.hash_seed is not None
     assert options.created_s is not None
@@ -88,6 +92,7 @@ def build_superblock(
         "s_mkfs_time_hi": created_high,
         "s_overhead_clusters": min(geometry.overhead + geometry.journal_blocks, 0xFFFFFFFF),
         "s_encrypt_pw_salt": options.password_salt,
+        "s_orphan_file_inum": orphan_file,
     }
     for position in range(4):
         word = options.hash_seed[4 * position : 4 * position + 4]

@@ -19,7 +19,7 @@ from ext4img.build.inodes import put_checksum
 from ext4img.build.layout import Area, Kind
 from ext4img.build.nodes import Body
 from ext4img.build.plan import Plan
-from ext4img.build.special import journal_superblock, reserved_blocks, resize_map
+from ext4img.build.special import journal_superblock, orphan_block, reserved_blocks, resize_map
 from ext4img.build.superblock import build_superblock
 from ext4img.errors import BuildError
 from ext4img.structs.group import EXT4_BG_BLOCK_UNINIT, EXT4_BG_INODE_UNINIT
@@ -111,12 +111,14 @@ class _Writer:
             Kind.VALUE: self._value,
             Kind.EXTENT_TREE: self._extent_tree,
             Kind.XATTR_BLOCK: self._xattr_block,
+            Kind.ORPHAN_FILE: self._orphan_file,
         }
 
     def _head(self, area: Area) -> Iterator[Chunk]:
         group = area.owner
         plan = self._plan
-        area_of_journal = b"" if plan.journal is None else self._inodes.area(plan.journal)
+        special = plan.special
+        area_of_journal = b"" if special.journal is None else self._inodes.area(special.journal)
         raw = build_superblock(
             plan.options,
             self._geometry,
@@ -124,6 +126,7 @@ class _Writer:
             free_inodes=plan.free_inodes,
             journal_area=area_of_journal,
             journal_size=self._geometry.journal_blocks * self._block_size,
+            orphan_file=0 if special.orphans is None else self._inodes.numbers[special.orphans],
             seed=plan.seed,
             group=group,
         )
@@ -201,6 +204,11 @@ class _Writer:
             yield journal_superblock(self._plan.options, self._geometry)
         if area.length > (area.lblk == 0):
             yield area.length - (area.lblk == 0)
+
+    def _orphan_file(self, area: Area) -> Iterator[Chunk]:
+        seed = None if self._seed is None else self._inodes.checksum_seed(self._seed, area.owner)
+        for pblk in range(area.pblk, area.pblk + area.length):
+            yield orphan_block(self._block_size, pblk, seed)
 
     def _resize_map(self, area: Area) -> Iterator[Chunk]:
         yield resize_map(self._geometry)

@@ -223,13 +223,15 @@ def test_tree_blocks():
 
 
 @pytest.mark.kernel
-def test_the_kernel_writes_on(tmp_path: Path):
+@pytest.mark.parametrize("features", [(), ("orphan_file", "fast_commit", "metadata_csum_seed"), ("^metadata_csum",)])
+def test_the_kernel_writes_on(features: tuple[str, ...], tmp_path: Path):
     """Journal, bitmaps, descriptors and directories of a built image bear what a kernel does to them."""
     nodes = [ROOT]
     for directory in range(5):
         nodes.append(Node((b"d%d" % directory,), 0o040755))
         nodes += [Node((b"d%d" % directory, b"%d" % n), FILE, size=n * 100) for n in range(200 * directory)]
-    build(tmp_path / "i", nodes, Options(block_size=1024, size=100 << 20, created_s=CREATED_S))
+    options = Options(block_size=1024, size=100 << 20, features=features, created_s=CREATED_S)
+    build(tmp_path / "i", nodes, options)
     with loop_mounted(tmp_path / "i", "rw") as mount:
         for directory in range(5):
             path = Path(mount, f"d{directory}")

@@ -21,7 +21,7 @@ MIB = 1 << 20
 # Of dumpe2fs' lines those that chance, the clock or the making of a file system decides.
 ACCIDENTAL = {
     *("Filesystem UUID", "Filesystem created", "Last write time", "Last checked", "Directory Hash Seed"),
-    *("Lifetime writes", "Checksum", "Last mount time"),
+    *("Lifetime writes", "Checksum", "Checksum seed", "Last mount time"),
 }
 
 
@@ -40,6 +40,7 @@ ACCIDENTAL = {
         (64 * MIB, 4096, 128, ""),
         (200 * MIB, 4096, 256, "^resize_inode,^flex_bg,^64bit"),
         (300 * MIB, 1024, 256, "^metadata_csum,uninit_bg"),
+        (700 * MIB, 4096, 256, "orphan_file,fast_commit,metadata_csum_seed"),
         (100 * MIB, 1024, 1024, "^has_journal,^sparse_super,^resize_inode"),
         (50 * MIB, 2048, 256, "encrypt,casefold,verity,project,ea_inode,large_dir,stable_inodes"),
     ],
@@ -103,7 +104,7 @@ def test_an_automatic_size_holds_what_is_needed(blocks: int, inodes: int, highes
     assert free >= blocks * (1 + spare / 100)
     assert geometry.inode_count >= max(highest, inodes + 10)
     if inodes <= blocks and not highest:  # else groups are made for the sake of their inodes
-        assert free <= blocks * (1 + spare / 100) + 1000 + geometry.most_pieces
+        assert free <= blocks * (1 + spare / 100) * 1.05 + 1000 + geometry.most_pieces
 
 
 @pytest.mark.parametrize("block_size", [1024, 4096])

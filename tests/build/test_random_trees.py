@@ -32,6 +32,7 @@ FEATURES = [
     ("^sparse_super",),
     ("^dir_index",),
     ("metadata_csum_seed", "large_dir", "inline_data"),
+    ("orphan_file", "fast_commit"),
 ]
 
 
