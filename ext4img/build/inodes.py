@@ -158,6 +158,20 @@ class Inodes:
         self.inline_xattrs.append(b"")
         return index
 
+    def cut(self, length: int) -> None:
+        """Forget all but the first `length` inodes."""
+        del self.records[length * self.stride :]
+        for column in (
+            self.types,
+            self.names,
+            self.parents,
+            self.wanted,
+            self.numbers,
+            self.bodies,
+            self.inline_xattrs,
+        ):
+            del column[length:]
+
     def put(self, index: int, field: str, value: int) -> None:
         """Set an integer field of struct ext4_inode."""
         offset, form = _OFFSETS[field]

@@ -126,19 +126,25 @@ class Plan:
 
 
 def plan(
-    nodes: Iterable[Node], options: Options | None = None, *, fold: Callable[[bytes], bytes] | None = None
+    nodes: Iterable[Node],
+    options: Options | None = None,
+    *,
+    fold: Callable[[bytes], bytes] | None = None,
+    refused: Callable[[BuildError], None] | None = None,
 ) -> Plan:
     """Plan a file system of these nodes: parents before children, the root first.
 
     `fold` is the case folding of UTF-8 by Unicode 12.1, by which case-insensitive directories are
     hashed if they are not encrypted; without it they become lists, which the kernel takes as well.
+    A node that the format can't hold is left out where `refused` is given: that is told why, before
+    the next node is drawn.
 
     BuildError, with the path of the node that is to blame, where the format can't hold the tree, or
     where the given size is too small; UnsupportedFeatureError for a feature that is not written.
     """
     options = (options or Options()).resolved()
     choice = FeatureChoice(options.features)
-    tree = gather(nodes, options, choice)
+    tree = gather(nodes, options, choice, refused)
     form = _directory_form(options, choice, fold)
     _lay_out_directories(tree, form, choice)
     root = tree.directories[0]

@@ -7,14 +7,14 @@ its path: what the format can't hold, and what the kernel or e2fsck would not ac
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from ext4img.build.directories import Directory
 from ext4img.build.directory_blocks import INLINE_AREA, inline_size
 from ext4img.build.extents import MAX_LBLK
-from ext4img.build.geometry import MAX_INODES
+from ext4img.build.geometry import FIRST_INODE, MAX_INODES
 from ext4img.build.inodes import NO_INODE, Inodes
 from ext4img.build.nodes import (
     ENCRYPTION_KEY,
@@ -54,6 +54,7 @@ from ext4img.structs.inode import (
 from ext4img.volume import checksum
 from ext4img.volume.features import Compat, Incompat, RoCompat
 
+_ENCRYPTED_TYPES: Final = (FT_REG_FILE, FT_DIR, FT_SYMLINK)  # what can be, and in encrypted directories must be
 LINK_MAX: Final = 65000  # EXT4_LINK_MAX
 LOST_AND_FOUND: Final = b"lost+found"
 LARGE_FILE_BYTES: Final = 1 << 31
@@ -102,12 +103,36 @@ class Tree:
         blocks = self.blocks[index]
         return (LogicalRun(0, blocks, False),) if blocks else self.runs.get(index, ())
 
+    def cut(self, length: int) -> None:
+        """Forget all but the first `length` inodes, of which no attributes are stored yet."""
+        for index in range(length, len(self.inodes)):
+            for column in (self.runs, self.ends, self.values):
+                column.pop(index, None)
+        while self.directories and self.directories[-1].index >= length:
+            self.directories.pop()
+        del self.blocks[length:]
+        self.inodes.cut(length)
 
-def gather(nodes: Iterable[Node], options: Options, choice: FeatureChoice) -> Tree:
-    """Check nodes and take them in. `options` are resolved; `choice` gets the features that nodes need."""
+
+Refused = Callable[[BuildError], None]
+
+
+def gather(nodes: Iterable[Node], options: Options, choice: FeatureChoice, refused: Refused | None = None) -> Tree:
+    """Check nodes and take them in. `options` are resolved; `choice` gets the features that nodes need.
+
+    A node that can't be stored is an error; or with `refused` told to that, before the next node is
+    drawn, and left out.
+    """
     gatherer = _Gatherer(options, choice)
     for node in nodes:
-        gatherer.add(node)
+        if refused is None:
+            gatherer.add(node)
+            continue
+        try:
+            gatherer.add(node)
+        except BuildError as error:
+            gatherer.undo(node)
+            refused(error)
     return gatherer.finish()
 
 
@@ -117,11 +142,12 @@ class _Gatherer:
         self._choice = choice
         self._tree = Tree(options)
         self._directories: dict[Path, Directory] = {}
-        self._groups: dict[int, int] = {}
+        self._groups: dict[int, tuple[int, bytes | None]] = {}  # of a link group: index, encryption policy
         self._blocks_by_content: dict[tuple[bytes, bytes], int] = {}
         self._perhaps_inline: dict[int, Node] = {}  # directories, with inline_data
         self._room = options.inode_size - EXT4_INODE.size - options.extra_size
         self._inline = Incompat.INLINE_DATA in choice
+        self._length = 0  # inodes that are whole
         assert options.uuid is not None
         self._seed = checksum.filesystem_seed(options.uuid, None)
 
@@ -137,12 +163,15 @@ class _Gatherer:
             if node.link_group is not None:
                 first = self._groups.get(node.link_group)
                 if first is not None:
-                    self._link(node, directory, first)
+                    self._link(node, directory, *first)
                     return
         elif self._tree.directories or node.mode & S_IFMT != S_IFDIR:
             raise BuildError("the root is one directory, and comes first", show_path(path))
         kind = FILE_TYPES.get(node.mode & S_IFMT, 0)
         policy = self._check_flags(node, kind, directory)
+        if node.link_group is not None and kind == FT_DIR:
+            raise BuildError("a directory has one name", show_path(path))
+        number = self._number_to_keep(node)
         parent = directory.index if directory else NO_INODE
         if kind == FT_DIR:
             index = self._directory(node, parent, policy)
@@ -161,14 +190,21 @@ class _Gatherer:
             self._place_xattrs(index, node, node.xattrs)
         else:
             raise BuildError(f"mode {node.mode:#o} has no type of file", show_path(path))
-        self._keep_number(index, node)
+        self._tree.inodes.wanted[index] = number
         if directory is not None:
             directory.add(path[-1], index, node.name_hash)
             directory.subdirectories += kind == FT_DIR
         if node.link_group is not None:
-            if kind == FT_DIR:
-                raise BuildError("a directory has one name", show_path(path))
-            self._groups[node.link_group] = index
+            self._groups[node.link_group] = index, policy
+        self._length = len(self._tree.inodes)
+
+    def undo(self, node: Node) -> None:
+        """Forget what `add` has taken in of a node that it refused."""
+        directory = self._directories.get(node.path)
+        if directory is not None and directory.index >= self._length:
+            del self._directories[node.path]
+            self._perhaps_inline.pop(directory.index, None)
+        self._tree.cut(self._length)
 
     def finish(self) -> Tree:
         """Make what is missing, and settle what depends on all nodes."""
@@ -220,8 +256,10 @@ class _Gatherer:
         elif name in (b".", b"..") or b"/" in name or b"\0" in name:
             raise BuildError("not a name", show_path(node.path))
 
-    def _link(self, node: Node, directory: Directory, index: int) -> None:
+    def _link(self, node: Node, directory: Directory, index: int, policy: bytes | None) -> None:
         inodes = self._tree.inodes
+        if directory.encrypted and inodes.types[index] in _ENCRYPTED_TYPES and policy != directory.policy:
+            raise BuildError("a link to what has not the encryption policy of its directory", show_path(node.path))
         links = inodes.get(index, "i_links_count") + 1
         if links > LINK_MAX:
             raise BuildError(f"more than {LINK_MAX} names of one file", show_path(node.path))
@@ -253,10 +291,10 @@ class _Gatherer:
         if encrypted != (context is not None):
             raise BuildError("encrypt flag and encryption context go together", show_path(path))
         if context is None:
-            if directory is not None and directory.encrypted and kind in (FT_REG_FILE, FT_DIR, FT_SYMLINK):
+            if directory is not None and directory.encrypted and kind in _ENCRYPTED_TYPES:
                 raise BuildError("not encrypted, in an encrypted directory", show_path(path))
             return None
-        if kind not in (FT_REG_FILE, FT_DIR, FT_SYMLINK) or not path:
+        if kind not in _ENCRYPTED_TYPES or not path:
             raise BuildError("neither special files nor the root can be encrypted", show_path(path))
         policy = context[:-NONCE_SIZE]
         if directory is not None and directory.encrypted and directory.policy != policy:
@@ -264,8 +302,8 @@ class _Gatherer:
         self._choice.need(Incompat.ENCRYPT, "an encrypted file", path)
         return policy
 
-    def _keep_number(self, index: int, node: Node) -> None:
-        """Keep the inode's number where that was asked for, or where its ciphertext hangs on it."""
+    def _number_to_keep(self, node: Node) -> int:
+        """The inode's number where it is to be kept, as its ciphertext hangs on it or all are; else 0."""
         keep = self._options.keep_inodes
         context = node.xattrs.get(ENCRYPTION_KEY)
         if context is not None:
@@ -278,14 +316,19 @@ class _Gatherer:
                 if node.inode is None:
                     raise BuildError("its ciphertext hangs on an inode number that is not given", show_path(node.path))
                 keep = True
-        if keep and node.inode is not None:
-            if not 0 < node.inode <= MAX_INODES:
-                raise BuildError(f"{node.inode} is no inode number", show_path(node.path))
-            self._tree.inodes.wanted[index] = node.inode
+        number = node.inode
+        if not keep or number is None:
+            return 0
+        if not 0 < number <= MAX_INODES:
+            raise BuildError(f"{number} is no inode number", show_path(node.path))
+        if node.path and number < FIRST_INODE:
+            raise BuildError(f"inode number {number} is reserved", show_path(node.path))
+        return number
 
     def _new(self, node: Node, parent: int, area: bytes, size: int, flags: int = 0, links: int = 1) -> int:
+        index = self._tree.inodes.add(node, parent, area, size, links, flags)
         self._tree.blocks.append(0)
-        return self._tree.inodes.add(node, parent, area, size, links, flags)
+        return index
 
     def _directory(self, node: Node, parent: int, policy: bytes | None) -> int:
         index = self._new(node, parent, b"", 0, EXT4_EXTENTS_FL, 2)
@@ -298,6 +341,7 @@ class _Gatherer:
         # A root without blocks is a damaged one to the kernel (ext4_fill_super).
         if self._inline and node.path not in ((), (LOST_AND_FOUND,)) and not directory.encrypted | directory.casefolded:
             self._perhaps_inline[index] = node
+            self._placed(node, node.xattrs)
         else:
             self._place_xattrs(index, node, node.xattrs)
         return index
@@ -398,8 +442,10 @@ class _Gatherer:
         return blocks
 
     def _place_xattrs(self, index: int, node: Node, xattrs: Mapping[XattrKey, bytes]) -> None:
-        if not xattrs:
-            return
+        if xattrs:
+            self._store_xattrs(index, node, self._placed(node, xattrs))
+
+    def _placed(self, node: Node, xattrs: Mapping[XattrKey, bytes]) -> Placed:
         if INLINE_DATA_KEY in node.xattrs:
             raise BuildError("system.data is no attribute but inline contents", show_path(node.path))
         seed = self._seed if self._choice.may(Incompat.EA_INODE) else None
@@ -407,7 +453,9 @@ class _Gatherer:
             placed = place(xattrs, self._room, self._options.block_size, seed)
         except BuildError as error:
             raise BuildError(error.reason, show_path(node.path)) from None
-        self._store_xattrs(index, node, placed)
+        if placed.block is not None and placed.block.references:
+            self._choice.need(Incompat.EA_INODE, "extended attributes larger than a block", node.path)
+        return placed
 
     def _store_xattrs(self, index: int, node: Node, placed: Placed) -> None:
         tree = self._tree
@@ -428,7 +476,6 @@ class _Gatherer:
         tree.xattr_block_of[index] = len(tree.xattr_blocks)
         tree.xattr_blocks.append(SharedBlock(block, 1, len(tree.inodes), len(block.references)))
         for reference in block.references:
-            self._choice.need(Incompat.EA_INODE, "extended attributes larger than a block", node.path)
             blocks = self._add_value(node, index, reference.value)
             tree.value_blocks[index] = tree.value_blocks.get(index, 0) + blocks
 
