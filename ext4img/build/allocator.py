@@ -18,22 +18,20 @@ class Piece(NamedTuple):
 class Allocator:
     """Gives out blocks of the `free` pieces, which are in ascending order and not adjacent.
 
-    A request is taken from the current piece. Where it does not fit there, from one that was left
-    behind for the same reason, or else from the next piece that is long enough; only a request that
-    no piece could hold is split.
+    A request is taken from the current piece. Where it does not fit there, it is taken from one that
+    was left behind for the same reason, or else from the next untouched one that is long enough, and
+    that is then the current piece. Only a request that no piece could hold is split.
     """
 
     def __init__(self, free: Iterable[Piece]) -> None:
-        self._starts: list[int] = []
-        self._counts: list[int] = []
-        for start, count in free:
-            if count:
-                self._starts.append(start)
-                self._counts.append(count)
-        self.free_blocks = sum(self._counts)
+        pieces = [piece for piece in free if piece.length] or [Piece(0, 0)]
+        self._starts = [piece.start for piece in pieces]
+        self._lengths = [piece.length for piece in pieces]
+        self.free_blocks = sum(self._lengths)
         self._current = 0
+        self._untouched = 1  # the first that was never current nor left behind
         self._behind: list[int] = []
-        self._most_behind = 0
+        self._longest_behind = 0
 
     def take(self, count: int) -> list[Piece]:
         """`count` blocks, in as few pieces as can be; BuildError where so many are not free."""
@@ -42,47 +40,51 @@ class Allocator:
         if not count:
             return []
         self.free_blocks -= count
-        current = self._current
-        if current < len(self._counts) and self._counts[current] >= count:
-            return [self._cut(current, count)]
-        if self._most_behind >= count:
-            for position in self._behind:
-                if self._counts[position] >= count:
-                    piece = self._cut(position, count)
-                    self._forget_used()
-                    return [piece]
-        for position in range(current, len(self._counts)):
-            if self._counts[position] >= count:
-                self._leave(current, position)
-                return [self._cut(position, count)]
-        return self._split(count)
+        if self._lengths[self._current] < count and not self._move_on(count):
+            return self._split(count)
+        return [self._cut(self._current, count)]
 
     def left(self) -> list[Piece]:
         """What is still free, in ascending order."""
-        return [Piece(start, count) for start, count in zip(self._starts, self._counts, strict=True) if count]
+        return [Piece(start, length) for start, length in zip(self._starts, self._lengths, strict=True) if length]
 
     def _cut(self, position: int, count: int) -> Piece:
         start = self._starts[position]
         self._starts[position] += count
-        self._counts[position] -= count
+        self._lengths[position] -= count
         return Piece(start, count)
 
-    def _leave(self, current: int, then: int) -> None:
-        self._behind += [position for position in range(current, then) if self._counts[position]]
-        self._most_behind = max((self._counts[position] for position in self._behind), default=0)
-        self._current = then
-
-    def _forget_used(self) -> None:
-        self._behind = [position for position in self._behind if self._counts[position]]
-        self._most_behind = max((self._counts[position] for position in self._behind), default=0)
+    def _move_on(self, count: int) -> bool:
+        """Make a piece of at least `count` blocks the current one; False where there is none."""
+        lengths = self._lengths
+        if self._longest_behind >= count:
+            found = next(position for position in self._behind if lengths[position] >= count)
+            self._behind.remove(found)
+            self._behind.append(self._current)
+        else:
+            untouched = range(self._untouched, len(lengths))
+            found = next((position for position in untouched if lengths[position] >= count), -1)
+            if found < 0:
+                return False
+            self._behind += [self._current, *range(self._untouched, found)]
+            self._untouched = found + 1
+        self._current = found
+        self._tidy()
+        return True
 
     def _split(self, count: int) -> list[Piece]:
-        """From the current piece on, and last from those left behind."""
+        """From the current piece, the untouched ones, and last from those left behind."""
         pieces = []
-        for position in [*range(self._current, len(self._counts)), *self._behind]:
-            if count and self._counts[position]:
-                piece = self._cut(position, min(count, self._counts[position]))
-                pieces.append(piece)
-                count -= piece.length
-        self._forget_used()
+        positions = [self._current, *range(self._untouched, len(self._lengths)), *self._behind]
+        for position in positions:
+            if count and self._lengths[position]:
+                pieces.append(self._cut(position, min(count, self._lengths[position])))
+                count -= pieces[-1].length
+        self._behind = positions[1:]
+        self._untouched = len(self._lengths)
+        self._tidy()
         return pieces
+
+    def _tidy(self) -> None:
+        self._behind = [position for position in self._behind if self._lengths[position]]
+        self._longest_behind = max((self._lengths[position] for position in self._behind), default=0)
