@@ -1,4 +1,4 @@
-"""Building an ext4 file system from plain nodes: planned first, then written in one pass.
+r"""Building an ext4 file system from plain nodes: planned first, then written in one pass.
 
 ::
 
@@ -6,7 +6,7 @@
 
     nodes = [Node((), 0o040755), Node((b"notes.txt",), 0o100644, size=6, body=1)]
     made = plan(nodes, Options(label="notes"))      # sizes, numbers and places, or a BuildError
-    print(*made.lines(), sep="\\n")
+    print(*made.lines(), sep="\n")
     write(made, bodies.__getitem__, "out.img")      # bodies[1].read_at(offset, length) -> bytes
 
 Nothing here knows of archives, keys or other images. Whoever comes from one of these hands over
