@@ -17,7 +17,7 @@ def on_terminal(*arguments: str | Path, stderr: bool = False) -> tuple[int, byte
     """Exit code and what stands on a terminal of 80 columns (standard error's where asked for)."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "ext4img", *map(os.fspath, arguments)],
+        [sys.executable, "-m", "ext4img", *(str(argument) for argument in arguments)],
         cwd=REPOSITORY,
         env={**os.environ, "COLUMNS": "80", "LC_ALL": "C.UTF-8", "TERM": "xterm"},
         stdin=subprocess.DEVNULL,

@@ -19,6 +19,7 @@ from ext4img.cli.options import ImageOptions, Json, Quiet
 from ext4img.cli.output import Output, warn
 from ext4img.cli.progress import progress
 from ext4img.cli.quoting import quote
+from ext4img.crypto.policy import DESCRIPTOR_SIZE, IDENTIFIER_SIZE
 from ext4img.errors import ArchiveError
 
 STDOUT = "-"
@@ -32,6 +33,22 @@ def run(
         list[str] | None,
         typer.Option("--only", metavar="PATH", help="This path with what is below it; may be given several times."),
     ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude", metavar="PATTERN", help="Leave out what fits: with a slash whole paths, else names."
+        ),
+    ] = None,
+    encrypted_only: Annotated[
+        bool, typer.Option("--encrypted-only", help="Leave out plain files; plain directories and .fscrypt stay.")
+    ] = False,
+    one_policy: Annotated[
+        str | None,
+        typer.Option("--one-policy", metavar="HEX", help="Only what is under this key, named as keys does."),
+    ] = None,
+    encdata: Annotated[
+        bool, typer.Option("--encdata", help="The attribute security.encdata too, for Lustre's tools.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the archive if there is one.")] = False,
     quiet: Quiet = False,
     json: Json = False,
@@ -45,10 +62,21 @@ def run(
     to_stdout = archive == STDOUT
     if to_stdout and sys.stdout.isatty():
         raise Failure(Exit.USAGE, "an archive is not written to a terminal")
+    policy = _key_id(one_policy) if one_policy is not None else None
     with open_image(image, keys) as view, progress(f"Backing up {quote(image.image)}", quiet) as show:
         destination = sys.stdout.buffer if to_stdout else archive
         try:
-            report = backup(view, destination, only=only or (), overwrite=overwrite, progress=show)
+            report = backup(
+                view,
+                destination,
+                only=only or (),
+                exclude=exclude or (),
+                encrypted_only=encrypted_only,
+                one_policy=policy,
+                encdata=encdata,
+                overwrite=overwrite,
+                progress=show,
+            )
         except ArchiveError as error:
             # It is about the archive's place, not about the image.
             advice = ["--overwrite replaces it"] if not to_stdout and os.path.lexists(archive) else []
@@ -69,3 +97,14 @@ def run(
         warn(f"{quote(image.image)}: incomplete: {plural(report.incomplete, 'file')} could not be read in full")
         return Exit.PARTLY
     return Exit.DONE
+
+
+def _key_id(text: str) -> bytes:
+    """A key's descriptor or identifier."""
+    try:
+        key_id = bytes.fromhex(text)
+    except ValueError:
+        key_id = b""
+    if len(key_id) not in (DESCRIPTOR_SIZE, IDENTIFIER_SIZE):
+        raise typer.BadParameter(f"--one-policy {text!r}: 16 or 32 hexadecimal digits, as `ext4img keys` lists them")
+    return key_id

@@ -26,7 +26,15 @@ def run(
     ciphertext: Annotated[
         bool, typer.Option("--ciphertext", help="What no key opens is restored as ciphertext, not left out.")
     ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="PATH", help="This path with what is below it; plain or as list shows it."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are in the way.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Replace files in the way that are older.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a restore that was interrupted: what it did stays.")
+    ] = False,
     devices: Annotated[bool, typer.Option("--devices", help="Make device nodes, too.")] = False,
     quiet: Quiet = False,
     json: Json = False,
@@ -45,8 +53,10 @@ def run(
                 opened,
                 directory,
                 keys=[(key.raw, keys.descriptor) for key in given],
+                only=only or (),
                 missing="ciphertext" if ciphertext else "skip",
-                overwrite=overwrite,
+                overwrite="newer" if update and not overwrite else overwrite,
+                resume=resume,
                 devices=devices,
                 progress=show,
             )
