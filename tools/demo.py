@@ -28,7 +28,8 @@ def ext4img(*arguments: str | Path) -> None:
     words = [str(argument) for argument in arguments]
     print(f"\n$ {shlex.join(['ext4img', *words])}", flush=True)
     command = [str(Path(sys.executable).with_name("ext4img")), *words]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, errors="backslashreplace", check=False)
+    pipe, same = subprocess.PIPE, subprocess.STDOUT
+    done = subprocess.run(command, stdout=pipe, stderr=same, text=True, errors="backslashreplace", check=False)
     lines = done.stdout.splitlines()
     print("\n".join(line[:160] for line in lines[:SHOWN_LINES]))
     if len(lines) > SHOWN_LINES:
