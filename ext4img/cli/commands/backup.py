@@ -91,8 +91,11 @@ def run(
             }
         )
     else:
-        told = f"{plural(report.members, 'member')}, {size_text(report.bytes)}, manifest {report.digest}"
-        print(f"ext4img: {told}" if to_stdout else told, file=sys.stderr if to_stdout else sys.stdout)
+        told = f"{size_text(report.bytes)}, manifest {report.digest}"
+        if to_stdout:
+            print(f"ext4img backup: {told}", file=sys.stderr)
+        else:
+            Output().line(f"{quote(archive)}: {told}")
     if report.incomplete:
         warn(f"{quote(image.image)}: incomplete: {plural(report.incomplete, 'file')} could not be read in full")
         return Exit.PARTLY

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ext4img.backup.verify import verify
 from ext4img.cli.archive import ArchiveArgument, archive_label, open_archive
-from ext4img.cli.describe import size_text
 from ext4img.cli.exits import Exit
 from ext4img.cli.facts import plural
 from ext4img.cli.options import Json, Quiet
@@ -37,8 +36,7 @@ def run(archive: ArchiveArgument, quiet: Quiet = False, json: Json = False) -> i
             }
         )
     elif report.intact:
-        counted = f"{plural(report.members, 'member')}, {size_text(report.bytes)}"
-        out.line(f"{label}: intact: {counted}, manifest {report.digest}")
+        out.line(f"{label}: intact: {plural(report.members, 'member')}, manifest {report.digest}")
     else:
         out.line(f"{label}: DAMAGED: {report.damaged} of {plural(report.members, 'member')}")
     if not report.intact:
