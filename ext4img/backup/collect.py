@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from ext4img.backup.entry import (
     EXT4_VERITY_FL,
     MODE_OF_TYPE,
+    NO_XATTRS,
     ROOT,
     VERITY,
     VERITY_ALIGNMENT_BYTES,
@@ -94,6 +95,7 @@ class Collector:
             raise CorruptionError("the root is no directory", Place(inode=root.number))
         yield self._entry(ROOT, root, None, in_encrypted=False)
         met = {root.number}
+        verity: list[tuple[Entry, Inode]] = []
         stack = [_Level(self._children(_Level(iter(())), root), root.is_encrypted)]
         while stack:
             level = stack[-1]
@@ -109,13 +111,12 @@ class Collector:
                     entry, body = self._entry(path, inode, named, in_encrypted)
                     if self._filter and not self._filter.takes(path, inode.is_dir, entry.context, level.key):
                         continue
-                    verity = self._verity(entry, inode)
                 except (CorruptionError, SourceError) as error:
                     self._pass_over(error, inode.number)
                     continue
                 yield entry, body
-                if verity is not None:
-                    yield verity
+                if entry.flags & EXT4_VERITY_FL and entry.type == "file":
+                    verity.append((entry._replace(xattrs=NO_XATTRS, segments=()), inode))
                 if inode.is_dir:
                     met.add(inode.number)
                     below = _Level(iter(()), inode.is_encrypted, path + b"/", plain_path + b"/", key_of(entry.context))
@@ -125,6 +126,14 @@ class Collector:
                     self._first_names[inode.number] = (path, inode.links - 1)
             else:
                 stack.pop()
+        for entry, inode in verity:
+            try:
+                found = self._verity(entry, inode)
+            except (CorruptionError, SourceError) as error:
+                self._pass_over(error, inode.number)
+                continue
+            if found is not None:
+                yield found
 
     def _children(self, level: _Level, directory: Inode) -> Iterator[tuple[bytes, bytes, NamedEntry, Inode]]:
         """(path, plain path, name, inode) of what is in a directory, in byte order of the shown names."""
@@ -243,8 +252,6 @@ class Collector:
 
     def _verity(self, entry: Entry, inode: Inode) -> tuple[Entry, Body] | None:
         """What a verity file has past its end: Merkle tree and descriptor, as they stand on disk."""
-        if entry.type != "file" or not inode.flags & EXT4_VERITY_FL:
-            return None
         runs = self._volume.runs(inode)
         start = -(-inode.size // VERITY_ALIGNMENT_BYTES) * VERITY_ALIGNMENT_BYTES
         end = max((run.end * self._view.block_size for run in runs), default=0)

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from ext4img.backup.collect import Collector
+from ext4img.backup.entry import Entry
 from ext4img.backup.filter import Filter
+from ext4img.backup.info import BackupInfo
+from ext4img.backup.manifest import Closing
 from ext4img.backup.output import ArchiveDestination, open_output
-from ext4img.backup.writer import ArchiveWriter
+from ext4img.backup.writer import ArchiveWriter, Body
+from ext4img.errors import ArchiveError
 from ext4img.view.path import PathLike
 from ext4img.view.view import View
 
 Progress = Callable[[int, int | None], None]
+
+
+class _Writer(Protocol):
+    """What writes entries in some form."""
+
+    position: int
+
+    def add(self, entry: Entry, body: Body | None = None) -> None: ...
+
+    def finish(self) -> Closing: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +52,22 @@ def backup(
     encrypted_only: bool = False,
     one_policy: bytes | None = None,
     encdata: bool = False,
+    format: Literal["tar", "dir"] = "tar",
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> BackupReport:
     """Write a backup of the view's tree, or of the paths in `only`, without any key.
 
     `destination` is a path, where the archive appears when it is complete, or a binary file
-    object, which is written as a stream. Encrypted files go in as ciphertext, whatever keys the
-    view has; the keys serve only to give paths in plain text.
+    object, which is written as a stream. With the format "dir" it is a directory store, for tools
+    that deduplicate; that cannot be a stream, nor be overwritten. Encrypted files go in as
+    ciphertext, whatever keys the view has; they serve only to give paths in plain text.
 
     `exclude` are shell patterns, with a slash of whole paths, else of names. `encrypted_only`
     leaves out plain files, `one_policy` (a key's descriptor or identifier) what is not under that
     policy; plain directories stay, and `.fscrypt`. With `encdata` members have the attribute that
-    Lustre restores such files by. `progress` is called with the bytes done and about how many there will be.
+    Lustre restores such files by. `progress` is called with the bytes done and about how many
+    there will be.
 
     ArchiveError where the destination cannot be written or is there already, LimitError where the
     archive cannot hold something. Damage in the image is an error, or with checks="report" noted
@@ -60,10 +80,26 @@ def backup(
     used = (view.superblock.block_count - view.superblock.free_blocks) * view.block_size
     total = used if not only and filtered.is_empty else None
     info = collector.info(f"ext4img {__version__}", encdata)
-    with open_output(destination, overwrite=overwrite) as output, ArchiveWriter(output, info) as writer:
+    with _writer(destination, info, format, overwrite) as writer:
         for entry, body in collector.entries():
             writer.add(entry, body)
             if progress is not None:
                 progress(writer.position, total)
         closing = writer.finish()
     return BackupReport(closing.members, writer.position, closing.incomplete, closing.sha256)
+
+
+@contextmanager
+def _writer(
+    destination: ArchiveDestination, info: BackupInfo, format: Literal["tar", "dir"], overwrite: bool
+) -> Iterator[_Writer]:
+    if format == "dir":
+        from ext4img.backup.store_writer import StoreWriter
+
+        if not isinstance(destination, (str, bytes, os.PathLike)) or overwrite:
+            raise ArchiveError("a directory store needs a path of its own: it is no stream, and overwrites nothing")
+        with StoreWriter(os.fsdecode(destination), info) as store:
+            yield store
+        return
+    with open_output(destination, overwrite=overwrite) as output, ArchiveWriter(output, info) as writer:
+        yield writer

@@ -7,7 +7,6 @@ an interrupted restore leaves nothing that looks like what it is not.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import secrets
@@ -15,16 +14,13 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from ext4img.backup.entry import show
+from ext4img.backup.way import OPEN_DIRECTORY, Way, sync_file_system
 from ext4img.errors import RestoreError
 
 _TEMPORARY: Final = re.compile(rb"\.ext4img-[0-9a-f]{8}-[0-9]+\.partial")
-_OPEN_MOST: Final = 64  # directories held open; those further up are found again through ".."
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -32,18 +28,7 @@ class Exists(RestoreError):
     """Something is there already, and is not to be overwritten."""
 
 
-@dataclass(slots=True)
-class Opened:
-    """A directory on the way to the current one. `created` where it was made by this restore."""
-
-    name: bytes
-    fd: int
-    device: int
-    inode: int
-    created: bool
-
-
-class HostDirectory:
+class HostDirectory(Way):
     """The target, with a current directory in it (at first the target itself).
 
     The target is made if it is not there. `is_new` tells whether it was made or empty.
@@ -56,16 +41,14 @@ class HostDirectory:
         self.path = os.fsdecode(path)
         self._token = secrets.token_hex(4).encode()
         self._count = 0
-        self._stack: list[Opened] = []
         folder = None if inside is None else inside.fd
         try:
             created = _make(self.path, folder)
             # Whoever names the target may name a link to it; inside it no link is followed.
-            fd = os.open(self.path, _DIRECTORY if inside else _DIRECTORY & ~os.O_NOFOLLOW, dir_fd=folder)
+            fd = os.open(self.path, OPEN_DIRECTORY if inside else OPEN_DIRECTORY & ~os.O_NOFOLLOW, dir_fd=folder)
         except OSError as error:
             raise RestoreError(f"it cannot be restored to: {error.strerror}", self.path) from error
-        status = os.fstat(fd)
-        self._stack.append(Opened(b".", fd, status.st_dev, status.st_ino, created))
+        super().__init__(fd, created)
         self.is_new = created or not os.listdir(fd)
 
     @contextmanager
@@ -81,36 +64,9 @@ class HostDirectory:
 
     def sync(self) -> None:
         """Have the system write out what it still holds of the target's file system."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.syncfs(self.fd):
-            code = ctypes.get_errno()
-            raise RestoreError(f"it could not be written out: {os.strerror(code)}", self.path)
+        sync_file_system(self.fd, self.path)
 
     # The current directory
-
-    @property
-    def depth(self) -> int:
-        """How many directories below the target the current one is."""
-        return len(self._stack) - 1
-
-    @property
-    def fd(self) -> int:
-        """The current directory."""
-        return self._stack[-1].fd
-
-    @property
-    def created(self) -> bool:
-        """Whether this restore made the current directory."""
-        return self._stack[-1].created
-
-    def shown(self, name: bytes = b"") -> str:
-        """The path of a name in the current directory, or of that itself, for messages."""
-        names = [opened.name for opened in self._stack[1:]]
-        return show(b"/".join([*names, name] if name else names) or b".")
-
-    def names(self) -> tuple[bytes, ...]:
-        """The names that lead to the current directory."""
-        return tuple(opened.name for opened in self._stack[1:])
 
     def has_default_acl(self) -> bool:
         """Whether what is made in the current directory gets an ACL from it."""
@@ -121,37 +77,15 @@ class HostDirectory:
 
     def enter(self, name: bytes) -> None:
         """Make `name` the current directory. It is made if it is not there; Exists if it is no directory."""
-        parent = self.fd
         try:
-            os.mkdir(name, 0o700, dir_fd=parent)
+            os.mkdir(name, 0o700, dir_fd=self.fd)
             created = True
         except FileExistsError:
             created = False
         try:
-            fd = os.open(name, _DIRECTORY, dir_fd=parent)
+            self.step(name, created)
         except (NotADirectoryError, FileNotFoundError) as error:
             raise Exists("something that is no directory is there already", self.shown(name)) from error
-        status = os.fstat(fd)
-        self._stack.append(Opened(name, fd, status.st_dev, status.st_ino, created))
-        if len(self._stack) > _OPEN_MOST + 1:
-            far = self._stack[-_OPEN_MOST - 1]
-            if far.fd >= 0 and far is not self._stack[0]:
-                os.close(far.fd)
-                far.fd = -1
-
-    def leave(self) -> None:
-        """Go back to the directory above."""
-        left = self._stack.pop()
-        above = self._stack[-1]
-        if above.fd < 0:
-            fd = os.open(b"..", _DIRECTORY, dir_fd=left.fd)
-            status = os.fstat(fd)
-            if (status.st_dev, status.st_ino) != (above.device, above.inode):
-                os.close(fd)
-                os.close(left.fd)
-                raise RestoreError("somebody moved a directory that is being restored", self.shown(left.name))
-            above.fd = fd
-        os.close(left.fd)
 
     # What is made in it
 
@@ -230,21 +164,14 @@ class HostDirectory:
         """A directory below the target, each component a real directory."""
         if names == self.names():
             return self.fd
-        fd = os.dup(self._stack[0].fd)
+        fd = os.dup(self.first_fd)
         for name in names:
             try:
-                below = os.open(name, _DIRECTORY, dir_fd=fd)
+                below = os.open(name, OPEN_DIRECTORY, dir_fd=fd)
             finally:
                 os.close(fd)
             fd = below
         return fd
-
-    def close(self) -> None:
-        """Close what is open."""
-        for opened in self._stack:
-            if opened.fd >= 0:
-                os.close(opened.fd)
-        self._stack = []
 
     def __enter__(self) -> Self:
         return self

@@ -18,7 +18,9 @@ from typing import Any, Final, NamedTuple
 
 from ext4img.backup.entry import Entry, Segments, show
 from ext4img.backup.input import Cursor
+from ext4img.backup.records import build_filename
 from ext4img.errors import AlteredArchiveError, ArchiveError, TruncatedArchiveError
+from ext4img.structs.fscrypt import FSCRYPT_SYMLINK_DATA
 from ext4img.structs.tar import BLOCK_BYTES
 
 LINE_LIMIT_BYTES: Final = 2 << 20
@@ -26,6 +28,7 @@ _SPOOL_BYTES: Final = 1 << 20  # kept in memory; more goes to a temporary file
 _CHUNK_BYTES: Final = 256 << 10
 _LINES_TOGETHER: Final = 256  # hashed and spooled at once
 _TAIL_BYTES: Final = 64 << 10  # the closing line and the zeros after it fit in here
+_TARGET_SHOWN_WHOLE: Final = FSCRYPT_SYMLINK_DATA.size + 149  # the shown form of longer ones has a digest in it
 _NO_BODY: Final = hashlib.sha256(b"").hexdigest()
 
 
@@ -44,14 +47,36 @@ def identity_of(entry: Entry) -> Identity:
     return Identity(entry.generation, size, entry.ctime_ns, entry.version)
 
 
+class Elsewhere(NamedTuple):
+    """What the manifest has of an entry besides, because an extracted tree may not; see `ManifestLine`."""
+
+    filename: bytes | None = None
+    name_hash: bytes | None = None
+    symlink: bytes | None = None
+
+
+NOTHING_ELSEWHERE: Final = Elsewhere()
+
+
+def elsewhere_of(entry: Entry) -> Elsewhere:
+    """What the manifest has to have of an entry."""
+    if entry.is_link and entry.stored_name is not None:
+        return Elsewhere(build_filename(entry.stored_name), entry.name_hash)
+    if entry.stored_target is not None and len(entry.stored_target) > _TARGET_SHOWN_WHOLE:
+        return Elsewhere(symlink=entry.stored_target)
+    return NOTHING_ELSEWHERE
+
+
 class ManifestLine(NamedTuple):
     """One member. Sizes and offsets in bytes; digests are SHA-256 in hex.
 
     `offset` is where its headers start, `head` their digest; `data` is where its stored data
     starts, sparse map included, `size` and `sha256` are theirs. `unreadable` are (offset, length) of the file
-    that the source did not give and that hold zeros. `filename` and `name_hash` are the record of
-    an encrypted hard link's name and its casefold hash, for trees that a stock tool extracted:
-    there they have no place else.
+    that the source did not give and that hold zeros.
+
+    The rest is for trees that a stock tool extracted, where it may have no place else: `filename`
+    and `name_hash`, record and casefold hash of an encrypted hard link's name; `symlink`, the
+    stored target of an encrypted symlink that cannot be told from the target that is shown.
     """
 
     path: bytes
@@ -64,6 +89,7 @@ class ManifestLine(NamedTuple):
     identity: Identity | None = None
     filename: bytes | None = None
     name_hash: bytes | None = None
+    symlink: bytes | None = None
     unreadable: Segments = ()
 
 
@@ -93,6 +119,8 @@ def build_line(line: ManifestLine) -> bytes:
         text += f',"filename":"{base64.b64encode(line.filename).decode()}"'
     if line.name_hash is not None:
         text += f',"hash":"{line.name_hash.hex()}"'
+    if line.symlink is not None:
+        text += f',"symlink":"{base64.b64encode(line.symlink).decode()}"'
     if line.unreadable:
         text += f',"unreadable":{json.dumps(line.unreadable, separators=(",", ":"))}'
     return text.encode() + b"}\n"
@@ -119,6 +147,7 @@ def parse_line(raw: bytes) -> ManifestLine | Closing:
             )
         filename = base64.b64decode(found["filename"], validate=True) if "filename" in found else None
         name_hash = bytes.fromhex(found["hash"]) if "hash" in found else None
+        symlink = base64.b64decode(found["symlink"], validate=True) if "symlink" in found else None
         unreadable = tuple((int(offset), int(length)) for offset, length in found.get("unreadable", ()))
         return ManifestLine(
             path,
@@ -131,6 +160,7 @@ def parse_line(raw: bytes) -> ManifestLine | Closing:
             identity,
             filename,
             name_hash,
+            symlink,
             unreadable,
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error) as error:

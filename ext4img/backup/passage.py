@@ -10,7 +10,7 @@ from ext4img.backup.digest import DigestThread, sha256_hex
 from ext4img.backup.entry import EXT4_VERITY_FL, NO_XATTRS, VERITY, Entry, Segments, show
 from ext4img.backup.info import INFO_LIMIT_BYTES, BackupInfo
 from ext4img.backup.input import Cursor
-from ext4img.backup.manifest import Closing, ManifestLine, ManifestReader, ManifestWriter, identity_of
+from ext4img.backup.manifest import Closing, ManifestLine, ManifestReader, ManifestWriter, elsewhere_of, identity_of
 from ext4img.backup.member import (
     BACKUP_PATH,
     MANIFEST_PATH,
@@ -24,7 +24,6 @@ from ext4img.backup.member import (
 from ext4img.backup.order import TreeOrder
 from ext4img.backup.pax import TarHeader, padding
 from ext4img.backup.pax_reader import read_header
-from ext4img.backup.records import build_filename
 from ext4img.backup.sparse import read_map
 from ext4img.errors import AlteredArchiveError, ArchiveError, TruncatedArchiveError, UnsafeArchiveError
 from ext4img.structs.tar import BLOCK_BYTES, REGTYPE
@@ -104,9 +103,6 @@ class Member:
     def line(self) -> ManifestLine:
         """What the manifest says, or has to say, of it."""
         entry = self.entry
-        filename = name_hash = None
-        if entry.is_link and entry.stored_name is not None:
-            filename, name_hash = build_filename(entry.stored_name), entry.name_hash
         sha256 = self.digest or (self.expected.sha256 if self.expected is not None else "")
         identity = None if is_control(self.path) else identity_of(entry)
         return ManifestLine(
@@ -118,8 +114,7 @@ class Member:
             self.offset,
             self._data,
             identity,
-            filename,
-            name_hash,
+            *elsewhere_of(entry),
         )
 
     def _read(self) -> Iterator[tuple[int, memoryview]]:
@@ -167,7 +162,8 @@ class Passage:
         self._order = TreeOrder()
         self._links: dict[bytes, tuple[int, int]] = {}  # path of a first name: its inode, names still to come
         self._attributes: tuple[int, Mapping[str, bytes]] | None = None  # of the next member
-        self._last: Entry | None = None
+        self._verity: dict[int, tuple[bytes, bytes | None]] = {}  # path and context of files that have a tree
+        self._after_tree = False
 
     def read_info(self) -> BackupInfo:
         """Read the archive's first member."""
@@ -244,12 +240,11 @@ class Passage:
             if self._attributes is not None or header.sparse_size is not None or body_size > XATTR_MEMBER_LIMIT_BYTES:
                 raise AlteredArchiveError("more attributes than a file can have", shown)
             return Entry(header.path, _ATTRIBUTES, 0, body_size=body_size, segments=segments, inode=inode)
-        last, self._last = self._last, None
-        if not self._in_order:
-            return Entry(header.path, VERITY, 0, body_size=body_size, segments=segments, inode=inode)
-        if last is None or last.is_link or last.inode != inode or not last.flags & EXT4_VERITY_FL:
-            raise AlteredArchiveError("a verity tree that does not follow its file", shown)
-        return Entry(last.path, VERITY, 0, body_size=body_size, segments=segments, inode=inode, context=last.context)
+        self._after_tree = True
+        path, context = self._verity.pop(inode, (header.path, None))
+        if path == header.path and self._in_order:
+            raise AlteredArchiveError("a verity tree of no file, or a second one", shown)
+        return Entry(path, VERITY, 0, body_size=body_size, segments=segments, inode=inode, context=context)
 
     def _tree_entry(self, header: TarHeader, segments: Segments, body_size: int) -> Entry:
         """The entry of a member of the tree, if this is its place."""
@@ -258,6 +253,8 @@ class Passage:
         if inode and inode != entry.inode:
             raise AlteredArchiveError("the attributes before it are another inode's", entry.shown)
         self._attributes = None
+        if self._after_tree:
+            raise AlteredArchiveError("it comes after what follows the tree", entry.shown)
         if self._in_order:
             self._order.check(entry.path, entry.type == "dir")
             self._check_link(entry)
@@ -266,7 +263,8 @@ class Passage:
             whole = all(offset % block == 0 and length % block == 0 for offset, length in segments)
             if not whole or body_size != -(-entry.size // block) * block:
                 raise AlteredArchiveError("its ciphertext is not in whole blocks up to its size", entry.shown)
-        self._last = entry
+        if entry.flags & EXT4_VERITY_FL and entry.type == "file" and not entry.is_link:
+            self._verity[entry.inode] = entry.path, entry.context
         return entry
 
     def _check_link(self, entry: Entry) -> None:

@@ -59,6 +59,11 @@ class Archive:
         """Whether each member can be verified by itself, and read in any order."""
         return self.input.seekable
 
+    @property
+    def total_bytes(self) -> int | None:
+        """The archive's size; None for a stream."""
+        return self.input.size
+
     def __iter__(self) -> Iterator[Member]:
         return self.members()
 

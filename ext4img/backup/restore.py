@@ -9,8 +9,8 @@ from ext4img.backup.chosen import ChosenPath
 from ext4img.backup.destination import HostDirectory
 from ext4img.backup.input import ArchiveSource
 from ext4img.backup.plaintext import Plaintext
-from ext4img.backup.reader import Archive
 from ext4img.backup.restorer import Missing, Progress, Restorable, Restorer, RestoreReport
+from ext4img.backup.source import BackupSource, open_backup
 from ext4img.backup.staging import Overwrite, move_tree
 from ext4img.backup.trial import Key, keyring_for
 
@@ -18,7 +18,7 @@ __all__ = ["Missing", "Overwrite", "Progress", "Restorable", "RestoreReport", "R
 
 
 def restore(
-    archive: ArchiveSource | Archive,
+    archive: ArchiveSource | BackupSource,
     destination: str | bytes | os.PathLike[str] | os.PathLike[bytes],
     *,
     keys: Iterable[Key] = (),
@@ -29,7 +29,9 @@ def restore(
     devices: bool = False,
     progress: Progress | None = None,
 ) -> RestoreReport:
-    """Restore an archive into the directory `destination`, which is made if it is not there.
+    """Restore a backup into the directory `destination`, which is made if it is not there.
+
+    The backup is an archive, a tree that `tar --xattrs` extracted from one, or a directory store.
 
     With `keys` names, targets and contents are decrypted; what no key opens is left out and
     reported, or with missing="ciphertext" restored as it stands in the archive, with the records
@@ -45,7 +47,7 @@ def restore(
     RestoreError where the target fails: no room, no such place. NotFoundError for a path in `only`
     that is not in the backup.
     """
-    opened = archive if isinstance(archive, Archive) else Archive(archive)
+    opened = archive if isinstance(archive, BackupSource) else open_backup(archive)
     try:
         keyring = keyring_for(opened, keys)
         plaintext = Plaintext(keyring, opened.info) if len(keyring) else None
@@ -63,11 +65,11 @@ def restore(
                 )
                 if resume:
                     target.clear_temporaries()
-                restorer.run(opened.members(), opened.input.size, progress)
+                restorer.run(opened.members(), opened.total_bytes, progress)
             else:
                 with target.staging() as staging:
                     restorer = Restorer(staging, plaintext, missing, False, devices, only=only)
-                    restorer.run(opened.members(), opened.input.size, progress)
+                    restorer.run(opened.members(), opened.total_bytes, progress)
                     move_tree(staging.fd, target.fd, overwrite)
             if restorer.root is not None and (target.is_new or overwrite or resume):
                 restorer.finish_root(target)

@@ -7,13 +7,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Final, Literal
+from typing import Literal
 
 from ext4img.backup.destination import Exists
 from ext4img.backup.entry import show
-
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
+from ext4img.backup.way import OPEN_DIRECTORY
 
 Overwrite = bool | Literal["newer"]
 
@@ -43,8 +41,8 @@ def _walk(source: int, target: int, overwrite: Overwrite, *, move: bool) -> None
                     continue
                 directories = stat.S_ISDIR(old.st_mode) + stat.S_ISDIR(new.st_mode)
                 if directories == 2:
-                    below = os.open(raw, _DIRECTORY, dir_fd=here)
-                    todo.append((below, os.open(raw, _DIRECTORY, dir_fd=there), path + raw + b"/"))
+                    below = os.open(raw, OPEN_DIRECTORY, dir_fd=here)
+                    todo.append((below, os.open(raw, OPEN_DIRECTORY, dir_fd=there), path + raw + b"/"))
                 elif not overwrite or directories:
                     raise Exists("it is there already", show(path + raw))
                 elif move and (overwrite != "newer" or old.st_mtime_ns < new.st_mtime_ns):
@@ -69,7 +67,7 @@ def _move(name: bytes, here: int, there: int) -> None:
         if error.errno != errno.EACCES or status is None or not stat.S_ISDIR(status.st_mode):
             raise
         # A directory must be writable to get another parent.
-        fd = os.open(name, _DIRECTORY, dir_fd=here)
+        fd = os.open(name, OPEN_DIRECTORY, dir_fd=here)
         try:
             mode = stat.S_IMODE(os.fstat(fd).st_mode)
             os.fchmod(fd, mode | stat.S_IWUSR)

@@ -11,9 +11,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from ext4img.backup.entry import Entry
-from ext4img.backup.passage import Member
 from ext4img.backup.plaintext import Plaintext
-from ext4img.backup.reader import Archive
+from ext4img.backup.source import BackupMember, BackupSource
 from ext4img.crypto.keyring import Keyring
 from ext4img.crypto.names import is_padded_name
 from ext4img.crypto.policy import Policy
@@ -27,7 +26,7 @@ _ENDS_ENOUGH: Final = 8
 _END_FILE_MOST_BYTES: Final = 1 << 20
 
 
-def keyring_for(archive: Archive, keys: Iterable[Key]) -> Keyring:
+def keyring_for(archive: BackupSource, keys: Iterable[Key]) -> Keyring:
     """The keys as a keyring. WrongKeyError if one of them opens nothing in the archive."""
     keyring = Keyring()
     policies = archive.info.policies
@@ -49,11 +48,11 @@ def keyring_for(archive: Archive, keys: Iterable[Key]) -> Keyring:
     return keyring
 
 
-def _opens(archive: Archive, policy: Policy, plaintext: Plaintext) -> bool:
+def _opens(archive: BackupSource, policy: Policy, plaintext: Plaintext) -> bool:
     """Whether what stands under the policy decrypts to something sensible, at each of several places."""
     names = ends = 0
     directories: list[Entry] = []
-    for member in archive:
+    for member in archive.members():
         entry = member.entry
         if entry.type == "verity":
             continue
@@ -80,7 +79,7 @@ def _opens(archive: Archive, policy: Policy, plaintext: Plaintext) -> bool:
     return names + ends > 0
 
 
-def _ends_in_zeros(member: Member, plaintext: Plaintext) -> bool | None:
+def _ends_in_zeros(member: BackupMember, plaintext: Plaintext) -> bool | None:
     """Whether a file's last block holds zeros behind its end; None where that can't be seen."""
     entry = member.entry
     spare = entry.body_size - entry.size

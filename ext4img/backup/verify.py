@@ -10,6 +10,7 @@ from ext4img.backup.input import ArchiveSource
 from ext4img.backup.manifest import Closing, ManifestLine
 from ext4img.backup.passage import Passage
 from ext4img.backup.reader import Archive
+from ext4img.backup.source import BackupSource, open_backup
 from ext4img.errors import ArchiveError, Ext4Error
 
 Progress = Callable[[int, int | None], None]
@@ -44,25 +45,36 @@ class VerifyReport:
             self.problems.append(problem)
 
 
-def verify(archive: ArchiveSource | Archive, *, progress: Progress | None = None) -> VerifyReport:
-    """Read a whole archive: framing, order, records, digests, completeness.
+def verify(archive: ArchiveSource | BackupSource, *, progress: Progress | None = None) -> VerifyReport:
+    """Read a whole backup: framing, order, records, digests, completeness.
 
-    On a file one damaged member does not keep the others from being looked at. What is no archive
-    at all, or one without its manifest, is an ArchiveError (TruncatedArchiveError) as for every
-    reader. A stream is given up at the first thing that is wrong with it.
+    In an archive file one damaged member does not keep the others from being looked at, nor do
+    damaged bodies in a directory. What is no backup at all, or one without its manifest, is an
+    ArchiveError (TruncatedArchiveError) as for every reader. A stream is given up at the first
+    thing that is wrong with it. Of an extracted tree only what the manifest can prove is proven.
     """
-    opened = archive if isinstance(archive, Archive) else Archive(archive)
+    opened = archive if isinstance(archive, BackupSource) else open_backup(archive)
     try:
         report = VerifyReport()
-        if opened.seekable:
+        if isinstance(opened, Archive) and opened.seekable:
             _verify_file(opened, report, progress)
         else:
-            for member in opened.members(verify=True):
+            for member in opened.members():
                 report.members += 1
+                report.incomplete += bool(member.unreadable)
+                try:
+                    for _ in member.chunks():
+                        pass
+                except ArchiveError as error:
+                    if not opened.seekable:
+                        raise
+                    report.add(error)
+                report.bytes = member.offset + member.stored_bytes
                 if progress is not None:
-                    progress(member.offset, None)
-        if opened.closing is not None:
-            _close(opened.closing, report)
+                    progress(report.bytes, opened.total_bytes)
+        closing = getattr(opened, "closing", None)
+        if isinstance(closing, Closing):
+            _close(closing, report)
         return report
     finally:
         if opened is not archive:
@@ -70,7 +82,7 @@ def verify(archive: ArchiveSource | Archive, *, progress: Progress | None = None
 
 
 def _close(closing: Closing, report: VerifyReport) -> None:
-    report.bytes = closing.offset
+    report.bytes = closing.offset or report.bytes
     report.incomplete = closing.incomplete
     report.digest = closing.sha256
 

@@ -10,13 +10,21 @@ from collections.abc import Iterable
 from typing import BinaryIO, Final, Self
 
 from ext4img.backup.digest import DigestThread, sha256_hex
-from ext4img.backup.entry import VERITY, Entry, Segments, show
+from ext4img.backup.entry import EXT4_VERITY_FL, VERITY, Entry, Segments, show
 from ext4img.backup.info import BackupInfo
-from ext4img.backup.manifest import Closing, Identity, ManifestLine, ManifestWriter, identity_of
+from ext4img.backup.manifest import (
+    NOTHING_ELSEWHERE,
+    Closing,
+    Elsewhere,
+    Identity,
+    ManifestLine,
+    ManifestWriter,
+    elsewhere_of,
+    identity_of,
+)
 from ext4img.backup.member import BACKUP_PATH, MANIFEST_PATH, VERITY_DIRECTORY, XATTR_DIRECTORY, header_of
 from ext4img.backup.order import TreeOrder
 from ext4img.backup.pax import TarHeader, encode, padding
-from ext4img.backup.records import build_filename
 from ext4img.backup.sparse import encode_map
 from ext4img.errors import AlteredArchiveError
 from ext4img.structs.tar import BLOCK_BYTES, REGTYPE
@@ -47,8 +55,8 @@ class ArchiveWriter:
     """Writes members to `output` in the order in which they are added; `position` is in bytes.
     To be used in a `with` statement, or closed.
 
-    The root comes first, then parents before children, names in byte order. A verity file's tree
-    (an entry of type "verity") follows its file at once.
+    The root comes first, then parents before children, names in byte order. After the whole tree
+    come what verity files have past their end (entries of type "verity").
     """
 
     def __init__(self, output: BinaryIO, info: BackupInfo) -> None:
@@ -57,7 +65,8 @@ class ArchiveWriter:
         self._manifest = ManifestWriter()
         self._digests = DigestThread()
         self._order = TreeOrder()
-        self._last: Entry | None = None
+        self._verity: set[int] = set()  # files that have a tree
+        self._after_tree = False
         self.position = 0
         try:
             self._control(BACKUP_PATH, 0, info.to_json())
@@ -70,17 +79,17 @@ class ArchiveWriter:
         if entry.type == VERITY:
             self._add_verity(entry, body)
             return
+        if self._after_tree:
+            raise AlteredArchiveError("it comes after what follows the tree", entry.shown)
         self._order.check(entry.path, entry.type == "dir")
         sparse = entry.data_bytes != entry.body_size
         before = encode_map(entry.segments, entry.body_size) if sparse else b""
         header, overflow = header_of(entry, len(before) + entry.data_bytes, sparse, self._encdata)
         if overflow:
             self._control(XATTR_DIRECTORY + b"%d" % entry.inode, entry.inode, overflow)
-        filename = name_hash = None
-        if entry.is_link and entry.stored_name is not None:
-            filename, name_hash = build_filename(entry.stored_name), entry.name_hash
-        self._member(header, entry.inode, before, body, identity_of(entry), filename, name_hash)
-        self._last = entry
+        self._member(header, entry.inode, before, body, identity_of(entry), elsewhere_of(entry))
+        if entry.flags & EXT4_VERITY_FL and entry.type == "file" and not entry.is_link:
+            self._verity.add(entry.inode)
 
     def finish(self) -> Closing:
         """Write the manifest and the end; the archive is complete after this."""
@@ -108,9 +117,10 @@ class ArchiveWriter:
         self.close()
 
     def _add_verity(self, entry: Entry, body: Body | None) -> None:
-        last = self._last
-        if last is None or last.path != entry.path or last.is_link:
-            raise AlteredArchiveError("a verity tree does not follow its file", entry.shown)
+        if entry.inode not in self._verity:
+            raise AlteredArchiveError("a verity tree of no file, or a second one", entry.shown)
+        self._verity.remove(entry.inode)
+        self._after_tree = True
         sparse = entry.data_bytes != entry.body_size
         before = encode_map(entry.segments, entry.body_size) if sparse else b""
         header = TarHeader(
@@ -133,8 +143,7 @@ class ArchiveWriter:
         before: bytes,
         body: Body | None,
         identity: Identity | None = None,
-        filename: bytes | None = None,
-        name_hash: bytes | None = None,
+        elsewhere: Elsewhere = NOTHING_ELSEWHERE,
     ) -> None:
         """Header, sparse map, body and padding, and the manifest's line about them."""
         offset = self.position
@@ -169,8 +178,7 @@ class ArchiveWriter:
                 offset,
                 offset + len(head),
                 identity,
-                filename,
-                name_hash,
+                *elsewhere,
                 unreadable,
             )
         )

@@ -30,6 +30,7 @@ TIMES = {
     "crtime_ns": 1_500_000_000_000_000_000,
 }
 ENCRYPT_FL = 0x800
+MODES = {"dir": 0o755, "symlink": 0o777}
 
 
 def context_of(key: bytes = KEY, number: int = 1, flags: int = 3) -> EncryptionContext:
@@ -70,7 +71,7 @@ class Tree:
         if kind == "symlink":
             facts.setdefault("size", len(facts["link_target"]))
             self.plain[path] = facts["link_target"]
-        mode = MODE_OF_TYPE[kind] | facts.pop("mode", 0o755 if kind == "dir" else 0o644)
+        mode = MODE_OF_TYPE[kind] | facts.pop("mode", MODES.get(kind, 0o644))
         entry = Entry(path or ROOT, kind, mode, **facts)
         self.members.append((entry, data if kind == "file" else b""))
         return entry
@@ -119,7 +120,7 @@ class Tree:
             target = names.encrypt([data], BLOCK - 3)[0]
             stored = len(target).to_bytes(2, "little") + target
             facts |= {"size": len(stored), "stored_target": stored, "link_target": nokey_name(target, 0, 0)}
-        entry = Entry(path, kind, MODE_OF_TYPE[kind] | (0o700 if kind == "dir" else 0o600), **facts)
+        entry = Entry(path, kind, MODE_OF_TYPE[kind] | MODES.get(kind, 0o600), **facts)
         self.members.append((entry, body))
         return entry
 
@@ -128,8 +129,11 @@ class Tree:
         return self.keyring.names_cipher(parse_context(directory.context), directory.inode, UUID.bytes)
 
     def sorted(self) -> list[tuple[Entry, bytes]]:
-        """The members in the archive's order; a verity tree stays behind its file."""
-        return sorted(self.members, key=lambda m: (m[0].path.split(b"/") if m[0].path != ROOT else []))
+        """The members in the archive's order; verity trees are behind all else."""
+        return sorted(
+            self.members,
+            key=lambda member: (member[0].type == VERITY, member[0].path.split(b"/") if member[0].path != ROOT else []),
+        )
 
     @property
     def info(self) -> BackupInfo:

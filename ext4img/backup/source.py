@@ -1,0 +1,74 @@
+"""What a backup can be read from: an archive, a tree that a stock tool extracted from one, a directory store."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+from ext4img.backup.entry import Entry, Segments
+from ext4img.backup.info import BackupInfo
+from ext4img.backup.input import ArchiveSource
+from ext4img.backup.reader import Archive
+
+
+class BackupMember(Protocol):
+    """One entry and its body, which can be read once, before the next member."""
+
+    entry: Entry
+    offset: int
+    stored_bytes: int
+    unreadable: Segments
+
+    def chunks(self) -> Iterator[tuple[int, memoryview]]:
+        """(offset in the body, at most 1 MiB of data), ascending; holes are left out."""
+
+    def read(self) -> bytes:
+        """The whole body, holes as zeros: for small ones."""
+
+
+@runtime_checkable
+class BackupSource(Protocol):
+    """A backup, open for reading; see `Archive`."""
+
+    info: BackupInfo
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    @property
+    def seekable(self) -> bool:
+        """Whether each member is known to be whole when it has been read."""
+
+    @property
+    def total_bytes(self) -> int | None:
+        """How far a member's offset goes, if that is known."""
+
+    def members(self, *, verify: bool = False) -> Iterator[BackupMember]:
+        """All members, depth first, names in byte order; verity trees after all else."""
+
+    def member(self, path: bytes) -> BackupMember:
+        """The member of one tree path; NotFoundError."""
+
+    def close(self) -> None:
+        """Close what was opened. May be called twice."""
+
+
+def open_backup(source: ArchiveSource) -> BackupSource:
+    """Open whatever kind of backup it is. ArchiveError where it is none."""
+    if isinstance(source, (str, bytes, os.PathLike)) and _is_directory(os.fsdecode(source)):
+        from ext4img.backup.store import Store
+        from ext4img.backup.tree import ExtractedTree
+
+        path = os.fsdecode(source)
+        return Store(path) if Store.is_one(path) else ExtractedTree(path)
+    return Archive(source)
+
+
+def _is_directory(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError:
+        return False
