@@ -95,7 +95,10 @@ class _Extraction:
     def members(self, tree: Tree) -> Iterator[_Found]:
         """Everything in the tree; one is to be written before the next is drawn."""
         is_first = True
+        lost: bytes | None = None  # what is below a directory that cannot be made
         for path, inode in tree:
+            if lost is not None and path.startswith(lost):
+                continue
             if path == ROOT:
                 self.has_root = True
             elif is_first:
@@ -110,6 +113,7 @@ class _Extraction:
                 member = self._member(entry, inode, None if entry.is_link else self._problem(entry, inode))
             except (CorruptionError, SourceError) as error:
                 self._view.problems.unreadable(error, Place(inode=inode.number))
+                lost = path + b"/"
                 continue
             yield member
 
@@ -155,6 +159,8 @@ class _Extraction:
         entry = entry._replace(xattrs=inode.xattrs())
         if inode.is_symlink:
             target = inode.readlink()
+            if not target:
+                raise CorruptionError("a symbolic link without a target", Place(inode=inode.number))
             return entry._replace(link_target=target, size=len(target))
         if inode.is_file:
             # The ciphertext's file is open to anyone who asks; it tells of size and holes alike.
