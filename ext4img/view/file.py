@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+from ext4img.errors import LimitError
 from ext4img.volume.contents import Contents
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from ext4img.crypto.codec import ContentsCipher
 
 PEEK_BYTES = 8192
+_AT_ONCE_BYTES = 1 << 30
 # Plaintext for a small read comes from a piece of this size, which is kept.
 _DECRYPT_BYTES = 64 << 10
 
@@ -81,11 +83,17 @@ class File(io.RawIOBase):
         return self.pread(self._position, max(size, PEEK_BYTES))
 
     def pread(self, offset: int, length: int) -> bytes:
-        """At most `length` bytes from byte `offset` on; the position stays."""
+        """At most `length` bytes from byte `offset` on; the position stays.
+
+        LimitError for more at once than the whole volume holds: most of it is a hole, and i_size
+        may be any number. `segments` tells what is worth reading.
+        """
         self._check_open()
         length = min(length, max(self.size - offset, 0))
         if length <= 0:
             return b""
+        if length > max(self._contents.volume_size, _AT_ONCE_BYTES):
+            raise LimitError(f"{self.name}: {length} bytes at once, nearly all of them a hole: read it in pieces")
         data = bytearray(length)
         self.pread_into(offset, memoryview(data))
         return bytes(data)

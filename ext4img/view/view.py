@@ -238,7 +238,11 @@ class View:
 
     def root(self) -> Inode:
         """The root directory's inode."""
-        return self.inode(EXT4_ROOT_INO)
+        root = self.inode(EXT4_ROOT_INO)
+        if not root.is_dir:
+            place = Place(inode=EXT4_ROOT_INO, record="ext4_inode", field="i_mode")
+            self.problems.found(CorruptionError("the root is not a directory", place))
+        return root
 
     def walk(self, top: PathLike = "/") -> Iterator[tuple[Ext4Path, Inode]]:
         """Everything from `top` on, itself first, parents before children, in the disk's order.

@@ -29,6 +29,11 @@ class Contents:
         self.inline = inline
         self._bad: list[tuple[int, int]] = []
 
+    @property
+    def volume_size(self) -> int:
+        """Bytes of the whole volume: no file has more contents that are not holes."""
+        return self._blocks.block_count * self._blocks.block_size
+
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` from byte `offset` on; returns how many bytes there were up to `size`."""
         length = min(len(buffer), max(self.size - offset, 0))

@@ -21,6 +21,7 @@ from ext4img.structs.directory import (
     EXT4_DIR_ENTRY_HASH,
     EXT4_DIR_ENTRY_TAIL,
     EXT4_FT_DIR_CSUM,
+    EXT4_FT_MAX,
 )
 from ext4img.volume import checksum
 from ext4img.volume.problems import Problems
@@ -151,7 +152,9 @@ def parse_entries(
                     problems.found(_damaged(reason, form, block, offset, "inode"))
                 else:
                     stored_hash = bytes(data[offset + need - extra : offset + need]) if extra else b""
-                    yield DirEntry(name, number, file_type & 7 if known_type else 0, stored_hash)
+                    # As the kernel: a type it does not know says nothing (get_dtype).
+                    shown_type = file_type if known_type and file_type < EXT4_FT_MAX else 0
+                    yield DirEntry(name, number, shown_type, stored_hash)
         elif number:
             problems.found(_damaged("entry in use has no name", form, block, offset, "name_len"))
         offset += rec_len

@@ -59,13 +59,16 @@ class HashTree:
             path.append((hashes, children, position))
             if level < self.levels:
                 hashes, children = self._node(children[position])
-        seen = 0
+        seen: set[int] = set()
         while True:
             hashes, children, position = path[-1]
-            yield children[position]
-            seen += 1
+            lblk = children[position]
+            if lblk in seen:
+                raise self._wrong(f"index comes to logical block {lblk} twice", "block")
+            seen.add(lblk)
+            yield lblk
             following = self._next(path, major)
-            if following is None or seen > len(path) * 0xFFFF:
+            if following is None:
                 return
             path = following
 

@@ -366,7 +366,9 @@ class _BlockMap(_Tree):
 
 def _as_corruption(error: CorruptionError | SourceError, place: Place) -> CorruptionError:
     """What could not be read is a damage of the image to whoever wanted its blocks."""
-    return error if isinstance(error, CorruptionError) else CorruptionError(str(error), place)
+    if not isinstance(error, CorruptionError):
+        return CorruptionError(str(error), place)
+    return error if error.place.inode is not None else CorruptionError(error.reason, place)
 
 
 def _untangled(runs: list[Run]) -> list[Run]:

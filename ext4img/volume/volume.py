@@ -41,6 +41,7 @@ from ext4img.volume.xattr import (
 Journal = Literal["replay", "ignore"]
 INLINE_PARENT_SIZE = 4
 SYMLINK_SIZE_MOST = 1 << 16
+SIZE_MOST = (1 << 63) - 1
 DIRECTORY_WINDOW_BLOCKS = 64
 _CACHED_NAMES = 100_000
 
@@ -117,6 +118,10 @@ class Volume:
     def contents(self, inode: Inode, size: int | None = None) -> Contents:
         """The stored bytes (ciphertext where encrypted) up to `size`, by default i_size."""
         limit = inode.size if size is None else size
+        if limit > SIZE_MOST:  # a negative one to the kernel, which then refuses the inode
+            place = Place(inode=inode.number, record="ext4_inode", field="i_size_high")
+            self.problems.found(CorruptionError(f"i_size is {inode.size}", place))
+            limit = SIZE_MOST
         inline = self._inline_data(inode) if inode.has_inline_data else None
         return Contents(self.blocks, self.problems, inode.number, self.runs(inode), limit, inline)
 
@@ -126,9 +131,12 @@ class Volume:
             return self._inline_data(inode)[: inode.size]
         place = Place(inode=inode.number, record="ext4_inode", field="i_size_lo")
         if self._mapper.is_fast_symlink(inode):
-            if inode.size >= len(inode.block_area):
+            target = inode.block_area[: inode.size]
+            # Kernel: "invalid fast symlink length" (__ext4_iget). Ciphertext may hold NULs.
+            end = -1 if inode.is_encrypted else inode.block_area.find(b"\0")
+            if not 0 < inode.size < len(inode.block_area) or end not in (-1, inode.size):
                 self.problems.found(CorruptionError(f"symlink of {inode.size} bytes in the inode", place))
-            return inode.block_area[: inode.size]
+            return target
         if inode.size > min(self.block_size, SYMLINK_SIZE_MOST):
             self.problems.found(CorruptionError(f"symlink target of {inode.size} bytes", place))
         return self.contents(inode).read(0, min(inode.size, self.block_size))
@@ -180,7 +188,10 @@ class Volume:
         if not inode.flags & EXT4_EA_INODE_FL or not inode.is_file or inode.size != size or inode.has_inline_data:
             reason = f"an attribute's value of {size} bytes is in inode {number}, which is none ({inode.size} bytes)"
             raise CorruptionError(reason, place)
-        value = self.contents(inode).read(0, size)
+        contents = self.contents(inode)
+        if sum(length for _, length in contents.segments()) != size:
+            raise CorruptionError(f"an attribute's value of {size} bytes has a hole", place)
+        value = contents.read(0, size)
         if self.problems.verify:
             stored = inode.atime_ns // 1_000_000_000 & 0xFFFFFFFF  # ext4_xattr_inode_get_hash
             computed = checksum.ea_inode_value(self.checksum_seed, value)

@@ -45,6 +45,9 @@ ENCRYPTION_CONTEXT = (EXT4_XATTR_INDEX_ENCRYPTION, b"c")
 INLINE_DATA = (EXT4_XATTR_INDEX_SYSTEM, b"data")
 _ACLS = (EXT4_XATTR_INDEX_POSIX_ACL_ACCESS, EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT)
 VALUE_SIZE_MOST = 1 << 24  # EXT4_XATTR_SIZE_MAX
+# Of all values that stand in inodes of their own: a full block of 64 KiB, values of 64 KiB
+# (XATTR_SIZE_MAX), stay below.
+VALUE_BYTES_MOST = 1 << 28
 _ENTRY_SIZE = EXT4_XATTR_ENTRY.size
 _HEADER_SIZE = EXT4_XATTR_HEADER.size
 _entry = EXT4_XATTR_ENTRY.unpack_tuple
@@ -90,11 +93,14 @@ def _parse(data: bytes, start: int, place: Place, read_value: ReadValueInode, pr
     offset = start
     end = len(data)
     values_begin = end
+    left = VALUE_BYTES_MOST
     while True:
         if offset + 4 > end:
             problems.found(_damaged("list has no end", place, offset))
             return found
         if data[offset : offset + 4] == b"\0\0\0\0":
+            if values_begin < offset + 4:
+                problems.found(_damaged("value begins within the list of names", place, offset, "e_value_offs"))
             return found
         if offset + _ENTRY_SIZE > end:
             problems.found(_damaged("entry runs past the end", place, offset))
@@ -106,11 +112,17 @@ def _parse(data: bytes, start: int, place: Place, read_value: ReadValueInode, pr
             return found
         key = XattrKey(index, data[offset + _ENTRY_SIZE : name_end])
         following = offset + (_ENTRY_SIZE + name_len + 3 & ~3)
-        if key in found:  # the kernel finds the first
+        if b"\0" in key.name:  # kernel: check_xattrs
+            problems.found(_damaged(f"name {key.name!r} holds a NUL", place, offset, "e_name"))
+        elif key in found:  # the kernel finds the first
             problems.found(_damaged("name is there twice", place, offset, "e_name_len"))
         elif value_size > VALUE_SIZE_MOST:
             problems.found(_damaged(f"value of {value_size} bytes", place, offset, "e_value_size"))
+        elif value_inode and value_size > left:
+            reason = f"values in other inodes have more than {VALUE_BYTES_MOST} bytes together"
+            problems.found(_damaged(reason, place, offset, "e_value_size"))
         elif value_inode:
+            left -= value_size
             try:
                 found[key] = read_value(value_inode, value_size, key)
             except (CorruptionError, SourceError) as error:

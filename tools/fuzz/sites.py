@@ -27,7 +27,14 @@ from ext4img.structs.directory import (
 from ext4img.structs.extent import EXT4_EXTENT, EXT4_EXTENT_HEADER, EXT4_EXTENT_IDX, EXT4_EXTENT_TAIL
 from ext4img.structs.fscrypt import FSCRYPT_CONTEXT_V1, FSCRYPT_CONTEXT_V2
 from ext4img.structs.group import EXT4_GROUP_DESC, EXT4_GROUP_DESC_HI
-from ext4img.structs.inode import EXT4_EA_INODE_FL, EXT4_EXTENTS_FL, EXT4_INODE, EXT4_INODE_EXTRA, EXT4_JOURNAL_INO
+from ext4img.structs.inode import (
+    EXT4_EA_INODE_FL,
+    EXT4_EXTENTS_FL,
+    EXT4_INDEX_FL,
+    EXT4_INODE,
+    EXT4_INODE_EXTRA,
+    EXT4_JOURNAL_INO,
+)
 from ext4img.structs.journal import (
     COMMIT_HEADER,
     JBD2_COMMIT_BLOCK,
@@ -233,7 +240,8 @@ class _Finder:
     def directory_block(self, inode: Inode, block: int, seed: int) -> Site:
         offset, end = block * self.size, (block + 1) * self.size
         data = bytes(self.image[offset:end])
-        index = index_entries_offset(data)
+        # Without the flag, what looks like an index node is an empty block.
+        index = index_entries_offset(data) if inode.flags & EXT4_INDEX_FL else None
         fields: list[Field] = []
         at = 0
         while at + EXT4_DIR_ENTRY.size <= self.size and len(fields) < 4 * MOST_ENTRIES:
