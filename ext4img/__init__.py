@@ -12,7 +12,17 @@
 from __future__ import annotations
 
 # The function takes the name of its package, which stays importable: `from ext4img.backup import Entry`.
-from ext4img.backup import Archive, BackupReport, RestoreReport, VerifyReport, backup, restore, verify
+from ext4img.backup import (
+    Archive,
+    BackupReport,
+    RebuildReport,
+    RestoreReport,
+    VerifyReport,
+    backup,
+    rebuild,
+    restore,
+    verify,
+)
 from ext4img.crypto.policy import EncryptionContext, Policy
 from ext4img.errors import (
     AlteredArchiveError,
@@ -139,6 +149,7 @@ __all__ = [
     "Place",
     "Policy",
     "Problem",
+    "RebuildReport",
     "RestoreError",
     "RestoreReport",
     "Run",
@@ -157,6 +168,7 @@ __all__ = [
     "__version__",
     "backup",
     "open",
+    "rebuild",
     "restore",
     "verify",
 ]

@@ -8,6 +8,7 @@ from ext4img.backup.entry import Entry
 from ext4img.backup.info import BackupInfo
 from ext4img.backup.passage import Member
 from ext4img.backup.reader import Archive
+from ext4img.backup.rebuild import RebuildReport, rebuild
 from ext4img.backup.restore import RestoreReport, restore
 from ext4img.backup.verify import VerifyReport, verify
 
@@ -17,9 +18,11 @@ __all__ = [
     "BackupReport",
     "Entry",
     "Member",
+    "RebuildReport",
     "RestoreReport",
     "VerifyReport",
     "backup",
+    "rebuild",
     "restore",
     "verify",
 ]

@@ -90,6 +90,7 @@ class ArchiveInput:
     def __init__(self, source: ArchiveSource) -> None:
         self._owned: io.FileIO | None = None
         self._taken = False
+        self._anywhere: _Positional | None = None
         if isinstance(source, (str, bytes, os.PathLike)):
             path = os.fsdecode(source)
             self.name = path
@@ -128,6 +129,21 @@ class ArchiveInput:
         stream = io.BufferedReader(raw, BUFFER_BYTES)
         stream.seek(position)
         return Cursor(cast("BinaryIO", stream), self.name, seekable=True, position=position)
+
+    def read_at(self, position: int, length: int, what: str) -> bytes:
+        """Exactly `length` bytes from `position` on, wherever cursors stand. Only on a file."""
+        if self._anywhere is None:
+            assert self.size is not None, "a stream has no positions"
+            self._anywhere = _Positional(self._file, self._start, self.size)
+        data = bytearray(length)
+        self._anywhere.seek(position)
+        done = 0
+        while done < length:
+            count = self._anywhere.readinto(memoryview(data)[done:])
+            if not count:
+                raise TruncatedArchiveError(f"{self.name}: it ends in the middle of {what}")
+            done += count
+        return bytes(data)
 
     def close(self) -> None:
         """Close what was opened here. May be called twice."""
@@ -185,4 +201,3 @@ class _Positional(io.RawIOBase):
             raise ArchiveError(f"archive cannot be read at byte offset {where}: {error.strerror}") from error
         self._at += count
         return count
-

@@ -1,0 +1,218 @@
+"""An archive as what an image is made of: contents are read from where they stand, and digested on the way.
+
+Every body is held against the manifest's digest no later than when its last byte is wanted, so an
+image that is complete is one of unaltered contents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Final
+
+from ext4img.backup.digest import DigestThread
+from ext4img.backup.entry import Segments, show
+from ext4img.backup.manifest import ManifestLine
+from ext4img.backup.origin import NO_BODY, Found
+from ext4img.backup.passage import CHUNK_BYTES, Member
+from ext4img.backup.reader import Archive
+from ext4img.build import Body
+from ext4img.errors import AlteredArchiveError, ArchiveError
+
+_DIGEST_BYTES: Final = 32
+
+
+class ArchiveOrigin:
+    """An `Origin`. The archive must be a file: its bodies are read in the order of the image.
+
+    Close it to end the thread that digests; the archive stays open.
+    """
+
+    incomplete = 0
+
+    def __init__(self, archive: Archive) -> None:
+        if not archive.seekable:
+            raise ArchiveError(f"{archive.name}: a stream can't be read in the order of an image: a file is needed")
+        self.archive = archive
+        self.info = archive.info
+        self.total_bytes = archive.input.size
+        self.position = 0
+        self.digests = DigestThread()
+        # One of each for every body; two hundred thousand objects would cost more.
+        self._data = array("Q")
+        self._sizes = array("Q")
+        self._digests = bytearray()
+        self._segments: dict[int, Segments] = {}  # of those with holes
+        self._joined: dict[int, tuple[int, int]] = {}
+        self._open: dict[int, _ArchiveBody] = {}  # begun, and not read to their ends
+        self._last: tuple[int, Body] | None = None
+
+    def entries(self) -> Iterator[Found]:
+        """See `Origin`."""
+        for member in self.archive.members():
+            entry = member.entry
+            self.position = member.offset
+            yield Found(entry, self._add(member), bool(member.unreadable))
+
+    def _add(self, member: Member) -> int:
+        """Note where a body is. One without data is verified at once: nobody will ask for it."""
+        entry = member.entry
+        if not entry.segments:
+            member.finish(verify=True)
+            return NO_BODY
+        line = member.expected
+        assert isinstance(line, ManifestLine), "a file's members come with their lines"
+        self._data.append(line.data)
+        self._sizes.append(line.size)
+        self._digests += bytes.fromhex(line.sha256)
+        number = len(self._data) - 1
+        if entry.data_bytes != entry.body_size:
+            self._segments[number] = entry.segments
+        return number
+
+    def join(self, body: int, past_end: int, start: int) -> None:
+        """See `Origin`."""
+        self._joined[body] = past_end, start
+
+    def body(self, number: int) -> Body:
+        """See `Origin`."""
+        if self._last is not None and self._last[0] == number:
+            return self._last[1]
+        body: Body = self._part(number)
+        if number in self._joined:
+            past_end, start = self._joined[number]
+            body = _Joined(body, self._part(past_end), start)
+        self._last = number, body
+        return body
+
+    def _part(self, number: int) -> Body:
+        if number == NO_BODY:
+            return _Zeros()
+        body = self._open.get(number)
+        if body is None:
+            digest = bytes(self._digests[number * _DIGEST_BYTES : (number + 1) * _DIGEST_BYTES])
+            body = _ArchiveBody(
+                self, number, self._data[number], self._sizes[number], digest, self._segments.get(number)
+            )
+            self._open[number] = body
+        return body
+
+    def finished(self, number: int) -> None:
+        """A body has been read to its end."""
+        self._open.pop(number, None)
+
+    def path_of(self, data: int) -> str | None:
+        """The member whose data starts at byte `data`, for messages."""
+        return next((show(line.path) for line in self.archive.manifest() if line.data == data and line.size), None)
+
+    def close(self) -> None:
+        """End the digesting thread. May be called twice."""
+        self.digests.close()
+
+
+class _ArchiveBody:
+    """Reads one member's stored data at any place; `size` bytes from `data` on, with a map if there are holes."""
+
+    def __init__(
+        self,
+        origin: ArchiveOrigin,
+        number: int,
+        data: int,
+        size: int,
+        digest: bytes,
+        segments: Segments | None,
+    ) -> None:
+        self._origin = origin
+        self._number = number
+        self._input = origin.archive.input
+        self._what = f"the contents at byte offset {data}"
+        self._map_bytes = 0
+        self._wanted_digest = digest
+        self._digest = hashlib.sha256()
+        self._segments = segments
+        self._data, self._size = data, size
+        self._digested = 0  # bytes of what is stored behind the map
+        if segments is not None:
+            self._starts = [offset for offset, _ in segments]
+            self._before = [0, *accumulate(length for _, length in segments)]
+            self._map_bytes = size - self._before[-1]
+            self._digest.update(self._input.read_at(data, self._map_bytes, self._what))
+            self._data, self._size = data + self._map_bytes, size - self._map_bytes
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """See `Body`; zeros behind the end."""
+        segments = self._segments
+        if segments is None:
+            there = max(min(length, self._size - offset), 0)
+            data = self._read(offset, there) if there else b""
+            return data if there == length else data.ljust(length, b"\0")
+        out = bytearray(length)
+        end = offset + length
+        for position in range(max(bisect_right(self._starts, offset) - 1, 0), len(segments)):
+            start, size = segments[position]
+            first, stop = max(start, offset), min(start + size, end)
+            if start >= end:
+                break
+            if first < stop:
+                out[first - offset : stop - offset] = self._read(self._before[position] + first - start, stop - first)
+        return bytes(out)
+
+    def _read(self, at: int, length: int) -> bytes:
+        """Stored bytes; what was not digested yet is, in its order."""
+        data = self._input.read_at(self._data + at, length, self._what)
+        end = at + length
+        if end > self._digested:
+            if at == self._digested:
+                self._update(data)
+            else:
+                self._digest_to(end)
+            # What is left may be the end of a block that smaller blocks do without.
+            if self._size - end < self._origin.info.block_size:
+                self._digest_to(self._size)
+                self._finish()
+        return data
+
+    def _digest_to(self, end: int) -> None:
+        """Read and digest what was passed over."""
+        while self._digested < end:
+            part = min(end - self._digested, CHUNK_BYTES)
+            self._update(self._input.read_at(self._data + self._digested, part, self._what))
+
+    def _update(self, data: bytes) -> None:
+        self._origin.digests.update(self._digest, data)
+        self._digested += len(data)
+
+    def _finish(self) -> None:
+        self._origin.digests.wait()
+        if self._digest.digest() != self._wanted_digest:
+            path = self._origin.path_of(self._data - self._map_bytes)
+            raise AlteredArchiveError("its contents are not those that were written", path)
+        self._origin.finished(self._number)
+
+
+class _Joined:
+    """A file's contents, and from `start` on what stands past their end."""
+
+    def __init__(self, contents: Body, past_end: Body, start: int) -> None:
+        self._contents = contents
+        self._past_end = past_end
+        self._start = start
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """See `Body`."""
+        before = max(min(self._start - offset, length), 0)
+        data = self._contents.read_at(offset, before) if before else b""
+        if before < length:
+            data += self._past_end.read_at(offset + before - self._start, length - before)
+        return data
+
+
+class _Zeros:
+    """The contents of a file without data."""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """See `Body`."""
+        return bytes(length)

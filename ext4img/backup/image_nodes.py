@@ -1,0 +1,346 @@
+"""Entries → the nodes of a new file system: names as stored, attributes as on disk, ciphertext as it is.
+
+What the choices for the new file system would make unreadable is refused here, by the policy's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from ext4img.backup.chosen import Chosen
+from ext4img.backup.entry import (
+    EXT4_VERITY_FL,
+    ROOT,
+    VERITY,
+    VERITY_ALIGNMENT_BYTES,
+    Entry,
+    Segments,
+)
+from ext4img.backup.info import BackupInfo
+from ext4img.backup.origin import Found, Origin
+from ext4img.build import ENCRYPTION_KEY, Node, stored_xattr
+from ext4img.build.nodes import Path, XattrKey
+from ext4img.crypto.policy import Policy, parse_context
+from ext4img.errors import AlteredArchiveError, BuildError, CorruptionError, LimitError, UnsupportedFeatureError
+from ext4img.structs.inode import EXT4_INDEX_FL
+
+PROBLEMS_KEPT: Final = 10_000
+_MOST_COMPONENTS: Final = 1 << 25
+"""Of the paths of all directories together: what is nested without end would fill the memory."""
+
+
+class Form(NamedTuple):
+    """What of the new file system decides whether ciphertext stays readable there."""
+
+    block_size: int
+    keeps_uuid: bool
+
+    def check(self, entry: Entry, source_block_size: int) -> None:
+        """BuildError, with the policy's name, where the new form would make an entry unreadable."""
+        policy: Policy | None = None
+        if entry.context is not None:
+            policy = parse_context(entry.context, supported_only=False).policy
+            if policy.needs_inode_number and not self.keeps_uuid:
+                what = f"under another UUID it could not be read: policy {policy.describe()}"
+                raise BuildError(what, entry.shown)
+        if self.block_size == source_block_size or entry.type != "file":
+            return
+        if entry.flags & EXT4_VERITY_FL:
+            what = f"fs-verity counts from the end of the last block: it needs blocks of {source_block_size} bytes"
+            raise BuildError(what, entry.shown)
+        if policy is None or not entry.segments:
+            return
+        why = self._why_not(policy, entry, source_block_size)
+        if why is not None:
+            what = f"in blocks of {self.block_size} bytes it could not be read: {why}; policy {policy.describe()}"
+            raise BuildError(what, entry.shown)
+
+    def _why_not(self, policy: Policy, entry: Entry, source_block_size: int) -> str | None:
+        if not policy.log2_data_unit_size:
+            return f"its data units are blocks of {source_block_size} bytes"
+        fills = all(
+            offset % self.block_size == 0 and length % self.block_size == 0 for offset, length in entry.segments
+        )
+        if self.block_size > source_block_size and not fills:
+            return "its ciphertext does not fill them, and only the key can encrypt the rest"
+        return policy.unsupported(self.block_size)
+
+
+@dataclass(slots=True)
+class Taken:
+    """What was made into nodes, by type ("link": further names), and what was not."""
+
+    made: dict[str, int] = field(default_factory=dict)
+    incomplete: int = 0
+    left_out: int = 0
+    problems: list[BuildError] = field(default_factory=list)
+
+    def leave_out(self, error: BuildError) -> None:
+        """Note an entry that is not there."""
+        self.left_out += 1
+        self.note(error)
+
+    def note(self, error: BuildError) -> None:
+        """Note what is wrong with an entry that is there."""
+        if len(self.problems) < PROBLEMS_KEPT:
+            self.problems.append(error)
+
+
+class _Directory(NamedTuple):
+    """A directory on the way to the current entry."""
+
+    entry_path: bytes
+    path: Path
+    encrypted: bool
+
+
+@dataclass(slots=True)
+class _Held:
+    """A verity file that waits for what stands past its end, and its further names."""
+
+    node: Node
+    entry: Entry
+    links: list[Node] = field(default_factory=list)
+
+
+class NodeMaker:
+    """Goes through the entries of `origin` once.
+
+    `chosen` says which are wanted. With `salvage` what the new file system can't hold is left out and
+    noted in `taken`; `refuse` is for those that the builder refuses.
+    """
+
+    def __init__(self, origin: Origin, form: Form, *, chosen: Chosen | None = None, salvage: bool = False) -> None:
+        self._origin = origin
+        self._info: BackupInfo = origin.info
+        self._form = form
+        self._chosen = chosen
+        self._salvage = salvage
+        self.taken = Taken()
+        self._way: list[_Directory] = []
+        self._components = 0
+        self._passed_by = b""  # a directory that is left out with all below it
+        self._passed_by_count = 0  # 1 if what is below is missing, 0 if it is not wanted
+        self._refusal: BuildError | None = None
+        self._linked: set[int] = set()  # inodes of several names, the first of which is there
+        self._unchosen: dict[int, Found] = {}  # the same, the first of which is not wanted
+        self._held: dict[int, _Held] = {}
+
+    def refuse(self, error: BuildError) -> None:
+        """The builder does not take the node that it was given last."""
+        self._refusal = error
+        self.taken.leave_out(error)
+
+    def nodes(self) -> Iterator[Node]:
+        """The nodes, each directory before what is in it."""
+        for found in self._origin.entries():
+            entry = found.entry
+            if entry.type == VERITY:
+                held = self._held.pop(entry.inode, None)
+                if held is not None:
+                    yield from self._with_past_end(held, found)
+            elif self._passed_by and entry.path.startswith(self._passed_by):
+                self.taken.left_out += self._passed_by_count
+            else:
+                self._passed_by = b""
+                yield from self._of(found)
+        for held in self._held.values():
+            error = BuildError("a file with fs-verity, but without its Merkle tree", held.entry.shown)
+            self.taken.note(error)
+            yield from self._emit(held.node, held.entry, held.links)
+        if self._chosen is not None:
+            self._chosen.check()
+
+    def _of(self, found: Found) -> Iterator[Node]:
+        entry = found.entry
+        try:
+            path = self._path(entry)
+            if self._chosen is not None and not self._is_chosen(found):
+                return
+            if entry.is_link:
+                first = self._unchosen.pop(entry.inode, None)
+                if first is None:
+                    yield from self._link(entry, path)
+                    return
+                # The first name is not wanted; this one stands in for it.
+                found = first._replace(entry=first.entry._replace(path=entry.path, name_hash=entry.name_hash))
+                entry = found.entry
+            node = self._node(found, path)
+        except BuildError as error:
+            if not self._salvage:
+                raise
+            self.taken.leave_out(error)
+            self._pass_by(entry, 1)
+            return
+        self._form.check(entry, self._info.block_size)
+        self.taken.incomplete += found.unreadable
+        if entry.links > 1 and entry.type != "dir":
+            self._linked.add(entry.inode)
+        if entry.type == "file" and entry.flags & EXT4_VERITY_FL:
+            self._held[entry.inode] = _Held(node, entry)
+            return
+        if entry.type == "dir":
+            self._enter(entry, path)
+        yield from self._emit(node, entry)
+
+    def _emit(self, node: Node, entry: Entry, links: Sequence[Node] = ()) -> Iterator[Node]:
+        """Hand out a node and its further names, unless it is refused."""
+        yield node
+        refusal = self._take_refusal()
+        if refusal is not None:
+            if entry.path == ROOT:
+                raise refusal
+            self._linked.discard(entry.inode)
+            self.taken.left_out += len(links)
+            self._pass_by(entry, 1)
+            return
+        self._count(entry.type)
+        for link in links:
+            yield from self._emit_link(link)
+
+    def _emit_link(self, link: Node) -> Iterator[Node]:
+        yield link
+        if self._take_refusal() is None:
+            self._count("link")
+
+    def _take_refusal(self) -> BuildError | None:
+        refusal, self._refusal = self._refusal, None
+        return refusal
+
+    def _link(self, entry: Entry, path: Path) -> Iterator[Node]:
+        """A further name of what is there."""
+        if entry.inode not in self._linked:
+            raise BuildError("its first name is not there", entry.shown)
+        node = Node(path, entry.mode, link_group=entry.inode, name_hash=entry.name_hash or b"")
+        held = self._held.get(entry.inode)
+        if held is not None:
+            held.links.append(node)
+            return
+        yield from self._emit_link(node)
+
+    def _with_past_end(self, held: _Held, found: Found) -> Iterator[Node]:
+        """A verity file with its Merkle tree and descriptor, which begin at a multiple of 64 KiB."""
+        node = held.node
+        start = -(-node.size // VERITY_ALIGNMENT_BYTES) * VERITY_ALIGNMENT_BYTES
+        past_end = tuple((start + offset, length) for offset, length in found.entry.segments)
+        segments = held.entry.segments if node.segments is None else node.segments
+        self._origin.join(node.body, found.body, start)
+        self.taken.incomplete += found.unreadable
+        yield from self._emit(node._replace(segments=(*segments, *past_end)), held.entry, held.links)
+
+    def _count(self, kind: str) -> None:
+        self.taken.made[kind] = self.taken.made.get(kind, 0) + 1
+
+    # Where an entry is
+
+    def _path(self, entry: Entry) -> Path:
+        """The path of stored names."""
+        if entry.path == ROOT:
+            return ()
+        parent = entry.parent
+        while self._way and self._way[-1].entry_path != parent:
+            self._way.pop()
+        if not self._way:
+            raise BuildError("the directory that it is in has not come before it", entry.shown)
+        directory = self._way[-1]
+        if (entry.stored_name is not None) != directory.encrypted:
+            what = "without its stored name in" if directory.encrypted else "with a stored name, but not in"
+            raise AlteredArchiveError(f"{what} an encrypted directory", entry.shown)
+        return (*directory.path, entry.name if entry.stored_name is None else entry.stored_name)
+
+    def _enter(self, entry: Entry, path: Path) -> None:
+        self._components += len(path)
+        if self._components > _MOST_COMPONENTS:
+            raise LimitError(
+                f"{entry.shown[:100]!r}…: the paths of directories have more than {_MOST_COMPONENTS} names"
+            )
+        self._way.append(_Directory(entry.path, path, entry.context is not None))
+
+    def _pass_by(self, entry: Entry, count: int) -> None:
+        """Leave out what is below, if it is a directory."""
+        if entry.type == "dir" and not entry.is_link:
+            self._passed_by = entry.path + b"/"
+            self._passed_by_count = count
+
+    def _is_chosen(self, found: Found) -> bool:
+        entry = found.entry
+        is_directory = entry.type == "dir" and not entry.is_link
+        names = () if entry.path == ROOT else tuple(entry.path.split(b"/"))
+        if self._chosen is None or not names or self._chosen.takes(names, is_directory=is_directory):
+            return True
+        if entry.links > 1 and not entry.is_link:
+            self._unchosen[entry.inode] = found
+        self._pass_by(entry, 0)
+        return False
+
+    # What it is
+
+    def _node(self, found: Found, path: Path) -> Node:
+        entry = found.entry
+        if entry.context is not None:
+            try:
+                parse_context(entry.context, supported_only=False)
+            except (CorruptionError, UnsupportedFeatureError) as error:
+                raise BuildError(str(error), entry.shown) from error
+        is_linked = entry.type != "dir" and (entry.links > 1 or self._salvage)
+        return Node(
+            path,
+            entry.mode,
+            entry.uid,
+            entry.gid,
+            entry.size if entry.type == "file" else 0,
+            entry.atime_ns,
+            entry.mtime_ns,
+            entry.ctime_ns,
+            entry.crtime_ns,
+            entry.flags,
+            entry.generation,
+            entry.project_id,
+            entry.inode,
+            entry.inode if is_linked else None,
+            self._xattrs(entry),
+            self._segments(entry) if entry.type == "file" else None,
+            entry.unwritten,
+            found.body,
+            entry.link_target if entry.stored_target is None else entry.stored_target,
+            entry.rdev,
+            entry.name_hash or b"",
+            self._is_linear(entry),
+            entry.version,
+        )
+
+    def _segments(self, entry: Entry) -> Segments | None:
+        """Where data is, as the new blocks have it; None for all of it."""
+        block_size = self._form.block_size
+        if block_size == self._info.block_size:
+            whole = ((0, entry.body_size),) if entry.body_size else ()
+            return None if entry.segments == whole and not entry.flags & EXT4_VERITY_FL else entry.segments
+        if entry.context is None:
+            return entry.segments
+        # Smaller blocks do without some of what stands behind the end.
+        end = -(-entry.size // block_size) * block_size
+        cut = ((offset, min(length, end - offset)) for offset, length in entry.segments)
+        return tuple((offset, length) for offset, length in cut if length > 0)
+
+    def _xattrs(self, entry: Entry) -> dict[XattrKey, bytes]:
+        xattrs: dict[XattrKey, bytes] = {}
+        for name, value in entry.xattrs.items():
+            try:
+                key, stored = stored_xattr(name, value)
+            except BuildError as error:
+                placed = BuildError(error.reason, entry.shown)
+                if not self._salvage:
+                    raise placed from error
+                self.taken.note(placed)
+                continue
+            xattrs[key] = stored
+        if entry.context is not None:
+            xattrs[ENCRYPTION_KEY] = entry.context
+        return xattrs
+
+    def _is_linear(self, entry: Entry) -> bool:
+        """Whether an encrypted directory of several blocks had no index, so that no-key names have no hashes."""
+        several = entry.size > self._info.block_size
+        return entry.type == "dir" and entry.context is not None and several and not entry.flags & EXT4_INDEX_FL

@@ -1,0 +1,43 @@
+"""What a new image is made of: entries in the archive's order, then their contents in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from ext4img.backup.entry import Entry
+from ext4img.backup.info import BackupInfo
+from ext4img.build import Body
+
+NO_BODY = -1
+
+
+class Found(NamedTuple):
+    """An entry and the number of its body. `unreadable`: the source did not give all of it."""
+
+    entry: Entry
+    body: int = NO_BODY
+    unreadable: bool = False
+
+
+class Origin(Protocol):
+    """An archive, or an image itself."""
+
+    info: BackupInfo
+    total_bytes: int | None
+    """How far `position` goes, where that is known."""
+    position: int
+    """How far `entries` has come."""
+
+    @property
+    def incomplete(self) -> int:
+        """Files of which not all could be read, as far as bodies have found it."""
+
+    def entries(self) -> Iterator[Found]:
+        """All entries, parents before children; those of type "verity" somewhere after their files."""
+
+    def join(self, body: int, past_end: int, start: int) -> None:
+        """From byte `start` on, the body of this number goes on with another one."""
+
+    def body(self, number: int) -> Body:
+        """The contents by their number, in the form that `ext4img.build.write` takes."""

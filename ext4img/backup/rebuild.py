@@ -1,0 +1,110 @@
+"""An archive, or an image itself → a new ext4 image, without any key."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ext4img.backup.input import ArchiveSource
+from ext4img.backup.reader import Archive
+from ext4img.errors import BuildError
+from ext4img.view.view import View
+
+if TYPE_CHECKING:
+    from ext4img.backup.image_options import NewSize, NewUuid
+
+Progress = Callable[[int, int | None], None]
+ImagePath = str | os.PathLike[str]
+OnlyPath = str | bytes | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildReport:
+    """What a new image holds. `made` counts by type ("file", "dir", …, and "link" for further names).
+
+    `left_out` counts entries that could not be read or that ext4 can't hold, `incomplete` files of
+    which the source did not give all: zeros stand there. `problems` say what and where, at most
+    10,000; those that the view of a damaged image has noted are not among them.
+    """
+
+    size: int
+    """Of the image in bytes."""
+    data_bytes: int
+    """In blocks of files."""
+    made: dict[str, int] = field(default_factory=dict)
+    left_out: int = 0
+    incomplete: int = 0
+    problems: tuple[BuildError, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that the archive or the view gave is there, in full."""
+        return not (self.left_out or self.incomplete or self.problems)
+
+
+def rebuild(
+    source: View | Archive | ArchiveSource,
+    image: ImagePath,
+    *,
+    size: NewSize = "auto",
+    spare_percent: float = 10.0,
+    uuid: NewUuid = "keep",
+    label: str | None = None,
+    features: Sequence[str] = (),
+    block_size: int | None = None,
+    keep_inodes: bool = False,
+    only: Sequence[OnlyPath] = (),
+    salvage: bool | None = None,
+    overwrite: bool = False,
+    allow_device: bool = False,
+    progress: Progress | None = None,
+) -> RebuildReport:
+    """Make a new ext4 image of a backup, or of another image, without any key.
+
+    Encrypted files, names and link targets go over as ciphertext with all that decryption needs:
+    whoever has a key opens them there as before. Inode numbers are kept where ciphertext hangs on
+    them, or all with `keep_inodes`. `size` in bytes, or "auto" for as little as leaves
+    `spare_percent` of blocks and inodes free; `block_size` is the source's if not given; `features`
+    are names as mke2fs takes them, "^" before those refused. `only` names paths, in an archive as
+    they are there.
+
+    With `salvage` what ext4 can't hold is left out and reported; by default it is an error, unless
+    the source is a view that does not check strictly. Everything is planned before the first byte
+    is written; the image appears under its name when it is whole, and a block device is written to
+    only with `allow_device`. `progress` is called with bytes done and in all: first of the archive,
+    then of the image.
+
+    BuildError with the path and policy that are to blame where something does not fit, or where
+    ciphertext would become unreadable: another UUID under IV_INO_LBLK policies, another block size
+    under policies whose data units are blocks. AlteredArchiveError and its kin as for every reader
+    of archives: then there is no image. NotFoundError for a path in `only` that is not there.
+    """
+    from ext4img.backup.rebuilder import Rebuild  # with all that builds, which reading does without
+
+    if not overwrite and not is_device(image) and os.path.lexists(image):
+        raise BuildError(f"{os.fspath(image)}: is there already")
+    with Rebuild(
+        source,
+        size=size,
+        spare_percent=spare_percent,
+        uuid=uuid,
+        label=label,
+        features=features,
+        block_size=block_size,
+        keep_inodes=keep_inodes,
+        only=only,
+        salvage=salvage,
+        progress=progress,
+    ) as planned:
+        return planned.write(image, overwrite=overwrite, allow_device=allow_device)
+
+
+def is_device(image: ImagePath) -> bool:
+    """Whether there is a block device of this name."""
+    try:
+        return stat.S_ISBLK(os.stat(image).st_mode)
+    except OSError:
+        return False
