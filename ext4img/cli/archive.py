@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Annotated
 
 import typer
 
-from ext4img.backup.reader import Archive
+from ext4img.backup.source import BackupSource, open_backup
 from ext4img.cli.failure import about
 from ext4img.cli.quoting import quote
 
 STDIN = "-"
 ArchiveArgument = Annotated[
-    str, typer.Argument(metavar="ARCHIVE", help="A backup; - is standard input.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="ARCHIVE", help="A backup, or the tree that tar made of one; - is standard input.", show_default=False
+    ),
 ]
 
 
@@ -25,10 +28,9 @@ def archive_label(archive: str) -> str:
 
 
 @contextmanager
-def open_archive(archive: str) -> Iterator[Archive]:
-    """The archive, open for reading. Failures in the block are about it."""
-    with (
-        about("<stdin>" if archive == STDIN else archive),
-        Archive(sys.stdin.buffer if archive == STDIN else archive) as opened,
-    ):
-        yield opened
+def open_archive(archive: str) -> Iterator[BackupSource]:
+    """The backup, open for reading. Failures in the block are about it."""
+    with about("<stdin>" if archive == STDIN else archive):
+        opened = open_backup(sys.stdin.buffer if archive == STDIN else archive)
+        with closing(opened):
+            yield opened

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -23,6 +24,13 @@ from ext4img.crypto.policy import DESCRIPTOR_SIZE, IDENTIFIER_SIZE
 from ext4img.errors import ArchiveError
 
 STDOUT = "-"
+
+
+class FormatChoice(StrEnum):
+    """What a backup is written as."""
+
+    tar = "tar"
+    dir = "dir"
 
 
 def run(
@@ -49,6 +57,9 @@ def run(
     encdata: Annotated[
         bool, typer.Option("--encdata", help="The attribute security.encdata too, for Lustre's tools.")
     ] = False,
+    form: Annotated[
+        FormatChoice, typer.Option("--format", help="A tar archive, or a directory store for tools that deduplicate.")
+    ] = FormatChoice.tar,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the archive if there is one.")] = False,
     quiet: Quiet = False,
     json: Json = False,
@@ -74,12 +85,13 @@ def run(
                 encrypted_only=encrypted_only,
                 one_policy=policy,
                 encdata=encdata,
+                format=form.value,
                 overwrite=overwrite,
                 progress=show,
             )
         except ArchiveError as error:
             # It is about the archive's place, not about the image.
-            advice = ["--overwrite replaces it"] if not to_stdout and os.path.lexists(archive) else []
+            advice = ["--overwrite replaces it"] if os.path.isfile(archive) and not overwrite else []
             raise Failure(Exit.SYSTEM, explain(error).text, *advice) from error
     if json and not to_stdout:
         Output(json).record(

@@ -8,7 +8,7 @@ import typer
 
 from ext4img.backup.entry import VERITY, Entry, show
 from ext4img.backup.info import BackupInfo
-from ext4img.backup.passage import Member
+from ext4img.backup.source import BackupMember
 from ext4img.cli.archive import ArchiveArgument, open_archive
 from ext4img.cli.describe import time_text
 from ext4img.cli.facts import Facts, write_facts
@@ -34,7 +34,7 @@ def run(
         if info:
             _info(out, opened.info)
             return
-        for member in opened:
+        for member in opened.members():
             entry = member.entry
             if entry.type == VERITY:
                 continue
@@ -92,7 +92,7 @@ def _long(out: Output, entry: Entry) -> None:
     out.write(columns.encode() + out.name(entry.path) + arrow + b"\n")
 
 
-def _record(member: Member) -> dict[str, Any]:
+def _record(member: BackupMember) -> dict[str, Any]:
     entry = member.entry
     record: dict[str, Any] = {
         **text_fields("path", entry.path),

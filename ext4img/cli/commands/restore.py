@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ext4img.backup.reader import Archive
 from ext4img.backup.restore import restore
+from ext4img.backup.source import BackupSource
 from ext4img.backup.trial import keyring_for
 from ext4img.cli.archive import ArchiveArgument, archive_label, open_archive
 from ext4img.cli.failure import explain
@@ -66,7 +66,7 @@ def run(
     return tell_restored(report, Output(json), directory)
 
 
-def _name_wrong_key(archive: Archive, given: list[GivenKey], descriptor: bytes | None) -> None:
+def _name_wrong_key(archive: BackupSource, given: list[GivenKey], descriptor: bytes | None) -> None:
     """Raise the failure again, about the key that is to blame."""
     for key in given:
         try:

@@ -36,7 +36,8 @@ def run(archive: ArchiveArgument, quiet: Quiet = False, json: Json = False) -> i
             }
         )
     elif report.intact:
-        out.line(f"{label}: intact: {plural(report.members, 'member')}, manifest {report.digest}")
+        digest = f", manifest {report.digest}" if report.digest else ""
+        out.line(f"{label}: intact: {plural(report.members, 'member')}{digest}")
     else:
         out.line(f"{label}: DAMAGED: {report.damaged} of {plural(report.members, 'member')}")
     if not report.intact:
