@@ -1,0 +1,112 @@
+"""A backup against an image: is what was backed up still what is there?"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from ext4img.backup.collect import Collector
+from ext4img.backup.entry import ROOT, VERITY, Entry, show
+from ext4img.backup.input import ArchiveSource
+from ext4img.backup.source import BackupMember, BackupSource, open_backup
+from ext4img.backup.writer import Body
+from ext4img.view.view import View
+
+Progress = Callable[[int, int | None], None]
+KEPT: Final = 10_000
+
+
+class Difference(NamedTuple):
+    """One path that is not the same: `what` is "only in the backup", "only on the image", or fields."""
+
+    path: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.path!r}: {self.what}"
+
+
+@dataclass(slots=True)
+class CompareReport:
+    """`members` were compared; `differences` are the first 10,000 of `different`."""
+
+    members: int = 0
+    different: int = 0
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing differs."""
+        return not self.different
+
+    def add(self, entry: Entry, what: str) -> None:
+        """Note a difference."""
+        self.different += 1
+        if len(self.differences) < KEPT:
+            path = show(entry.path) if entry.type != VERITY else f"verity tree of inode {entry.inode}"
+            self.differences.append(Difference(path, what))
+
+
+def compare(backup: ArchiveSource | BackupSource, view: View, *, progress: Progress | None = None) -> CompareReport:
+    """Hold every member against the image: names, attributes, records, bodies. No key is needed.
+
+    Where the backup is of some paths only, or left things out, what it lacks is no difference.
+    Damage in the backup is an ArchiveError, in the image what the view's `checks` make of it.
+    """
+    opened = backup if isinstance(backup, BackupSource) else open_backup(backup)
+    try:
+        report = CompareReport()
+        only = [b"/" + path if path != ROOT else b"/" for path in opened.info.only]
+        found = Collector(view, only).entries()
+        current = next(found, None)
+        for member in opened.members():
+            key = _key(member.entry)
+            while current is not None and _key(current[0]) < key:
+                _only_on_image(current[0], opened, report)
+                current = next(found, None)
+            report.members += 1
+            if current is None or _key(current[0]) != key:
+                report.add(member.entry, "only in the backup")
+            else:
+                what = _differences(member, current[0], current[1])
+                if what:
+                    report.add(member.entry, ", ".join(what))
+                current = next(found, None)
+            if progress is not None:
+                progress(member.offset, opened.total_bytes)
+        while current is not None:
+            _only_on_image(current[0], opened, report)
+            current = next(found, None)
+        return report
+    finally:
+        if opened is not backup:
+            opened.close()
+
+
+def _key(entry: Entry) -> tuple[bool, list[bytes]]:
+    """The place in the order of a backup."""
+    return entry.type == VERITY, entry.path.split(b"/") if entry.path != ROOT else []
+
+
+def _only_on_image(entry: Entry, backup: BackupSource, report: CompareReport) -> None:
+    if not backup.info.filtered:
+        report.add(entry, "only on the image")
+
+
+def _differences(member: BackupMember, entry: Entry, body: Body | None) -> list[str]:
+    """Names of the fields that are not the same, and "contents"."""
+    ours = member.entry._replace(xattrs=dict(member.entry.xattrs))
+    theirs = entry._replace(xattrs=dict(entry.xattrs))
+    fields = zip(Entry._fields, ours, theirs, strict=True)
+    what = [name for name, one, other in fields if one != other]
+    if ours.segments == theirs.segments and ours.body_size:
+        digests = hashlib.sha256(), hashlib.sha256()
+        for _, part in member.chunks():
+            digests[0].update(part)
+        for chunk in body.chunks if body is not None else ():
+            digests[1].update(chunk)
+        if digests[0].digest() != digests[1].digest():
+            what.append("contents")
+    return what
