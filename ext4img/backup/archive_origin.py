@@ -16,7 +16,7 @@ from typing import Final
 from ext4img.backup.digest import DigestThread
 from ext4img.backup.entry import Segments, show
 from ext4img.backup.manifest import ManifestLine
-from ext4img.backup.origin import NO_BODY, Found
+from ext4img.backup.origin import NO_BODY, Found, Joined, Zeros
 from ext4img.backup.passage import CHUNK_BYTES, Member
 from ext4img.backup.reader import Archive
 from ext4img.build import Body
@@ -84,13 +84,13 @@ class ArchiveOrigin:
         body: Body = self._part(number)
         if number in self._joined:
             past_end, start = self._joined[number]
-            body = _Joined(body, self._part(past_end), start)
+            body = Joined(body, self._part(past_end), start)
         self._last = number, body
         return body
 
     def _part(self, number: int) -> Body:
         if number == NO_BODY:
-            return _Zeros()
+            return Zeros()
         body = self._open.get(number)
         if body is None:
             digest = bytes(self._digests[number * _DIGEST_BYTES : (number + 1) * _DIGEST_BYTES])
@@ -191,28 +191,3 @@ class _ArchiveBody:
             path = self._origin.path_of(self._data - self._map_bytes)
             raise AlteredArchiveError("its contents are not those that were written", path)
         self._origin.finished(self._number)
-
-
-class _Joined:
-    """A file's contents, and from `start` on what stands past their end."""
-
-    def __init__(self, contents: Body, past_end: Body, start: int) -> None:
-        self._contents = contents
-        self._past_end = past_end
-        self._start = start
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """See `Body`."""
-        before = max(min(self._start - offset, length), 0)
-        data = self._contents.read_at(offset, before) if before else b""
-        if before < length:
-            data += self._past_end.read_at(offset + before - self._start, length - before)
-        return data
-
-
-class _Zeros:
-    """The contents of a file without data."""
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """See `Body`."""
-        return bytes(length)

@@ -41,3 +41,28 @@ class Origin(Protocol):
 
     def body(self, number: int) -> Body:
         """The contents by their number, in the form that `ext4img.build.write` takes."""
+
+
+class Joined:
+    """A body: a file's contents, and from `start` on what stands past their end."""
+
+    def __init__(self, contents: Body, past_end: Body, start: int) -> None:
+        self._contents = contents
+        self._past_end = past_end
+        self._start = start
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """See `Body`."""
+        before = max(min(self._start - offset, length), 0)
+        data = self._contents.read_at(offset, before) if before else b""
+        if before < length:
+            data += self._past_end.read_at(offset + before - self._start, length - before)
+        return data
+
+
+class Zeros:
+    """The body of a file without data."""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """See `Body`."""
+        return bytes(length)

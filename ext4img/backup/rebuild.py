@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ext4img.backup.input import ArchiveSource
-from ext4img.backup.reader import Archive
+from ext4img.backup.source import BackupSource
 from ext4img.errors import BuildError
 from ext4img.view.view import View
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int | None], None]
 ImagePath = str | os.PathLike[str]
+Rebuildable = View | BackupSource | ArchiveSource
 OnlyPath = str | bytes | os.PathLike[str]
 
 
@@ -46,7 +47,7 @@ class RebuildReport:
 
 
 def rebuild(
-    source: View | Archive | ArchiveSource,
+    source: Rebuildable,
     image: ImagePath,
     *,
     size: NewSize = "auto",
@@ -62,7 +63,7 @@ def rebuild(
     allow_device: bool = False,
     progress: Progress | None = None,
 ) -> RebuildReport:
-    """Make a new ext4 image of a backup, or of another image, without any key.
+    """Make a new ext4 image of a backup (or of the tree that tar made of one), or of another image, without any key.
 
     Encrypted files, names and link targets go over as ciphertext with all that decryption needs:
     whoever has a key opens them there as before. Inode numbers are kept where ciphertext hangs on

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import BinaryIO, Self, cast
 
 from ext4img.backup.archive_origin import ArchiveOrigin
@@ -14,9 +14,11 @@ from ext4img.backup.chosen import Chosen
 from ext4img.backup.image_nodes import Form, NodeMaker
 from ext4img.backup.image_options import NewSize, NewUuid, image_options
 from ext4img.backup.input import ArchiveSource
+from ext4img.backup.member_origin import MemberOrigin
 from ext4img.backup.origin import Origin
 from ext4img.backup.reader import Archive
-from ext4img.backup.rebuild import ImagePath, OnlyPath, Progress, RebuildReport, is_device
+from ext4img.backup.rebuild import ImagePath, OnlyPath, Progress, Rebuildable, RebuildReport, is_device
+from ext4img.backup.source import BackupSource, open_backup
 from ext4img.backup.view_origin import ViewOrigin
 from ext4img.build import Node, Plan, plan, write
 from ext4img.errors import ArchiveError, BuildError
@@ -37,7 +39,7 @@ class Rebuild:
 
     def __init__(
         self,
-        source: View | Archive | ArchiveSource,
+        source: Rebuildable,
         *,
         size: NewSize = "auto",
         spare_percent: float = 10.0,
@@ -54,14 +56,12 @@ class Rebuild:
         self._progress = progress
         try:
             chosen: Chosen | None = None
-            self._source = source if isinstance(source, View) else self._archive(source)
+            self._source = source if isinstance(source, View) else self._backup(source)
             if isinstance(self._source, View):
                 self._origin: Origin = ViewOrigin(self._source, only)
                 salvage = self._source.problems.checks != "strict" if salvage is None else salvage
             else:
-                origin = ArchiveOrigin(self._source)
-                self._opened.callback(origin.close)
-                self._origin = origin
+                self._origin = self._origin_of(self._source)
                 chosen = Chosen(only) if only else None
             info = self._origin.info
             options = image_options(
@@ -127,9 +127,9 @@ class Rebuild:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _archive(self, source: Archive | ArchiveSource) -> Archive:
-        """The archive open; what comes from a stream is kept in a temporary file, as it is read twice."""
-        if isinstance(source, Archive):
+    def _backup(self, source: BackupSource | ArchiveSource) -> BackupSource:
+        """The backup open; what comes from a stream is kept in a temporary file, as it is read twice."""
+        if isinstance(source, BackupSource):
             return source
         if not isinstance(source, (str, bytes, os.PathLike)) and not source.seekable():
             kept = self._opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed by `close`
@@ -139,7 +139,14 @@ class Rebuild:
                 raise ArchiveError(f"the archive can't be kept while it is read: {error.strerror}") from error
             kept.seek(0)
             source = cast("BinaryIO", kept)
-        return self._opened.enter_context(Archive(source))
+        return self._opened.enter_context(closing(open_backup(source)))
+
+    def _origin_of(self, backup: BackupSource) -> Origin:
+        if not isinstance(backup, Archive):
+            return MemberOrigin(backup)
+        origin = ArchiveOrigin(backup)
+        self._opened.callback(origin.close)
+        return origin
 
     def _watched(self, nodes: Iterator[Node]) -> Iterator[Node]:
         for count, node in enumerate(nodes):
