@@ -298,7 +298,7 @@ class _Inode:
             self.size: int | None = _ranged(found, "size", 0, 63) if "size" in found else None
             self.crtime_ns: int | None = None
             if "crtime_ns" in found:
-                self.crtime_ns = _ranged(found, "crtime_ns", -(1 << 63), 63)
+                self.crtime_ns = _ranged(found, "crtime_ns", -(1 << 63), 64)  # ext4's end in 2446
             self.type: str | None = found.get("type")
             if self.type is not None and self.type not in MODE_OF_TYPE:
                 raise ValueError(f"type is {self.type!r}")

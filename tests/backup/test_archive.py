@@ -14,7 +14,7 @@ import pytest
 
 from ext4img.backup import Archive, verify
 from ext4img.backup.entry import VERITY, Entry
-from ext4img.backup.manifest import Closing, parse_line
+from ext4img.backup.manifest_line import Closing, parse_line
 from ext4img.backup.writer import ArchiveWriter, Body
 from ext4img.errors import AlteredArchiveError, ArchiveError, NotFoundError, UnsafeArchiveError
 from tests.backup.synthetic import Tree, encrypted_tree, plain_tree
@@ -50,6 +50,18 @@ trees = pytest.mark.parametrize("make", [plain_tree, encrypted_tree], ids=["plai
 
 def same(entry: Entry, other: Entry) -> bool:
     return entry._replace(xattrs={}) == other._replace(xattrs={}) and dict(entry.xattrs) == dict(other.xattrs)
+
+
+def test_times_from_1901_to_2446():
+    """Each end of what a signed word and two epoch bits hold (Documentation/filesystems/ext4, inode timestamps)."""
+    tree = Tree()
+    moments = [-(2**31), -1, 0, 2**31, 2**32, 2**33, 2**34 - 2**31 - 1]
+    for number, seconds in enumerate(moments):
+        time_ns = seconds * 1_000_000_000 + 999_999_999
+        tree.add(b"%d" % number, "file", atime_ns=time_ns, mtime_ns=time_ns, ctime_ns=time_ns, crtime_ns=time_ns)
+    with Archive(io.BytesIO(tree.archive())) as archive:
+        entries = [member.entry for member in archive.members()]
+    assert all(same(entry, added) for entry, (added, _) in zip(entries, tree.members, strict=True))
 
 
 @both
