@@ -87,6 +87,7 @@ class JournalSuperblock(NamedTuple):
     uuid: UUID
     users: int
     fast_commit_blocks: int
+    lost_checksums: bool = False  # it has a crc32c, but no feature says so any more
 
     @property
     def checksum_version(self) -> int:
@@ -308,7 +309,13 @@ def read_journal_superblock(journal: JournalSource, problems: Problems) -> Journ
         uuid=UUID(bytes=record.s_uuid),
         users=record.s_nr_users if version == 2 else 1,
         fast_commit_blocks=fast_commit_blocks,
+        lost_checksums=_lost_checksums(record) if version == 2 else False,
     )
+
+
+def _lost_checksums(record: Any) -> bool:
+    crc32c = record.s_feature_incompat & (JournalIncompat.CSUM_V2 | JournalIncompat.CSUM_V3)
+    return not crc32c and record.s_checksum_type == JBD2_CRC32C_CHKSUM and record.s_checksum != 0
 
 
 def _refuse_unknown(incompat: int, ro_compat: int) -> None:

@@ -83,6 +83,9 @@ def recover(
         if Incompat.RECOVER in superblock.features or (is_backup and journal_superblock.start):
             from ext4img.volume.journal_replay import replay_journal
 
+            if superblock.has_metadata_checksums and journal_superblock.lost_checksums:
+                # The kernel sets and clears the two together: a flipped bit would go unnoticed.
+                problems.note("the log has lost the feature that it has checksums: nothing in it can be verified")
             block_count = max(superblock.block_count, source.size // superblock.block_size)
             replay = replay_journal(journal, journal_superblock, block_count, problems)
             overlay = replay.overlay
