@@ -11,18 +11,24 @@
 
 from __future__ import annotations
 
-# The function takes the name of its package, which stays importable: `from ext4img.backup import Entry`.
-from ext4img.backup import (
-    Archive,
-    BackupReport,
-    RebuildReport,
-    RestoreReport,
-    VerifyReport,
-    backup,
-    rebuild,
-    restore,
-    verify,
-)
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ext4img.backup import (
+        Archive,
+        BackupReport,
+        RebuildReport,
+        RestoreReport,
+        VerifyReport,
+        backup,
+        rebuild,
+        restore,
+        verify,
+    )
+
 from ext4img.crypto.policy import EncryptionContext, Policy
 from ext4img.errors import (
     AlteredArchiveError,
@@ -117,6 +123,37 @@ def _opened(image: Openable, offset: int, owned: list[Source]) -> Source:
         owned.append(source)
     return source
 
+
+# Reading is to start at once: backup and all below it are imported when first asked for.
+_FROM_BACKUP = frozenset(
+    {"Archive", "BackupReport", "RebuildReport", "RestoreReport", "VerifyReport", "rebuild", "restore", "verify"}
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FROM_BACKUP:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("ext4img.backup"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Face(ModuleType):
+    """`backup` is a function here and a package as well, which stays importable by its name."""
+
+    @property
+    def backup(self) -> Any:
+        """The function, also after the import system has put the package in its place."""
+        return import_module("ext4img.backup.create").backup
+
+    @backup.setter
+    def backup(self, package: ModuleType) -> None:
+        """What the import system does when it has loaded the package: it counts for nothing."""
+
+
+sys.modules[__name__].__class__ = _Face
 
 __all__ = [
     "AlteredArchiveError",

@@ -13,7 +13,7 @@ from ext4img.cli.main import command_names
 from tests.cli.transcripts import REPOSITORY
 from tests.conftest import UnpackedImage
 
-HEAVY = {"numpy", "cryptography", "rich", "pydantic"}
+HEAVY = {"numpy", "cryptography", "rich", "pydantic", "ext4img.backup", "ext4img.build"}
 PLAIN = {"info": [], "ls": ["/kinds"], "find": ["--type", "f"], "stat": ["/names"], "cat": ["/attributes/in-inode"],
          "tree": ["/kinds"], "xattr": ["/attributes/acl"]}  # fmt: skip
 
@@ -35,6 +35,15 @@ def test_plain_images_need_nothing_heavy(command: str, fixture_image: Callable[[
     assert not modules & HEAVY
     loaded = {name for name in modules if name.startswith("ext4img.cli.commands.")}
     assert loaded == {f"ext4img.cli.commands.{command}"}
+
+
+def test_the_face_has_backup_as_a_function_whatever_is_imported():
+    code = (
+        "import ext4img, sys\nassert 'ext4img.backup' not in sys.modules\nimport ext4img.backup.records\n"
+        "from ext4img.backup import Entry\nfrom ext4img import backup, restore\n"
+        "assert ext4img.backup is backup and callable(backup) and ext4img.restore is restore"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
 
 
 def test_every_command_has_help():
