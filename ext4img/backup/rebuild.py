@@ -68,9 +68,9 @@ def rebuild(
     Encrypted files, names and link targets go over as ciphertext with all that decryption needs:
     whoever has a key opens them there as before. Inode numbers are kept where ciphertext hangs on
     them, or all with `keep_inodes`. `size` in bytes, or "auto" for as little as leaves
-    `spare_percent` of blocks and inodes free; `block_size` is the source's if not given; `features`
-    are names as mke2fs takes them, "^" before those refused. `only` names paths, in an archive as
-    they are there.
+    `spare_percent` of blocks and inodes free (or a whole block device); `block_size` is the source's
+    if not given; `features` are names as mke2fs takes them, "^" before those refused. `only` names
+    paths, in an archive as they are there.
 
     With `salvage` what ext4 can't hold is left out and reported; by default it is an error, unless
     the source is a view that does not check strictly. Everything is planned before the first byte
@@ -89,7 +89,7 @@ def rebuild(
         raise BuildError(f"{os.fspath(image)}: is there already")
     with Rebuild(
         source,
-        size=size,
+        size=size_for(image, size),
         spare_percent=spare_percent,
         uuid=uuid,
         label=label,
@@ -101,6 +101,17 @@ def rebuild(
         progress=progress,
     ) as planned:
         return planned.write(image, overwrite=overwrite, allow_device=allow_device)
+
+
+def size_for(image: ImagePath, size: NewSize) -> NewSize:
+    """The size asked for; of a block device all of it, if that was not said."""
+    if size != "auto" or not is_device(image):
+        return size
+    try:
+        with open(image, "rb") as device:
+            return device.seek(0, os.SEEK_END)
+    except OSError as error:
+        raise BuildError(f"{os.fspath(image)}: {error.strerror}") from error
 
 
 def is_device(image: ImagePath) -> bool:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ext4img.backup.rebuild import RebuildReport, is_device
+from ext4img.backup.rebuild import RebuildReport, is_device, size_for
 from ext4img.cli.describe import size_text
 from ext4img.cli.exits import Exit
 from ext4img.cli.facts import plural
@@ -22,15 +21,12 @@ from ext4img.cli.progress import progress
 from ext4img.cli.quoting import harmless, quote
 from ext4img.cli.recognise import what_is_on
 from ext4img.cli.restored import NOUNS
-from ext4img.errors import BuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ext4img.backup.rebuild import Rebuildable
     from ext4img.build import Plan
 
-AUTO = "auto"
+AUTO: Final = "auto"
 
 
 class UuidChoice(StrEnum):
@@ -51,7 +47,9 @@ class NewImageOptions:
 
     size: Annotated[
         str,
-        typer.Option("--size", metavar="BYTES", help="Of the new image; auto: what is needed, and --spare."),
+        typer.Option(
+            "--size", metavar="BYTES", help="Of the new image; auto: what is needed, and --spare; or the device."
+        ),
     ] = AUTO
     spare: Annotated[
         float, typer.Option("--spare", metavar="PERCENT", help="Of blocks and inodes, to be free with --size auto.")
@@ -92,6 +90,7 @@ def make_image(
     from ext4img.backup.rebuilder import Rebuild
 
     out = Output(json)
+    size = parse_size(choices.size)
     on_device = is_device(image)
     if on_device and not choices.plan:
         for line in what_is_on(image):
@@ -99,11 +98,10 @@ def make_image(
     if not choices.plan:
         _check_place(image, on_device, choices.device, overwrite)
     with (
-        _advised(image, overwrite),
         progress(f"Making {quote(image)}", quiet) as show,
         Rebuild(
             source,
-            size=parse_size(choices.size) or AUTO,
+            size=size_for(image, AUTO if size is None else size),
             spare_percent=choices.spare,
             uuid=choices.uuid.value,
             label=choices.label,
@@ -137,16 +135,9 @@ def _check_place(image: str, on_device: bool, device: bool, overwrite: bool) -> 
         raise Failure(Exit.SYSTEM, f"{quote(image)}: is there already", "--overwrite replaces it")
 
 
-@contextmanager
-def _advised(image: str, overwrite: bool) -> Iterator[None]:
-    """What can't be built is no fault of the source."""
-    try:
-        yield
-    except BuildError as error:
-        raise explain(error) from error
-
-
 def _tell_plan(plan: Plan, out: Output) -> None:
+    from ext4img.build.layout import Kind
+
     if not out.json:
         for line in plan.lines():
             out.line(harmless(line))
@@ -159,7 +150,7 @@ def _tell_plan(plan: Plan, out: Output) -> None:
             "blocks": area.length,
             "holds": area.kind.name.lower(),
         }
-        if area.kind.is_of_group:
+        if area.kind <= Kind.INODE_TABLE:
             record["group"] = area.owner
         else:
             record["inode"] = plan.tree.inodes.numbers[area.owner]

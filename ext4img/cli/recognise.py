@@ -1,11 +1,14 @@
-"""What an image is that is no ext4, and what to do about it: advice for a failure to open it."""
+"""What an image is that is no ext4, and what to do about it; what is on a device that is to be overwritten."""
 
 from __future__ import annotations
 
-from ext4img.errors import Ext4Error, SourceError
-from ext4img.sources import Source
+from ext4img.cli.describe import size_text
+from ext4img.cli.quoting import quote
+from ext4img.errors import Ext4Error, NotExt4Error, SourceError
+from ext4img.sources import Source, open_source
 from ext4img.sources.partitions import read_partitions
-from ext4img.volume.superblock_search import find_copy
+from ext4img.volume.problems import Problems
+from ext4img.volume.superblock_search import find_copy, read_superblock
 
 _CONVERT = "`qemu-img convert -O raw` makes a raw image of it"
 _UNPACK = "unpack it first"
@@ -56,9 +59,46 @@ def advice_for(source: Source) -> list[str]:
         return [f"block {block} holds a copy of its superblock: --superblock {block} reads by it, or --checks report"]
     if copy is not None:
         return ["its journal holds a copy of its superblock: --checks report reads by it"]
-    for offset, magic, what, then in _MAGIC:
-        if start[offset : offset + len(magic)] == magic:
-            return [f"it is {what}: {then}"]
+    known = _known(start)
+    if known is not None:
+        return ["it is {}: {}".format(*known)]
     if not start.strip(b"\0"):
         return [f"its first {len(start)} bytes are zeros" if start else "it is empty"]
     return ["if the file system starts further in, say where with --offset or --partition"]
+
+
+def _known(start: bytes) -> tuple[str, str] | None:
+    """What begins with these bytes, and what to do about it."""
+    return next(((what, then) for at, magic, what, then in _MAGIC if start[at : at + len(magic)] == magic), None)
+
+
+def what_is_on(path: str) -> list[str]:
+    """Lines that tell what a device holds, for somebody who is about to overwrite it."""
+    with open_source(path) as source:
+        size = f"a block device of {size_text(source.size)}"
+        try:
+            superblock = read_superblock(source, Problems("off"))
+        except NotExt4Error:
+            return [f"{size}: {what}" for what in _other_contents(source)]
+        except Ext4Error as error:
+            return [f"{size}: an ext2, ext3 or ext4 file system that can't be read: {error}"]
+    label = f" {quote(superblock.label)}" if superblock.label else ""
+    mounted = f", last mounted on {quote(superblock.last_mounted)}" if superblock.last_mounted else ""
+    return [f"{size}: a file system{label} of {size_text(superblock.size)}, UUID {superblock.uuid}{mounted}"]
+
+
+def _other_contents(source: Source) -> list[str]:
+    """What is there that is no ext2, ext3 or ext4."""
+    try:
+        partitions = read_partitions(source)
+    except SourceError as error:
+        return [f"its start cannot be read: {error.strerror or error}"]
+    except Ext4Error as error:
+        return [f"a damaged partition table: {error}"]
+    if partitions:
+        return [f"partition {partition.number}: {partition.describe()}" for partition in partitions]
+    start = source.read_at(0, min(source.size, _LOOKED_AT_BYTES))
+    known = _known(start)
+    if known is not None:
+        return [known[0]]
+    return ["nothing that is known" if start.strip(b"\0") else "zeros at its start"]

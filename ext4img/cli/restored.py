@@ -10,7 +10,8 @@ from ext4img.cli.failure import explain
 from ext4img.cli.output import Output, warn
 from ext4img.cli.quoting import quote
 
-_NOUNS = {
+# What to call one and several of a type.
+NOUNS = {
     "file": ("file", "files"),
     "dir": ("directory", "directories"),
     "symlink": ("symlink", "symlinks"),
@@ -45,7 +46,7 @@ def tell_restored(report: RestoreReport, out: Output, target: str) -> int:
             }
         )
     else:
-        counted = [plural(report.restored[kind], *nouns) for kind, nouns in _NOUNS.items() if report.restored.get(kind)]
+        counted = [plural(report.restored[kind], *nouns) for kind, nouns in NOUNS.items() if report.restored.get(kind)]
         out.line(f"{quote(target)}: {', '.join(counted) or 'nothing'}; {size_text(report.bytes)} written")
         if report.left_out:
             why = f", {report.no_key} of them for want of a key" if report.no_key else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -9,12 +10,14 @@ import typer
 from ext4img.backup.restore import restore
 from ext4img.backup.source import BackupSource
 from ext4img.backup.trial import keyring_for
-from ext4img.cli.archive import ArchiveArgument, archive_label, open_archive
-from ext4img.cli.failure import explain
+from ext4img.cli.archive import STDIN, ArchiveArgument, archive_label, open_archive
+from ext4img.cli.exits import Exit
+from ext4img.cli.failure import Failure, about, explain
 from ext4img.cli.keys import GivenKey, KeyOptions
-from ext4img.cli.options import Json, Quiet
+from ext4img.cli.options import BlockSizeChoice, Json, Quiet
 from ext4img.cli.output import Output
 from ext4img.cli.progress import progress
+from ext4img.cli.rebuilt import NewImageOptions, make_image
 from ext4img.cli.restored import tell_restored
 from ext4img.errors import WrongKeyError
 
@@ -22,7 +25,19 @@ from ext4img.errors import WrongKeyError
 def run(
     archive: ArchiveArgument,
     keys: KeyOptions,
-    directory: Annotated[str, typer.Argument(metavar="DIRECTORY", help="Where to; made if it is not there.")],
+    choices: NewImageOptions,
+    directory: Annotated[
+        str | None, typer.Argument(metavar="[DIRECTORY]", help="Where to; made if it is not there.", show_default=False)
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option("--image", metavar="IMAGE", help="Make a new ext4 image of it instead, without keys.")
+    ] = None,
+    block_size: Annotated[
+        BlockSizeChoice | None, typer.Option("--block-size", help="Bytes of a block of the new image.")
+    ] = None,
+    salvage: Annotated[
+        bool, typer.Option("--salvage", help="Leave out and tell what the new image can't hold.")
+    ] = False,
     ciphertext: Annotated[
         bool, typer.Option("--ciphertext", help="What no key opens is restored as ciphertext, not left out.")
     ] = False,
@@ -39,12 +54,35 @@ def run(
     quiet: Quiet = False,
     json: Json = False,
 ) -> int:
-    """Restore a backup into a directory.
+    """Restore a backup into a directory, or as a new image.
 
     With keys names, contents and link targets are decrypted; what no key opens is left out and
     told. Without any key the ciphertext is restored as it stands. A key that opens nothing is
     refused before anything is written.
+
+    With --image a new ext4 image is made, in which encrypted files stand as they did: their keys
+    open them there. All is planned before anything is written.
     """
+    if (image is None) == (directory is None):
+        raise Failure(Exit.USAGE, "a backup is restored either into a DIRECTORY or as an --image")
+    if image is not None:
+        if ciphertext or update or resume or devices or keys != KeyOptions():
+            raise Failure(Exit.USAGE, "--image goes without keys and without what is for directories")
+        with about("<stdin>" if archive == STDIN else archive):
+            return make_image(
+                sys.stdin.buffer if archive == STDIN else archive,
+                image,
+                choices,
+                block_size=int(block_size) if block_size else None,
+                only=only or (),
+                salvage=salvage,
+                overwrite=overwrite,
+                json=json,
+                quiet=quiet,
+            )
+    if block_size is not None or salvage or choices != NewImageOptions():
+        raise Failure(Exit.USAGE, "choices for a new image need --image")
+    assert directory is not None
     label = archive_label(archive)
     with open_archive(archive) as opened, progress(f"Restoring {label}", quiet) as show:
         given = keys.read()

@@ -1,0 +1,49 @@
+"""`ext4img copy`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ext4img.cli.image import open_image
+from ext4img.cli.keys import ImageKeyOptions
+from ext4img.cli.options import BlockSizeChoice, ImageOptions, Json, Quiet
+from ext4img.cli.rebuilt import NewImageOptions, make_image
+
+
+def run(
+    image: ImageOptions,
+    keys: ImageKeyOptions,
+    copy: Annotated[str, typer.Argument(metavar="COPY", help="The new image.", show_default=False)],
+    choices: NewImageOptions,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="PATH", help="This path with what is below it; may be given several times."),
+    ] = None,
+    new_block_size: Annotated[
+        BlockSizeChoice | None, typer.Option("--new-block-size", help="Bytes of a block of the copy.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the copy if there is one.")] = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> int:
+    """Copy a file system to a new image: smaller or larger, of other blocks or features, in part, or what is left.
+
+    No key is needed: encrypted files go over as they stand, and their keys open them there. Keys
+    serve only to give --only plain paths. With --checks report what is damaged is left out and
+    told. All is planned before anything is written; the copy appears under its name when it is
+    whole.
+    """
+    with open_image(image, keys) as view:
+        return make_image(
+            view,
+            copy,
+            choices,
+            block_size=int(new_block_size) if new_block_size else None,
+            only=only or (),
+            salvage=None,
+            overwrite=overwrite,
+            json=json,
+            quiet=quiet,
+        )
