@@ -15,7 +15,7 @@ from typing import Final
 
 from ext4img.backup.digest import DigestThread
 from ext4img.backup.entry import Segments, show
-from ext4img.backup.manifest import ManifestLine
+from ext4img.backup.manifest_line import ManifestLine
 from ext4img.backup.origin import NO_BODY, Found, Joined, Zeros
 from ext4img.backup.passage import CHUNK_BYTES, Member
 from ext4img.backup.reader import Archive

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from ext4img.backup.collect import Collector
 from ext4img.backup.entry import Entry
 from ext4img.backup.filter import Filter
+from ext4img.backup.incremental import INCREMENTAL, Base
 from ext4img.backup.info import BackupInfo
-from ext4img.backup.manifest import Closing
+from ext4img.backup.input import ArchiveSource
+from ext4img.backup.manifest_line import Closing, ManifestLine
 from ext4img.backup.output import ArchiveDestination, open_output
 from ext4img.backup.writer import ArchiveWriter, Body
 from ext4img.errors import ArchiveError
@@ -29,7 +31,9 @@ class _Writer(Protocol):
 
     def add(self, entry: Entry, body: Body | None = None) -> None: ...
 
-    def finish(self) -> Closing: ...
+    def add_unchanged(self, entry: Entry, line: ManifestLine, archive: int) -> None: ...
+
+    def finish(self, chain: tuple[str, ...] = ()) -> Closing: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ def backup(
     one_policy: bytes | None = None,
     encdata: bool = False,
     format: Literal["tar", "dir"] = "tar",
+    since: ArchiveSource | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> BackupReport:
@@ -62,6 +67,9 @@ def backup(
     object, which is written as a stream. With the format "dir" it is a directory store, for tools
     that deduplicate; that cannot be a stream, nor be overwritten. Encrypted files go in as
     ciphertext, whatever keys the view has; they serve only to give paths in plain text.
+
+    With `since`, an earlier archive or its manifest, the backup is an incremental one: files whose
+    inode is as it was are recorded, not stored, and the earlier archives are needed to read it.
 
     `exclude` are shell patterns, with a slash of whole paths, else of names. `encrypted_only`
     leaves out plain files, `one_policy` (a key's descriptor or identifier) what is not under that
@@ -80,12 +88,21 @@ def backup(
     used = (view.superblock.block_count - view.superblock.free_blocks) * view.block_size
     total = used if not only and filtered.is_empty else None
     info = collector.info(f"ext4img {__version__}", encdata)
-    with _writer(destination, info, format, overwrite) as writer:
+    with ExitStack() as stack:
+        base: Base | None = None
+        if since is not None:
+            base = stack.enter_context(Base(since, info.uuid))
+            info = replace(info, requires=(INCREMENTAL,))
+        writer = stack.enter_context(_writer(destination, info, format, overwrite))
         for entry, body in collector.entries():
-            writer.add(entry, body)
+            unchanged = base.unchanged(entry) if base is not None else None
+            if unchanged is not None:
+                writer.add_unchanged(entry, *unchanged)
+            else:
+                writer.add(entry, body)
             if progress is not None:
                 progress(writer.position, total)
-        closing = writer.finish()
+        closing = writer.finish(base.chain if base is not None else ())
     return BackupReport(closing.members, writer.position, closing.incomplete, closing.sha256)
 
 

@@ -16,7 +16,7 @@ from ext4img.errors import AlteredArchiveError, UnsupportedFeatureError
 FORMAT: Final = "ext4img-backup"
 FORMAT_VERSION: Final = 1
 INFO_LIMIT_BYTES: Final = 16 << 20
-KNOWN_REQUIREMENTS: Final[frozenset[str]] = frozenset()
+KNOWN_REQUIREMENTS: Final = frozenset({"incremental"})
 _BLOCK_SIZES: Final = frozenset(1 << shift for shift in range(10, 17))
 _NUMBERS: Final = ("block_size", "inode_count", "inode_size", "hash_version", "encoding", "encoding_flags")
 

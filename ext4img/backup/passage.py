@@ -10,7 +10,8 @@ from ext4img.backup.digest import DigestThread, sha256_hex
 from ext4img.backup.entry import EXT4_VERITY_FL, NO_XATTRS, VERITY, Entry, Segments, show
 from ext4img.backup.info import INFO_LIMIT_BYTES, BackupInfo
 from ext4img.backup.input import Cursor
-from ext4img.backup.manifest import Closing, ManifestLine, ManifestReader, ManifestWriter, elsewhere_of, identity_of
+from ext4img.backup.manifest import ManifestReader, ManifestWriter
+from ext4img.backup.manifest_line import Closing, ManifestLine, elsewhere_of, identity_of
 from ext4img.backup.member import (
     BACKUP_PATH,
     MANIFEST_PATH,
@@ -157,6 +158,7 @@ class Passage:
         self._block_size = info.block_size if info is not None else 0
         self._encdata = info is not None and info.encdata
         self._in_order = info is None
+        self._is_partial = False  # an incremental backup: first names may be elsewhere
         self._seen = ManifestWriter() if expected is None else None
         self._tools = _Tools()
         self._order = TreeOrder()
@@ -180,6 +182,7 @@ class Passage:
         self._note(member)
         self._block_size = info.block_size
         self._encdata = info.encdata
+        self._is_partial = bool(info.requires)
         return info
 
     def members(self, verify: bool) -> Iterator[Member]:
@@ -257,7 +260,8 @@ class Passage:
             raise AlteredArchiveError("it comes after what follows the tree", entry.shown)
         if self._in_order:
             self._order.check(entry.path, entry.type == "dir")
-            self._check_link(entry)
+            if not self._is_partial:
+                self._check_link(entry)
         if entry.type == "file" and entry.context is not None:
             block = self._block_size
             whole = all(offset % block == 0 and length % block == 0 for offset, length in segments)
@@ -286,6 +290,8 @@ class Passage:
         if self._expected is None:
             return
         line = next(self._expected, None)
+        while line is not None and line.reference is not None:
+            line = next(self._expected, None)  # of an incremental backup: not stored here
         if line is None:
             raise AlteredArchiveError("it is not in the manifest", show(member.path))
         member.expected = line
@@ -302,12 +308,14 @@ class Passage:
         if self._attributes is not None:
             raise AlteredArchiveError("attributes without their member before the manifest")
         if self._seen is None:
-            if self._expected is not None and next(self._expected, None) is not None:
+            if self._expected is not None and any(line.reference is None for line in self._expected):
                 raise AlteredArchiveError("members that the manifest has are missing")
             return
         manifest = ManifestReader(self._cursor, header.size, start)
         lines = self._seen.lines()
         for line in manifest:
+            if line.reference is not None:
+                continue
             seen = next(lines, None)
             if seen is None:
                 raise AlteredArchiveError("members that the manifest has are missing")

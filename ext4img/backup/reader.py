@@ -13,7 +13,8 @@ from typing import Self
 
 from ext4img.backup.entry import show
 from ext4img.backup.input import ArchiveInput, ArchiveSource, Cursor
-from ext4img.backup.manifest import Closing, ManifestLine, ManifestReader, find_manifest, tail_bytes
+from ext4img.backup.manifest import ManifestReader, find_manifest, tail_bytes
+from ext4img.backup.manifest_line import Closing, ManifestLine
 from ext4img.backup.member import MANIFEST_PATH, XATTR_DIRECTORY, archive_path
 from ext4img.backup.passage import Member, Passage, check_end
 from ext4img.backup.pax_reader import read_header
@@ -68,7 +69,16 @@ class Archive:
         return self.members()
 
     def members(self, *, verify: bool = False) -> Iterator[Member]:
-        """The members in the archive's order. Bodies not read are skipped, or with `verify` digested."""
+        """The members in the archive's order. Bodies not read are skipped, or with `verify` digested.
+
+        ArchiveError for an incremental archive, which is not all of a backup: see `open_backup`.
+        """
+        if self.info.requires:
+            raise ArchiveError(f"{self.name}: it is an incremental backup, to be read with those that it builds on")
+        return self.stored_members(verify=verify)
+
+    def stored_members(self, *, verify: bool = False) -> Iterator[Member]:
+        """The same of any archive: only what is stored in this one."""
         if self.closing is not None:
             passage = Passage(self.input.cursor(), self.manifest())
             passage.read_info()
@@ -86,6 +96,13 @@ class Archive:
         if self.closing is None or not self.seekable:
             raise ArchiveError(f"{self.name}: a stream has its manifest at its end")
         return iter(self._manifest_reader(self.closing.offset)[0])
+
+    def manifest_place(self) -> tuple[int, int]:
+        """(start, size) of the manifest's lines in the file."""
+        if self.closing is None or not self.seekable:
+            raise ArchiveError(f"{self.name}: a stream has its manifest at its end")
+        reader, cursor = self._manifest_reader(self.closing.offset)
+        return cursor.position, reader.size
 
     def member(self, path: bytes) -> Member:
         """The member of one tree path, found by the manifest. Only on a file; NotFoundError."""

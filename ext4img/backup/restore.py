@@ -27,11 +27,13 @@ def restore(
     overwrite: Overwrite = False,
     resume: bool = False,
     devices: bool = False,
+    bases: Sequence[ArchiveSource] = (),
     progress: Progress | None = None,
 ) -> RestoreReport:
     """Restore a backup into the directory `destination`, which is made if it is not there.
 
     The backup is an archive, a tree that `tar --xattrs` extracted from one, or a directory store.
+    What an incremental archive builds on is looked for among `bases`, then in its own directory.
 
     With `keys` names, targets and contents are decrypted; what no key opens is left out and
     reported, or with missing="ciphertext" restored as it stands in the archive, with the records
@@ -47,7 +49,7 @@ def restore(
     RestoreError where the target fails: no room, no such place. NotFoundError for a path in `only`
     that is not in the backup.
     """
-    opened = archive if isinstance(archive, BackupSource) else open_backup(archive)
+    opened = archive if isinstance(archive, BackupSource) else open_backup(archive, bases)
     try:
         keyring = keyring_for(opened, keys)
         plaintext = Plaintext(keyring, opened.info) if len(keyring) else None

@@ -19,7 +19,14 @@ from ext4img.backup.member import records_of
 from ext4img.backup.passage import CHUNK_BYTES
 from ext4img.backup.plaintext import Plaintext
 from ext4img.backup.staging import Overwrite
-from ext4img.errors import AlteredArchiveError, Ext4Error, NoKeyError, RestoreError, UnsupportedFeatureError
+from ext4img.errors import (
+    AlteredArchiveError,
+    Ext4Error,
+    NoKeyError,
+    RestoreError,
+    UnsafeArchiveError,
+    UnsupportedFeatureError,
+)
 
 if TYPE_CHECKING:
     from ext4img.crypto.codec import ContentsCipher, NamesCipher
@@ -181,8 +188,10 @@ class Restorer:
             self._way.append(_Directory(entry, None))
             return
         parent = entry.parent
-        while self._way[-1].entry.path != parent:
+        while len(self._way) > 1 and self._way[-1].entry.path != parent:
             self._leave()
+        if not self._way or self._way[-1].entry.path != parent:
+            raise UnsafeArchiveError("it is in no directory that came before it", entry.shown)
         try:
             name = self._name(entry)
             if self._chosen is not None and not self._is_chosen(entry, name):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from ext4img.backup.entry import Entry, Segments
@@ -56,15 +56,23 @@ class BackupSource(Protocol):
         """Close what was opened. May be called twice."""
 
 
-def open_backup(source: ArchiveSource) -> BackupSource:
-    """Open whatever kind of backup it is. ArchiveError where it is none."""
+def open_backup(source: ArchiveSource, bases: Sequence[ArchiveSource] = ()) -> BackupSource:
+    """Open whatever kind of backup it is. ArchiveError where it is none.
+
+    What an incremental archive builds on is looked for among `bases`, then in its own directory.
+    """
     if isinstance(source, (str, bytes, os.PathLike)) and _is_directory(os.fsdecode(source)):
         from ext4img.backup.store import Store
         from ext4img.backup.tree import ExtractedTree
 
         path = os.fsdecode(source)
         return Store(path) if Store.is_one(path) else ExtractedTree(path)
-    return Archive(source)
+    archive = Archive(source)
+    if not archive.info.requires:
+        return archive
+    from ext4img.backup.chain import Chain
+
+    return Chain(archive, bases)
 
 
 def _is_directory(path: str) -> bool:

@@ -17,7 +17,7 @@ from typing import BinaryIO, Final, Self
 
 from ext4img.backup.entry import EXT4_VERITY_FL, VERITY, Entry, show
 from ext4img.backup.info import INFO_LIMIT_BYTES, BackupInfo
-from ext4img.backup.manifest import Closing, build_closing, parse_line
+from ext4img.backup.manifest_line import Closing, build_closing, parse_line
 from ext4img.backup.member import archive_path
 from ext4img.backup.order import TreeOrder
 from ext4img.backup.store_line import LINE_LIMIT_BYTES, StoreLine, parse_store_line

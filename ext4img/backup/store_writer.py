@@ -13,7 +13,7 @@ from typing import BinaryIO, Final, Self
 from ext4img.backup.digest import DigestThread
 from ext4img.backup.entry import ROOT, VERITY, Entry
 from ext4img.backup.info import BackupInfo
-from ext4img.backup.manifest import Closing, build_closing
+from ext4img.backup.manifest_line import Closing, ManifestLine, build_closing
 from ext4img.backup.member import archive_path
 from ext4img.backup.order import TreeOrder
 from ext4img.backup.store import INFO, LINES, TREE, VERITY_FOLDER
@@ -85,8 +85,12 @@ class StoreWriter:
         self._incomplete += bool(unreadable)
         self.position += entry.data_bytes
 
-    def finish(self) -> Closing:
-        """Write the last line and give the store its name."""
+    def add_unchanged(self, entry: Entry, line: ManifestLine, archive: int) -> None:
+        """A store has all of its files: what did not change is for those to find that deduplicate."""
+        raise ArchiveError(f"{self._path}: a directory store is not incremental")
+
+    def finish(self, chain: tuple[str, ...] = ()) -> Closing:
+        """Write the last line and give the store its name. `chain` is for archives."""
         closing = Closing(self._members, 0, self._hash.hexdigest(), self._incomplete)
         with self._named():
             self._lines.write(build_closing(closing))

@@ -14,7 +14,7 @@ from typing import Final, Self
 
 from ext4img.backup.entry import VERITY, Entry, Segments, show
 from ext4img.backup.info import INFO_LIMIT_BYTES, BackupInfo
-from ext4img.backup.manifest import ManifestLine
+from ext4img.backup.manifest_line import ManifestLine
 from ext4img.backup.member import CONTROL
 from ext4img.backup.tree_walk import TreeWalk, open_control
 from ext4img.errors import AlteredArchiveError, ArchiveError, NotFoundError

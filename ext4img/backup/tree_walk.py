@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final
 
 from ext4img.backup.entry import EXT4_VERITY_FL, NO_XATTRS, ROOT, VERITY, Entry, Segments, show
-from ext4img.backup.manifest import LINE_LIMIT_BYTES, ManifestLine, parse_line
+from ext4img.backup.manifest_line import LINE_LIMIT_BYTES, ManifestLine, parse_line
 from ext4img.backup.member import (
     CONTROL,
     FILENAME,

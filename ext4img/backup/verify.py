@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from ext4img.backup.input import ArchiveSource
-from ext4img.backup.manifest import Closing, ManifestLine
+from ext4img.backup.manifest_line import Closing, ManifestLine
 from ext4img.backup.passage import Passage
 from ext4img.backup.reader import Archive
 from ext4img.backup.source import BackupSource, open_backup
@@ -45,15 +45,21 @@ class VerifyReport:
             self.problems.append(problem)
 
 
-def verify(archive: ArchiveSource | BackupSource, *, progress: Progress | None = None) -> VerifyReport:
+def verify(
+    archive: ArchiveSource | BackupSource,
+    *,
+    bases: Sequence[ArchiveSource] = (),
+    progress: Progress | None = None,
+) -> VerifyReport:
     """Read a whole backup: framing, order, records, digests, completeness.
 
     In an archive file one damaged member does not keep the others from being looked at, nor do
     damaged bodies in a directory. What is no backup at all, or one without its manifest, is an
     ArchiveError (TruncatedArchiveError) as for every reader. A stream is given up at the first
     thing that is wrong with it. Of an extracted tree only what the manifest can prove is proven.
+    Of an incremental archive all that it takes from earlier ones (see `restore`) is read there.
     """
-    opened = archive if isinstance(archive, BackupSource) else open_backup(archive)
+    opened = archive if isinstance(archive, BackupSource) else open_backup(archive, bases)
     try:
         report = VerifyReport()
         if isinstance(opened, Archive) and opened.seekable:

@@ -12,19 +12,28 @@ from typing import BinaryIO, Final, Self
 from ext4img.backup.digest import DigestThread, sha256_hex
 from ext4img.backup.entry import EXT4_VERITY_FL, VERITY, Entry, Segments, show
 from ext4img.backup.info import BackupInfo
-from ext4img.backup.manifest import (
+from ext4img.backup.manifest import ManifestWriter
+from ext4img.backup.manifest_line import (
     NOTHING_ELSEWHERE,
     Closing,
     Elsewhere,
     Identity,
     ManifestLine,
-    ManifestWriter,
+    Reference,
     elsewhere_of,
     identity_of,
 )
-from ext4img.backup.member import BACKUP_PATH, MANIFEST_PATH, VERITY_DIRECTORY, XATTR_DIRECTORY, header_of
+from ext4img.backup.member import (
+    BACKUP_PATH,
+    MANIFEST_PATH,
+    VERITY_DIRECTORY,
+    XATTR_DIRECTORY,
+    archive_path,
+    header_of,
+)
 from ext4img.backup.order import TreeOrder
 from ext4img.backup.pax import TarHeader, encode, padding
+from ext4img.backup.records import build_filename
 from ext4img.backup.sparse import encode_map
 from ext4img.errors import AlteredArchiveError
 from ext4img.structs.tar import BLOCK_BYTES, REGTYPE
@@ -91,10 +100,23 @@ class ArchiveWriter:
         if entry.flags & EXT4_VERITY_FL and entry.type == "file" and not entry.is_link:
             self._verity.add(entry.inode)
 
-    def finish(self) -> Closing:
-        """Write the manifest and the end; the archive is complete after this."""
+    def add_unchanged(self, entry: Entry, line: ManifestLine, archive: int) -> None:
+        """Note a file whose member is in an earlier archive, where the manifest has `line` of it."""
+        self._order.check(entry.path, is_directory=False)
+        reference = Reference(archive, line.path if line.reference is None else line.reference.path, entry.atime_ns)
+        filename = build_filename(entry.stored_name) if entry.stored_name is not None else None
+        path = archive_path(entry.path)
+        self._manifest.add(line._replace(path=path, filename=filename, name_hash=entry.name_hash, reference=reference))
+        if entry.flags & EXT4_VERITY_FL:
+            self._verity.add(entry.inode)
+
+    def finish(self, chain: tuple[str, ...] = ()) -> Closing:
+        """Write the manifest and the end; the archive is complete after this.
+
+        `chain` are the archives that an incremental one builds on, by the SHA-256 of their manifests.
+        """
         start = self.position
-        closing = self._manifest.finish(start)
+        closing = self._manifest.finish(start, chain)
         size = self._manifest.size
         self._write(encode(TarHeader(MANIFEST_PATH, REGTYPE, CONTROL_MODE, size=size)))
         for chunk in self._manifest.chunks():

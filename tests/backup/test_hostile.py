@@ -18,7 +18,7 @@ import pytest
 
 from ext4img.backup import Archive, restore, verify
 from ext4img.backup.info import BackupInfo
-from ext4img.backup.manifest import Identity
+from ext4img.backup.manifest_line import Identity
 from ext4img.backup.member import MANIFEST_PATH
 from ext4img.backup.pax import TarHeader
 from ext4img.backup.records import build_filename, build_metadata

@@ -1,0 +1,213 @@
+"""The lines of an archive's manifest: what each says of a member, built and parsed.
+
+docs/archive-format.md lists the keys.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from json.encoder import encode_basestring_ascii
+from typing import Any, Final, NamedTuple
+
+from ext4img.backup.entry import Entry, Segments, show
+from ext4img.backup.records import build_filename
+from ext4img.errors import AlteredArchiveError
+from ext4img.structs.fscrypt import FSCRYPT_SYMLINK_DATA
+
+LINE_LIMIT_BYTES: Final = 2 << 20
+_TARGET_SHOWN_WHOLE: Final = FSCRYPT_SYMLINK_DATA.size + 149  # the shown form of longer ones has a digest in it
+_NO_BODY: Final = hashlib.sha256(b"").hexdigest()
+
+
+class Identity(NamedTuple):
+    """What tells an inode from a later state of itself, for incremental backups."""
+
+    generation: int = 0
+    size: int = 0
+    ctime_ns: int = 0
+    version: int = 0
+
+
+def identity_of(entry: Entry) -> Identity:
+    """The identity of an entry's inode; a size only where it is a file's, on its first name."""
+    size = entry.size if entry.type == "file" and not entry.is_link else 0
+    return Identity(entry.generation, size, entry.ctime_ns, entry.version)
+
+
+class Elsewhere(NamedTuple):
+    """What the manifest has of an entry besides, because an extracted tree may not; see `ManifestLine`."""
+
+    filename: bytes | None = None
+    name_hash: bytes | None = None
+    symlink: bytes | None = None
+
+
+NOTHING_ELSEWHERE: Final = Elsewhere()
+
+
+def elsewhere_of(entry: Entry) -> Elsewhere:
+    """What the manifest has to have of an entry."""
+    if entry.is_link and entry.stored_name is not None:
+        return Elsewhere(build_filename(entry.stored_name), entry.name_hash)
+    if entry.stored_target is not None and len(entry.stored_target) > _TARGET_SHOWN_WHOLE:
+        return Elsewhere(symlink=entry.stored_target)
+    return NOTHING_ELSEWHERE
+
+
+class Reference(NamedTuple):
+    """Of an unchanged file in an incremental backup: where its member is.
+
+    `archive` counts the closing line's `chain`, `path` is the member's name there. The time of the
+    last access is this backup's: it changes alone.
+    """
+
+    archive: int
+    path: bytes
+    atime_ns: int
+
+
+class ManifestLine(NamedTuple):
+    """One member. Sizes and offsets in bytes; digests are SHA-256 in hex.
+
+    `offset` is where its headers start, `head` their digest; `data` is where its stored data
+    starts, sparse map included, `size` and `sha256` are theirs. `unreadable` are (offset, length) of the file
+    that the source did not give and that hold zeros.
+
+    The rest is for trees that a stock tool extracted, where it may have no place else: `filename`
+    and `name_hash`, record and casefold hash of an encrypted hard link's name; `symlink`, the
+    stored target of an encrypted symlink that cannot be told from the target that is shown.
+    """
+
+    path: bytes
+    inode: int
+    size: int
+    sha256: str
+    head: str
+    offset: int
+    data: int
+    identity: Identity | None = None
+    filename: bytes | None = None
+    name_hash: bytes | None = None
+    symlink: bytes | None = None
+    unreadable: Segments = ()
+    reference: Reference | None = None
+
+
+class Closing(NamedTuple):
+    """The manifest's last line. `chain` are those of the archives that an incremental one builds on."""
+
+    members: int
+    offset: int
+    sha256: str
+    incomplete: int
+    chain: tuple[str, ...] = ()
+
+
+def build_line(line: ManifestLine) -> bytes:
+    """The line's bytes, newline included."""
+    try:
+        path = f'"path":{encode_basestring_ascii(line.path.decode())}'
+    except UnicodeDecodeError:
+        path = f'"path_base64":"{base64.b64encode(line.path).decode()}"'
+    text = (
+        f'{{{path},"inode":{line.inode},"offset":{line.offset},"head":"{line.head}"'
+        f',"data":{line.data},"size":{line.size},"sha256":"{line.sha256}"'
+    )
+    if line.identity is not None:
+        generation, size, ctime_ns, version = line.identity
+        text += f',"generation":{generation},"i_size":{size},"ctime_ns":{ctime_ns},"version":{version}'
+    if line.filename is not None:
+        text += f',"filename":"{base64.b64encode(line.filename).decode()}"'
+    if line.name_hash is not None:
+        text += f',"hash":"{line.name_hash.hex()}"'
+    if line.symlink is not None:
+        text += f',"symlink":"{base64.b64encode(line.symlink).decode()}"'
+    if line.unreadable:
+        text += f',"unreadable":{json.dumps(line.unreadable, separators=(",", ":"))}'
+    if line.reference is not None:
+        archive, base, atime_ns = line.reference
+        text += f',"in":{archive},"base":"{base64.b64encode(base).decode()}","atime_ns":{atime_ns}'
+    return text.encode() + b"}\n"
+
+
+def parse_line(raw: bytes) -> ManifestLine | Closing:
+    """A line back. AlteredArchiveError where it is not one."""
+    try:
+        found = json.loads(raw)
+        if not isinstance(found, dict):
+            raise TypeError("no object")
+        if "members" in found:
+            chain = tuple(map(str, found.get("chain", ())))
+            return Closing(
+                _whole(found, "members"),
+                _whole(found, "offset"),
+                _digest(found, "sha256"),
+                _whole(found, "incomplete"),
+                chain,
+            )
+        path = found["path"].encode() if "path" in found else base64.b64decode(found["path_base64"], validate=True)
+        identity = None
+        if "ctime_ns" in found:
+            identity = Identity(
+                _whole(found, "generation"),
+                _whole(found, "i_size"),
+                _integer(found, "ctime_ns"),
+                _whole(found, "version"),
+            )
+        filename = base64.b64decode(found["filename"], validate=True) if "filename" in found else None
+        name_hash = bytes.fromhex(found["hash"]) if "hash" in found else None
+        symlink = base64.b64decode(found["symlink"], validate=True) if "symlink" in found else None
+        unreadable = tuple((int(offset), int(length)) for offset, length in found.get("unreadable", ()))
+        reference = None
+        if "in" in found:
+            base = base64.b64decode(found["base"], validate=True)
+            reference = Reference(_whole(found, "in"), base, _integer(found, "atime_ns"))
+        return ManifestLine(
+            path,
+            _whole(found, "inode"),
+            _whole(found, "size"),
+            _digest(found, "sha256"),
+            _digest(found, "head"),
+            _whole(found, "offset"),
+            _whole(found, "data"),
+            identity,
+            filename,
+            name_hash,
+            symlink,
+            unreadable,
+            reference,
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error) as error:
+        raise AlteredArchiveError(f"the manifest has a line that is none: {show(raw[:60])!r} ({error})") from error
+
+
+def build_closing(closing: Closing) -> bytes:
+    """The closing line's bytes."""
+    found = closing._asdict()
+    if not closing.chain:
+        del found["chain"]
+    return (json.dumps(found, separators=(",", ":")) + "\n").encode()
+
+
+def _whole(found: dict[str, Any], key: str) -> int:
+    value = _integer(found, key)
+    if not 0 <= value < 1 << 64:
+        raise ValueError(f"{key} is {value}")
+    return value
+
+
+def _integer(found: dict[str, Any], key: str) -> int:
+    value = found[key]
+    if type(value) is not int:
+        raise TypeError(f"{key} is no integer")
+    return value
+
+
+def _digest(found: dict[str, Any], key: str) -> str:
+    value = found[key]
+    if type(value) is not str or len(value) != len(_NO_BODY):
+        raise TypeError(f"{key} is no SHA-256")
+    return value
