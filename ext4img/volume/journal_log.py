@@ -12,11 +12,15 @@ from typing import Any, NamedTuple
 from ext4img.errors import ChecksumError, CorruptionError, Ext4Error, SourceError
 from ext4img.structs.journal import (
     COMMIT_HEADER,
+    JBD2_COMMIT_BLOCK,
     JBD2_CRC32_CHKSUM,
     JBD2_CRC32_CHKSUM_SIZE,
+    JBD2_DESCRIPTOR_BLOCK,
     JBD2_FLAG_LAST_TAG,
     JBD2_FLAG_SAME_UUID,
     JBD2_JOURNAL_BLOCK_TAIL,
+    JBD2_MAGIC_NUMBER,
+    JBD2_REVOKE_BLOCK,
     JBD2_UUID_SIZE,
     JOURNAL_BLOCK_TAG,
     JOURNAL_BLOCK_TAG3,
@@ -154,6 +158,22 @@ class JournalLog:
         else:
             return None
         return self._mismatch(f"transaction {header.h_sequence}", stored, computed, index, COMMIT_HEADER.name)
+
+    def fits_as(self, block: bytes, sequence: int) -> bool:
+        """Whether a block's checksum would fit if only its header said what is due."""
+        if not self.verifies:
+            return False
+        for kind in (JBD2_DESCRIPTOR_BLOCK, JBD2_REVOKE_BLOCK, JBD2_COMMIT_BLOCK):
+            due = JOURNAL_HEADER.pack((JBD2_MAGIC_NUMBER, kind, sequence)) + block[JOURNAL_HEADER.size :]
+            if kind == JBD2_COMMIT_BLOCK:
+                stored = COMMIT_HEADER.unpack(due).h_chksum_0
+                computed = journal_checksum.commit(self._seed, due)
+            else:
+                stored = JBD2_JOURNAL_BLOCK_TAIL.unpack_tuple(due, self.used_end)[0]
+                computed = journal_checksum.descriptor_or_revoke(self._seed, due)
+            if stored == computed:
+                return True
+        return False
 
     def check_logged(self, block: bytes, tag: Tag, sequence: int) -> int | None:
         """The checksum that a logged block has, where its tag says another."""

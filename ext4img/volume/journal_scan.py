@@ -84,6 +84,7 @@ class _Scan:
                 return
             magic, kind, sequence = JOURNAL_HEADER.unpack_tuple(block, 0)
             if magic != JBD2_MAGIC_NUMBER or sequence != self.sequence:
+                self.header(block, at)
                 return
             here, at = at, superblock.ring(at + 1)
             left -= 1
@@ -94,12 +95,21 @@ class _Scan:
             elif kind == JBD2_REVOKE_BLOCK:
                 self.doubted = self.log.check_tail(block, here) or self.doubted
                 self.revokes.append(here)
-            elif kind != JBD2_COMMIT_BLOCK or not self.commit(block, here):
+            elif kind != JBD2_COMMIT_BLOCK:
+                self.header(block, here)
+                return
+            elif not self.commit(block, here):
                 return
             if left < 0:
                 reason = "the log has no end: it runs into its own beginning"
                 self.log.damaged(CorruptionError(reason, self.log.journal.place(here)))
                 return
+
+    def header(self, block: bytes, index: int) -> None:
+        """The log ends here for the kernel. Where only a header is damaged, checksums tell."""
+        if self.log.fits_as(block, self.sequence):
+            reason = f"the log goes on behind a block with a damaged header (transaction {self.sequence})"
+            self.log.damaged(CorruptionError(reason, self.log.journal.place(index, JOURNAL_HEADER.name)))
 
     def descriptor(self, block: bytes, index: int, left: int) -> int:
         """Take a descriptor block in; how many logged blocks follow it."""

@@ -367,8 +367,7 @@ class _Finder:
         def seal(image: bytearray) -> None:
             image[at : at + 4] = journal_checksum.commit(seed, bytes(image[offset:end])).to_bytes(4, "big")
 
-        # Magic, type and sequence say where the log ends: wrong ones end it, for the kernel too.
-        covered = ((offset + JOURNAL_HEADER.size, end),) if summed else ()
+        covered = ((offset, end),) if summed else ()
         fields = tuple(_fields_of(COMMIT_HEADER, offset))
         return Site("journal commit", offset, self.size, fields, covered, seal if summed else None)
 
@@ -387,6 +386,6 @@ class _Finder:
             computed = journal_checksum.descriptor_or_revoke(seed, bytes(image[offset:end]))
             image[tail:end] = computed.to_bytes(4, "big")
 
-        covered = ((offset + JOURNAL_HEADER.size, end),) if summed else ()
+        covered = ((offset, end),) if summed else ()
         name = "journal revoke" if is_revoke else "journal descriptor"
         return Site(name, offset, self.size, tuple(fields), covered, seal if summed else None)
