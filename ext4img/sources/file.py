@@ -35,9 +35,10 @@ class FileSource(Source):
             raise
 
     def read_at(self, offset: int, length: int) -> bytes:
-        self._check(offset, length)
+        if offset < 0 or length < 0 or offset + length > self.size:
+            self._check(offset, length)
         try:
-            data = os.pread(self._descriptor, min(length, _MOST_PER_READ), offset)
+            data = os.pread(self._descriptor, length if length < _MOST_PER_READ else _MOST_PER_READ, offset)
         except OSError as error:
             raise self._failed(error, offset) from error
         if len(data) == length:
@@ -48,8 +49,18 @@ class FileSource(Source):
         return bytes(whole)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        self._check(offset, len(buffer))
-        self._fill(offset, buffer, 0)
+        length = len(buffer)
+        if offset < 0 or offset + length > self.size:
+            self._check(offset, length)
+        if length > _MOST_PER_READ:
+            self._fill(offset, buffer, 0)
+            return
+        try:
+            got = os.preadv(self._descriptor, (buffer,), offset)
+        except OSError as error:
+            raise self._failed(error, offset) from error
+        if got != length:
+            self._fill(offset, buffer, got)
 
     def _fill(self, offset: int, buffer: memoryview, done: int) -> None:
         while done < len(buffer):

@@ -26,7 +26,6 @@ class File(io.RawIOBase):
     """
 
     def __init__(self, contents: Contents, name: str, cipher: ContentsCipher | None = None) -> None:
-        super().__init__()
         self._contents = contents
         self._cipher = cipher
         self._position = 0
@@ -34,6 +33,9 @@ class File(io.RawIOBase):
         self._kept_at = -1
         self.name = name
         self.size = contents.size
+
+    def __del__(self) -> None:
+        """Nothing: io's own would close it, which costs more than reading a small file."""
 
     def __repr__(self) -> str:
         return f"<ext4img.File {self.name!r}, {self.size} bytes>"
@@ -60,7 +62,8 @@ class File(io.RawIOBase):
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         """Fill the buffer from the position on; how many bytes it was."""
-        got = self.pread_into(self._position, memoryview(buffer).cast("B"))
+        view = memoryview(buffer)
+        got = self.pread_into(self._position, view if view.format == "B" and view.ndim == 1 else view.cast("B"))
         self._position += got
         return got
 
@@ -88,26 +91,32 @@ class File(io.RawIOBase):
         LimitError for more at once than the whole volume holds: most of it is a hole, and i_size
         may be any number. `segments` tells what is worth reading.
         """
-        self._check_open()
-        length = min(length, max(self.size - offset, 0))
+        if self.closed:
+            self._check_open()
+        if offset < 0:
+            raise ValueError(f"negative offset {offset}")
+        length = min(length, self.size - offset)
         if length <= 0:
             return b""
         if length > max(self._contents.volume_size, _AT_ONCE_BYTES):
             raise LimitError(f"{self.name}: {length} bytes at once, nearly all of them a hole: read it in pieces")
+        if self._cipher is None:
+            return self._contents.read(offset, length)
         data = bytearray(length)
         self.pread_into(offset, memoryview(data))
         return bytes(data)
 
     def pread_into(self, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` from byte `offset` on; how many bytes it was. The position stays."""
-        self._check_open()
+        if self.closed:
+            self._check_open()
         if offset < 0:
             raise ValueError(f"negative offset {offset}")
-        length = min(len(buffer), max(self.size - offset, 0))
+        length = min(len(buffer), self.size - offset)
         if length <= 0:
             return 0
         if self._cipher is None:
-            return self._contents.read_into(offset, buffer[:length])
+            return self._contents.read_into(offset, buffer)
         unit = self._cipher.data_unit_size
         if offset % unit == 0 and length % unit == 0:
             self._decrypt_into(offset, buffer[:length])

@@ -51,6 +51,10 @@ class Inode(stored.Inode):
         """
         return self._view.open_inode(self)
 
+    def read_bytes(self) -> bytes:
+        """The whole contents of a regular file at once; errors as `open`."""
+        return self._view.read_inode(self)
+
     def open_ciphertext(self) -> File:
         """The contents as stored, up to i_size rounded up to the block; no key is asked for."""
         return self._view.open_ciphertext(self)

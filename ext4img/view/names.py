@@ -23,12 +23,13 @@ from ext4img.structs.inode import (
 from ext4img.volume.directory import DirEntry
 from ext4img.volume.features import Compat
 from ext4img.volume.inode import Inode
+from ext4img.volume.listing import Listing
 from ext4img.volume.problems import Problems
 from ext4img.volume.volume import Volume
 
 # The upper four bits of a mode that says what kind of file it is.
 IN_USE = frozenset(kind >> 12 for kind in (S_IFREG, S_IFDIR, S_IFLNK, S_IFCHR, S_IFBLK, S_IFIFO, S_IFSOCK))
-_IMPOSSIBLE = frozenset(("", ".", ".."))
+_IMPOSSIBLE = frozenset((b"", b".", b".."))
 
 
 class NamedEntry(NamedTuple):
@@ -46,23 +47,30 @@ def not_in_use(text: str, directory: int, inode: Inode) -> CorruptionError:
 
 
 def shown_names(
-    names: list[bytes], entries: list[DirEntry], directory: int, problems: Problems
-) -> tuple[list[str], list[DirEntry]]:
-    """The names as str (utf-8, surrogateescape), without those that no kernel lets through."""
-    # One decode and three searches for a whole directory; no name holds a "/".
-    joined = b"/".join(names)
-    texts = joined.decode("utf-8", "surrogateescape").split("/") if names else []
-    if len(texts) == len(names) and b"\0" not in joined and not _IMPOSSIBLE.intersection(texts):
-        return texts, entries
-    sound_texts, sound = [], []
-    for name, entry in zip(names, entries, strict=True):
-        if not name or b"/" in name or b"\0" in name or name in (b".", b".."):
+    names: list[bytes], listing: Listing, directory: int, problems: Problems, prefix: str = ""
+) -> tuple[list[str], Listing]:
+    """The names as str (utf-8, surrogateescape), without those that no kernel lets through.
+
+    Each is put after `prefix`, which is empty or ends with "/".
+    """
+    if not names:
+        return [], listing
+    # One decode and three searches for a whole directory; no name holds a NUL.
+    before = prefix.encode("utf-8", "surrogateescape")
+    joined = (b"\0" + before).join(names)
+    texts = (prefix + joined.decode("utf-8", "surrogateescape")).split("\0")
+    slashes = (len(names) - 1) * before.count(b"/")
+    if len(texts) == len(names) and joined.count(b"/") == slashes and not _IMPOSSIBLE.intersection(names):
+        return texts, listing
+    sound = []
+    for position, name in enumerate(names):
+        if name in _IMPOSSIBLE or b"/" in name or b"\0" in name:
             place = Place(inode=directory, record="ext4_dir_entry_2")
             problems.found(CorruptionError(f"directory entry has the impossible name {name!r}", place))
         else:
-            sound_texts.append(name.decode("utf-8", "surrogateescape"))
-            sound.append(entry)
-    return sound_texts, sound
+            sound.append(position)
+    texts = [prefix + names[position].decode("utf-8", "surrogateescape") for position in sound]
+    return texts, listing.only(sound)
 
 
 def nokey_hashes(volume: Volume, directory: Inode, entries: Iterable[DirEntry]) -> list[tuple[int, int]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 from ext4img.errors import NotDirectoryError, NotFoundError, PathError
 from ext4img.view.file import File
 from ext4img.volume.directory import DirEntry
+from ext4img.volume.listing import Row
 
 if TYPE_CHECKING:
     from ext4img.view.inode import Inode
@@ -52,11 +53,11 @@ class Ext4Path:
         self._view = view
         self._text = "/" + "/".join(parts)
         self._inode: Inode | None = None
-        self._entry: DirEntry | None = None
+        self._entry: Row | None = None
         self._directory = 0
 
     @classmethod
-    def known(cls, view: View, text: str, entry: DirEntry, inode: Inode | None, directory: int) -> Ext4Path:
+    def known(cls, view: View, text: str, entry: Row, inode: Inode | None, directory: int) -> Ext4Path:
         """The path of a directory entry that has been found already (walk, iterdir)."""
         path = object.__new__(cls)
         path._view = view
@@ -170,7 +171,8 @@ class Ext4Path:
     def entry(self) -> DirEntry | None:
         """The directory entry as stored on disk; None for the root."""
         self._find()
-        return self._entry
+        entry = self._entry
+        return None if entry is None else DirEntry._make(entry)
 
     @property
     def directory(self) -> int:
@@ -350,8 +352,7 @@ class Ext4Path:
 
     def read_bytes(self) -> bytes:
         """The whole contents."""
-        with self.open("rb") as file:
-            return file.read()
+        return self._view.read_inode(self._target(), self._text)
 
     def read_text(self, encoding: str | None = None, errors: str | None = None) -> str:
         """The whole contents as text, utf-8 by default."""

@@ -54,9 +54,7 @@ def policies_in_use(volume: Volume) -> dict[Policy, PolicyUse]:
     used: dict[Policy, PolicyUse] = {}
     if Incompat.ENCRYPT not in volume.features:
         return used
-    for inode in volume.inodes.scan():
-        if not inode.flags & EXT4_ENCRYPT_FL:
-            continue
+    for inode in volume.inodes.scan(EXT4_ENCRYPT_FL):
         place = Place(inode=inode.number, record="fscrypt_context")
         try:
             xattrs = volume.raw_xattrs(inode)

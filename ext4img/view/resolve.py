@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ext4img.errors import NotDirectoryError, NotFoundError, SymlinkLoopError
+from ext4img.structs.inode import EXT4_ROOT_INO
 from ext4img.view.inode import Inode
 from ext4img.view.names import IN_USE, not_in_use
 from ext4img.view.policies import note_foreign
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ext4img.view.view import View
 
 MOST_SYMLINKS = 40
+MOST_DIRECTORIES = 4096  # that are kept; 4 MiB
 Found = tuple[Inode, DirEntry | None, int]
 
 
@@ -25,11 +27,12 @@ class Resolver:
 
     def __init__(self, view: View) -> None:
         self._view = view
+        self._directories: dict[int, Inode] = {}  # those on the way, as most paths begin alike
 
     def resolve(self, path: str, follow: bool) -> Found:
         """(inode, its entry or None for the root, the directory's inode number)."""
         view = self._view
-        root: Found = (view.root(), None, 0)
+        root: Found = (self._inode(EXT4_ROOT_INO), None, 0)
         trail: list[Found] = [root]
         # Components still to go, the next one last.
         todo = _components(path.encode("utf-8", "surrogateescape"))
@@ -48,7 +51,7 @@ class Resolver:
             entry = view.lookup(inode, name)
             if entry is None:
                 raise NotFoundError.at(path)
-            child = view.inode(entry.inode)
+            child = self._inode(entry.inode)
             if not child.links or child.mode >> 12 not in IN_USE:
                 view.problems.found(not_in_use(path, inode.number, child))
                 raise NotFoundError.at(path, f"Inode {child.number} is not in use")
@@ -68,6 +71,17 @@ class Resolver:
                 continue
             trail.append((child, entry, inode.number))
         return trail[-1]
+
+    def _inode(self, number: int) -> Inode:
+        kept = self._directories.get(number)
+        if kept is not None:
+            return kept
+        inode = self._view.inode(number)
+        if inode.is_dir:
+            if len(self._directories) >= MOST_DIRECTORIES:
+                self._directories.clear()
+            self._directories[number] = inode
+        return inode
 
 
 def _components(path: bytes) -> list[bytes]:

@@ -38,6 +38,7 @@ from ext4img.view.walk import paths, walk
 from ext4img.volume import inode as stored
 from ext4img.volume.directory import DirEntry
 from ext4img.volume.features import Features
+from ext4img.volume.listing import Listing
 from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock
 from ext4img.volume.volume import Volume
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from ext4img.view.unlock import Unlocker
     from ext4img.view.verity import Verity
 
+_SMALL_FILE_BYTES = 1 << 20
 _MOST_CONTEXTS = 4096  # of directories, that are kept
 
 
@@ -277,21 +279,26 @@ class View:
 
         Names that no kernel lets through (with "/" or NUL, "." and "..") are left out and reported.
         """
+        texts, listing = self.listing(directory)
+        return texts, listing.entries()
+
+    def listing(self, directory: stored.Inode, prefix: str = "") -> tuple[list[str], Listing]:
+        """The same, each name after `prefix` (empty, or with "/" at its end), and entries as columns."""
         volume = self.volume
-        entries = volume.directory(directory)
+        listing = volume.listing(directory)
+        names = listing.names
         if directory.is_encrypted:
             cipher = self._names_cipher(directory)
             if cipher is None:
-                names, entries = nokey_names(volume, directory, entries)
+                names, entries = nokey_names(volume, directory, listing.entries())
+                listing = Listing(entries)
             else:
-                names, entries = self._decrypted(directory, entries, cipher)
-        else:
-            names = [entry.name for entry in entries]
+                names, listing = self._decrypted(directory, listing, cipher)
         if directory.flags & EXT4_CASEFOLD_FL and volume.superblock.encoding_flags:
             from ext4img.view.casefold import note_invalid
 
             note_invalid(names, directory.number, volume.superblock, volume.problems)
-        return shown_names(names, entries, directory.number, volume.problems)
+        return shown_names(names, listing, directory.number, volume.problems, prefix)
 
     def lookup(self, directory: stored.Inode, name: bytes) -> DirEntry | None:
         """The entry that is shown under `name`, or None. Through the index where there is one."""
@@ -328,17 +335,17 @@ class View:
         return next((entry for entry in candidates if wanted.matches(entry.name)), None)
 
     def _decrypted(
-        self, directory: stored.Inode, entries: list[DirEntry], cipher: NamesCipher
-    ) -> tuple[list[bytes], list[DirEntry]]:
-        sound = []
-        for entry in entries:
-            if len(entry.name) < MIN_STORED_NAME:
-                place = Place(inode=directory.number, record="ext4_dir_entry_2", field="name_len")
-                reason = f"encrypted name of {len(entry.name)} bytes, the shortest possible has {MIN_STORED_NAME}"
-                self.problems.found(CorruptionError(reason, place))
-            else:
-                sound.append(entry)
-        return cipher.decrypt([entry.name for entry in sound]), sound
+        self, directory: stored.Inode, listing: Listing, cipher: NamesCipher
+    ) -> tuple[list[bytes], Listing]:
+        short = [at for at, name in enumerate(listing.names) if len(name) < MIN_STORED_NAME]
+        for at in short:
+            place = Place(inode=directory.number, record="ext4_dir_entry_2", field="name_len")
+            size = len(listing.names[at])
+            reason = f"encrypted name of {size} bytes, the shortest possible has {MIN_STORED_NAME}"
+            self.problems.found(CorruptionError(reason, place))
+        if short:
+            listing = listing.only(sorted(set(range(len(listing))).difference(short)))
+        return cipher.decrypt(listing.names), listing
 
     def _names_cipher(self, inode: stored.Inode) -> NamesCipher | None:
         context = self.encryption(inode)
@@ -365,6 +372,13 @@ class View:
         if contents.inline is not None:
             raise CorruptionError("encrypted file with inline data", Place(inode=inode.number))
         return File(contents, name, cipher)
+
+    def read_inode(self, inode: stored.Inode, path: str | None = None) -> bytes:
+        """The whole contents of a regular file; see `Inode.open` and `open_inode`."""
+        if inode.size <= _SMALL_FILE_BYTES and inode.is_file and not inode.is_encrypted:
+            return self.volume.contents(inode).read(0, inode.size)  # most files, for which a File is dear
+        with self.open_inode(inode, path) as file:
+            return file.read()
 
     def open_ciphertext(self, inode: stored.Inode, path: str | None = None) -> File:
         """The contents as stored; see `Inode.open_ciphertext`."""

@@ -3,42 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from ext4img.errors import CorruptionError, NotFoundError, Place, SourceError
-from ext4img.structs.directory import EXT4_FT_DIR, EXT4_FT_UNKNOWN
-from ext4img.view.inode import Inode, bind
+from ext4img.structs.inode import S_IFDIR
+from ext4img.view.inode import Inode
 from ext4img.view.names import IN_USE, not_in_use
 from ext4img.view.path import Ext4Path
 from ext4img.view.policies import note_foreign
 from ext4img.volume import inode as stored
-from ext4img.volume.directory import DirEntry
+from ext4img.volume.inode_rows import Row
+from ext4img.volume.listing import Listing
 
 if TYPE_CHECKING:
     from ext4img.view.view import View
 
 
-Walked = tuple[Ext4Path, Inode]
+_NUMBERS_AT_ONCE = 1024  # inodes asked for together: what is held of a directory of any size
+_DIRECTORY = S_IFDIR >> 12
+_MODE, _LINKS = Inode._fields.index("mode"), Inode._fields.index("links")
 
 
-def walk(view: View, top: Ext4Path) -> Iterator[Walked]:
+def walk(view: View, top: Ext4Path) -> Iterator[tuple[Ext4Path, Inode]]:
     """See `View.walk`. No recursion: depth is bounded by the number of directories only."""
     first = top.inode
     yield top, first
     if not first.is_dir:
         return
+    table = view.volume.inodes
+    known = Ext4Path.known
+    new = tuple.__new__
+    behind = (view,)
     met = {first.number}
     # Directories whose children are still to come; a list's iterator is where to go on in it.
-    stack = [_children(view, top.prefix, first)]
+    stack = [_Level(view, first, top.prefix)]
     while stack:
-        for found in stack[-1]:
-            yield found
-            path, inode = found
-            if inode.is_dir and _is_new(view, inode.number, str(path), met):
-                stack.append(_children(view, path.prefix, inode))
+        level = stack[-1]
+        number, policy = level.number, level.policy
+        for text, entry, fields in level.children:
+            if fields is None:
+                try:
+                    fields = table[entry[1]]  # noqa: PLW2901 - the same, or why it cannot be had
+                except (CorruptionError, SourceError, NotFoundError) as error:
+                    _report(view, error, entry[1])
+                    continue
+            inode = new(Inode, fields + behind)  # `bind`, without its call
+            kind = fields[_MODE] >> 12
+            if not fields[_LINKS] or kind not in IN_USE:
+                _report(view, not_in_use(text, number, inode), inode.number)
+                continue
+            if policy is not None:
+                note_foreign(view.volume, level.directory, policy, inode)
+            yield known(view, text, entry, inode, number), inode
+            if kind == _DIRECTORY and _is_new(view, inode.number, text, met):
+                stack.append(_Level(view, inode, text + "/"))
                 break
         else:
             stack.pop()
+
+
+class _Level:
+    """A directory on the way down: (path, entry, fields of the inode or None) of what is in it."""
+
+    __slots__ = ("children", "directory", "number", "policy")
+
+    def __init__(self, view: View, directory: Inode, prefix: str) -> None:
+        self.directory = directory
+        self.number = directory.number
+        self.policy = view.policy_of(directory)
+        texts, listing = _listing(view, prefix, directory)
+        self.children = zip(texts, listing.rows(), _rows(view, listing.inodes), strict=True)
+
+
+def _rows(view: View, numbers: list[int]) -> Iterator[Row | None]:
+    rows = view.volume.inodes.rows
+    if len(numbers) <= _NUMBERS_AT_ONCE:
+        return iter(rows(numbers))
+    pieces = (numbers[start : start + _NUMBERS_AT_ONCE] for start in range(0, len(numbers), _NUMBERS_AT_ONCE))
+    return chain.from_iterable(map(rows, pieces))
 
 
 def paths(view: View, top: Ext4Path) -> Iterator[str]:
@@ -48,18 +91,40 @@ def paths(view: View, top: Ext4Path) -> Iterator[str]:
     if not first.is_dir:
         return
     met = {first.number}
-    stack = [_named(view, top.prefix, first)]
+    stack = [_Names(view, first, top.prefix)]
     while stack:
-        for text, entry in stack[-1]:
-            yield text
-            # Type 0 is "unknown": the inode has to tell.
-            if entry.file_type in (EXT4_FT_DIR, EXT4_FT_UNKNOWN):
-                inode = _inode(view, entry.inode)
-                if inode is not None and inode.is_dir and _is_new(view, inode.number, text, met):
-                    stack.append(_named(view, text + "/", inode))
-                    break
+        level = stack[-1]
+        texts = level.texts
+        for at in level.branches:
+            yield from texts[level.done : at + 1]
+            level.done = at + 1
+            inode = _inode(view, level.inodes[at])
+            if inode is not None and inode.is_dir and _is_new(view, inode.number, texts[at], met):
+                stack.append(_Names(view, inode, texts[at] + "/"))
+                break
         else:
+            yield from texts[level.done :]
             stack.pop()
+
+
+class _Names:
+    """A directory on the way down: paths of what is in it, how many are done, and where directories may be."""
+
+    __slots__ = ("branches", "done", "inodes", "texts")
+
+    def __init__(self, view: View, directory: stored.Inode, prefix: str) -> None:
+        self.texts, listing = _listing(view, prefix, directory)
+        self.inodes = listing.inodes
+        self.branches = iter(listing.branches())
+        self.done = 0
+
+
+def _listing(view: View, prefix: str, directory: stored.Inode) -> tuple[list[str], Listing]:
+    try:
+        return view.listing(directory, prefix)
+    except (CorruptionError, SourceError) as error:
+        _report(view, error, directory.number)
+        return [], Listing()
 
 
 def _is_new(view: View, number: int, text: str, met: set[int]) -> bool:
@@ -68,34 +133,6 @@ def _is_new(view: View, number: int, text: str, met: set[int]) -> bool:
         return False
     met.add(number)
     return True
-
-
-def _named(view: View, prefix: str, directory: stored.Inode) -> Iterator[tuple[str, DirEntry]]:
-    try:
-        texts, entries = view.children(directory)
-    except (CorruptionError, SourceError) as error:
-        _report(view, error, directory.number)
-        return iter(())
-    return zip([prefix + text for text in texts], entries, strict=True)
-
-
-def _children(view: View, prefix: str, directory: Inode) -> Iterator[Walked]:
-    table = view.volume.inodes
-    known = Ext4Path.known
-    number = directory.number
-    policy = view.policy_of(directory)
-    for text, entry in _named(view, prefix, directory):
-        try:
-            inode = bind(table[entry.inode], view)
-        except (CorruptionError, SourceError, NotFoundError) as error:
-            _report(view, error, entry.inode)
-            continue
-        if not inode.links or inode.mode >> 12 not in IN_USE:
-            _report(view, not_in_use(text, number, inode), entry.inode)
-            continue
-        if policy is not None:
-            note_foreign(view.volume, directory, policy, inode)
-        yield known(view, text, entry, inode, number), inode
 
 
 def _inode(view: View, number: int) -> stored.Inode | None:

@@ -28,6 +28,7 @@ class BlockReader:
         self._source = source
         self.block_size = block_size
         self.block_count = block_count
+        self._end = block_size * block_count
         self.overlay: Mapping[int, bytes] = {} if overlay is None else overlay  # a draft may fill up later
         self._window_blocks = max(WINDOW_BYTES // block_size, 1)
         self._most_windows = max(CACHE_BYTES // (self._window_blocks * block_size), 4)
@@ -69,31 +70,38 @@ class BlockReader:
         self._replace(memoryview(whole), pblk, replaced)
         return bytes(whole)
 
-    def read_into(self, pblk: int, buffer: memoryview) -> None:
-        """Fill `buffer`, whose length is a multiple of the block size, from `pblk` on."""
-        count = len(buffer) // self.block_size
-        self.check(pblk, count)
-        self._source.read_into(pblk * self.block_size, buffer)
-        replaced = self._replaced(pblk, count)
-        if replaced:
-            self._replace(buffer, pblk, replaced)
+    def read_bytes(self, offset: int, length: int) -> bytes:
+        """`length` bytes from byte `offset` of the volume on, past the cache."""
+        if self.overlay:
+            data = bytearray(length)
+            self.read_bytes_into(offset, memoryview(data))
+            return bytes(data)
+        if offset < 0 or offset + length > self._end:
+            self._check_bytes(offset, length)
+        return self._source.read_at(offset, length)
 
     def read_bytes_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from byte `offset` of the volume on, whatever its alignment."""
-        size = self.block_size
-        first, skip = divmod(offset, size)
-        count = -(-(skip + len(buffer)) // size)
-        self.check(first, count)
+        length = len(buffer)
+        if offset < 0 or offset + length > self._end:
+            self._check_bytes(offset, length)
         self._source.read_into(offset, buffer)
-        for block in self._replaced(first, count):
-            start = max(block * size, offset)
-            end = min((block + 1) * size, offset + len(buffer))
-            buffer[start - offset : end - offset] = self.overlay[block][start - block * size : end - block * size]
+        if self.overlay:
+            size = self.block_size
+            first = offset // size
+            for block in self._replaced(first, -(-(offset + length) // size) - first):
+                start = max(block * size, offset)
+                end = min((block + 1) * size, offset + length)
+                buffer[start - offset : end - offset] = self.overlay[block][start - block * size : end - block * size]
 
     def check_there(self, pblk: int) -> None:
         """ShortReadError where the image is cut short before block `pblk`."""
         if pblk >= self.blocks_there:
             raise ShortReadError(f"{self._source.name}: ends before block {pblk}")
+
+    def _check_bytes(self, offset: int, length: int) -> None:
+        first = offset // self.block_size
+        self.check(first, -(-(offset + length) // self.block_size) - first)
 
     def check(self, pblk: int, count: int) -> None:
         """CorruptionError unless all `count` blocks lie on the volume."""

@@ -10,6 +10,7 @@ Recipes: kernel fs/ext4/{super,inode,extents,namei,xattr,mmp,orphan}.c.
 from __future__ import annotations
 
 from array import array
+from itertools import chain, repeat
 from struct import Struct
 from uuid import UUID
 
@@ -35,6 +36,8 @@ _INODE_HI_END = EXT4_INODE_EXTRA.offset_of("i_checksum_hi") + 2
 _XATTR_CHECKSUM = EXT4_XATTR_HEADER.offset_of("h_checksum")
 _ZERO2 = bytes(2)
 _ZERO4 = bytes(4)
+_EIGHT_BYTES = Struct("8s")
+_INVERTED = bytes(range(255, -1, -1))
 
 
 def filesystem_seed(uuid: UUID, checksum_seed: int | None) -> int:
@@ -73,33 +76,29 @@ def inode(seed_of_inode: int, raw: bytes) -> int:
     return (int(extend(seed_of_inode, raw[:_INODE_LO] + _ZERO2 + raw[_INODE_LO + 2 :])) ^ INVERT) & 0xFFFF
 
 
-def inodes(seed: int, first: int, table: bytes, inode_size: int) -> list[bool]:
-    """Whether the checksum of each inode of a piece of inode table fits; `inode` for many at once.
+def wrong_inodes(seed: int, first: int, table: bytes, inode_size: int) -> list[int]:
+    """The positions of inodes in a piece of inode table whose checksum does not fit; `inode` at once.
 
-    For inodes whose extra part holds i_checksum_hi; for others it says no, and `inode` must decide.
+    For inodes whose extra part holds i_checksum_hi: what it says of others means nothing.
     """
-    words_each = inode_size // 4
-    source = memoryview(table).cast("I")
-    count = len(source) // words_each
-    # Rows of number, generation and inode, so that one crc an inode covers seed and bytes; moved by
-    # columns, as a strided copy costs far less than `count` joins.
-    row = words_each + 2
-    words = memoryview(bytearray(count * row * 4)).cast("I")
-    for column in range(words_each):
-        words[column + 2 :: row] = source[column::words_each]
-    words[0::row] = memoryview(array("I", range(first, first + count)))
-    words[1::row] = source[_GENERATION // 4 :: words_each]
-    halves = words.cast("B").cast("H")
-    low, high = halves[4 + _INODE_LO // 2 :: 2 * row].tolist(), halves[4 + _INODE_HI // 2 :: 2 * row].tolist()
-    zeros = memoryview(bytes(2 * count)).cast("H")
-    halves[4 + _INODE_LO // 2 :: 2 * row] = zeros
-    halves[4 + _INODE_HI // 2 :: 2 * row] = zeros
-    plain = bytes(words)
-    size = row * 4
-    return [
-        extend(seed, plain[start : start + size]) ^ INVERT == low_half | high_half << 16
-        for start, low_half, high_half in zip(range(0, len(plain), size), low, high, strict=True)
-    ]
+    plain = memoryview(bytearray(table))
+    words, halves = plain.cast("I"), plain.cast("H")
+    each = inode_size // 4
+    count = len(words) // each
+    # Taken out of the table column by column: no step of Python for any one inode.
+    low, high = halves[_INODE_LO // 2 :: 2 * each], halves[_INODE_HI // 2 :: 2 * each]
+    stored = memoryview(bytearray(4 * count)).cast("H")
+    stored[0::2], stored[1::2] = low, high
+    low[:] = high[:] = memoryview(bytes(2 * count)).cast("H")
+    identities = memoryview(bytearray(8 * count)).cast("I")
+    identities[0::2] = memoryview(array("I", range(first, first + count)))
+    identities[1::2] = words[_GENERATION // 4 :: each]
+    seeds = map(extend, repeat(seed), chain.from_iterable(_EIGHT_BYTES.iter_unpack(identities)))
+    computed = list(map(extend, seeds, chain.from_iterable(Struct(f"{inode_size}s").iter_unpack(plain))))
+    expected = memoryview(stored.tobytes().translate(_INVERTED)).cast("I").tolist()
+    if computed == expected:
+        return []
+    return [at for at, (one, other) in enumerate(zip(computed, expected, strict=True)) if one != other]
 
 
 def stored_inode(raw: bytes) -> int:

@@ -17,13 +17,15 @@ class Contents:
     `inline` holds the contents themselves where they stand in the inode.
     """
 
+    __slots__ = ("_bad", "_blocks", "_inode", "_problems", "_starts", "inline", "runs", "size")
+
     def __init__(
         self, blocks: BlockReader, problems: Problems, inode: int, runs: Runs, size: int, inline: bytes | None = None
     ) -> None:
         self._blocks = blocks
         self._problems = problems
         self._inode = inode
-        self._starts = [run.lblk for run in runs]
+        self._starts = [run[0] for run in runs] if len(runs) != 1 else runs[0][:1]
         self.runs = runs
         self.size = size
         self.inline = inline
@@ -36,10 +38,11 @@ class Contents:
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` from byte `offset` on; returns how many bytes there were up to `size`."""
-        length = min(len(buffer), max(self.size - offset, 0))
-        if length > 0:
-            self.read_stored_into(offset, buffer[:length])
-        return max(length, 0)
+        length = min(len(buffer), self.size - offset)
+        if length <= 0:
+            return 0
+        self.read_stored_into(offset, buffer if length == len(buffer) else buffer[:length])
+        return length
 
     def read_stored_into(self, offset: int, target: memoryview) -> list[tuple[int, int]]:
         """Fill `target` from byte `offset` on, whatever `size` is: the last block has bytes past it.
@@ -47,25 +50,48 @@ class Contents:
         Returns (offset, length) of what could not be read and is zeros instead; always empty when
         strict.
         """
-        self._bad = []
         length = len(target)
         if self.inline is not None:
             piece = self.inline[offset : offset + length]
             target[: len(piece)] = piece
             target[len(piece) :] = bytes(length - len(piece))
             return []
+        at = self._in_one_run(offset, length)
+        if at >= 0:
+            try:
+                self._blocks.read_bytes_into(at, target)
+                return []
+            except SourceError:
+                pass  # once more, to know which block it is
+        self._bad = []
+        self._read_runs(offset, target)
+        return self._bad
+
+    def _in_one_run(self, offset: int, length: int) -> int:
+        """The disk's byte offset of a range that lies in one written run; -1 of any other."""
+        size = self._blocks.block_size
+        position = bisect_right(self._starts, offset // size) - 1
+        if position < 0:
+            return -1
+        lblk, pblk, count, state = self.runs[position]
+        within = offset - lblk * size
+        return pblk * size + within if state == WRITTEN and within + length <= count * size else -1
+
+    def _read_runs(self, offset: int, target: memoryview) -> None:
+        """Run by run; gaps between them are zeros."""
+        length = len(target)
         done = 0
         block_size = self._blocks.block_size
-        position = bisect_right(self._starts, offset // block_size) - 1
-        position = max(position, 0)
+        position = max(bisect_right(self._starts, offset // block_size) - 1, 0)
+        runs = self.runs
         while done < length:
             at = offset + done
-            run = self.runs[position] if position < len(self.runs) else None
-            if run is None:
+            if position >= len(runs):
                 _zero(target[done:])
                 break
-            start = run.lblk * block_size
-            end = start + run.length * block_size
+            lblk, pblk, count, state = runs[position]
+            start = lblk * block_size
+            end = start + count * block_size
             if at >= end:
                 position += 1
                 continue
@@ -76,14 +102,13 @@ class Contents:
                 continue
             take = min(end - at, length - done)
             piece_view = target[done : done + take]
-            if run.state == WRITTEN:
-                self._fill(run.pblk * block_size + (at - start), piece_view, at)
+            if state == WRITTEN:
+                self._fill(pblk * block_size + (at - start), piece_view, at)
             else:
                 _zero(piece_view)
-                if run.state == LOST:
+                if state == LOST:
                     self._lost(at, take)
             done += take
-        return self._bad
 
     def written(self, offset: int, length: int) -> list[tuple[int, int]]:
         """(offset, length) in bytes of the written parts of a range, one for each run."""
@@ -100,9 +125,15 @@ class Contents:
 
     def read(self, offset: int, length: int) -> bytes:
         """At most `length` bytes from `offset` on."""
-        length = min(length, max(self.size - offset, 0))
+        length = min(length, self.size - offset)
         if length <= 0:
             return b""
+        at = -1 if self.inline is not None else self._in_one_run(offset, length)
+        if at >= 0:
+            try:
+                return self._blocks.read_bytes(at, length)
+            except SourceError:
+                pass  # once more, to know which block it is
         data = bytearray(length)
         self.read_into(offset, memoryview(data))
         return bytes(data)
@@ -127,14 +158,8 @@ class Contents:
         return merged
 
     def _fill(self, disk_offset: int, buffer: memoryview, file_offset: int) -> None:
-        """Disk bytes at any alignment: whole blocks straight into the buffer, ragged ends cut."""
-        blocks, size = self._blocks, self._blocks.block_size
         try:
-            pblk, skip = divmod(disk_offset, size)
-            if not skip and not len(buffer) % size:
-                blocks.read_into(pblk, buffer)
-                return
-            blocks.read_bytes_into(disk_offset, buffer)
+            self._blocks.read_bytes_into(disk_offset, buffer)
         except SourceError as error:
             self._unreadable(error, disk_offset, buffer, file_offset)
 

@@ -21,6 +21,7 @@ from ext4img.volume.directory import (
 from ext4img.volume.features import Compat, Incompat
 from ext4img.volume.htree import HashTree
 from ext4img.volume.inode import Inode
+from ext4img.volume.listing import Listing, Row
 from ext4img.volume.mapping import LOST, WRITTEN, Mapper, Run
 from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock
@@ -45,7 +46,7 @@ class _Known:
         self.runs = runs
         self.tree: HashTree | None = None
         self.lookups = 0
-        self.names: dict[bytes, DirEntry] | None = None
+        self.names: dict[bytes, Row] | None = None
 
 
 class Directories:
@@ -79,12 +80,16 @@ class Directories:
 
     def entries(self, inode: Inode) -> list[DirEntry]:
         """All entries in the order of the disk, "." and ".." left out. NotDirectoryError."""
+        return self.listing(inode).entries()
+
+    def listing(self, inode: Inode) -> Listing:
+        """The same as columns."""
         if not inode.is_dir:
             raise NotDirectoryError.at(f"inode {inode.number}")
         form = self._format(inode)
         if inode.has_inline_data:
-            return list(self._inline_entries(inode, form))
-        found: list[DirEntry] = []
+            return Listing(self._inline_entries(inode, form))
+        found = Listing()
         for run in self._runs(inode):
             for start in range(0, run.length, WINDOW_BLOCKS):
                 self._window(run.pblk + start, min(WINDOW_BLOCKS, run.length - start), form, found)
@@ -100,7 +105,7 @@ class Directories:
             return next((entry for entry in self.entries(inode) if entry.name == name), None)
         known = self._know(inode)
         if known.names is not None:
-            return known.names.get(name)
+            return _entry(known.names.get(name))
         tree = known.tree
         if tree is not None and not (tree.uses_siphash and hash_ is None):
             major = hash_[0] if hash_ else dirhash(name, tree.hash_version, self._superblock.hash_seed)[0]
@@ -114,7 +119,7 @@ class Directories:
                 # and then without the index, as the kernel does
                 self._problems.unreadable(error, Place(inode=inode.number))
         if known.lookups >= _SINGLE_LOOKUPS and inode.size <= _MOST_BYTES_NAMED:
-            return self._named(known).get(name)
+            return _entry(self._named(known).get(name))
         known.lookups += 1
         for run in known.runs:
             for pblk in range(run.pblk, run.pblk + run.length):
@@ -124,11 +129,11 @@ class Directories:
                     return entry
         return None
 
-    def _named(self, known: _Known) -> dict[bytes, DirEntry]:
+    def _named(self, known: _Known) -> dict[bytes, Row]:
         """All names of a directory that is asked again and again; the oldest of others are dropped."""
-        names: dict[bytes, DirEntry] = {}
-        for entry in self.entries(known.inode):
-            names.setdefault(entry.name, entry)
+        listing = self.listing(known.inode)
+        # Backwards, as of two equal names the first is the one that is found.
+        names = dict(zip(reversed(listing.names), reversed(list(listing.rows())), strict=True))
         known.names = names
         self._names_held += len(names)
         for other in self._known.values():
@@ -166,7 +171,7 @@ class Directories:
     def _know(self, inode: Inode) -> _Known:
         known = self._known.get(inode.number)
         # Another inode of the same number: a recovered one, or one that was made by hand.
-        if known is not None and known.inode == inode:
+        if known is not None and (known.inode is inode or known.inode == inode):
             return known
         known = _Known(inode, self._format(inode), list(self._runs(inode)))
         if self._has_index and inode.flags & EXT4_INDEX_FL:
@@ -242,7 +247,7 @@ class Directories:
         reason = f"directory has a hole from logical block {first} to {end}"
         self._problems.found(CorruptionError(reason, Place(inode=inode.number)))
 
-    def _window(self, pblk: int, count: int, form: DirectoryFormat, found: list[DirEntry]) -> None:
+    def _window(self, pblk: int, count: int, form: DirectoryFormat, found: Listing) -> None:
         """Add the entries of neighbouring blocks, read at once."""
         try:
             data = self._blocks.read_data(pblk, count)
@@ -257,10 +262,14 @@ class Directories:
         for number in range(count):
             block_data = data[number * size : (number + 1) * size] if count > 1 else data
             self._verify(block_data, form, pblk + number)
-            found += parse_block(block_data, form, self._problems, pblk + number)
+            parse_block(block_data, form, self._problems, pblk + number, found)
 
     def _inline_entries(self, inode: Inode, form: DirectoryFormat) -> Iterator[DirEntry]:
         in_block_area, in_xattr = self._inline_parts(inode)
         yield from parse_entries(in_block_area, INLINE_PARENT_SIZE, form, self._problems, None)
         if in_xattr:
             yield from parse_entries(in_xattr, 0, form, self._problems, None)
+
+
+def _entry(row: Row | None) -> DirEntry | None:
+    return None if row is None else DirEntry._make(row)

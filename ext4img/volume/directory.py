@@ -7,7 +7,7 @@ entries to whoever reads linearly, so listing needs no index (kernel: fs/ext4/di
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ext4img.errors import ChecksumError, CorruptionError, Place
 from ext4img.structs.directory import (
@@ -26,12 +26,17 @@ from ext4img.structs.directory import (
 from ext4img.volume import checksum
 from ext4img.volume.problems import Problems
 
+if TYPE_CHECKING:
+    from ext4img.volume.listing import Listing
+
 FILE_TYPES = ("unknown", "file", "dir", "char", "block", "fifo", "socket", "symlink")
 _HEADER_SIZE = EXT4_DIR_ENTRY.size
 _MIN_REC_LEN = 12
 _header = EXT4_DIR_ENTRY.unpack_tuple
 _HUGE_BLOCK = 1 << 16
-_DOTS = (b".", b"..")
+_DOTS = [b".", b".."]
+_NO_NAMES = frozenset((b"", *_DOTS))
+_LEAST_REC_LEN = tuple(max(_HEADER_SIZE + name_len, _MIN_REC_LEN) for name_len in range(256))
 
 
 class DirEntry(NamedTuple):
@@ -58,37 +63,56 @@ class DirectoryFormat(NamedTuple):
     inode_count: int
 
 
-def parse_block(data: bytes, form: DirectoryFormat, problems: Problems, block: int | None) -> list[DirEntry]:
-    """The entries of one sound block: `parse_entries` without its detours, in half the time.
+def parse_block(
+    data: bytes, form: DirectoryFormat, problems: Problems, block: int | None, listing: Listing
+) -> None:
+    """Add the entries of one sound block: `parse_entries` without its detours, in a third of the time.
 
     What is damaged or carries hashes is left to `parse_entries`.
     """
     end = len(data)
-    found: list[DirEntry] = []
-    if not form.has_hash and form.has_filetype and end < _HUGE_BLOCK:
-        add = found.append
-        new = tuple.__new__
-        count = form.inode_count
-        offset = 0
-        while offset <= end - _MIN_REC_LEN:
-            number, rec_len, name_len, file_type = _header(data, offset)
-            if number:
-                name = data[offset + _HEADER_SIZE : offset + _HEADER_SIZE + name_len]
-                if name_len < 3 and name in _DOTS:
-                    if rec_len < _MIN_REC_LEN:
-                        break
-                elif rec_len < name_len + _HEADER_SIZE or number > count or file_type > 7 or not name_len:
-                    break
-                else:
-                    add(new(DirEntry, (name, number, file_type, b"")))
-            elif rec_len < _MIN_REC_LEN:
-                break
-            if rec_len & 3:
-                break
-            offset += rec_len
-        if offset == end:
-            return found
-    return list(parse_entries(data, 0, form, problems, block))
+    if not form.has_hash and form.has_filetype and end < _HUGE_BLOCK and _parse_sound(data, form, listing):
+        return
+    for entry in parse_entries(data, 0, form, problems, block):
+        listing.add(*entry)
+
+
+def _parse_sound(data: bytes, form: DirectoryFormat, listing: Listing) -> bool:
+    """Add the entries of a block; False, and none added, where any of it needs a closer look."""
+    names: list[bytes] = []
+    inodes: list[int] = []
+    types = bytearray()
+    add_name, add_inode, add_type = names.append, inodes.append, types.append
+    header, least = _header, _LEAST_REC_LEN
+    last = len(data) - _MIN_REC_LEN
+    offset = lengths = 0
+    while offset <= last:
+        number, rec_len, name_len, file_type = header(data, offset)
+        if rec_len < least[name_len]:
+            return False
+        start = offset + _HEADER_SIZE
+        add_name(data[start : start + name_len])
+        add_inode(number)
+        add_type(file_type)
+        lengths |= rec_len
+        offset += rec_len
+    if offset != len(data) or lengths & 3:
+        return False
+    if names[:2] == _DOTS:
+        del names[:2], inodes[:2], types[:2]
+    if inodes and not inodes[-1]:  # the checksum's place
+        del names[-1], inodes[-1], types[-1]
+    if 0 in inodes:
+        used = [at for at, number in enumerate(inodes) if number]
+        names, inodes = [names[at] for at in used], [inodes[at] for at in used]
+        types = bytearray(types[at] for at in used)
+    # What `parse_entries` refuses or passes over, of all entries at once.
+    if names and (_NO_NAMES.intersection(names) or max(inodes) > form.inode_count or max(types) >= EXT4_FT_MAX):
+        return False
+    listing.names += names
+    listing.inodes += inodes
+    listing.types += types
+    return True
 
 
 def find_entry(data: bytes, name: bytes, form: DirectoryFormat, problems: Problems) -> DirEntry | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import stat
-from functools import lru_cache
-from struct import Struct
 from typing import NamedTuple
 
 from ext4img.errors import CorruptionError, Place
@@ -259,58 +257,3 @@ def from_raw(number: int, raw: bytes, form: InodeFormat) -> Inode:
         extra_size,
         inline_xattrs,
     )
-
-
-_USUAL_EXTRA_SIZE = EXT4_INODE_EXTRA.size  # what every mkfs and kernel since 2.6.23 sets
-
-
-def from_raw_many(first: int, table: bytes, form: InodeFormat) -> list[Inode | None]:
-    """The inodes of a piece of inode table, the first of them number `first`: `from_raw` at once.
-
-    None stands for an inode of an unusual layout, which `from_raw` has to take (i_extra_isize other
-    than 32, huge_file units). Tests prove the others equal to it. Only for inodes above 128 bytes.
-    """
-    large_dir, project = form.has_large_dir, form.has_project
-    new = tuple.__new__
-    inodes: list[Inode | None] = [
-        new(
-            Inode,
-            (
-                number,
-                mode,
-                uid | uid_high << 16,
-                gid | gid_high << 16,
-                size | size_high << 32 if size_high and (mode & S_IFMT == S_IFREG or large_dir) else size,
-                links,
-                sectors | sectors_high << 32,
-                flags,
-                generation,
-                version | version_high << 32,
-                (atime + ((atime_x & 3) << 32)) * 1_000_000_000 + (atime_x >> 2),
-                (mtime + ((mtime_x & 3) << 32)) * 1_000_000_000 + (mtime_x >> 2),
-                (ctime + ((ctime_x & 3) << 32)) * 1_000_000_000 + (ctime_x >> 2),
-                (crtime + ((crtime_x & 3) << 32)) * 1_000_000_000 + (crtime_x >> 2),
-                dtime,
-                project_id if project else 0,
-                xattr_block,
-                block_area,
-                extra_size,
-                rest if rest[:4] == _XATTR_MAGIC else b"",
-            ),
-        )
-        if extra_size == _USUAL_EXTRA_SIZE and not (flags & EXT4_HUGE_FILE_FL or xattr_block_high)
-        else None
-        for number, (
-            mode, uid, size, atime, ctime, mtime, dtime, gid, links, sectors, flags, version, block_area,
-            generation, xattr_block, size_high, _, sectors_high, xattr_block_high, uid_high, gid_high, _, _,
-            extra_size, _, ctime_x, mtime_x, atime_x, crtime, crtime_x, version_high, project_id, rest,
-        ) in enumerate(_whole(form.inode_size).iter_unpack(table), first)
-    ]  # fmt: skip
-    return inodes
-
-
-@lru_cache(maxsize=16)
-def _whole(inode_size: int) -> Struct:
-    """Both records and what follows them as one, derived from the declarations."""
-    codes = [field.code for field in (*EXT4_INODE.fields, *EXT4_INODE_EXTRA.fields)]
-    return Struct(f"<{''.join(codes)}{inode_size - EXT4_INODE.size - EXT4_INODE_EXTRA.size}s")

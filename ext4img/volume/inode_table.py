@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from struct import Struct
 
 from ext4img.errors import CorruptionError, NotFoundError, Place, SourceError
@@ -13,7 +13,8 @@ from ext4img.structs.inode import EXT4_INODE
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.groups import Groups
-from ext4img.volume.inode import Inode, InodeFormat, from_raw, from_raw_many
+from ext4img.volume.inode import Inode, InodeFormat, from_raw
+from ext4img.volume.inode_rows import Row, rows_of
 from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock
 
@@ -25,6 +26,7 @@ _LITTLE_ENDIAN = sys.byteorder == "little"  # what decodes whole windows counts 
 _MODE = EXT4_INODE.offset_of("i_mode")
 _LINKS = EXT4_INODE.offset_of("i_links_count")
 _GENERATION = EXT4_INODE.offset_of("i_generation")
+_ROW_MODE, _ROW_LINKS, _ROW_FLAGS = (Inode._fields.index(name) for name in ("mode", "links", "flags"))
 _generation = Struct("<I").unpack_from
 
 
@@ -48,12 +50,14 @@ class InodeTable:
         self._per_window = self._window_blocks * superblock.block_size // self._size
         self._most_windows = max(CACHE_BYTES // (self._window_blocks * superblock.block_size), 4)
         self._windows: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._most_single_blocks = max(CACHE_BYTES // superblock.block_size, 4)
+        self._single_blocks: dict[int, bytes] = {}
         self._overrides: dict[int, bytes] = {}
-        self._decoded: OrderedDict[tuple[int, int], list[Inode | None]] = OrderedDict()
+        self._decoded: OrderedDict[tuple[int, int], list[Row | None]] = OrderedDict()
         self._singles_key = (-1, -1)
         self._singles = 0
         # The window whose inodes were asked for last, decoded: most questions end here.
-        self._current: list[Inode | None] = []
+        self._current: list[Row | None] = []
         self._current_first = 0
         self._in_bulk = _LITTLE_ENDIAN and self._form.has_huge_file and self._size > EXT4_INODE.size
 
@@ -81,54 +85,79 @@ class InodeTable:
             return window[start : start + self._size]
         # Not a window for one inode: random look-ups would read sixteen times what they need.
         block, start = divmod(index * self._size, self._superblock.block_size)
-        data = self._blocks.read(self._groups[group].inode_table + block)
+        pblk = self._groups[group].inode_table + block
+        data = self._single_blocks.get(pblk)
+        if data is None:
+            data = self._blocks.read_data(pblk, 1)
+            if len(self._single_blocks) >= self._most_single_blocks:
+                self._single_blocks.clear()
+            self._single_blocks[pblk] = data
         return data[start : start + self._size]
 
     def __getitem__(self, number: int) -> Inode:
+        row = self._row(number)
+        return self._alone(number) if row is None else tuple.__new__(Inode, row)
+
+    def rows(self, numbers: Iterable[int]) -> list[Row | None]:
+        """The fields of many inodes, those of one window at once.
+
+        None stands for those that `self[number]` has to be asked for: it raises, or goes another way.
+        """
+        found: list[Row | None] = []
+        add = found.append
+        row_of = self._row
+        window, first = self._current, self._current_first
+        end = first + len(window)
+        for number in numbers:
+            if first <= number < end:
+                add(window[number - first])
+            else:
+                add(row_of(number))
+                window, first = self._current, self._current_first
+                end = first + len(window)
+        return found
+
+    def _row(self, number: int) -> Row | None:
+        """The inode's fields where its window is decoded; None for one that has to be read alone."""
         index = number - self._current_first
         if 0 <= index < len(self._current):
-            inode = self._current[index]
-            if inode is not None:
-                return inode
-        elif self._in_bulk and 1 <= number <= self._count:
-            group, index = divmod(number - 1, self._per_group)
-            key = (group, index // self._per_window)
-            decoded = self._decoded.get(key) or self._wanted(key)
-            if decoded:
-                self._current, self._current_first = decoded, number - index % self._per_window
-                inode = decoded[index % self._per_window]
-                if inode is not None:
-                    return inode
-        return self._alone(number)
+            return self._current[index]
+        if not self._in_bulk or not 1 <= number <= self._count:
+            return None
+        group, index = divmod(number - 1, self._per_group)
+        key = (group, index // self._per_window)
+        decoded = self._decoded.get(key) or self._wanted(key)
+        if not decoded:
+            return None
+        self._current, self._current_first = decoded, number - index % self._per_window
+        return decoded[index % self._per_window]
 
-    def _wanted(self, key: tuple[int, int]) -> list[Inode | None]:
+    def _wanted(self, key: tuple[int, int]) -> list[Row | None]:
         """All inodes of a window, once several of it have been asked for in a row; else none."""
         if key != self._singles_key:
             self._singles_key, self._singles = key, 0
         if self._singles < _SINGLES:
             self._singles += 1
             return []
-        decoded = self._decode(key)
+        window = self._load(key)
+        decoded = self._decode(key, window) if window else []
         if decoded:
             self._decoded[key] = decoded
             if len(self._decoded) > _DECODED_WINDOWS:
                 self._decoded.popitem(last=False)
         return decoded
 
-    def _decode(self, key: tuple[int, int]) -> list[Inode | None]:
+    def _decode(self, key: tuple[int, int], window: bytes) -> list[Row | None]:
         """All inodes of a window at once.
 
         None stands for those that need a closer look: `_alone` says what is wrong, if anything.
         """
-        window = self._load(key)
-        if not window:
-            return []
         group, index = key
         first = group * self._per_group + index * self._per_window + 1
-        decoded = from_raw_many(first, window, self._form)
+        decoded = rows_of(first, window, self._form)
         if self._verify:
-            sound = checksum.inodes(self._seed, first, window, self._size)
-            decoded = [inode if good else None for inode, good in zip(decoded, sound, strict=True)]
+            for position in checksum.wrong_inodes(self._seed, first, window, self._size):
+                decoded[position] = None
         for number in self._overrides:
             if 0 <= number - first < len(decoded):
                 decoded[number - first] = None
@@ -151,8 +180,9 @@ class InodeTable:
         offset = self._groups[group].inode_table * self._superblock.block_size + index * self._size
         return Place(inode=number, block=offset // self._superblock.block_size, offset=offset, record=EXT4_INODE.name)
 
-    def scan(self) -> Iterator[Inode]:
-        """All inodes in use (links or a mode, and no deletion time), in order of their numbers.
+    def scan(self, flags: int = 0) -> Iterator[Inode]:
+        """All inodes in use (links and a mode), in order of their numbers; with `flags` those that
+        have one of them set.
 
         Only the initialised part of each table is read.
         """
@@ -169,20 +199,29 @@ class InodeTable:
             for start in range(0, used, self._per_window):
                 first = group_number * self._per_group + start + 1
                 count = min(self._per_window, used - start)
-                decoded = self._decode((group_number, start // self._per_window)) if self._in_bulk else []
-                for number in range(first, first + count):
-                    inode = decoded[number - first] if decoded else None
-                    if inode is None:
-                        try:
-                            raw = self.raw(number)
-                        except (CorruptionError, SourceError) as error:
-                            self._problems.unreadable(error, Place(block=self.place(number).block))
-                            continue
-                        if raw[_LINKS : _LINKS + 2] == b"\0\0" or raw[_MODE : _MODE + 2] == b"\0\0":
-                            continue
-                        inode = self._alone(number)
-                    if inode.links and inode.mode:
-                        yield inode
+                yield from self._scan_window((group_number, start // self._per_window), first, count, flags)
+
+    def _scan_window(self, key: tuple[int, int], first: int, count: int, flags: int) -> Iterator[Inode]:
+        """The inodes in use of the `count` first of a window."""
+        window = self._load(key) if self._in_bulk else b""
+        decoded = self._decode(key, window) if window else [None] * count
+        new = tuple.__new__
+        links_at, mode_at, flags_at = _ROW_LINKS, _ROW_MODE, _ROW_FLAGS
+        for number, row in zip(range(first, first + count), decoded, strict=False):
+            if row is not None:
+                if row[links_at] and row[mode_at] and (not flags or row[flags_at] & flags):
+                    yield new(Inode, row)
+                continue
+            try:
+                raw = self.raw(number)
+            except (CorruptionError, SourceError) as error:
+                self._problems.unreadable(error, Place(block=self.place(number).block))
+                continue
+            if raw[_LINKS : _LINKS + 2] == b"\0\0" or raw[_MODE : _MODE + 2] == b"\0\0":
+                continue
+            inode = self._alone(number)
+            if inode.links and inode.mode and (not flags or inode.flags & flags):
+                yield inode
 
     def _check(self, number: int, raw: bytes) -> None:
         (generation,) = _generation(raw, _GENERATION)

@@ -21,7 +21,16 @@ from ext4img.structs.extent import (
     EXT4_MAX_EXTENT_DEPTH,
     EXT_INIT_MAX_LEN,
 )
-from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INODE, EXT4_NDIR_BLOCKS, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
+from ext4img.structs.inode import (
+    EXT4_EXTENTS_FL,
+    EXT4_INLINE_DATA_FL,
+    EXT4_INODE,
+    EXT4_NDIR_BLOCKS,
+    S_IFDIR,
+    S_IFLNK,
+    S_IFMT,
+    S_IFREG,
+)
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.features import Incompat, RoCompat
@@ -37,6 +46,8 @@ STATES = ("written", "unwritten", "hole", "lost")
 LBLK_END = 1 << 32  # logical block numbers have 32 bits
 _ENTRY_SIZE = EXT4_EXTENT.size
 _HEADER_SIZE = EXT4_EXTENT_HEADER.size
+_EXTENTS_OR_INLINE = EXT4_EXTENTS_FL | EXT4_INLINE_DATA_FL
+_IN_INODE = (EXT4_INODE.span("i_block").size - _HEADER_SIZE) // _ENTRY_SIZE
 
 
 class Run(NamedTuple):
@@ -76,6 +87,7 @@ class Mapper:
         self._seed = seed
         self._verify = superblock.has_metadata_checksums and problems.verify
         self._first_block = superblock.first_data_block
+        self._block_count = superblock.block_count
         self._most_mapped = LBLK_END if RoCompat.SHARED_BLOCKS in superblock.features else superblock.block_count
         self._has_ea_inodes = Incompat.EA_INODE in superblock.features
         self._problems = problems
@@ -96,7 +108,37 @@ class Mapper:
         Runs past i_size are there too (preallocated blocks, verity's Merkle tree). Empty for what
         has no blocks: inline data, fast symlinks, devices.
         """
+        if inode.flags & _EXTENTS_OR_INLINE == EXT4_EXTENTS_FL and inode.mode & S_IFMT in (S_IFREG, S_IFDIR):
+            few = self._few(inode.block_area)
+            if few is not None:
+                return few
         return self.mapping(inode).runs
+
+    def _few(self, node: bytes) -> Runs | None:
+        """The runs of sound extents that stand in the inode itself, as most files have them.
+
+        None for anything else, which `mapping` takes.
+        """
+        magic, entries, most, depth, _ = EXT4_EXTENT_HEADER.unpack_tuple(node)
+        if magic != EXT4_EXT_MAGIC or depth or not 0 < most <= _IN_INODE or entries > most:
+            return None
+        runs: list[Run] = []
+        reached = mapped = 0
+        for at in range(_HEADER_SIZE, _HEADER_SIZE + entries * _ENTRY_SIZE, _ENTRY_SIZE):
+            lblk, length, start_high, start_low = EXT4_EXTENT.unpack_tuple(node, at)
+            state = WRITTEN
+            if length > EXT_INIT_MAX_LEN:
+                length -= EXT_INIT_MAX_LEN
+                state = UNWRITTEN
+            pblk = start_low | start_high << 32
+            if lblk < reached or not length or pblk <= self._first_block or pblk + length > self._block_count:
+                return None
+            reached = lblk + length
+            mapped += length
+            runs.append(Run(lblk, pblk, length, state))
+        if reached > LBLK_END or mapped > self._most_mapped:
+            return None
+        return tuple(runs) if entries < 2 else _merged(runs)
 
     def mapping(self, inode: Inode) -> Mapping:
         """As `runs`, with the blocks of the extent tree or of the block map beside them."""

@@ -24,6 +24,7 @@ from ext4img.volume.groups import Groups
 from ext4img.volume.htree import HashTree
 from ext4img.volume.inode import Inode
 from ext4img.volume.inode_table import InodeTable
+from ext4img.volume.listing import Listing
 from ext4img.volume.mapping import HOLE, LOST, UNWRITTEN, WRITTEN, Mapper, Mapping, Run, Runs
 from ext4img.volume.problems import Checks, Problems
 from ext4img.volume.recovery import Recovery, recover
@@ -214,6 +215,10 @@ class Volume:
         NotDirectoryError for anything but a directory.
         """
         return self.directories.entries(inode)
+
+    def listing(self, inode: Inode) -> Listing:
+        """The same entries as columns."""
+        return self.directories.listing(inode)
 
     def lookup(self, inode: Inode, name: bytes, hash_: tuple[int, int] | None = None) -> DirEntry | None:
         """The entry of this stored name, or None; see `Directories.lookup`."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext4img.volume.directory import DirectoryFormat, find_entry, parse_block, parse_entries
+from ext4img.volume.directory import DirectoryFormat, DirEntry, find_entry, parse_block, parse_entries
+from ext4img.volume.listing import Listing
 from ext4img.volume.problems import Problems
 
 FORM = DirectoryFormat(12, None, True, False, 1000)
@@ -17,6 +18,16 @@ def entry(inode: int, name: bytes, rec_len: int | None = None, kind: int = 1) ->
     length = need if rec_len is None else rec_len
     header = inode.to_bytes(4, "little") + length.to_bytes(2, "little") + bytes((len(name), kind))
     return (header + name).ljust(length, b"\0")
+
+
+def parsed(block: bytes, problems: Problems) -> list[DirEntry]:
+    listing = Listing()
+    parse_block(block, FORM, problems, 5, listing)
+    entries = listing.entries()
+    assert all(type(found) is DirEntry for found in entries)
+    assert [entries[at].file_type in (0, 2) for at in listing.branches()] == [True] * len(listing.branches())
+    assert sum(found.file_type in (0, 2) for found in entries) == len(listing.branches())
+    return entries
 
 
 names = st.binary(min_size=1, max_size=40).filter(lambda name: name not in (b".", b".."))
@@ -37,17 +48,37 @@ def blocks(draw: st.DrawFn) -> bytes:
 @given(blocks())
 def test_the_quick_way_is_the_careful_one(block: bytes):
     careful = list(parse_entries(block, 0, FORM, Problems("strict"), None))
-    assert parse_block(block, FORM, Problems("strict"), None) == careful
+    assert parsed(block, Problems("strict")) == careful
     for found in careful:
         first = next(other for other in careful if other.name == found.name)
         assert find_entry(block, found.name, FORM, Problems("strict")) == first
     assert find_entry(block, b"\xff" * 41, FORM, Problems("strict")) is None
 
 
+odd_names = st.sampled_from([b"", b".", b"..", b"a", b"name"])
+odd_slots = st.tuples(
+    st.sampled_from([0, 1, 2, 1000, 1001]), odd_names, st.integers(0, 2), st.sampled_from([0, 1, 2, 7, 8, 222])
+)
+
+
+@given(st.lists(odd_slots, max_size=12), st.booleans(), st.integers(0, 12))
+def test_the_quick_way_refuses_what_the_careful_one_does(
+    slots: list[tuple[int, bytes, int, int]], dots: bool, tail: int
+):
+    block = entry(2, b".") + entry(2, b"..") if dots else b""
+    for inode, name, slack, kind in slots:
+        block += entry(inode, name, 12 + (len(name) + 3 & ~3) + 4 * slack, kind)
+    block += entry(0, b"", SIZE - len(block) - tail)[: SIZE - len(block)]
+    block = block.ljust(SIZE, b"\0")
+    quick, careful = Problems("report"), Problems("report")
+    assert parsed(block, quick) == list(parse_entries(block, 0, FORM, careful, 5))
+    assert list(quick) == list(careful)
+
+
 @given(st.binary(min_size=SIZE, max_size=SIZE))
 def test_noise_is_reported_alike(block: bytes):
     quick, careful = Problems("report"), Problems("report")
-    assert parse_block(block, FORM, quick, 5) == list(parse_entries(block, 0, FORM, careful, 5))
+    assert parsed(block, quick) == list(parse_entries(block, 0, FORM, careful, 5))
     assert list(quick) == list(careful)
 
 
@@ -57,4 +88,4 @@ def test_a_name_inside_a_name_is_none():
     block = entry(10, b"abc\x01" + hidden) + entry(12, b"x", 12 + len(hidden))[:12] + hidden
     block += entry(0, b"", SIZE - len(block))
     assert find_entry(block, b"evil", FORM, Problems("strict")) is None
-    assert [found.inode for found in parse_block(block, FORM, Problems("strict"), None)] == [10, 12]
+    assert [found.inode for found in parsed(block, Problems("strict"))] == [10, 12]

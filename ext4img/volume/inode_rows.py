@@ -1,0 +1,156 @@
+"""The inodes of a whole piece of inode table at once: what `from_raw` does, many times as fast.
+
+Most inodes are alike in what they leave empty: the upper halves of ids and sizes, the bits of
+times after 2038. Pieces in which that holds are unpacked without those fields; what little in them is
+otherwise is left to `from_raw`. Tests prove the results equal. For little-endian machines.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from struct import Struct
+from typing import Any
+
+from ext4img.structs.inode import EXT4_HUGE_FILE_FL, EXT4_INODE, EXT4_INODE_EXTRA, S_IFMT, S_IFREG
+from ext4img.structs.record import Field
+from ext4img.structs.xattr import EXT4_XATTR_MAGIC
+from ext4img.volume.inode import InodeFormat
+
+Row = tuple[Any, ...]
+"""The fields of an `Inode`, without its methods."""
+
+_XATTR_MAGIC = EXT4_XATTR_MAGIC.to_bytes(4, "little")
+_USUAL_EXTRA_SIZE = EXT4_INODE_EXTRA.size  # what every mkfs and kernel since 2.6.23 sets
+_WORD = 4
+# Fields of which one that is not zero makes an inode a rare one.
+_UPPER_HALVES = ("i_size_high", "l_i_blocks_high", "l_i_file_acl_high", "l_i_uid_high", "l_i_gid_high", "i_version_hi")
+_TIME_EXTRAS = ("i_ctime_extra", "i_mtime_extra", "i_atime_extra", "i_crtime_extra")
+_EPOCH_BITS = 3
+# Fields that a row does not show, or not as they stand.
+_UNUSED = ("i_obso_faddr", "l_i_checksum_lo", "l_i_reserved", "i_checksum_hi")
+
+
+def _word(name: str) -> int:
+    """The index of the 32-bit word that holds a field, from the inode's start."""
+    if name in EXT4_INODE.raw._fields:
+        return EXT4_INODE.offset_of(name) // _WORD
+    return (EXT4_INODE.size + EXT4_INODE_EXTRA.offset_of(name)) // _WORD
+
+
+_UPPER_WORDS = sorted({_word(name) for name in _UPPER_HALVES})
+_TIME_WORDS = [_word(name) for name in _TIME_EXTRAS]
+_FLAGS_WORD = _word("i_flags")
+_EXTRA_SIZE_WORD = _word("i_extra_isize")
+_PROJECT_WORD = _word("i_projid")
+
+
+def rows_of(first: int, table: bytes, form: InodeFormat) -> list[Row | None]:
+    """The inodes of a piece of inode table, the first of them number `first`.
+
+    None stands for an inode that `from_raw` has to take. Only for inodes above 128 bytes, on a
+    volume with huge_file.
+    """
+    rare = _rare(table, form)
+    count = len(table) // form.inode_size
+    if len(rare) * 2 > count:
+        return _general(first, table, form)
+    rows = _usual(first, table, form)
+    for position in rare:
+        rows[position] = None
+    return rows
+
+
+def _rare(table: bytes, form: InodeFormat) -> list[int]:
+    """The positions of inodes that have something in what `_usual` does not look at."""
+    each = form.inode_size // _WORD
+    count = len(table) // form.inode_size
+    words = memoryview(table).cast("I")
+
+    def column(word: int) -> int:
+        """One word of each inode as one large number: 256 inodes are tested by one operation."""
+        return int.from_bytes(words[word::each].tobytes(), "little")
+
+    def repeated(word: int) -> int:
+        return int.from_bytes(word.to_bytes(_WORD, "little") * count, "little")
+
+    odd = column(_EXTRA_SIZE_WORD) & repeated(0xFFFF) ^ repeated(_USUAL_EXTRA_SIZE)
+    odd |= column(_FLAGS_WORD) & repeated(EXT4_HUGE_FILE_FL)
+    for word in _UPPER_WORDS:
+        odd |= column(word)
+    epochs = 0
+    for word in _TIME_WORDS:
+        epochs |= column(word)
+    odd |= epochs & repeated(_EPOCH_BITS)
+    if form.has_project:
+        odd |= column(_PROJECT_WORD)
+    if not odd:
+        return []
+    marks = memoryview(odd.to_bytes(count * _WORD, "little")).cast("I")
+    return [position for position, mark in enumerate(marks.tolist()) if mark]
+
+
+def _usual(first: int, table: bytes, form: InodeFormat) -> list[Row | None]:
+    extra_size, magic = _USUAL_EXTRA_SIZE, _XATTR_MAGIC
+    return [
+        (
+            number, mode, uid, gid, size, links, sectors, flags, generation, version,
+            atime * 1_000_000_000 + (atime_x >> 2),
+            mtime * 1_000_000_000 + (mtime_x >> 2),
+            ctime * 1_000_000_000 + (ctime_x >> 2),
+            crtime * 1_000_000_000 + (crtime_x >> 2),
+            dtime, 0, xattr_block, block_area, extra_size, rest if rest.startswith(magic) else b"",
+        )
+        for number, (
+            mode, uid, size, atime, ctime, mtime, dtime, gid, links, sectors, flags, version, block_area,
+            generation, xattr_block, ctime_x, mtime_x, atime_x, crtime, crtime_x, rest,
+        ) in enumerate(_layout(form.inode_size, short=True).iter_unpack(table), first)
+    ]  # fmt: skip
+
+
+def _general(first: int, table: bytes, form: InodeFormat) -> list[Row | None]:
+    large_dir, project = form.has_large_dir, form.has_project
+    return [
+        (
+            number,
+            mode,
+            uid | uid_high << 16,
+            gid | gid_high << 16,
+            size | size_high << 32 if size_high and (mode & S_IFMT == S_IFREG or large_dir) else size,
+            links,
+            sectors | sectors_high << 32,
+            flags,
+            generation,
+            version | version_high << 32,
+            (atime + ((atime_x & 3) << 32)) * 1_000_000_000 + (atime_x >> 2),
+            (mtime + ((mtime_x & 3) << 32)) * 1_000_000_000 + (mtime_x >> 2),
+            (ctime + ((ctime_x & 3) << 32)) * 1_000_000_000 + (ctime_x >> 2),
+            (crtime + ((crtime_x & 3) << 32)) * 1_000_000_000 + (crtime_x >> 2),
+            dtime,
+            project_id if project else 0,
+            xattr_block,
+            block_area,
+            extra_size,
+            rest if rest.startswith(_XATTR_MAGIC) else b"",
+        )
+        if extra_size == _USUAL_EXTRA_SIZE and not (flags & EXT4_HUGE_FILE_FL or xattr_block_high)
+        else None
+        for number, (
+            mode, uid, size, atime, ctime, mtime, dtime, gid, links, sectors, flags, version, block_area,
+            generation, xattr_block, size_high, sectors_high, xattr_block_high, uid_high, gid_high,
+            extra_size, ctime_x, mtime_x, atime_x, crtime, crtime_x, version_high, project_id, rest,
+        ) in enumerate(_layout(form.inode_size, short=False).iter_unpack(table), first)
+    ]  # fmt: skip
+
+
+@lru_cache(maxsize=16)
+def _layout(inode_size: int, short: bool) -> Struct:
+    """Both records and what follows them as one, derived from the declarations, without fields that
+    nobody asks for; `short` without those that are the same in all but rare inodes.
+    """
+    left_out = {*_UNUSED, *((*_UPPER_HALVES, "i_projid", "i_extra_isize") if short else ())}
+
+    def code(field: Field) -> str:
+        return f"{field.size}x" if field.name in left_out else field.code
+
+    codes = [code(field) for field in (*EXT4_INODE.fields, *EXT4_INODE_EXTRA.fields)]
+    return Struct(f"<{''.join(codes)}{inode_size - EXT4_INODE.size - EXT4_INODE_EXTRA.size}s")

@@ -1,0 +1,62 @@
+"""The entries of a directory as columns: no object per entry on the way of those who want a part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import repeat
+
+from ext4img.structs.directory import EXT4_FT_DIR, EXT4_FT_UNKNOWN
+from ext4img.volume.directory import DirEntry
+
+Row = tuple[bytes, int, int, bytes]
+"""The fields of a DirEntry."""
+
+_DIRECTORIES = bytes((EXT4_FT_UNKNOWN, EXT4_FT_DIR))
+
+
+class Listing:
+    """Names as stored, inode numbers, file types and hashes, in the order of the disk.
+
+    `hashes` is empty where the directory has none; see `DirEntry` for what each is.
+    """
+
+    __slots__ = ("hashes", "inodes", "names", "types")
+
+    def __init__(self, entries: Iterable[Row] = ()) -> None:
+        self.names: list[bytes] = []
+        self.inodes: list[int] = []
+        self.types = bytearray()
+        self.hashes: list[bytes] = []
+        for name, inode, file_type, hash_ in entries:
+            self.add(name, inode, file_type, hash_)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def add(self, name: bytes, inode: int, file_type: int, hash_: bytes) -> None:
+        """One entry more. All entries of a directory have hashes, or none."""
+        self.names.append(name)
+        self.inodes.append(inode)
+        self.types.append(file_type)
+        if hash_:
+            self.hashes.append(hash_)
+
+    def rows(self) -> Iterator[Row]:
+        """Each entry's fields as a plain tuple."""
+        return zip(self.names, self.inodes, self.types, self.hashes or repeat(b""), strict=False)
+
+    def entries(self) -> list[DirEntry]:
+        """Each entry as an object."""
+        new = tuple.__new__
+        return [new(DirEntry, row) for row in self.rows()]
+
+    def only(self, positions: Iterable[int]) -> Listing:
+        """The entries at these positions."""
+        rows = list(self.rows())
+        return Listing(rows[position] for position in positions)
+
+    def branches(self) -> list[int]:
+        """The positions of what may be a directory: type 0 is "unknown", and the inode has to tell."""
+        if len(self.types.translate(None, _DIRECTORIES)) == len(self.types):
+            return []
+        return [at for at, kind in enumerate(self.types) if kind in (EXT4_FT_DIR, EXT4_FT_UNKNOWN)]
