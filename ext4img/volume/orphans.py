@@ -139,6 +139,8 @@ class _OrphanRecovery:
         if not (inode.is_file or inode.is_dir or inode.is_symlink):
             raise CorruptionError(f"an orphan is a {inode.type} with links", place)
         self._truncate(inode)
+        if inode.dtime:  # the next one of the list; it is in no list any more (ext4_orphan_del)
+            editor.change_inode(number, i_dtime=0)
         self.truncated.append(number)
 
     def _truncate(self, inode: Inode) -> None:
