@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from ext4img.backup.chosen import ChosenPath
 from ext4img.backup.destination import HostDirectory
 from ext4img.backup.input import ArchiveSource
+from ext4img.backup.kernel_policy import KernelKeys
 from ext4img.backup.plaintext import Plaintext
 from ext4img.backup.restorer import Missing, Progress, Restorable, Restorer, RestoreReport
 from ext4img.backup.source import BackupSource, open_backup
@@ -27,6 +28,7 @@ def restore(
     overwrite: Overwrite = False,
     resume: bool = False,
     devices: bool = False,
+    encrypt: bool = False,
     bases: Sequence[ArchiveSource] = (),
     progress: Progress | None = None,
 ) -> RestoreReport:
@@ -41,7 +43,9 @@ def restore(
     in the way is left as it is and reported, unless `overwrite` (or "newer", where the backup's is).
     With `resume` what an interrupted restore has done is kept. `only` names paths, plain ones or
     as they are in the archive; what is below them comes too. Device nodes are made only if
-    `devices`. `progress` is called with bytes of the archive done and in all.
+    `devices`. With `encrypt` directories that were encrypted get the same policy from the kernel,
+    which gets the keys for the time of the restore: on an ext4 or f2fs with that feature.
+    `progress` is called with bytes of the archive done and in all.
 
     WrongKeyError before anything is written. TruncatedArchiveError, AlteredArchiveError and
     UnsafeArchiveError name the member; nothing that is not whole has been given its name. An
@@ -51,9 +55,11 @@ def restore(
     """
     opened = archive if isinstance(archive, BackupSource) else open_backup(archive, bases)
     try:
+        keys = list(keys)
         keyring = keyring_for(opened, keys)
         plaintext = Plaintext(keyring, opened.info) if len(keyring) else None
-        with HostDirectory(destination) as target:
+        with HostDirectory(destination) as target, KernelKeys(target.fd, keys, keyring) as kernel_keys:
+            lent = kernel_keys if encrypt else None
             if opened.seekable:
                 restorer = Restorer(
                     target,
@@ -64,13 +70,14 @@ def restore(
                     only=only,
                     resume=resume,
                     fetch=opened.member,
+                    kernel_keys=lent,
                 )
                 if resume:
                     target.clear_temporaries()
                 restorer.run(opened.members(), opened.total_bytes, progress)
             else:
                 with target.staging() as staging:
-                    restorer = Restorer(staging, plaintext, missing, False, devices, only=only)
+                    restorer = Restorer(staging, plaintext, missing, False, devices, only=only, kernel_keys=lent)
                     restorer.run(opened.members(), opened.total_bytes, progress)
                     move_tree(staging.fd, target.fd, overwrite)
             if restorer.root is not None and (target.is_new or overwrite or resume):

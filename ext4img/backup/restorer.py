@@ -15,6 +15,7 @@ from ext4img.backup.attributes import FS_CASEFOLD_FL, Unset
 from ext4img.backup.chosen import Chosen, ChosenPath
 from ext4img.backup.destination import Exists, HostDirectory
 from ext4img.backup.entry import NO_XATTRS, ROOT, VERITY, Entry, show
+from ext4img.backup.kernel_policy import KernelKeys
 from ext4img.backup.member import records_of
 from ext4img.backup.passage import CHUNK_BYTES
 from ext4img.backup.plaintext import Plaintext
@@ -121,8 +122,12 @@ class Restorer:
         only: Sequence[ChosenPath] = (),
         resume: bool = False,
         fetch: Callable[[bytes], Restorable] | None = None,
+        kernel_keys: KernelKeys | None = None,
     ) -> None:
-        """See `restore`. `fetch` gives a member by its path, for further names of what is not restored."""
+        """See `restore`. `fetch` gives a member by its path, for further names of what is not restored.
+
+        With `kernel_keys` encrypted directories are to be encrypted ones again.
+        """
         self.report = RestoreReport()
         self.root: Entry | None = None
         self._target = target
@@ -133,6 +138,7 @@ class Restorer:
         self._chosen = Chosen(only) if only else None
         self._resume = resume
         self._fetch = fetch
+        self._kernel_keys = kernel_keys
         self._way: list[_Directory] = []
         self._plain = memoryview(bytearray(CHUNK_BYTES))  # a chunk's plaintext
         self._left_out = b""  # a directory that is left out, with all below it
@@ -197,7 +203,7 @@ class Restorer:
             if self._chosen is not None and not self._is_chosen(entry, name):
                 return
             self._restore(member, name)
-        except (Exists, NoKeyError, UnsupportedFeatureError) as error:
+        except (RestoreError, NoKeyError, UnsupportedFeatureError) as error:
             self._leave_out(error, entry)
         except OSError as error:
             if error.errno not in _ONE_ENTRY:
@@ -253,6 +259,8 @@ class Restorer:
             if names is None:
                 self._without_key(entry)
         self._target.enter(name)
+        if names is not None and self._kernel_keys is not None and self._way[-1].names is None:
+            self._encrypt(entry)
         if self._resume:
             self._target.clear_temporaries()
         self._way.append(_Directory(entry, names))
@@ -260,6 +268,17 @@ class Restorer:
             self._inherits_acl |= self._target.has_default_acl()
         elif entry.flags & FS_CASEFOLD_FL:  # only while it is empty
             attributes.set_casefold(self._target.fd, self.report.unset)
+
+    def _encrypt(self, entry: Entry) -> None:
+        """Give the current directory the policy that it had: what is below it gets it from there."""
+        context = self._plaintext.context(entry) if self._plaintext is not None else None
+        if self._kernel_keys is None or context is None:
+            return
+        try:
+            self._kernel_keys.encrypt(self._target.fd, context.policy, entry.shown)
+        except (RestoreError, NoKeyError):
+            self._target.leave()
+            raise
 
     def _leave(self) -> None:
         """The current directory is done: attributes, and back to the one above."""
@@ -283,6 +302,8 @@ class Restorer:
                 self._without_key(entry)
             else:
                 size = entry.size
+                if self._kernel_keys is not None and self._way[-1].names is None:
+                    self.report.unset["encryption of a file in a plain directory"] += 1
         target = self._target
         temporary = target.temporary()
         fd = target.create(temporary)
