@@ -46,7 +46,7 @@ class ArchiveOrigin:
         self._sizes = array("Q")
         self._digests = bytearray()
         self._segments: dict[int, Segments] = {}  # of those with holes
-        self._joined: dict[int, tuple[int, int]] = {}
+        self._joined: dict[int, tuple[int, int, int]] = {}
         self._open: dict[int, _ArchiveBody] = {}  # begun, and not read to their ends
         self._last: tuple[int, Body] | None = None
 
@@ -73,18 +73,22 @@ class ArchiveOrigin:
             self._segments[number] = entry.segments
         return number
 
-    def join(self, body: int, past_end: int, start: int) -> None:
+    def join(self, body: int, past_end: int, start: int) -> int:
         """See `Origin`."""
-        self._joined[body] = past_end, start
+        number = past_end if body == NO_BODY else body
+        self._joined[number] = body, past_end, start
+        return number
 
     def body(self, number: int) -> Body:
         """See `Origin`."""
         if self._last is not None and self._last[0] == number:
             return self._last[1]
-        body: Body = self._part(number)
+        body: Body
         if number in self._joined:
-            past_end, start = self._joined[number]
-            body = Joined(body, self._part(past_end), start)
+            contents, past_end, start = self._joined[number]
+            body = Joined(self._part(contents), self._part(past_end), start)
+        else:
+            body = self._part(number)
         self._last = number, body
         return body
 

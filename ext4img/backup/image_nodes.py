@@ -226,9 +226,9 @@ class NodeMaker:
         start = -(-node.size // VERITY_ALIGNMENT_BYTES) * VERITY_ALIGNMENT_BYTES
         past_end = tuple((start + offset, length) for offset, length in found.entry.segments)
         segments = held.entry.segments if node.segments is None else node.segments
-        self._origin.join(node.body, found.body, start)
+        node = node._replace(segments=(*segments, *past_end), body=self._origin.join(node.body, found.body, start))
         self.taken.incomplete += found.unreadable
-        yield from self._emit(node._replace(segments=(*segments, *past_end)), held.entry, held.links)
+        yield from self._emit(node, held.entry, held.links)
 
     def _count(self, kind: str) -> None:
         self.taken.made[kind] = self.taken.made.get(kind, 0) + 1

@@ -30,7 +30,7 @@ class MemberOrigin:
         self.info = backup.info
         self.total_bytes = backup.total_bytes
         self.position = 0
-        self._joined: dict[int, tuple[int, int]] = {}
+        self._joined: dict[int, tuple[int, int, int]] = {}
         self._passes: list[_Pass] = []
         self._last: tuple[int, Body] | None = None
 
@@ -43,18 +43,22 @@ class MemberOrigin:
                 entry = entry._replace(segments=_data_of(member))
             yield Found(entry, number if entry.segments else NO_BODY, bool(member.unreadable))
 
-    def join(self, body: int, past_end: int, start: int) -> None:
+    def join(self, body: int, past_end: int, start: int) -> int:
         """See `Origin`."""
-        self._joined[body] = past_end, start
+        number = past_end if body == NO_BODY else body
+        self._joined[number] = body, past_end, start
+        return number
 
     def body(self, number: int) -> Body:
         """See `Origin`."""
         if self._last is not None and self._last[0] == number:
             return self._last[1]
-        body: Body = self._part(number)
+        body: Body
         if number in self._joined:
-            past_end, start = self._joined[number]
-            body = Joined(body, self._part(past_end), start)
+            contents, past_end, start = self._joined[number]
+            body = Joined(self._part(contents), self._part(past_end), start)
+        else:
+            body = self._part(number)
         self._last = number, body
         return body
 

@@ -36,8 +36,8 @@ class Origin(Protocol):
     def entries(self) -> Iterator[Found]:
         """All entries, parents before children; those of type "verity" somewhere after their files."""
 
-    def join(self, body: int, past_end: int, start: int) -> None:
-        """From byte `start` on, the body of this number goes on with another one."""
+    def join(self, body: int, past_end: int, start: int) -> int:
+        """The number of a body that from byte `start` on goes on with another one."""
 
     def body(self, number: int) -> Body:
         """The contents by their number, in the form that `ext4img.build.write` takes."""

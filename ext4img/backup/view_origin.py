@@ -35,8 +35,9 @@ class ViewOrigin:
         for entry, body in self._collector.entries():
             yield Found(entry, NO_BODY if body is None else entry.inode)
 
-    def join(self, body: int, past_end: int, start: int) -> None:
+    def join(self, body: int, past_end: int, start: int) -> int:
         """See `Origin`: here it is all in one place already."""
+        return body
 
     def body(self, number: int) -> Body:
         """See `Origin`."""

@@ -21,6 +21,7 @@ class VolumeTree:
 
     volume: Volume
     inodes: dict[int, Inode] = field(default_factory=dict)
+    _last: tuple[int, _Reader] | None = None
 
     def nodes(self) -> Iterator[Node]:
         root = self.volume.inode(ROOT)
@@ -28,8 +29,10 @@ class VolumeTree:
         yield from self._below(root, ())
 
     def body(self, number: int) -> _Reader:
-        inode = self.inodes[number]
-        return _Reader(self.volume.contents(inode, self._end(inode)))
+        if self._last is None or self._last[0] != number:
+            inode = self.inodes[number]
+            self._last = number, _Reader(self.volume.contents(inode, self._end(inode)))
+        return self._last[1]
 
     def _below(self, directory: Inode, path: tuple[bytes, ...]) -> Iterator[Node]:
         below = []
