@@ -161,12 +161,13 @@ class Features(NamedTuple):
         )
 
     def __contains__(self, feature: object) -> bool:
-        if isinstance(feature, Compat):
-            return bool(self.compat & feature)
+        # Plain integers: `&` of flags makes an enumeration member each time, and this is asked often.
         if isinstance(feature, Incompat):
-            return bool(self.incompat & feature)
+            return int.__and__(self.incompat, feature) != 0
         if isinstance(feature, RoCompat):
-            return bool(self.ro_compat & feature)
+            return int.__and__(self.ro_compat, feature) != 0
+        if isinstance(feature, Compat):
+            return int.__and__(self.compat, feature) != 0
         return isinstance(feature, str) and feature in self.names
 
     def __str__(self) -> str:
