@@ -9,10 +9,11 @@ from typing import Final, NamedTuple
 
 from ext4img.build.allocator import Allocator, Piece
 from ext4img.build.extents import IN_INODE, MAX_UNWRITTEN_BLOCKS, Run, build_root, extent_count, tree_blocks
+from ext4img.build.file_runs import LogicalRun
 from ext4img.build.geometry import Geometry
 from ext4img.build.nodes import FT_DIR
 from ext4img.build.special import Special, resize_area, resize_blocks
-from ext4img.build.tree import LogicalRun, Tree
+from ext4img.build.tree import Tree
 from ext4img.errors import BuildError
 
 _SECTOR: Final = 512

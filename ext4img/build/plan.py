@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from struct import unpack
 
 from ext4img.build.directories import DirectoryForm, lay_out
+from ext4img.build.gather import gather
 from ext4img.build.geometry import Demand, Geometry, solve
 from ext4img.build.groups import GroupSummary, Usage, summarise
 from ext4img.build.layout import Area, Kind, Places, blocks_needed, place
@@ -15,7 +16,7 @@ from ext4img.build.nodes import Node
 from ext4img.build.numbering import by_number, give_numbers, highest_wanted
 from ext4img.build.options import FeatureChoice, Options
 from ext4img.build.special import Special, add_special
-from ext4img.build.tree import LOST_AND_FOUND, Tree, gather
+from ext4img.build.tree import LOST_AND_FOUND, Tree
 from ext4img.errors import BuildError
 from ext4img.structs.inode import EXT4_INDEX_FL, EXT4_NDIR_BLOCKS
 from ext4img.volume import checksum
