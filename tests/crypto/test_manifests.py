@@ -146,5 +146,6 @@ def test_contents(judge: Judge):
             if state == WRITTEN and at < len(plaintext):
                 data = cipher.decrypt(read(pblk, count), lblk * per_block)
                 plaintext[at : at + len(data)] = data[: len(plaintext) - at]
-        assert not any(plaintext[entry["size"] :])
+        if not judge.head["dirty"]:  # a truncate may have zeroed the rest in memory only
+            assert not any(plaintext[entry["size"] :])
         assert hashlib.sha256(plaintext[: entry["size"]]).hexdigest() == entry["sha256"], entry["path"]
