@@ -141,9 +141,10 @@ def test_many_groups_of_an_image_cut_short(edit: Edit):
     image = edit("ext2-1k").superblock(
         s_blocks_per_group=8, s_inodes_per_group=8, s_blocks_count_lo=0xFFFFFFF8, s_inodes_count=0xFFFFFFF8
     )
-    with pytest.raises(ext4img.Ext4Error), ext4img.open(bytes(image)):
+    cut = bytes(image)[: 1 << 20]  # as much as there can be descriptors in
+    with pytest.raises(ext4img.Ext4Error), ext4img.open(cut):
         pass
-    exercise(BytesSource(bytes(image)), ())
+    exercise(BytesSource(cut), ())
 
 
 def test_journal_device_is_no_file_system(tmp_path: Path):
