@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import BinaryIO, Literal, Protocol, cast
 
 from ext4img.backup.collect import Collector
+from ext4img.backup.compressed import FrameWriter
 from ext4img.backup.entry import Entry
 from ext4img.backup.filter import Filter
 from ext4img.backup.incremental import INCREMENTAL, Base
@@ -58,6 +59,7 @@ def backup(
     encdata: bool = False,
     format: Literal["tar", "dir"] = "tar",
     since: ArchiveSource | None = None,
+    compress: Literal["zstd"] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> BackupReport:
@@ -70,6 +72,9 @@ def backup(
 
     With `since`, an earlier archive or its manifest, the backup is an incremental one: files whose
     inode is as it was are recorded, not stored, and the earlier archives are needed to read it.
+
+    With `compress` the archive is in zstd's frames, each of which can be read alone; what it is
+    called is the caller's affair. Ciphertext gets no smaller by it.
 
     `exclude` are shell patterns, with a slash of whole paths, else of names. `encrypted_only`
     leaves out plain files, `one_policy` (a key's descriptor or identifier) what is not under that
@@ -93,7 +98,7 @@ def backup(
         if since is not None:
             base = stack.enter_context(Base(since, info.uuid))
             info = replace(info, requires=(INCREMENTAL,))
-        writer = stack.enter_context(_writer(destination, info, format, overwrite))
+        writer = stack.enter_context(_writer(destination, info, format, compress, overwrite))
         for entry, body in collector.entries():
             unchanged = base.unchanged(entry) if base is not None else None
             if unchanged is not None:
@@ -108,15 +113,27 @@ def backup(
 
 @contextmanager
 def _writer(
-    destination: ArchiveDestination, info: BackupInfo, format: Literal["tar", "dir"], overwrite: bool
+    destination: ArchiveDestination,
+    info: BackupInfo,
+    format: Literal["tar", "dir"],
+    compress: Literal["zstd"] | None,
+    overwrite: bool,
 ) -> Iterator[_Writer]:
     if format == "dir":
         from ext4img.backup.store_writer import StoreWriter
 
-        if not isinstance(destination, (str, bytes, os.PathLike)) or overwrite:
-            raise ArchiveError("a directory store needs a path of its own: it is no stream, and overwrites nothing")
+        if not isinstance(destination, (str, bytes, os.PathLike)) or overwrite or compress:
+            what = "a directory store needs a path of its own: it is no stream, overwrites nothing, compresses nothing"
+            raise ArchiveError(what)
         with StoreWriter(os.fsdecode(destination), info) as store:
             yield store
         return
-    with open_output(destination, overwrite=overwrite) as output, ArchiveWriter(output, info) as writer:
-        yield writer
+    with open_output(destination, overwrite=overwrite) as output:
+        if compress is None:
+            with ArchiveWriter(output, info) as writer:
+                yield writer
+            return
+        frames = FrameWriter(output)
+        with ArchiveWriter(cast("BinaryIO", frames), info) as writer:
+            yield writer
+        frames.finish()

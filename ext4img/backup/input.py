@@ -13,9 +13,11 @@ import stat
 from types import TracebackType
 from typing import BinaryIO, Final, Protocol, Self, cast
 
+from ext4img.backup.compressed import DecompressedStream, Frames, Joined, is_compressed
 from ext4img.errors import ArchiveError, TruncatedArchiveError
 
 BUFFER_BYTES: Final = 256 << 10
+_MAGIC_BYTES: Final = 4
 ArchiveSource = str | bytes | os.PathLike[str] | os.PathLike[bytes] | BinaryIO
 
 
@@ -85,12 +87,17 @@ class Cursor:
 
 
 class ArchiveInput:
-    """An open archive file or stream. `size` in bytes is None for a stream."""
+    """An open archive file or stream. `size` in bytes is None for a stream.
+
+    One that is compressed is read as if it were not, and is a file if its frames can be found.
+    """
 
     def __init__(self, source: ArchiveSource) -> None:
         self._owned: io.FileIO | None = None
         self._taken = False
         self._anywhere: _Positional | None = None
+        self._frames: Frames | None = None
+        self._stream: io.BufferedReader
         if isinstance(source, (str, bytes, os.PathLike)):
             path = os.fsdecode(source)
             self.name = path
@@ -112,6 +119,11 @@ class ArchiveInput:
             self._start = self._file.tell() if self._owned is None else 0
             self.size = self._file.seek(0, io.SEEK_END) - self._start
             self._file.seek(self._start)
+        try:
+            self._see_through_compression()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def seekable(self) -> bool:
@@ -124,8 +136,8 @@ class ArchiveInput:
             if self._taken or position:
                 raise ArchiveError(f"{self.name}: a stream can be read only once, from its start")
             self._taken = True
-            return Cursor(self._file, self.name, seekable=False)
-        raw = _Positional(self._file, self._start, self.size)
+            return Cursor(self._stream, self.name, seekable=False)
+        raw = _Positional(self._file, self._start, self.size, self._frames)
         stream = io.BufferedReader(raw, BUFFER_BYTES)
         stream.seek(position)
         return Cursor(cast("BinaryIO", stream), self.name, seekable=True, position=position)
@@ -134,7 +146,7 @@ class ArchiveInput:
         """Exactly `length` bytes from `position` on, wherever cursors stand. Only on a file."""
         if self._anywhere is None:
             assert self.size is not None, "a stream has no positions"
-            self._anywhere = _Positional(self._file, self._start, self.size)
+            self._anywhere = _Positional(self._file, self._start, self.size, self._frames)
         data = bytearray(length)
         self._anywhere.seek(position)
         done = 0
@@ -144,6 +156,33 @@ class ArchiveInput:
                 raise TruncatedArchiveError(f"{self.name}: it ends in the middle of {what}")
             done += count
         return bytes(data)
+
+    def _see_through_compression(self) -> None:
+        """Look at the first bytes; what is compressed becomes a file of frames, or a stream."""
+        if self.size is None:
+            self._stream, start = _peeked(self._file)
+        else:
+            start = self.read_at(0, min(self.size, _MAGIC_BYTES), "its first bytes")
+        if not is_compressed(start):
+            return
+        if self.size is not None:
+            self._frames = Frames.open(self._plain_at, self.size)
+            self._anywhere = None
+            if self._frames is not None:
+                self.size = self._frames.size
+                return
+            self.size = None
+            self._stream = io.BufferedReader(_Positional(self._file, self._start, 1 << 63))
+        self._stream = io.BufferedReader(DecompressedStream(cast("BinaryIO", self._stream)), BUFFER_BYTES)
+
+    def _plain_at(self, position: int, length: int) -> bytes:
+        """Bytes of the compressed file."""
+        reader = _Positional(self._file, self._start, 1 << 63)
+        reader.seek(position)
+        data = io.BufferedReader(reader).read(length)
+        if len(data) != length:
+            raise TruncatedArchiveError(f"{self.name}: it ends in the middle of a zstd frame")
+        return data
 
     def close(self) -> None:
         """Close what was opened here. May be called twice."""
@@ -162,7 +201,8 @@ class ArchiveInput:
 class _Positional(io.RawIOBase):
     """A reader of its own place on a file that others read too."""
 
-    def __init__(self, file: BinaryIO | io.FileIO, start: int, size: int) -> None:
+    def __init__(self, file: BinaryIO | io.FileIO, start: int, size: int, frames: Frames | None = None) -> None:
+        self._frames = frames
         self._file = file
         self._start = start
         self._size = size
@@ -188,6 +228,10 @@ class _Positional(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+        if self._frames is not None:
+            count = self._frames.read_into(self._at, buffer)
+            self._at += count
+            return count
         where = self._start + self._at
         try:
             if self._fd is not None:
@@ -201,3 +245,28 @@ class _Positional(io.RawIOBase):
             raise ArchiveError(f"archive cannot be read at byte offset {where}: {error.strerror}") from error
         self._at += count
         return count
+
+
+def _peeked(file: BinaryIO | io.FileIO) -> tuple[io.BufferedReader, bytes]:
+    """A stream with a buffer, and the first bytes that will be read from it."""
+    stream = file if isinstance(file, io.BufferedReader) else io.BufferedReader(_Unseekable(file), BUFFER_BYTES)
+    start = stream.peek(_MAGIC_BYTES)[:_MAGIC_BYTES]
+    if 0 < len(start) < _MAGIC_BYTES:  # a pipe that came to a halt there
+        start = stream.read(_MAGIC_BYTES)
+        stream = io.BufferedReader(Joined(start, cast("BinaryIO", stream)), BUFFER_BYTES)
+    return stream, start
+
+
+class _Unseekable(io.RawIOBase):
+    """Any file object with `read`, as raw bytes."""
+
+    def __init__(self, file: BinaryIO | io.FileIO) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+        data = self._file.read(len(buffer)) or b""
+        buffer[: len(data)] = data
+        return len(data)
