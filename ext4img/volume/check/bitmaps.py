@@ -65,7 +65,7 @@ def _check_blocks(
     what = "block" if unit == 1 else "cluster"
     base = first + (superblock.first_data_block if unit == 1 else 0)
     place = Place(block=group.block_bitmap)
-    _compare(volume, stored, expected, f"{what} bitmap of group {group.number}", what, base, place)
+    _compare(volume, stored, expected, f"block bitmap of group {group.number}", what, base, place)
     free = count - int(stored.sum())
     if free != group.free_blocks and not group.is_backup:
         _wrong(volume, group, f"counts {group.free_blocks} free {what}s, its bitmap {free}", "bg_free_blocks_count_lo")

@@ -198,7 +198,13 @@ class InodeChecker:
                 self._found(inode, reason, "i_size_lo")
 
     def _sectors(self, inode: Inode, mapping: Mapping, value_sectors: int) -> None:
-        """i_blocks is what the inode takes on disk: in clusters, attribute block and values included."""
+        """i_blocks is what the inode takes on disk: in clusters, attribute block and values included.
+
+        Fast commits don't restore it, neither here nor in the kernel.
+        """
+        recovery = self._volume.recovery
+        if recovery is not None and recovery.fast_commits.tags:
+            return
         if inode.number < self._superblock.first_inode or any(run.state == LOST for run in mapping.runs):
             return
         unit = self._cluster_blocks
