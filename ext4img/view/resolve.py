@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MOST_SYMLINKS = 40
 MOST_DIRECTORIES = 4096  # that are kept; 4 MiB
+_NO_KEY = "No such file or directory: without its key an encrypted directory shows other names"
 Found = tuple[Inode, DirEntry | None, int]
 
 
@@ -50,7 +51,7 @@ class Resolver:
                 continue
             entry = view.lookup(inode, name)
             if entry is None:
-                raise NotFoundError.at(path)
+                raise NotFoundError.at(path, None if view.has_key(inode) else _NO_KEY)
             child = self._inode(entry.inode)
             if not child.links or child.mode >> 12 not in IN_USE:
                 view.problems.found(not_in_use(path, inode.number, child))

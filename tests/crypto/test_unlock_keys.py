@@ -66,8 +66,8 @@ def test_digits_are_never_taken_for_a_raw_key():
 @pytest.mark.parametrize(
     ("data", "key_format", "reason"),
     [
-        (b"", "auto", "0 digits"),
-        (b"\n", "auto", "0 digits"),
+        (b"", "auto", "empty"),
+        (b"\n", "auto", "empty"),
         (b"0x\n", "auto", "0 digits"),
         (b"\xff" * 15, "auto", "15 bytes, not 16 to 64"),
         (b"\xff" * 65, "auto", "65 bytes are neither"),

@@ -88,6 +88,20 @@ def test_names_that_are_nearly_right(name: str, fixture_image: Callable[[str], U
                 assert not fs.path(directory + b"/" + wrong).exists(follow_symlinks=False), (shown, wrong)
 
 
+def test_plain_names_want_the_key(fixture_image: Callable[[str], UnpackedImage]):
+    """Who forgets the key is told; who has it, or asks elsewhere, is not."""
+    image = fixture_image("sample-encrypted")
+    with ext4img.open(image.path) as fs:
+        with pytest.raises(ext4img.NotFoundError, match="without its key"):
+            fs.path("/home/alice/notes.txt").stat()
+        with pytest.raises(ext4img.NotFoundError, match="directory: '/home/nobody'"):
+            fs.path("/home/nobody").stat()
+        image.manifest.add_keys_to(fs)
+        assert fs.path("/home/alice/notes.txt").is_file()
+        with pytest.raises(ext4img.NotFoundError, match="directory: '/home/alice/no'"):
+            fs.path("/home/alice/no").stat()
+
+
 @pytest.mark.kernel
 @pytest.mark.parametrize("name", ["sample-encrypted", "encrypted-old-layout", "encrypted-variants", "unlock-tools"])
 def test_the_kernel_does_the_same(name: str, fixture_image: Callable[[str], UnpackedImage]):

@@ -45,6 +45,8 @@ def parse_key(data: bytes, key_format: KeyFormat = "auto") -> bytes:
         return _parse_raw(data)
     if key_format != "auto":
         raise KeyFormatError("a key's format is one of auto, raw, hex, recovery")
+    if not data.translate(None, _WHITE_SPACE):
+        raise KeyFormatError("not a key: it is empty")
     if not _hex_digits(data).translate(None, _HEX_DIGITS):
         return _parse_hex(data)
     if len(data) <= MAX_KEY_BYTES:
