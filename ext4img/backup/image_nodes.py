@@ -102,14 +102,14 @@ class _Held:
 
     node: Node
     entry: Entry
-    links: list[Node] = field(default_factory=list)
+    links: list[tuple[Node, str]] = field(default_factory=list)  # and how they are shown
 
 
 class NodeMaker:
     """Goes through the entries of `origin` once.
 
     `chosen` says which are wanted. With `salvage` what the new file system can't hold is left out and
-    noted in `taken`; `refuse` is for those that the builder refuses.
+    noted in `taken`. `refuse` is for the builder, which names paths by their stored bytes.
     """
 
     def __init__(self, origin: Origin, form: Form, *, chosen: Chosen | None = None, salvage: bool = False) -> None:
@@ -123,15 +123,18 @@ class NodeMaker:
         self._components = 0
         self._passed_by = b""  # a directory that is left out with all below it
         self._passed_by_count = 0  # 1 if what is below is missing, 0 if it is not wanted
+        self._given = ""  # the path of the last node, as people know it
         self._refusal: BuildError | None = None
         self._linked: set[int] = set()  # inodes of several names, the first of which is there
         self._unchosen: dict[int, Found] = {}  # the same, the first of which is not wanted
         self._held: dict[int, _Held] = {}
 
     def refuse(self, error: BuildError) -> None:
-        """The builder does not take the node that it was given last."""
-        self._refusal = error
-        self.taken.leave_out(error)
+        """The builder does not take the node that it was given last: raised, or noted where that is wanted."""
+        self._refusal = BuildError(error.reason, self._given)
+        if not self._salvage:
+            raise self._refusal from error
+        self.taken.leave_out(self._refusal)
 
     def nodes(self) -> Iterator[Node]:
         """The nodes, each directory before what is in it."""
@@ -185,8 +188,9 @@ class NodeMaker:
             self._enter(entry, path)
         yield from self._emit(node, entry)
 
-    def _emit(self, node: Node, entry: Entry, links: Sequence[Node] = ()) -> Iterator[Node]:
+    def _emit(self, node: Node, entry: Entry, links: Sequence[tuple[Node, str]] = ()) -> Iterator[Node]:
         """Hand out a node and its further names, unless it is refused."""
+        self._given = entry.shown
         yield node
         refusal = self._take_refusal()
         if refusal is not None:
@@ -197,10 +201,11 @@ class NodeMaker:
             self._pass_by(entry, 1)
             return
         self._count(entry.type)
-        for link in links:
-            yield from self._emit_link(link)
+        for link, shown in links:
+            yield from self._emit_link(link, shown)
 
-    def _emit_link(self, link: Node) -> Iterator[Node]:
+    def _emit_link(self, link: Node, shown: str) -> Iterator[Node]:
+        self._given = shown
         yield link
         if self._take_refusal() is None:
             self._count("link")
@@ -216,9 +221,9 @@ class NodeMaker:
         node = Node(path, entry.mode, link_group=entry.inode, name_hash=entry.name_hash or b"")
         held = self._held.get(entry.inode)
         if held is not None:
-            held.links.append(node)
+            held.links.append((node, entry.shown))
             return
-        yield from self._emit_link(node)
+        yield from self._emit_link(node, entry.shown)
 
     def _with_past_end(self, held: _Held, found: Found) -> Iterator[Node]:
         """A verity file with its Merkle tree and descriptor, which begin at a multiple of 64 KiB."""

@@ -81,7 +81,7 @@ class Rebuild:
                 self._watched(maker.nodes()),
                 options,
                 fold=_fold() if "casefold" in info.features else None,
-                refused=maker.refuse if salvage else None,
+                refused=maker.refuse,
             )
         except BaseException:
             self._opened.close()
