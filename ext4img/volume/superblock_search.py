@@ -183,12 +183,9 @@ def _named(source: Source, problems: Problems, block: int, block_size: int | Non
         offset = block * size
         if offset <= SUPERBLOCK_OFFSET < offset + size:
             offset = SUPERBLOCK_OFFSET
-        try:
-            raw = _raw(source, offset)
-        except SourceError:
-            if size == block_size:
-                raise
-            continue  # too far for this size: beyond the image's end
+        if offset + SUPERBLOCK_SIZE > source.size:
+            continue
+        raw = _raw(source, offset)
         if not has_magic(raw):
             continue
         found = parse_superblock(raw, offset, problems)
