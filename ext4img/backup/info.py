@@ -5,11 +5,13 @@ It holds no secret and no path of the host.
 
 from __future__ import annotations
 
+import base64
 import json
 import uuid
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ext4img.backup.entry import show
 from ext4img.crypto.policy import Policy
 from ext4img.errors import AlteredArchiveError, UnsupportedFeatureError
 
@@ -61,7 +63,7 @@ class BackupInfo:
             "tool": self.tool,
             "filesystem": {
                 "uuid": str(self.uuid),
-                "label": self.label,
+                **_text("label", self.label),
                 "features": list(self.features),
                 **{name: getattr(self, name) for name in _NUMBERS},
                 "hash_unsigned": self.hash_unsigned,
@@ -70,7 +72,7 @@ class BackupInfo:
             },
             "policies": [_policy_to_json(policy) for policy in self.policies],
             "options": {
-                "only": [path.decode("utf-8", "surrogateescape") for path in self.only],
+                "only": [_text("path", show(path)) for path in self.only],
                 "filtered": self.filtered,
                 "encdata": self.encdata,
             },
@@ -92,13 +94,13 @@ class BackupInfo:
                 raise ValueError(f"block_size is {numbers['block_size']}")
             return cls(
                 uuid=uuid.UUID(system["uuid"]),
-                label=str(system["label"]),
+                label=_untext(system, "label"),
                 features=tuple(str(name) for name in system["features"]),
                 hash_unsigned=bool(system["hash_unsigned"]),
                 hash_seed=bytes.fromhex(system["hash_seed"]),
                 password_salt=bytes.fromhex(system["password_salt"]),
                 policies=tuple(_policy_from_json(policy) for policy in found["policies"]),
-                only=tuple(str(path).encode("utf-8", "surrogateescape") for path in options["only"]),
+                only=tuple(_untext(path, "path").encode("utf-8", "surrogateescape") for path in options["only"]),
                 filtered=bool(options["filtered"]),
                 encdata=bool(options["encdata"]),
                 tool=str(found["tool"]),
@@ -114,6 +116,21 @@ def _check_version(version: object, requires: tuple[str, ...]) -> None:
     if version != FORMAT_VERSION or unknown:
         what = f"needs {', '.join(unknown)}" if unknown else f"is of format version {version!r}"
         raise UnsupportedFeatureError(f"the backup {what}, which this version of ext4img does not know", unknown)
+
+
+def _text(key: str, value: str) -> dict[str, str]:
+    """A value that may have bytes in it which are no UTF-8 (as surrogates): then it is in base64."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return {f"{key}_base64": base64.b64encode(value.encode("utf-8", "surrogateescape")).decode()}
+    return {key: value}
+
+
+def _untext(found: dict[str, Any], key: str) -> str:
+    if key in found:
+        return str(found[key])
+    return show(base64.b64decode(found[f"{key}_base64"], validate=True))
 
 
 def _whole(found: dict[str, Any], key: str) -> int:

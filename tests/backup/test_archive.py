@@ -8,12 +8,14 @@ import json
 import os
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, BinaryIO, cast
 
 import pytest
 
 from ext4img.backup import Archive, verify
 from ext4img.backup.entry import VERITY, Entry
+from ext4img.backup.info import BackupInfo
 from ext4img.backup.manifest_line import Closing, parse_line
 from ext4img.backup.writer import ArchiveWriter, Body
 from ext4img.errors import AlteredArchiveError, ArchiveError, NotFoundError, UnsafeArchiveError
@@ -241,3 +243,11 @@ def test_many_members_take_little_memory(count: int, tmp_path):
     run(1)  # what is loaded and cached once
     assert run(count * 100) < 8 << 20
     os.unlink(path)
+
+
+def test_what_is_no_utf8_survives_in_the_first_member():
+    info = replace(plain_tree().info, label="caf\udce9", only=(b"caf\xe9", "ü".encode()))
+    raw = info.to_json()
+    assert json.loads(raw)["filesystem"]["label_base64"] == "Y2Fm6Q=="
+    raw.decode("ascii")
+    assert BackupInfo.from_json(raw) == info
