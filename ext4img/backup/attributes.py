@@ -89,11 +89,15 @@ def drop_acls(target: int | str) -> None:
                 raise
 
 
-def apply_flags(fd: int, entry: Entry, unset: Unset) -> None:
-    """Inode flags and project, on an open file that has all the rest by now."""
+def apply_flags(fd: int, entry: Entry, unset: Unset, *, but: int = 0) -> None:
+    """Inode flags (not those of `but`) and project, on an open file that has all the rest by now."""
     if entry.project_id:
         _attempt("project", unset, lambda: _set_project(fd, entry.project_id))
-    wanted = entry.flags & SETTABLE_FLAGS
+    add_flags(fd, entry.flags & SETTABLE_FLAGS & ~but, unset)
+
+
+def add_flags(fd: int, wanted: int, unset: Unset) -> None:
+    """Set inode flags beside those that an open file has."""
     if wanted:
         _attempt("flags", unset, lambda: _add_flags(fd, wanted))
 

@@ -133,7 +133,8 @@ class HostDirectory(Way):
         """Take away what a restore that was killed left in the current directory."""
         for text in os.listdir(self.fd):
             name = os.fsencode(text)
-            if _TEMPORARY.fullmatch(name):
+            status = self.status(name) if _TEMPORARY.fullmatch(name) else None
+            if status is not None and not stat.S_ISDIR(status.st_mode):  # a directory may be of the backup
                 os.unlink(name, dir_fd=self.fd)
 
     def remove(self, name: bytes) -> None:
@@ -159,6 +160,20 @@ class HostDirectory(Way):
         finally:
             if folder != self.fd:
                 os.close(folder)
+
+    @contextmanager
+    def opened(self, names: tuple[bytes, ...], flags: int) -> Iterator[int]:
+        """What is at `names` below the target, open. OSError if it is not there, or a link on the way."""
+        folder = self._open(names[:-1])
+        try:
+            fd = os.open(names[-1], flags, dir_fd=folder)
+        finally:
+            if folder != self.fd:
+                os.close(folder)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def _open(self, names: tuple[bytes, ...]) -> int:
         """A directory below the target, each component a real directory."""

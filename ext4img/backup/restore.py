@@ -80,6 +80,7 @@ def restore(
                     restorer = Restorer(staging, plaintext, missing, False, devices, only=only, kernel_keys=lent)
                     restorer.run(opened.members(), opened.total_bytes, progress)
                     move_tree(staging.fd, target.fd, overwrite)
+            restorer.lock(target)
             if restorer.root is not None and (target.is_new or overwrite or resume):
                 restorer.finish_root(target)
             target.sync()

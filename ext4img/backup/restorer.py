@@ -16,6 +16,7 @@ from ext4img.backup.chosen import Chosen, ChosenPath
 from ext4img.backup.destination import Exists, HostDirectory
 from ext4img.backup.entry import NO_XATTRS, ROOT, VERITY, Entry, show
 from ext4img.backup.kernel_policy import KernelKeys
+from ext4img.backup.locks import LOCKING_FLAGS, Locks
 from ext4img.backup.member import records_of
 from ext4img.backup.passage import CHUNK_BYTES
 from ext4img.backup.plaintext import Plaintext
@@ -145,6 +146,7 @@ class Restorer:
         self._left_out_count = 0  # 1 if what is below is missing, 0 if it is not wanted
         self._left_out_key = False  # for want of a key
         self._links: dict[bytes, _Linked] = {}  # by the path of the first name
+        self._locks = Locks()
         self._inherits_acl = target.has_default_acl()
 
     def run(self, members: Iterable[Restorable], total: int | None, progress: Progress | None = None) -> None:
@@ -175,6 +177,12 @@ class Restorer:
         if self.root is not None:
             with self._failing():
                 self._finish_directory(target.fd, _Directory(self.root, None))
+                attributes.add_flags(target.fd, self.root.flags & LOCKING_FLAGS, self.report.unset)
+
+    def lock(self, target: HostDirectory) -> None:
+        """Make immutable and append-only what was so: when everything is at its place in `target`."""
+        with self._failing():
+            self._locks.apply(target, self.report.unset)
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
@@ -285,12 +293,13 @@ class Restorer:
         directory = self._way.pop()
         if self._target.created or self._overwrite or self._resume:
             self._finish_directory(self._target.fd, directory)
+            self._locks.add(self._target, b"", directory.entry)
         self._target.leave()
 
     def _finish_directory(self, fd: int, directory: _Directory) -> None:
         entry = directory.entry
         self._apply(fd, entry, as_stored=entry.is_encrypted and directory.names is None)
-        attributes.apply_flags(fd, entry, self.report.unset)
+        attributes.apply_flags(fd, entry, self.report.unset, but=LOCKING_FLAGS)
 
     def _file(self, member: Restorable, name: bytes) -> None:
         entry = member.entry
@@ -311,7 +320,8 @@ class Restorer:
             self._contents(fd, member, cipher, size)
             self._apply(fd, entry, as_stored=entry.is_encrypted and cipher is None)
             self._publish(temporary, name, entry)
-            attributes.apply_flags(fd, entry, self.report.unset)
+            attributes.apply_flags(fd, entry, self.report.unset, but=LOCKING_FLAGS)
+            self._locks.add(target, name, entry)
         except BaseException:
             target.remove(temporary)
             raise
@@ -380,6 +390,8 @@ class Restorer:
             return False
         if entry.type == "file" and status.st_size != self._size(entry):
             return False
+        if entry.type == "file":
+            self._locks.add(self._target, name, entry)
         if entry.links > 1:
             identity = (status.st_dev, status.st_ino)
             self._links[entry.path] = _Linked((*self._target.names(), name), identity, entry.links - 1)

@@ -1,0 +1,51 @@
+"""Flags that lock a file: what is immutable or append-only takes no further name and can't be moved.
+
+So they are set when all else is done, on what was restored and not on what has its name by then.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final, NamedTuple
+
+from ext4img.backup import attributes
+from ext4img.backup.attributes import FS_APPEND_FL, FS_IMMUTABLE_FL, Unset
+from ext4img.backup.destination import HostDirectory
+from ext4img.backup.entry import Entry
+
+LOCKING_FLAGS: Final = FS_IMMUTABLE_FL | FS_APPEND_FL
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class _Lock(NamedTuple):
+    names: tuple[bytes, ...]
+    identity: tuple[int, int]
+    flags: int
+
+
+class Locks:
+    """Collects what is to be locked in the end."""
+
+    def __init__(self) -> None:
+        self._locks: list[_Lock] = []
+
+    def add(self, target: HostDirectory, name: bytes, entry: Entry) -> None:
+        """Note what `name` in the current directory is, or that itself if it is empty, if flags lock it."""
+        flags = entry.flags & LOCKING_FLAGS
+        if flags:
+            names = (*target.names(), name) if name else target.names()
+            self._locks.append(_Lock(names, target.identity(name or b"."), flags))
+
+    def apply(self, target: HostDirectory, unset: Unset) -> None:
+        """Set the flags. What is not there any more, or was not moved there, is passed over."""
+        for lock in reversed(self._locks):
+            try:
+                with target.opened(lock.names, _READ) as fd:
+                    status = os.fstat(fd)
+                    if (status.st_dev, status.st_ino) == lock.identity:
+                        attributes.add_flags(fd, lock.flags, unset)
+            except FileNotFoundError:
+                continue
+            except PermissionError:  # who may not read it has no right to its flags either
+                unset["flags"] += 1
+        self._locks.clear()

@@ -1,0 +1,115 @@
+"""Immutable and append-only files: their further names, their move into place, and a second restore."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from ext4img.backup import restore
+from ext4img.backup.attributes import FS_APPEND_FL, FS_IMMUTABLE_FL, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS
+from tests.backup.synthetic import Tree
+from tests.backup.test_archive import as_file, as_stream
+
+both = pytest.mark.parametrize("opened", [as_file, as_stream], ids=["file", "stream"])
+LOCKS = FS_IMMUTABLE_FL | FS_APPEND_FL
+
+
+def flags_of(path: Path) -> int:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        value = array.array("i", [0])
+        fcntl.ioctl(fd, FS_IOC_GETFLAGS, value)
+        return value[0]
+    finally:
+        os.close(fd)
+
+
+def set_flags(path: Path, flags: int) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.ioctl(fd, FS_IOC_SETFLAGS, array.array("i", [flags]))
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[Path]:
+    """A directory on a file system that takes the flags, of which none is left afterwards."""
+    probe = tmp_path / "probe"
+    probe.write_bytes(b"")
+    try:
+        before = flags_of(probe)
+        set_flags(probe, before | FS_IMMUTABLE_FL)
+        set_flags(probe, before)
+    except OSError as error:
+        pytest.skip(f"no immutable files here: {error.strerror}")
+    yield tmp_path / "target"
+    for folder, _, files in os.walk(tmp_path):
+        for path in (Path(folder), *(Path(folder, name) for name in files)):
+            flags = flags_of(path)
+            if flags & LOCKS:
+                set_flags(path, flags & ~LOCKS)
+
+
+def locked_tree() -> Tree:
+    tree = Tree()
+    first = tree.add(b"appended", "file", b"log", flags=FS_APPEND_FL, links=2)
+    tree.add_link(b"later", first)
+    tree.add(b"locked", "dir", flags=FS_IMMUTABLE_FL)
+    tree.add(b"locked/below", "dir", flags=FS_IMMUTABLE_FL)
+    first = tree.add(b"locked/first", "file", b"fixed", flags=FS_IMMUTABLE_FL, links=2)
+    tree.add_link(b"locked/second", first)
+    return tree
+
+
+def assert_as_it_was(target: Path) -> None:
+    assert sorted(os.listdir(target)) == ["appended", "later", "locked"]
+    assert sorted(os.listdir(target / "locked")) == ["below", "first", "second"]
+    assert (target / "appended").stat().st_ino == (target / "later").stat().st_ino
+    assert (target / "locked/first").stat().st_ino == (target / "locked/second").stat().st_ino
+    assert (target / "locked/second").read_bytes() == b"fixed"
+    assert flags_of(target / "later") & LOCKS == FS_APPEND_FL
+    for path in ("locked", "locked/below", "locked/first"):
+        assert flags_of(target / path) & LOCKS == FS_IMMUTABLE_FL
+
+
+@both
+def test_further_names_of_locked_files(opened: Callable[[bytes], BinaryIO], target: Path):
+    report = restore(opened(locked_tree().archive()), target)
+    assert report.complete, report.problems
+    assert_as_it_was(target)
+
+
+@both
+def test_into_directories_that_are_there(opened: Callable[[bytes], BinaryIO], target: Path):
+    (target / "locked").mkdir(parents=True)
+    report = restore(opened(locked_tree().archive()), target, overwrite=True)
+    assert report.complete, report.problems
+    if opened is as_file:
+        assert_as_it_was(target)
+
+
+def test_resumed(target: Path):
+    tree = locked_tree()
+    restore(as_file(tree.archive()), target)
+    for path in ("appended", "locked", "locked/below", "locked/first"):  # as if it was killed before the end
+        set_flags(target / path, flags_of(target / path) & ~LOCKS)
+    (target / "later").unlink()
+    report = restore(as_file(tree.archive()), target, resume=True)
+    assert report.complete, report.problems
+    assert_as_it_was(target)
+
+
+def test_a_directory_named_like_a_temporary_file_does_not_hinder_resuming(tmp_path: Path):
+    tree = Tree()
+    tree.add(b".ext4img-00000000-1.partial", "dir")
+    tree.add(b".ext4img-00000000-1.partial/file", "file", b"x")
+    restore(as_file(tree.archive()), tmp_path / "t")
+    assert restore(as_file(tree.archive()), tmp_path / "t", resume=True).complete
+    assert (tmp_path / "t/.ext4img-00000000-1.partial/file").read_bytes() == b"x"
