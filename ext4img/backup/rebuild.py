@@ -59,11 +59,15 @@ def rebuild(
     keep_inodes: bool = False,
     only: Sequence[OnlyPath] = (),
     salvage: bool | None = None,
+    bases: Sequence[ArchiveSource] = (),
     overwrite: bool = False,
     allow_device: bool = False,
     progress: Progress | None = None,
 ) -> RebuildReport:
-    """Make a new ext4 image of a backup (or of the tree that tar made of one), or of another image, without any key.
+    """Make a new ext4 image of a backup, or of another image, without any key.
+
+    A backup is an archive, a directory store, or a tree that `tar --xattrs` extracted; what an
+    incremental archive builds on is looked for among `bases`, then in its own directory.
 
     Encrypted files, names and link targets go over as ciphertext with all that decryption needs:
     whoever has a key opens them there as before. Inode numbers are kept where ciphertext hangs on
@@ -98,6 +102,7 @@ def rebuild(
         keep_inodes=keep_inodes,
         only=only,
         salvage=salvage,
+        bases=bases,
         progress=progress,
     ) as planned:
         return planned.write(image, overwrite=overwrite, allow_device=allow_device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -13,7 +12,7 @@ from ext4img.backup.archive_origin import ArchiveOrigin
 from ext4img.backup.chosen import Chosen
 from ext4img.backup.image_nodes import Form, NodeMaker
 from ext4img.backup.image_options import NewSize, NewUuid, image_options
-from ext4img.backup.input import ArchiveSource
+from ext4img.backup.input import ArchiveInput, ArchiveSource
 from ext4img.backup.member_origin import MemberOrigin
 from ext4img.backup.origin import Origin
 from ext4img.backup.reader import Archive
@@ -50,13 +49,14 @@ class Rebuild:
         keep_inodes: bool = False,
         only: Sequence[OnlyPath] = (),
         salvage: bool | None = None,
+        bases: Sequence[ArchiveSource] = (),
         progress: Progress | None = None,
     ) -> None:
         self._opened = ExitStack()
         self._progress = progress
         try:
             chosen: Chosen | None = None
-            self._source = source if isinstance(source, View) else self._backup(source)
+            self._source = source if isinstance(source, View) else self._backup(source, bases)
             if isinstance(self._source, View):
                 self._origin: Origin = ViewOrigin(self._source, only)
                 salvage = self._source.problems.checks != "strict" if salvage is None else salvage
@@ -127,19 +127,33 @@ class Rebuild:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _backup(self, source: BackupSource | ArchiveSource) -> BackupSource:
-        """The backup open; what comes from a stream is kept in a temporary file, as it is read twice."""
+    def _backup(self, source: BackupSource | ArchiveSource, bases: Sequence[ArchiveSource]) -> BackupSource:
+        """The backup open; one that can be read only forward is kept in a temporary file, as it is read twice."""
         if isinstance(source, BackupSource):
             return source
         if not isinstance(source, (str, bytes, os.PathLike)) and not source.seekable():
-            kept = self._opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed by `close`
+            return self._kept(source)
+        start = 0 if isinstance(source, (str, bytes, os.PathLike)) else source.tell()
+        opened = open_backup(source, bases)
+        if opened.seekable:
+            return self._opened.enter_context(closing(opened))
+        opened.close()
+        if not isinstance(source, (str, bytes, os.PathLike)):
+            source.seek(start)
+        return self._kept(source)
+
+    def _kept(self, source: ArchiveSource) -> BackupSource:
+        """A stream, or what is compressed in one piece, as an uncompressed file of its own."""
+        kept = self._opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed by `close`
+        with ArchiveInput(source) as stream:
+            cursor = stream.cursor()
             try:
-                shutil.copyfileobj(source, kept, _COPY_BYTES)
+                while part := cursor.rest(_COPY_BYTES):
+                    kept.write(part)
+                kept.seek(0)
             except OSError as error:
-                raise ArchiveError(f"the archive can't be kept while it is read: {error.strerror}") from error
-            kept.seek(0)
-            source = cast("BinaryIO", kept)
-        return self._opened.enter_context(closing(open_backup(source)))
+                raise ArchiveError(f"{stream.name}: it can't be kept while it is read: {error.strerror}") from error
+        return self._opened.enter_context(Archive(cast("BinaryIO", kept)))
 
     def _origin_of(self, backup: BackupSource) -> Origin:
         if not isinstance(backup, Archive):

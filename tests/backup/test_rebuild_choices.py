@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import ext4img
 from ext4img.backup import backup, rebuild
+from ext4img.backup.compressed import zstd_module
 from ext4img.backup.entry import Entry
 from ext4img.backup.rebuilder import Rebuild
 from ext4img.build import Options, plan, write
@@ -86,6 +87,32 @@ class TestWhereItComesFrom:
             rebuild(stream, tmp_path / "stream.img")
         os.wait()
         assert (tmp_path / "stream.img").read_bytes() == (tmp_path / "file.img").read_bytes()
+
+    def test_compressed_archives_and_those_with_other_tools_records(self, fixture_image: Fixture, tmp_path: Path):
+        image = fixture_image("sample-encrypted")
+        archive = archive_of(image, tmp_path / "a.tar")
+        sources = {"encdata": archive_of(image, tmp_path / "encdata.tar", encdata=True)}
+        try:
+            sources["frames"] = archive_of(image, tmp_path / "frames.tar.zst", compress="zstd")
+            module = zstd_module()
+        except ext4img.UnsupportedFeatureError as error:
+            pytest.skip(str(error))
+        sources["one piece"] = tmp_path / "one-piece.tar.zst"
+        sources["one piece"].write_bytes(module.compress(archive.read_bytes()))
+        rebuild(archive, tmp_path / "expected.img")
+        for source in sources.values():
+            rebuild(source, tmp_path / "o.img", overwrite=True)
+            assert (tmp_path / "o.img").read_bytes() == (tmp_path / "expected.img").read_bytes()
+
+    def test_an_incremental_archive_and_what_it_builds_on(self, fixture_image: Fixture, tmp_path: Path):
+        image = fixture_image("encrypted-variants")
+        base = archive_of(image, tmp_path / "base.tar")
+        (tmp_path / "later").mkdir()
+        later = archive_of(image, tmp_path / "later" / "later.tar", since=str(base))
+        assert later.stat().st_size < base.stat().st_size
+        rebuild(base, tmp_path / "expected.img")
+        rebuild(later, tmp_path / "o.img", bases=[base])
+        assert (tmp_path / "o.img").read_bytes() == (tmp_path / "expected.img").read_bytes()
 
     def test_an_archive_that_is_open_stays_open(self, tmp_path: Path):
         with ext4img.Archive(io.BytesIO(plain_tree().archive())) as archive:
