@@ -9,7 +9,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 ROOT: Final = b"."
 NO_XATTRS: Final[Mapping[str, bytes]] = MappingProxyType({})
@@ -108,3 +108,14 @@ class Entry(NamedTuple):
 def show(path: bytes) -> str:
     """A path as str, bytes that are no UTF-8 as surrogates (Python's own way with paths)."""
     return path.decode("utf-8", "surrogateescape")
+
+
+def parse_ranges(found: Any) -> Segments:
+    """(offset, length) pairs as JSON has them; ValueError or TypeError where one can be in no file."""
+    ranges = tuple((offset, length) for offset, length in found)
+    for offset, length in ranges:
+        if type(offset) is not int or type(length) is not int:
+            raise TypeError("a range that is not of two integers")
+        if offset < 0 or length <= 0 or offset + length >= 1 << 63:
+            raise ValueError(f"a range of {str(length)[:40]} bytes at {str(offset)[:40]}")
+    return ranges

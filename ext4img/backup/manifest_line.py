@@ -9,10 +9,11 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final, NamedTuple
 
-from ext4img.backup.entry import Entry, Segments, show
+from ext4img.backup.entry import Entry, Segments, parse_ranges, show
 from ext4img.backup.records import build_filename
 from ext4img.errors import AlteredArchiveError
 from ext4img.structs.fscrypt import FSCRYPT_SYMLINK_DATA
@@ -20,6 +21,7 @@ from ext4img.structs.fscrypt import FSCRYPT_SYMLINK_DATA
 LINE_LIMIT_BYTES: Final = 2 << 20
 _TARGET_SHOWN_WHOLE: Final = FSCRYPT_SYMLINK_DATA.size + 149  # the shown form of longer ones has a digest in it
 _NO_BODY: Final = hashlib.sha256(b"").hexdigest()
+_SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
 class Identity(NamedTuple):
@@ -160,7 +162,7 @@ def parse_line(raw: bytes) -> ManifestLine | Closing:
         filename = base64.b64decode(found["filename"], validate=True) if "filename" in found else None
         name_hash = bytes.fromhex(found["hash"]) if "hash" in found else None
         symlink = base64.b64decode(found["symlink"], validate=True) if "symlink" in found else None
-        unreadable = tuple((int(offset), int(length)) for offset, length in found.get("unreadable", ()))
+        unreadable = parse_ranges(found["unreadable"]) if "unreadable" in found else ()
         reference = None
         if "in" in found:
             base = base64.b64decode(found["base"], validate=True)
@@ -208,6 +210,6 @@ def _integer(found: dict[str, Any], key: str) -> int:
 
 def _digest(found: dict[str, Any], key: str) -> str:
     value = found[key]
-    if type(value) is not str or len(value) != len(_NO_BODY):
+    if type(value) is not str or not _SHA256.fullmatch(value):
         raise TypeError(f"{key} is no SHA-256")
     return value

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ext4img.backup.encdata import ENCDATA, encdata_of
-from ext4img.backup.entry import MODE_OF_TYPE, NO_XATTRS, ROOT, Entry, Segments, show
+from ext4img.backup.entry import MODE_OF_TYPE, NO_XATTRS, ROOT, Entry, Segments, parse_ranges, show
 from ext4img.backup.pax import PATH_LIMIT_BYTES, TarHeader, directory_path, escape_key, parse_records, pax_record
 from ext4img.backup.records import build_filename, build_metadata, parse_filename, parse_metadata
 from ext4img.errors import AlteredArchiveError, ArchiveError, LimitError, UnsafeArchiveError
@@ -104,6 +104,8 @@ def entry_of(
             raise AlteredArchiveError(f"attribute {name!r} comes twice", member)
         else:
             xattrs[name] = value
+    if any("\0" in name for name in xattrs):
+        raise AlteredArchiveError("an attribute whose name has a NUL in it", member)
     try:
         known = _Inode(records.pop(INODE, b""))
         is_link = header.typeflag == LNKTYPE
@@ -307,8 +309,7 @@ class _Inode:
                 self.hash = bytes.fromhex(found["hash"])
                 if len(self.hash) != 8:
                     raise ValueError("hash is not of 8 bytes")
-            ranges = found.get("unwritten", ())
-            self.unwritten: Segments = tuple((int(offset), int(length)) for offset, length in ranges)
+            self.unwritten: Segments = parse_ranges(found.get("unwritten", ()))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise AlteredArchiveError(f"its {INODE} attribute cannot be understood: {error}") from error
 

@@ -11,13 +11,15 @@ import json
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
-from ext4img.backup.entry import VERITY, Entry, Segments, show
+from ext4img.backup.entry import VERITY, Entry, Segments, parse_ranges, show
 from ext4img.backup.member import archive_path, entry_of, records_of
 from ext4img.backup.pax import TarHeader
 from ext4img.errors import AlteredArchiveError
 from ext4img.structs.tar import BLKTYPE, CHRTYPE, DIRTYPE, FIFOTYPE, LNKTYPE, REGTYPE, SYMTYPE
 
 LINE_LIMIT_BYTES: Final = 64 << 20
+_TIME_LIMIT_NS: Final = 10**21  # twelve digits of seconds
+_RDEV_LIMIT: Final = 1 << 21  # seven octal digits
 _TYPEFLAG: Final = {
     "file": REGTYPE,
     "link": LNKTYPE,
@@ -75,13 +77,13 @@ def parse_store_line(raw: bytes) -> StoreLine:
         kind = found["type"]
         path = _unraw(found, "path")
         body_size, segments = _body(found)
-        unreadable = tuple((int(offset), int(length)) for offset, length in found.get("unreadable", ()))
+        unreadable = parse_ranges(found.get("unreadable", ()))
         sha256 = str(found.get("sha256", ""))
         if kind == VERITY:
             entry = Entry(path, VERITY, 0, inode=_whole(found, "inode"), body_size=body_size, segments=segments)
             return StoreLine(entry, sha256, unreadable)
         target = _unraw(found, "target") if "target" in found or "target_base64" in found else b""
-        major, minor = found.get("rdev", (0, 0))
+        rdev = _rdev(found)
         shown = archive_path(path)
         header = TarHeader(
             path=shown + b"/" if kind == "dir" else shown,
@@ -90,9 +92,9 @@ def parse_store_line(raw: bytes) -> StoreLine:
             uid=_whole(found, "uid", 0xFFFFFFFF),
             gid=_whole(found, "gid", 0xFFFFFFFF),
             size=body_size,
-            times=(int(found["mtime_ns"]), int(found["atime_ns"]), int(found["ctime_ns"])),
+            times=(_time(found, "mtime_ns"), _time(found, "atime_ns"), _time(found, "ctime_ns")),
             linkpath=archive_path(target) if kind == "link" else target,
-            rdev=(int(major), int(minor)),
+            rdev=rdev,
             xattrs={name.encode("utf-8", "surrogateescape"): value for name, value in _decoded(found["records"])},
         )
         xattrs = dict(_decoded(found["xattrs"]))
@@ -106,10 +108,10 @@ def parse_store_line(raw: bytes) -> StoreLine:
 def _body(found: dict[str, Any]) -> tuple[int, Segments]:
     """Size and segments, which ascend inside it."""
     size = _whole(found, "body_size") if "body_size" in found else 0
-    segments = tuple((int(offset), int(length)) for offset, length in found.get("segments", ()))
+    segments = parse_ranges(found.get("segments", ()))
     end = 0
     for offset, length in segments:
-        if offset < end or length <= 0 or offset + length > size:
+        if offset < end or offset + length > size:
             raise ValueError(f"segment at {offset} of {length} bytes")
         end = offset + length
     return size, segments
@@ -133,6 +135,22 @@ def _encoded(items: Iterable[tuple[str, bytes]]) -> dict[str, str]:
 
 def _decoded(items: dict[str, str]) -> list[tuple[str, bytes]]:
     return [(name, base64.b64decode(value, validate=True)) for name, value in items.items()]
+
+
+def _time(found: dict[str, Any], key: str) -> int:
+    """Nanoseconds, in the range that an archive's headers have."""
+    value = found[key]
+    if type(value) is not int or abs(value) >= _TIME_LIMIT_NS:
+        raise ValueError(f"{key} is {str(value)[:40]}")
+    return value
+
+
+def _rdev(found: dict[str, Any]) -> tuple[int, int]:
+    """Major and minor number, as a tar header has room for."""
+    major, minor = found.get("rdev", (0, 0))
+    if any(type(value) is not int or not 0 <= value < _RDEV_LIMIT for value in (major, minor)):
+        raise ValueError(f"rdev is {str((major, minor))[:40]}")
+    return major, minor
 
 
 def _whole(found: dict[str, Any], key: str, most: int = (1 << 63) - 1) -> int:

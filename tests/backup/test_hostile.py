@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import pytest
 
-from ext4img.backup import Archive, restore, verify
+from ext4img.backup import Archive, rebuild, restore, verify
 from ext4img.backup.info import BackupInfo
 from ext4img.backup.manifest_line import Identity
 from ext4img.backup.member import MANIFEST_PATH
@@ -295,6 +295,34 @@ def test_odd_members(name: str, opened, places):
     assert_untouched(victim)
     if target.exists() and "verity" not in name:
         assert not [found for found in os.listdir(target) if found != "e" and (target / found).is_file()]
+
+
+@both
+@pytest.mark.parametrize("ranges", ["[[1e999,1]]", "[[-1,2]]", "[[0,0]]", "[[0,9223372036854775808]]", '["12"]', "7"])
+def test_unwritten_ranges_that_no_file_has(ranges: str, opened, places):
+    archive = EnemyArchive().root()
+    archive.add(b"f", more=f',"unwritten":{ranges}')
+    error = refused(archive, opened, places[0])
+    assert isinstance(error, AlteredArchiveError)
+    assert error.member == "f"
+
+
+@both
+def test_attributes_that_no_file_can_have(opened, places):
+    archive = EnemyArchive().root()
+    archive.add(b"f", xattrs={b"user.a\0b": b"v"})
+    error = refused(archive, opened, places[0])
+    assert isinstance(error, AlteredArchiveError)
+    assert error.member == "f"
+
+
+@pytest.mark.parametrize("digest", ["z" * 64, "A" * 64, "\u0663" * 64])
+def test_digests_that_are_none(digest: str, tmp_path: Path):
+    archive = EnemyArchive().root()
+    archive.add(b"f", data=b"data", line={"sha256": digest})
+    with pytest.raises(AlteredArchiveError):
+        rebuild(as_file(archive.bytes()), tmp_path / "image")
+    assert not list(tmp_path.iterdir())
 
 
 @both
