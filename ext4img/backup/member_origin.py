@@ -6,8 +6,8 @@ image is written, whose order is nearly the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Generator, Iterator
+from typing import Final, cast
 
 from ext4img.backup.entry import Segments
 from ext4img.backup.origin import NO_BODY, Found, Joined, Zeros
@@ -17,11 +17,11 @@ from ext4img.errors import AlteredArchiveError
 
 _MOST_PASSES: Final = 2  # what stands past the end of verity files comes after all files
 
-Chunks = Iterator[tuple[int, memoryview]]
+Chunks = Generator[tuple[int, memoryview]]
 
 
 class MemberOrigin:
-    """An `Origin`. The backup stays open when it is closed."""
+    """An `Origin`. Close it when the image is written; the backup stays open."""
 
     incomplete = 0
 
@@ -72,18 +72,23 @@ class MemberOrigin:
             chosen = max(behind, key=lambda found: found.number)
         else:
             if len(self._passes) == _MOST_PASSES:
-                self._passes.pop(0).use(None)
+                self._passes.pop(0).close()
             chosen = _Pass(self._backup)
             self._passes.append(chosen)
         chosen.use(body)
-        return chosen.go_to(body.number).chunks()
+        return cast("Chunks", chosen.go_to(body.number).chunks())
+
+    def close(self) -> None:
+        """Let go of what is open. May be called twice."""
+        while self._passes:
+            self._passes.pop().close()
 
 
 class _Pass:
     """One way through a backup, forward only. `number` is that of the last member."""
 
     def __init__(self, backup: BackupSource) -> None:
-        self._members = backup.members()
+        self._members = cast("Generator[BackupMember]", backup.members())
         self._user: _MemberBody | None = None
         self.number = -1
 
@@ -92,6 +97,11 @@ class _Pass:
         if self._user is not None:
             self._user.close()
         self._user = body
+
+    def close(self) -> None:
+        """Let go of what is open on the way."""
+        self.use(None)
+        self._members.close()
 
     def go_to(self, number: int) -> BackupMember:
         """The member of this number, which is yet to come."""
@@ -114,6 +124,8 @@ class _MemberBody:
 
     def close(self) -> None:
         """Others use the way through the backup now."""
+        if self._chunks is not None:
+            self._chunks.close()
         self._chunks = None
 
     def read_at(self, offset: int, length: int) -> bytes:

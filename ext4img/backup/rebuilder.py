@@ -156,9 +156,7 @@ class Rebuild:
         return self._opened.enter_context(Archive(cast("BinaryIO", kept)))
 
     def _origin_of(self, backup: BackupSource) -> Origin:
-        if not isinstance(backup, Archive):
-            return MemberOrigin(backup)
-        origin = ArchiveOrigin(backup)
+        origin = ArchiveOrigin(backup) if isinstance(backup, Archive) else MemberOrigin(backup)
         self._opened.callback(origin.close)
         return origin
 

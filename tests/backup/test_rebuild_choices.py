@@ -216,6 +216,10 @@ class TestRefused:
         with pytest.raises(BuildError, match=r"'verity': fs-verity .* blocks of 4096"):
             rebuild(io.BytesIO(plain_tree().archive()), tmp_path / "o.img", block_size=1024, salvage=True)
 
+    def test_a_file_too_large_for_smaller_blocks(self, fixture_image: Fixture, tmp_path: Path):
+        with ext4img.open(fixture_image("plain-4k").path) as fs, pytest.raises(BuildError, match="'extents/huge'"):
+            rebuild(fs, tmp_path / "o.img", block_size=2048)
+
     def test_too_small(self, fixture_image: Fixture, tmp_path: Path):
         self.refuse(fixture_image("plain-4k"), tmp_path, "are too small", size=1 << 20)
 
