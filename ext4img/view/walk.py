@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 
 _NUMBERS_AT_ONCE = 1024  # inodes asked for together: what is held of a directory of any size
+# Below paths longer than this, names alone are held: in a deep tree the paths of all levels together
+# would be as long as the depth squared.
+_LONG_PREFIX = 256
 _DIRECTORY = S_IFDIR >> 12
 _MODE, _LINKS = Inode._fields.index("mode"), Inode._fields.index("links")
 
@@ -37,11 +40,16 @@ def walk(view: View, top: Ext4Path) -> Iterator[tuple[Ext4Path, Inode]]:
     behind = (view,)
     met = {first.number}
     # Directories whose children are still to come; a list's iterator is where to go on in it.
-    stack = [_Level(view, first, top.prefix)]
+    prefix = top.prefix
+    stack = [_Level(view, first, prefix)]
     while stack:
         level = stack[-1]
-        number, policy = level.number, level.policy
+        number, policy, is_deep = level.number, level.policy, level.prefix_length > 0
+        if is_deep:
+            prefix = prefix[: level.prefix_length]
         for text, entry, fields in level.children:
+            if is_deep:
+                text = prefix + text  # noqa: PLW2901 - what `known` is to be given
             if fields is None:
                 try:
                     fields = table[entry[1]]  # noqa: PLW2901 - the same, or why it cannot be had
@@ -57,22 +65,27 @@ def walk(view: View, top: Ext4Path) -> Iterator[tuple[Ext4Path, Inode]]:
                 note_foreign(view.volume, level.directory, policy, inode)
             yield known(view, text, entry, inode, number), inode
             if kind == _DIRECTORY and _is_new(view, inode.number, text, met):
-                stack.append(_Level(view, inode, text + "/"))
+                prefix = text + "/"
+                stack.append(_Level(view, inode, prefix))
                 break
         else:
             stack.pop()
 
 
 class _Level:
-    """A directory on the way down: (path, entry, fields of the inode or None) of what is in it."""
+    """A directory on the way down: (path, entry, fields of the inode or None) of what is in it.
 
-    __slots__ = ("children", "directory", "number", "policy")
+    Of a deep one names stand for the paths; `prefix_length` characters of the path come before them.
+    """
+
+    __slots__ = ("children", "directory", "number", "policy", "prefix_length")
 
     def __init__(self, view: View, directory: Inode, prefix: str) -> None:
         self.directory = directory
         self.number = directory.number
         self.policy = view.policy_of(directory)
-        texts, listing = _listing(view, prefix, directory)
+        self.prefix_length = len(prefix) if len(prefix) > _LONG_PREFIX else 0
+        texts, listing = _listing(view, "" if self.prefix_length else prefix, directory)
         self.children = zip(texts, listing.rows(), _rows(view, listing.inodes), strict=True)
 
 
@@ -91,32 +104,43 @@ def paths(view: View, top: Ext4Path) -> Iterator[str]:
     if not first.is_dir:
         return
     met = {first.number}
-    stack = [_Names(view, first, top.prefix)]
+    prefix = top.prefix
+    stack = [_Names(view, first, prefix)]
     while stack:
         level = stack[-1]
         texts = level.texts
+        prefix = prefix[: level.prefix_length]
         for at in level.branches:
-            yield from texts[level.done : at + 1]
-            level.done = at + 1
+            yield from level.paths(prefix, at + 1)
             inode = _inode(view, level.inodes[at])
             if inode is not None and inode.is_dir and _is_new(view, inode.number, texts[at], met):
-                stack.append(_Names(view, inode, texts[at] + "/"))
+                prefix += texts[at] + "/"
+                stack.append(_Names(view, inode, prefix))
                 break
         else:
-            yield from texts[level.done :]
+            yield from level.paths(prefix, len(texts))
             stack.pop()
 
 
 class _Names:
-    """A directory on the way down: paths of what is in it, how many are done, and where directories may be."""
+    """A directory on the way down: paths of what is in it, how many are done, and where directories may be.
 
-    __slots__ = ("branches", "done", "inodes", "texts")
+    Of a deep one, names: see `_Level`.
+    """
+
+    __slots__ = ("branches", "done", "inodes", "prefix_length", "texts")
 
     def __init__(self, view: View, directory: stored.Inode, prefix: str) -> None:
-        self.texts, listing = _listing(view, prefix, directory)
+        self.prefix_length = len(prefix) if len(prefix) > _LONG_PREFIX else 0
+        self.texts, listing = _listing(view, "" if self.prefix_length else prefix, directory)
         self.inodes = listing.inodes
         self.branches = iter(listing.branches())
         self.done = 0
+
+    def paths(self, prefix: str, end: int) -> Iterable[str]:
+        """The paths that are still to come, up to number `end`; `prefix` is empty or the deep one's."""
+        texts, self.done = self.texts[self.done : end], end
+        return [prefix + text for text in texts] if prefix else texts
 
 
 def _listing(view: View, prefix: str, directory: stored.Inode) -> tuple[list[str], Listing]:

@@ -13,6 +13,7 @@ from ext4img.errors import ChecksumError, CorruptionError, Place, SourceError
 Checks = Literal["strict", "report", "off"]
 CHECKS: tuple[str, ...] = get_args(Checks)
 MOST_PROBLEMS_KEPT = 10_000
+_REASON_LENGTH = 2000
 
 
 class Problem(NamedTuple):
@@ -67,6 +68,8 @@ class Problems(list[Problem]):
 
     def note(self, reason: str, place: Place | None = None) -> None:
         """Keep a problem whatever the setting: for what is worth saying but stops nothing."""
+        if len(reason) > _REASON_LENGTH:  # paths and names are as long as the image likes
+            reason = f"{reason[: _REASON_LENGTH // 2]}…{reason[-_REASON_LENGTH // 2 :]}"
         problem = Problem(reason, place or Place())
         if problem in self._seen:
             return

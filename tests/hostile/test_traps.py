@@ -18,11 +18,12 @@ import ext4img
 from ext4img.sources import BytesSource
 from ext4img.structs.directory import EXT4_DIR_ENTRY
 from ext4img.structs.extent import EXT4_EXTENT, EXT4_EXTENT_HEADER
-from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INLINE_DATA_FL
+from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INLINE_DATA_FL, EXT4_INODE, S_IFDIR
 from ext4img.volume.check import check
 from tests.conftest import UnpackedImage
 from tests.hostile.editing import EditedImage
 from tools.fuzz.exercise import exercise
+from tools.fuzz.isolation import run_all
 
 Fixture = Callable[[str], UnpackedImage]
 Edit = Callable[[str], EditedImage]
@@ -640,3 +641,46 @@ def test_images_cut_short(edit: Edit, length: int):
     if length > 2048:
         assert_strict_refuses(data, lambda fs: None)
 
+
+
+@pytest.mark.parametrize("what", ["walk", "paths", "exercise"])
+def test_depth_squared_is_not_held(tmp_path: Path, what: str):
+    """3,000 directories, one in the other, with names of 255 bytes: their paths together are 1.1 GB."""
+    if shutil.which("mke2fs") is None:
+        pytest.skip("mke2fs is not installed")
+    depth, size, first, inode_size = 3000, 1024, 1000, 128
+    raw = tmp_path / "image"
+    options = ["-b", "1024", "-I", "128", "-N", "4096", "-O", "^resize_inode"]
+    subprocess.run(["mke2fs", "-q", "-F", "-t", "ext2", *options, raw, "8M"], check=True)
+    data = bytearray(raw.read_bytes())
+    with ext4img.open(bytes(data)) as fs:
+        root_block = fs.root().runs()[0].pblk
+        places = [fs.volume.inodes.place(number).offset or 0 for number in range(12, 12 + depth)]
+        root = (fs.volume.inodes.place(2).offset or 0, fs.inode(2))
+
+    def block_of(number: int, parent: int, child: int, name: bytes) -> bytes:
+        dots = EXT4_DIR_ENTRY.pack((number, 12, 1, 2)) + b".\0\0\0"
+        dots += EXT4_DIR_ENTRY.pack((parent, 12, 2, 2)) + b"..\0\0"
+        return (dots + EXT4_DIR_ENTRY.pack((child, size - 24, len(name), 2)) + name).ljust(size, b"\0")
+
+    fields = {"i_mode": S_IFDIR | 0o755, "i_links_count": 3, "i_size_lo": size, "i_blocks_lo": 2}
+    data[root_block * size : (root_block + 1) * size] = block_of(2, 2, 12, b"top")
+    assert root[1].is_dir
+    for index, place in enumerate(places):
+        number = 12 + index
+        child = number + 1 if index + 1 < depth else 12
+        inode = EXT4_INODE.build({**fields, "i_block": (first + index).to_bytes(4, "little").ljust(60, b"\0")})
+        data[place : place + inode_size] = inode
+        start = (first + index) * size
+        data[start : start + size] = block_of(number, max(number - 1, 2), child, b"%0255d" % index)
+
+    def read(_: Any) -> int:
+        if what == "exercise":
+            return len(exercise(BytesSource(data), (), ("report",)).listing)
+        with ext4img.open(data, checks="report") as fs:
+            shown = fs.walk() if what == "walk" else fs.paths()
+            return sum(1 for _ in shown)
+
+    (outcome,) = run_all([0], read, memory_bytes=1 << 29)
+    assert outcome.ok, outcome
+    assert outcome.result > depth
