@@ -314,6 +314,7 @@ class NodeMaker:
             entry.name_hash or b"",
             self._is_linear(entry),
             entry.version,
+            b"" if entry.stored_name is None else entry.name,
         )
 
     def _segments(self, entry: Entry) -> Segments | None:

@@ -150,7 +150,7 @@ class Inodes:
                 )
             )
         self.types.append(FILE_TYPES.get(mode & S_IFMT, 0))
-        self.names.append(node.path[-1] if node.path else b"")
+        self.names.append(node.shown or (node.path[-1] if node.path else b""))
         self.parents.append(parent)
         self.wanted.append(0)
         self.numbers.append(0)

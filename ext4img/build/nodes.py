@@ -70,6 +70,7 @@ class Node(NamedTuple):
     length and ciphertext. `name_hash` is the 8 bytes after a name in directories that are encrypted
     and case-insensitive. `linear` is for an encrypted directory that was read as a list although it had
     several blocks: without its key, names are shown without their hashes there, and so they stay.
+    `shown` is what messages and plans call the name, where that is not as it is stored.
     """
 
     path: Path
@@ -95,6 +96,7 @@ class Node(NamedTuple):
     name_hash: bytes = b""
     linear: bool = False
     version: int = 0
+    shown: bytes = b""
 
 
 class Body(Protocol):

@@ -21,6 +21,7 @@ from ext4img.cli.progress import progress
 from ext4img.cli.quoting import harmless, quote
 from ext4img.cli.recognise import what_is_on
 from ext4img.cli.restored import NOUNS
+from ext4img.errors import UnsupportedFeatureError
 
 if TYPE_CHECKING:
     from ext4img.backup.rebuild import Rebuildable
@@ -91,6 +92,7 @@ def make_image(
 
     out = Output(json)
     size = parse_size(choices.size)
+    _check_features(choices.feature_names)
     on_device = is_device(image)
     if on_device and not choices.plan:
         for line in what_is_on(image):
@@ -119,12 +121,21 @@ def make_image(
         else:
             report = planned.write(image, overwrite=overwrite, allow_device=choices.device)
     for problem in report.problems:
-        warn(f"{'left out' if report.left_out else 'warning'}: {explain(problem).text}")
+        warn(f"{quote(image)}: warning: {explain(problem).text}")
     if not choices.plan:
         _tell_made(report, planned.plan, image, out)
     if report.incomplete:
         warn(f"{quote(image)}: incomplete: {plural(report.incomplete, 'file')} could not be read in full")
     return Exit.DONE if report.complete else Exit.PARTLY
+
+
+def _check_features(names: tuple[str, ...]) -> None:
+    from ext4img.build.options import FeatureChoice
+
+    try:
+        FeatureChoice(names)
+    except UnsupportedFeatureError as error:
+        raise Failure(Exit.USAGE, f"--features: {error}") from error
 
 
 def _check_place(image: str, on_device: bool, device: bool, overwrite: bool) -> None:
