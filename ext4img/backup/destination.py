@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from ext4img.backup.way import OPEN_DIRECTORY, Way, sync_file_system
-from ext4img.errors import RestoreError
+from ext4img.errors import Ext4Error, RestoreError
 
 _TEMPORARY: Final = re.compile(rb"\.ext4img-[0-9a-f]{8}-[0-9]+\.partial")
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -195,6 +195,17 @@ class HostDirectory(Way):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextmanager
+def failing(target: HostDirectory) -> Iterator[None]:
+    """Errors of the target that end the restore: no room, taken away, cannot be written."""
+    try:
+        yield
+    except Ext4Error:  # some are OSErrors, too
+        raise
+    except OSError as error:
+        raise RestoreError(f"the restore cannot go on: {error.strerror}", target.shown()) from error
 
 
 def _make(path: str, folder: int | None) -> bool:

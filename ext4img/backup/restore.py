@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from ext4img.backup.chosen import ChosenPath
-from ext4img.backup.destination import HostDirectory
+from ext4img.backup.destination import HostDirectory, failing
 from ext4img.backup.input import ArchiveSource
 from ext4img.backup.kernel_policy import KernelKeys
 from ext4img.backup.plaintext import Plaintext
@@ -58,7 +58,11 @@ def restore(
         keys = list(keys)
         keyring = keyring_for(opened, keys)
         plaintext = Plaintext(keyring, opened.info) if len(keyring) else None
-        with HostDirectory(destination) as target, KernelKeys(target.fd, keys, keyring) as kernel_keys:
+        with (
+            HostDirectory(destination) as target,
+            failing(target),
+            KernelKeys(target.fd, keys, keyring) as kernel_keys,
+        ):
             lent = kernel_keys if encrypt else None
             if opened.seekable:
                 restorer = Restorer(

@@ -6,14 +6,13 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from ext4img.backup import attributes
 from ext4img.backup.attributes import FS_CASEFOLD_FL, Unset
 from ext4img.backup.chosen import Chosen, ChosenPath
-from ext4img.backup.destination import Exists, HostDirectory
+from ext4img.backup.destination import Exists, HostDirectory, failing
 from ext4img.backup.entry import NO_XATTRS, ROOT, VERITY, Entry, show
 from ext4img.backup.kernel_policy import KernelKeys
 from ext4img.backup.locks import LOCKING_FLAGS, Locks
@@ -162,11 +161,11 @@ class Restorer:
                 self.report.left_out += self._left_out_count
                 self.report.no_key += self._left_out_key
             else:
-                with self._failing():
+                with failing(self._target):
                     self._place(member)
             if progress is not None:
                 progress(member.offset + member.stored_bytes, total)
-        with self._failing():
+        with failing(self._target):
             while len(self._way) > 1:
                 self._leave()
         if self._chosen is not None:
@@ -175,24 +174,14 @@ class Restorer:
     def finish_root(self, target: HostDirectory) -> None:
         """Give the target itself the root's attributes."""
         if self.root is not None:
-            with self._failing():
+            with failing(self._target):
                 self._finish_directory(target.fd, _Directory(self.root, None))
                 attributes.add_flags(target.fd, self.root.flags & LOCKING_FLAGS, self.report.unset)
 
     def lock(self, target: HostDirectory) -> None:
         """Make immutable and append-only what was so: when everything is at its place in `target`."""
-        with self._failing():
+        with failing(self._target):
             self._locks.apply(target, self.report.unset)
-
-    @contextmanager
-    def _failing(self) -> Iterator[None]:
-        """Errors of the target that end the restore: no room, taken away, cannot be written."""
-        try:
-            yield
-        except Ext4Error:
-            raise
-        except OSError as error:
-            raise RestoreError(f"the restore cannot go on: {error.strerror}", self._target.shown()) from error
 
     def _place(self, member: Restorable) -> None:
         """Restore one member, or note why it is left out."""

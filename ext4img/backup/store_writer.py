@@ -47,17 +47,18 @@ class StoreWriter:
         with self._named():
             os.mkdir(self._temporary, 0o700)
         try:
-            root = os.open(self._temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            self._closing.callback(os.close, root)
-            for below in (TREE, VERITY_FOLDER):
-                os.mkdir(below, 0o700, dir_fd=root)
-            with os.fdopen(os.open(INFO, _NEW, 0o600, dir_fd=root), "wb") as file:
-                file.write(info.to_json())
-            lines = os.open(LINES, _NEW, 0o600, dir_fd=root)
-            self._lines: BinaryIO = self._closing.enter_context(os.fdopen(lines, "wb", _BUFFER_BYTES))
-            self._root = root
-            self._way = Way(os.dup(root))
-            self._closing.callback(self._way.close)
+            with self._named():
+                root = os.open(self._temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                self._closing.callback(os.close, root)
+                for below in (TREE, VERITY_FOLDER):
+                    os.mkdir(below, 0o700, dir_fd=root)
+                with os.fdopen(os.open(INFO, _NEW, 0o600, dir_fd=root), "wb") as file:
+                    file.write(info.to_json())
+                lines = os.open(LINES, _NEW, 0o600, dir_fd=root)
+                self._lines: BinaryIO = self._closing.enter_context(os.fdopen(lines, "wb", _BUFFER_BYTES))
+                self._root = root
+                self._way = Way(os.dup(root))
+                self._closing.callback(self._way.close)
         except BaseException:
             self.close()
             raise
@@ -106,9 +107,16 @@ class StoreWriter:
     def close(self) -> None:
         """Close what is open. A store that is not finished is taken away."""
         self._digests.close()
-        self._closing.close()
-        if self._temporary:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+        given_up, self._temporary = self._temporary, ""
+        try:
+            with self._named():
+                self._closing.close()
+        except ArchiveError:
+            if not given_up:  # else what was still to be written has no room, and need have none
+                raise
+        finally:
+            if given_up:
+                shutil.rmtree(given_up, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self

@@ -205,6 +205,16 @@ class Full(io.RawIOBase):
         return size
 
 
+def test_a_target_that_takes_no_move(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(RestoreError, match="No space left"):
+        restore(as_stream(tree.archive()), tmp_path / "t")
+    assert os.listdir(tmp_path / "t") == []
+
+
 @pytest.mark.parametrize("room", [0, 100, 5000, 100_000])
 def test_to_a_pipe_that_breaks(tree: Tree, room: int):
     with pytest.raises(ArchiveError, match="Broken pipe"), open_output(io.BufferedWriter(Full(room), 100)) as output:

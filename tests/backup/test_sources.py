@@ -90,6 +90,16 @@ class TestStore:
         with pytest.raises(ArchiveError, match="exists"):
             store_of(tree, tmp_path / "store")
 
+    def test_a_store_that_finds_no_room_is_taken_away(self, tmp_path: Path):
+        tree = plain_tree()
+        full = os.open("/dev/full", os.O_WRONLY)
+        with pytest.raises(ZeroDivisionError), StoreWriter(str(tmp_path / "store"), tree.info) as writer:
+            writer.add(tree.members[0][0])
+            os.dup2(full, writer._lines.fileno())  # what is held can't be written when it is closed
+            raise ZeroDivisionError
+        os.close(full)
+        assert list(tmp_path.iterdir()) == []
+
     def test_damaged_bodies_are_named(self, tmp_path: Path):
         store = store_of(plain_tree(), tmp_path / "store")
         (store / "tree/a/first").write_bytes(b"hellO\n")
