@@ -60,7 +60,9 @@ def shown_names(
     joined = (b"\0" + before).join(names)
     texts = (prefix + joined.decode("utf-8", "surrogateescape")).split("\0")
     slashes = (len(names) - 1) * before.count(b"/")
-    if len(texts) == len(names) and joined.count(b"/") == slashes and not _IMPOSSIBLE.intersection(names):
+    # Names as stored were looked at when their block was.
+    is_known = names is listing.names or not _IMPOSSIBLE.intersection(names)
+    if is_known and len(texts) == len(names) and joined.count(b"/") == slashes:
         return texts, listing
     sound = []
     for position, name in enumerate(names):

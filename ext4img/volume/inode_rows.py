@@ -7,23 +7,25 @@ otherwise is left to `from_raw`. Tests prove the results equal. For little-endia
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Container
+from functools import lru_cache, partial
 from struct import Struct
 from typing import Any
 
 from ext4img.structs.inode import EXT4_HUGE_FILE_FL, EXT4_INODE, EXT4_INODE_EXTRA, S_IFMT, S_IFREG
 from ext4img.structs.record import Field
 from ext4img.structs.xattr import EXT4_XATTR_MAGIC
-from ext4img.volume.inode import InodeFormat
+from ext4img.volume.inode import Inode, InodeFormat
 
 Row = tuple[Any, ...]
 """The fields of an `Inode`, without its methods."""
 
 _XATTR_MAGIC = EXT4_XATTR_MAGIC.to_bytes(4, "little")
 _USUAL_EXTRA_SIZE = EXT4_INODE_EXTRA.size  # what every mkfs and kernel since 2.6.23 sets
+NOT_IN_USE: Row = (0,) * len(Inode._fields)
 _WORD = 4
 # Fields of which one that is not zero makes an inode a rare one.
-_UPPER_HALVES = ("i_size_high", "l_i_blocks_high", "l_i_file_acl_high", "l_i_uid_high", "l_i_gid_high", "i_version_hi")
+_UPPER_HALVES = ("i_size_high", "l_i_blocks_high", "l_i_file_acl_high", "l_i_uid_high", "l_i_gid_high")
 _TIME_EXTRAS = ("i_ctime_extra", "i_mtime_extra", "i_atime_extra", "i_crtime_extra")
 _EPOCH_BITS = 3
 # Fields that a row does not show, or not as they stand.
@@ -41,51 +43,57 @@ _UPPER_WORDS = sorted({_word(name) for name in _UPPER_HALVES})
 _TIME_WORDS = [_word(name) for name in _TIME_EXTRAS]
 _FLAGS_WORD = _word("i_flags")
 _EXTRA_SIZE_WORD = _word("i_extra_isize")
+_VERSION_WORD = _word("i_version_hi")
 _PROJECT_WORD = _word("i_projid")
 
 
 def rows_of(first: int, table: bytes, form: InodeFormat) -> list[Row | None]:
     """The inodes of a piece of inode table, the first of them number `first`.
 
-    None stands for an inode that `from_raw` has to take. Only for inodes above 128 bytes, on a
-    volume with huge_file.
+    None stands for an inode that `from_raw` has to take.
     """
     rare = _rare(table, form)
-    count = len(table) // form.inode_size
-    if len(rare) * 2 > count:
+    has_extra = form.inode_size > EXT4_INODE.size
+    if has_extra and form.has_huge_file and len(rare) * 2 > len(table) // form.inode_size:
         return _general(first, table, form)
-    rows = _usual(first, table, form)
+    rows = _usual(first, table, form) if has_extra else _old(first, table, form)
     for position in rare:
         rows[position] = None
     return rows
 
 
+def any_flags(table: bytes, form: InodeFormat, flags: int) -> bool:
+    """Whether any inode of a piece of inode table has one of these flags."""
+    return bool(_column(table, form, _FLAGS_WORD) & _repeated(flags, table, form))
+
+
+def _column(table: bytes, form: InodeFormat, word: int) -> int:
+    """One word of each inode as one large number: all inodes are tested by one operation."""
+    return int.from_bytes(memoryview(table).cast("I")[word :: form.inode_size // _WORD].tobytes(), "little")
+
+
+def _repeated(word: int, table: bytes, form: InodeFormat) -> int:
+    return int.from_bytes(word.to_bytes(_WORD, "little") * (len(table) // form.inode_size), "little")
+
+
 def _rare(table: bytes, form: InodeFormat) -> list[int]:
     """The positions of inodes that have something in what `_usual` does not look at."""
-    each = form.inode_size // _WORD
-    count = len(table) // form.inode_size
-    words = memoryview(table).cast("I")
-
-    def column(word: int) -> int:
-        """One word of each inode as one large number: 256 inodes are tested by one operation."""
-        return int.from_bytes(words[word::each].tobytes(), "little")
-
-    def repeated(word: int) -> int:
-        return int.from_bytes(word.to_bytes(_WORD, "little") * count, "little")
-
-    odd = column(_EXTRA_SIZE_WORD) & repeated(0xFFFF) ^ repeated(_USUAL_EXTRA_SIZE)
-    odd |= column(_FLAGS_WORD) & repeated(EXT4_HUGE_FILE_FL)
+    column, repeated = partial(_column, table, form), partial(_repeated, table=table, form=form)
+    odd = column(_FLAGS_WORD) & repeated(EXT4_HUGE_FILE_FL)
     for word in _UPPER_WORDS:
         odd |= column(word)
-    epochs = 0
-    for word in _TIME_WORDS:
-        epochs |= column(word)
-    odd |= epochs & repeated(_EPOCH_BITS)
-    if form.has_project:
-        odd |= column(_PROJECT_WORD)
+    if form.inode_size > EXT4_INODE.size:
+        odd |= column(_EXTRA_SIZE_WORD) & repeated(0xFFFF) ^ repeated(_USUAL_EXTRA_SIZE)
+        odd |= column(_VERSION_WORD)
+        epochs = 0
+        for word in _TIME_WORDS:
+            epochs |= column(word)
+        odd |= epochs & repeated(_EPOCH_BITS)
+        if form.has_project:
+            odd |= column(_PROJECT_WORD)
     if not odd:
         return []
-    marks = memoryview(odd.to_bytes(count * _WORD, "little")).cast("I")
+    marks = memoryview(odd.to_bytes(len(table) // form.inode_size * _WORD, "little")).cast("I")
     return [position for position, mark in enumerate(marks.tolist()) if mark]
 
 
@@ -103,6 +111,21 @@ def _usual(first: int, table: bytes, form: InodeFormat) -> list[Row | None]:
         for number, (
             mode, uid, size, atime, ctime, mtime, dtime, gid, links, sectors, flags, version, block_area,
             generation, xattr_block, ctime_x, mtime_x, atime_x, crtime, crtime_x, rest,
+        ) in enumerate(_layout(form.inode_size, short=True).iter_unpack(table), first)
+    ]  # fmt: skip
+
+
+def _old(first: int, table: bytes, form: InodeFormat) -> list[Row | None]:
+    """Inodes of 128 bytes."""
+    return [
+        (
+            number, mode, uid, gid, size, links, sectors, flags, generation, version,
+            atime * 1_000_000_000, mtime * 1_000_000_000, ctime * 1_000_000_000, None,
+            dtime, 0, xattr_block, block_area, 0, b"",
+        )
+        for number, (
+            mode, uid, size, atime, ctime, mtime, dtime, gid, links, sectors, flags, version, block_area,
+            generation, xattr_block,
         ) in enumerate(_layout(form.inode_size, short=True).iter_unpack(table), first)
     ]  # fmt: skip
 
@@ -147,10 +170,12 @@ def _layout(inode_size: int, short: bool) -> Struct:
     """Both records and what follows them as one, derived from the declarations, without fields that
     nobody asks for; `short` without those that are the same in all but rare inodes.
     """
-    left_out = {*_UNUSED, *((*_UPPER_HALVES, "i_projid", "i_extra_isize") if short else ())}
-
-    def code(field: Field) -> str:
-        return f"{field.size}x" if field.name in left_out else field.code
-
-    codes = [code(field) for field in (*EXT4_INODE.fields, *EXT4_INODE_EXTRA.fields)]
+    left_out = {*_UNUSED, *((*_UPPER_HALVES, "i_version_hi", "i_projid", "i_extra_isize") if short else ())}
+    if inode_size == EXT4_INODE.size:
+        return Struct(f"<{''.join(_code(field, left_out) for field in EXT4_INODE.fields)}")
+    codes = [_code(field, left_out) for field in (*EXT4_INODE.fields, *EXT4_INODE_EXTRA.fields)]
     return Struct(f"<{''.join(codes)}{inode_size - EXT4_INODE.size - EXT4_INODE_EXTRA.size}s")
+
+
+def _code(field: Field, left_out: Container[str]) -> str:
+    return f"{field.size}x" if field.name in left_out else field.code

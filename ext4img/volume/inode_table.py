@@ -14,14 +14,16 @@ from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.groups import Groups
 from ext4img.volume.inode import Inode, InodeFormat, from_raw
-from ext4img.volume.inode_rows import Row, rows_of
+from ext4img.volume.inode_columns import InodeColumns, columns_from, columns_of
+from ext4img.volume.inode_rows import NOT_IN_USE, Row, any_flags, rows_of
 from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock
 
 WINDOW_BYTES = 64 << 10
 CACHE_BYTES = 4 << 20
 _SINGLES = 3  # so many inodes of a window in a row one by one, then all of it at once
-_DECODED_WINDOWS = 32
+_DECODED_WINDOWS = 16
+_WINDOWS_A_PIECE = 16  # of columns: NumPy is worth its calls from some thousand inodes on
 _LITTLE_ENDIAN = sys.byteorder == "little"  # what decodes whole windows counts on it
 _MODE = EXT4_INODE.offset_of("i_mode")
 _LINKS = EXT4_INODE.offset_of("i_links_count")
@@ -59,7 +61,8 @@ class InodeTable:
         # The window whose inodes were asked for last, decoded: most questions end here.
         self._current: list[Row | None] = []
         self._current_first = 0
-        self._in_bulk = _LITTLE_ENDIAN and self._form.has_huge_file and self._size > EXT4_INODE.size
+        # Checksums of 16 bits, which inodes of 128 bytes have, are rare enough to go one by one.
+        self._in_bulk = _LITTLE_ENDIAN and (self._size > EXT4_INODE.size or not self._verify)
 
     @property
     def overrides(self) -> dict[int, bytes]:
@@ -147,14 +150,17 @@ class InodeTable:
                 self._decoded.popitem(last=False)
         return decoded
 
-    def _decode(self, key: tuple[int, int], window: bytes) -> list[Row | None]:
-        """All inodes of a window at once.
+    def _decode(self, key: tuple[int, int], window: bytes, flags: int = 0) -> list[Row | None]:
+        """All inodes of a window at once; where `flags` are given and none has one of them, nothing.
 
         None stands for those that need a closer look: `_alone` says what is wrong, if anything.
         """
         group, index = key
         first = group * self._per_group + index * self._per_window + 1
-        decoded = rows_of(first, window, self._form)
+        if flags and not any_flags(window, self._form, flags):
+            decoded: list[Row | None] = [NOT_IN_USE] * (len(window) // self._size)
+        else:
+            decoded = rows_of(first, window, self._form)
         if self._verify:
             for position in checksum.wrong_inodes(self._seed, first, window, self._size):
                 decoded[position] = None
@@ -186,25 +192,60 @@ class InodeTable:
 
         Only the initialised part of each table is read.
         """
-        for group_number in self._groups.readable():
+        for group, used in self._initialised():
+            for start in range(0, used, self._per_window):
+                count = min(self._per_window, used - start)
+                yield from self._scan_window((group, start // self._per_window), count, flags)
+
+    def columns(self) -> Iterator[InodeColumns]:
+        """The same inodes as NumPy arrays, some thousands at a time: ten times as fast, without objects.
+
+        Damage is told as `scan` tells it.
+        """
+        per_piece = self._per_window * _WINDOWS_A_PIECE
+        for group, used in self._initialised():
+            for start in range(0, used, per_piece):
+                yield self._columns(group, start, min(per_piece, used - start))
+
+    def _columns(self, group: int, start: int, count: int) -> InodeColumns:
+        first = group * self._per_group + start + 1
+        size = self._superblock.block_size
+        blocks = -(-count * self._size // size)
+        try:
+            table = self._blocks.read_data(self._groups[group].inode_table + start * self._size // size, blocks)
+        except SourceError:  # so that one bad sector costs the inodes in it
+            windows = range(start, start + count, self._per_window)
+            keys = (((group, at // self._per_window), min(self._per_window, start + count - at)) for at in windows)
+            return columns_from(inode for key, part in keys for inode in self._scan_window(key, part, 0))
+        table = table[: count * self._size]
+        columns, doubtful = columns_of(first, table, self._form)
+        if self._verify and _LITTLE_ENDIAN and self._size > EXT4_INODE.size:
+            doubtful += checksum.wrong_inodes(self._seed, first, table, self._size)
+        elif self._verify:
+            doubtful += range(count)
+        doubtful += (number - first for number in self._overrides if 0 <= number - first < count)
+        for row in doubtful:
+            columns.put(row, self._in_use(first + row))
+        return columns.where(columns.in_use)
+
+    def _initialised(self) -> Iterator[tuple[int, int]]:
+        """(group, how many of its inodes may have been used) of every group whose table can be read."""
+        for number in self._groups.readable():
             try:
-                group = self._groups[group_number]
+                group = self._groups[number]
                 self._blocks.check_there(group.inode_table)
             except (CorruptionError, SourceError) as error:
                 self._problems.unreadable(error, Place(record=EXT4_GROUP_DESC.name))
                 continue
-            if group.inodes_uninitialised:
-                continue
-            used = self._per_group - group.unused_inodes
-            for start in range(0, used, self._per_window):
-                first = group_number * self._per_group + start + 1
-                count = min(self._per_window, used - start)
-                yield from self._scan_window((group_number, start // self._per_window), first, count, flags)
+            if not group.inodes_uninitialised:
+                yield number, self._per_group - group.unused_inodes
 
-    def _scan_window(self, key: tuple[int, int], first: int, count: int, flags: int) -> Iterator[Inode]:
+    def _scan_window(self, key: tuple[int, int], count: int, flags: int) -> Iterator[Inode]:
         """The inodes in use of the `count` first of a window."""
+        group, index = key
+        first = group * self._per_group + index * self._per_window + 1
         window = self._load(key) if self._in_bulk else b""
-        decoded = self._decode(key, window) if window else [None] * count
+        decoded = self._decode(key, window, flags) if window else [None] * count
         new = tuple.__new__
         links_at, mode_at, flags_at = _ROW_LINKS, _ROW_MODE, _ROW_FLAGS
         for number, row in zip(range(first, first + count), decoded, strict=False):
@@ -212,16 +253,21 @@ class InodeTable:
                 if row[links_at] and row[mode_at] and (not flags or row[flags_at] & flags):
                     yield new(Inode, row)
                 continue
-            try:
-                raw = self.raw(number)
-            except (CorruptionError, SourceError) as error:
-                self._problems.unreadable(error, Place(block=self.place(number).block))
-                continue
-            if raw[_LINKS : _LINKS + 2] == b"\0\0" or raw[_MODE : _MODE + 2] == b"\0\0":
-                continue
-            inode = self._alone(number)
-            if inode.links and inode.mode and (not flags or inode.flags & flags):
+            inode = self._in_use(number)
+            if inode is not None and (not flags or inode.flags & flags):
                 yield inode
+
+    def _in_use(self, number: int) -> Inode | None:
+        """The inode, read alone; None where it is not in use, or not there and that is only reported."""
+        try:
+            raw = self.raw(number)
+        except (CorruptionError, SourceError) as error:
+            self._problems.unreadable(error, Place(block=self.place(number).block))
+            return None
+        if raw[_LINKS : _LINKS + 2] == b"\0\0" or raw[_MODE : _MODE + 2] == b"\0\0":
+            return None
+        inode = self._alone(number)
+        return inode if inode.links and inode.mode else None
 
     def _check(self, number: int, raw: bytes) -> None:
         (generation,) = _generation(raw, _GENERATION)

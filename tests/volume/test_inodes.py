@@ -49,12 +49,12 @@ def usual(raw: bytearray) -> None:
 @given(
     st.binary(min_size=1024, max_size=1024),
     st.lists(st.sampled_from([*RARE, *TIMES, "i_flags", "i_extra_isize", "all", ""]), min_size=4, max_size=4),
-    st.booleans(), st.booleans(), st.booleans(), st.booleans(),
+    st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.sampled_from([128, 256]),
 )  # fmt: skip
 def test_many_at_once_are_as_each_alone(
-    table: bytes, rare: list[str], attributes: bool, wide: bool, large_dir: bool, project: bool
+    table: bytes, rare: list[str], attributes: bool, huge: bool, wide: bool, large_dir: bool, project: bool, size: int
 ):
-    form = FORM._replace(has_64bit=wide, has_large_dir=large_dir, has_project=project)
+    form = InodeFormat(size, 4096, huge, wide, large_dir, project)
     inodes = [bytearray(table[start : start + 256]) for start in range(0, 1024, 256)]
     for raw, field in zip(inodes, rare, strict=True):
         noise = bytes(raw)
@@ -66,6 +66,7 @@ def test_many_at_once_are_as_each_alone(
             raw[130:160] = noise[130:160]
         elif field:
             raw[offset(field) : offset(field) + 4] = noise[offset(field) : offset(field) + 4]
+    inodes = [raw[:size] for raw in inodes]
     rows = rows_of(7, b"".join(inodes), form)
     for number, (raw, row, field) in enumerate(zip(inodes, rows, rare, strict=True), 7):
         if row is not None:
