@@ -10,6 +10,7 @@ from ext4img.backup.destination import HostDirectory, failing
 from ext4img.backup.input import ArchiveSource
 from ext4img.backup.kernel_policy import KernelKeys
 from ext4img.backup.plaintext import Plaintext
+from ext4img.backup.rehearsal import ImaginaryDirectory, Rehearsal
 from ext4img.backup.restorer import Missing, Progress, Restorable, Restorer, RestoreReport
 from ext4img.backup.source import BackupSource, open_backup
 from ext4img.backup.staging import Overwrite, move_tree
@@ -29,6 +30,7 @@ def restore(
     resume: bool = False,
     devices: bool = False,
     encrypt: bool = False,
+    dry_run: bool = False,
     bases: Sequence[ArchiveSource] = (),
     progress: Progress | None = None,
 ) -> RestoreReport:
@@ -45,6 +47,7 @@ def restore(
     as they are in the archive; what is below them comes too. Device nodes are made only if
     `devices`. With `encrypt` directories that were encrypted get the same policy from the kernel,
     which gets the keys for the time of the restore: on an ext4 or f2fs with that feature.
+    With `dry_run` nothing is written, but all is read: the report is what it would be.
     `progress` is called with bytes of the archive done and in all.
 
     WrongKeyError before anything is written. TruncatedArchiveError, AlteredArchiveError and
@@ -58,6 +61,12 @@ def restore(
         keys = list(keys)
         keyring = keyring_for(opened, keys)
         plaintext = Plaintext(keyring, opened.info) if len(keyring) else None
+        if dry_run:
+            rehearsal = Rehearsal(
+                ImaginaryDirectory(destination), plaintext, missing, overwrite, devices, only=only, resume=resume
+            )
+            rehearsal.run(opened.members(), opened.total_bytes, progress)
+            return rehearsal.report
         with (
             HostDirectory(destination) as target,
             failing(target),

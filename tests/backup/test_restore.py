@@ -445,3 +445,28 @@ def test_overwrite_what_is_older(opened: Callable[[bytes], BinaryIO], tmp_path: 
     assert (target / "older").read_bytes() == b"backup"
     assert (target / "newer").read_bytes() == b"there"
     assert not [path for path in listed(target) if b".ext4img" in path]
+
+
+@both
+def test_a_rehearsal_writes_nothing_and_says_the_same(opened: Callable[[bytes], BinaryIO], tmp_path: Path):
+    tree = encrypted_tree()
+    data = tree.archive()
+    rehearsed = restore(opened(data), tmp_path / "t", keys=[KEY], dry_run=True)
+    assert not (tmp_path / "t").exists()
+    done = restore(opened(data), tmp_path / "t", keys=[KEY])
+    assert (rehearsed.restored, rehearsed.bytes, rehearsed.left_out) == (done.restored, done.bytes, done.left_out)
+
+    def changes() -> dict[bytes, tuple[int, int]]:
+        return {path: (status.st_ino, status.st_ctime_ns) for path, status in listed(tmp_path / "t").items()}
+
+    before = changes()
+    again = restore(opened(data), tmp_path / "t", keys=[KEY], dry_run=True)
+    assert changes() == before
+    assert again.left_out == len(tree.members) - 3
+    assert restore(opened(data), tmp_path / "t", keys=[KEY], dry_run=True, overwrite=True).complete
+    with pytest.raises(WrongKeyError):
+        restore(opened(data), tmp_path / "t", keys=[OTHER_KEY], dry_run=True)
+    altered = bytearray(data)
+    altered[data.index(b"nothing to hide")] ^= 1
+    with pytest.raises(AlteredArchiveError):
+        restore(opened(bytes(altered)), tmp_path / "t", keys=[KEY], dry_run=True, overwrite=True)

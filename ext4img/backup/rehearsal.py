@@ -1,0 +1,96 @@
+"""A restore that writes nothing: what would be restored, what is in the way, what no key opens."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from ext4img.backup.destination import Exists, HostDirectory
+from ext4img.backup.entry import Entry
+from ext4img.backup.restorer import Restorable, Restorer, _Directory
+from ext4img.errors import RestoreError
+
+
+class ImaginaryDirectory(HostDirectory):
+    """A target that is looked at and never touched; it need not be there."""
+
+    def __init__(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> None:
+        self.path = os.fsdecode(path)
+        self._names: list[bytes] = []
+        self._stack = []
+        there = os.path.exists(self.path)
+        if there and not os.path.isdir(self.path):
+            raise RestoreError("it cannot be restored to: Not a directory", self.path)
+        self.is_new = not there or not os.listdir(self.path)
+
+    @property
+    def created(self) -> bool:
+        """Nothing is."""
+        return False
+
+    def names(self) -> tuple[bytes, ...]:
+        """See `Way.names`."""
+        return tuple(self._names)
+
+    def shown(self, name: bytes = b"") -> str:
+        """See `Way.shown`."""
+        return os.fsdecode(b"/".join([*self._names, name] if name else self._names) or b".")
+
+    def has_default_acl(self) -> bool:
+        """It does not matter."""
+        return False
+
+    def enter(self, name: bytes) -> None:
+        """See `HostDirectory.enter`."""
+        status = self.status(name)
+        if status is not None and not stat.S_ISDIR(status.st_mode):
+            raise Exists("something that is no directory is there already", self.shown(name))
+        self._names.append(name)
+
+    def leave(self) -> None:
+        """See `Way.leave`."""
+        self._names.pop()
+
+    def status(self, name: bytes) -> os.stat_result | None:
+        """See `HostDirectory.status`."""
+        try:
+            return os.lstat(os.path.join(os.fsencode(self.path), *self._names, name))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def clear_temporaries(self) -> None:
+        """They stay."""
+
+
+class Rehearsal(Restorer):
+    """Goes through all that a restore does but for the writing; bodies are read and verified."""
+
+    def _finish_directory(self, fd: int, directory: _Directory) -> None:
+        pass
+
+    def _file(self, member: Restorable, name: bytes) -> None:
+        entry = member.entry
+        size = entry.body_size
+        if entry.is_encrypted and self._plaintext is not None:
+            if self._plaintext.contents(entry) is None:
+                self._without_key(entry)
+            else:
+                size = entry.size
+        self._check_way(entry, name)
+        for offset, part in member.chunks():
+            self.report.bytes += max(min(len(part), size - offset), 0)
+
+    def _special(self, entry: Entry, name: bytes) -> None:
+        encrypted = entry.type == "symlink" and entry.is_encrypted
+        if encrypted and self._plaintext is not None and self._plaintext.target(entry) is None:
+            self._without_key(entry)
+        self._check_way(entry, name)
+
+    def _link(self, member: Restorable, name: bytes) -> None:
+        self._check_way(member.entry, name)
+
+    def _check_way(self, entry: Entry, name: bytes) -> None:
+        """Exists where something is there that would stay."""
+        status = self._target.status(name)
+        if status is not None and (not self._overwrite or stat.S_ISDIR(status.st_mode)):
+            raise Exists("it is there already", self._target.shown(name))
