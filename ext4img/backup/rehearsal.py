@@ -24,6 +24,11 @@ class ImaginaryDirectory(HostDirectory):
         self.is_new = not there or not os.listdir(self.path)
 
     @property
+    def fd(self) -> int:
+        """None is open."""
+        return -1
+
+    @property
     def created(self) -> bool:
         """Nothing is."""
         return False
