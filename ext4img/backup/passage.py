@@ -26,6 +26,7 @@ from ext4img.backup.order import TreeOrder
 from ext4img.backup.pax import TarHeader, padding
 from ext4img.backup.pax_reader import read_header
 from ext4img.backup.sparse import read_map
+from ext4img.crypto.names import parse_nokey_name
 from ext4img.errors import AlteredArchiveError, ArchiveError, TruncatedArchiveError, UnsafeArchiveError
 from ext4img.structs.tar import BLOCK_BYTES, REGTYPE
 
@@ -262,6 +263,10 @@ class Passage:
             self._order.check(entry.path, entry.type == "dir")
             if not self._is_partial:
                 self._check_link(entry)
+        if entry.stored_name is not None:
+            shown = parse_nokey_name(entry.name)
+            if shown is None or not shown.matches(entry.stored_name):
+                raise AlteredArchiveError("its name is not the one in its filename record", entry.shown)
         if entry.type == "file" and entry.context is not None:
             block = self._block_size
             whole = all(offset % block == 0 and length % block == 0 for offset, length in segments)

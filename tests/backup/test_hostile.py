@@ -19,7 +19,7 @@ import pytest
 from ext4img.backup import Archive, rebuild, restore, verify
 from ext4img.backup.info import BackupInfo
 from ext4img.backup.manifest_line import Identity
-from ext4img.backup.member import MANIFEST_PATH
+from ext4img.backup.member import FILENAME, MANIFEST_PATH
 from ext4img.backup.pax import TarHeader
 from ext4img.backup.records import build_filename, build_metadata
 from ext4img.crypto.names import nokey_name
@@ -458,6 +458,16 @@ def test_an_encrypted_directory_with_a_name_that_is_not(opened, places):
     archive.add(b"d/plain", data=b"x")
     with pytest.raises(ArchiveError):
         restore(opened(archive.bytes()), places[0], keys=[KEY])
+
+
+@both
+def test_a_name_that_is_not_the_one_in_its_record(opened, places):
+    for path in (b"harmless", nokey_name(b"another stored name", 0, 0)):
+        archive = EnemyArchive().root()
+        archive.add(path, data=b"x", xattrs={FILENAME.encode(): build_filename(bytes(16))})
+        error = refused(archive, opened, places[0])
+        assert isinstance(error, AlteredArchiveError)
+        assert error.member == path.decode()
 
 
 @both
