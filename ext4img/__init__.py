@@ -17,17 +17,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ext4img.backup import (
-        Archive,
-        BackupReport,
-        RebuildReport,
-        RestoreReport,
-        VerifyReport,
-        backup,
-        rebuild,
-        restore,
-        verify,
-    )
+    from ext4img.backup.create import BackupReport, backup
+    from ext4img.backup.reader import Archive
+    from ext4img.backup.rebuild import RebuildReport, rebuild
+    from ext4img.backup.restore import RestoreReport, restore
+    from ext4img.backup.verify import VerifyReport, verify
 
 from ext4img.crypto.policy import EncryptionContext, Policy
 from ext4img.errors import (
