@@ -55,7 +55,12 @@ _REFUSED: Final = frozenset(
 
 
 Unset = Counter[str]
-"""How often each kind of thing could not be set: "owner", "attribute security.capability", …"""
+"""How often each kind of thing could not be set: "owner", "attribute security.capability", …
+
+At most 64 kinds are told apart, since images and archives may have any number of attributes' names.
+"""
+_MOST_KINDS: Final = 64
+_THE_REST: Final = "further attributes"
 
 
 def apply(target: int | str, entry: Entry, xattrs: Mapping[str, bytes], unset: Unset) -> None:
@@ -75,7 +80,8 @@ def apply(target: int | str, entry: Entry, xattrs: Mapping[str, bytes], unset: U
         _attempt("mode", unset, lambda: os.chmod(target, mode))
     for name in sorted(xattrs, key=lambda name: (not name.startswith(_ACL_PREFIX), name)):
         value = xattrs[name]
-        _attempt(f"attribute {name}", unset, partial(os.setxattr, target, name, value))
+        shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        _attempt(f"attribute {shown}", unset, partial(os.setxattr, target, name, value))
     _attempt("times", unset, lambda: os.utime(target, ns=(entry.atime_ns, entry.mtime_ns)))
 
 
@@ -130,6 +136,6 @@ def _attempt(what: str, unset: Unset, action: Callable[[], None]) -> bool:
     except OSError as error:
         if error.errno not in _REFUSED:
             raise
-        unset[what] += 1
+        unset[what if what in unset or len(unset) < _MOST_KINDS else _THE_REST] += 1
         return False
     return True

@@ -11,6 +11,7 @@ from ext4img.cli.output import Output, warn
 from ext4img.cli.quoting import quote
 
 # What to call one and several of a type.
+_MOST_TOLD = 8  # kinds of what could not be set
 NOUNS = {
     "file": ("file", "files"),
     "dir": ("directory", "directories"),
@@ -32,8 +33,9 @@ def tell_restored(report: RestoreReport, out: Output, target: str) -> int:
     if devices:
         warn(f"{quote(target)}: {plural(devices, 'device node')} not made: --devices makes them")
     if unset:
-        refused = ", ".join(f"{what} ({count})" for what, count in sorted(unset.items()))
-        warn(f"{quote(target)}: could not be set: {refused}")
+        kinds = [f"{what} ({count})" for what, count in sorted(unset.items())]
+        more = f", and {len(kinds) - _MOST_TOLD} kinds more" if len(kinds) > _MOST_TOLD else ""
+        warn(f"{quote(target)}: could not be set: {', '.join(kinds[:_MOST_TOLD])}{more}")
     if out.json:
         out.record(
             {

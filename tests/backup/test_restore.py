@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import socket
@@ -261,6 +262,23 @@ def test_a_link_in_the_target_is_not_followed(tmp_path: Path):
     with pytest.raises(RestoreError):
         restore(as_stream(tree.archive()), target)
     assert not list(outside.iterdir())
+
+
+def test_refused_attributes_are_counted_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Their names are the image's, any number of them and any bytes."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOTSUP, "refused")
+
+    monkeypatch.setattr(os, "setxattr", refuse)
+    tree = Tree()
+    for number in range(30):
+        tree.add(b"%d" % number, "file", xattrs={f"user.{number}-{i}\udcff": b"" for i in range(10)})
+    report = restore(io.BytesIO(tree.archive()), tmp_path / "t")
+    assert report.complete
+    assert len(report.unset) == 65
+    assert report.unset.total() == 300
+    assert all(what.encode() for what in report.unset)  # no surrogates
 
 
 def test_device_nodes_only_when_asked(tmp_path: Path):
