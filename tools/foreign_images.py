@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from ext4img.sources import FileSource
+from ext4img.volume.problems import CHECKS, Checks
 from tools.fuzz.exercise import exercise
 from tools.fuzz.isolation import MEMORY_BYTES, SECONDS, Outcome, run_all
 
@@ -61,8 +62,9 @@ def unpack(path: Path, target: Path) -> None:
         raw.truncate(size)
 
 
-def read_image(path: str) -> dict[str, Any]:
-    """What a worker does with one image."""
+def read_image(job: list[str]) -> dict[str, Any]:
+    """What a worker does with one image: [path, checks]."""
+    path, checks = job[0], cast("Checks", job[1])
     with tempfile.TemporaryDirectory(prefix="foreign-") as directory:
         raw = Path(directory) / "image"
         try:
@@ -70,7 +72,7 @@ def read_image(path: str) -> dict[str, Any]:
         except (OSError, EOFError, lzma.LZMAError) as error:
             return {"size": 0, "names": 0, "problems": 0, "first": f"cannot be unpacked: {error}"}
         with FileSource(raw) as source:
-            seen = exercise(source, ())
+            seen = exercise(source, (), (checks,))
             size = source.size
     told = [*seen.errors, *seen.problems]
     return {"size": size, "names": len(seen.listing), "problems": len(told), "first": told[0] if told else ""}
@@ -79,7 +81,7 @@ def read_image(path: str) -> dict[str, Any]:
 def _row(name: str, outcome: Outcome) -> str:
     result = outcome.result or {"size": 0, "names": 0, "problems": 0, "first": outcome.detail.strip()[-300:]}
     return (
-        f"{name:32} {outcome.status:6} {outcome.seconds:6.2f} s {outcome.memory_bytes >> 20:5} MiB"
+        f"{name:39} {outcome.status:6} {outcome.seconds:6.2f} s {outcome.memory_bytes >> 20:5} MiB"
         f" {result['size'] >> 10:9} KiB {result['names']:6} shown {result['problems']:5} problems"
         f"  {result['first'][:110]}"
     )
@@ -92,16 +94,18 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"for each image ({SECONDS:.0f})")
     options = parser.parse_args()
     images = find_images(options.directory)
+    jobs = [[str(path), checks] for path in images for checks in CHECKS]
     bad = 0
     slowest, most = 0.0, 0
-    for path, outcome in zip(images, run_all(map(str, images), read_image, options.seconds, batch=1), strict=False):
+    for job, outcome in zip(jobs, run_all(jobs, read_image, options.seconds, batch=1), strict=False):
         bad += not outcome.ok
         slowest, most = max(slowest, outcome.seconds), max(most, outcome.memory_bytes)
-        print(_row(str(path.relative_to(options.directory)), outcome), flush=True)
+        name = Path(job[0]).relative_to(options.directory)
+        print(_row(f"{name} {job[1]}", outcome), flush=True)
         if not outcome.ok:
             print(outcome.detail)
     print(
-        f"{len(images)} images, {bad} failed; slowest {slowest:.2f} s of {options.seconds:.0f},"
+        f"{len(images)} images in {len(CHECKS)} modes, {bad} failed; slowest {slowest:.2f} s of {options.seconds:.0f},"
         f" most memory {most >> 20} MiB of {MEMORY_BYTES >> 20}"
     )
     return 1 if bad else 0

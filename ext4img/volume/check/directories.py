@@ -11,7 +11,7 @@ from ext4img.errors import CorruptionError, Place, SourceError
 from ext4img.structs.directory import EXT4_DIR_ENTRY, EXT4_FT_DIR, EXT4_FT_MAX, EXT4_INLINE_DIR_PARENT
 from ext4img.volume.features import Incompat
 from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import WRITTEN, Run
+from ext4img.volume.mapping import WRITTEN, Runs
 from ext4img.volume.volume import Volume
 
 _HEADER = EXT4_DIR_ENTRY.size
@@ -46,8 +46,8 @@ class DirectoryChecker:
         self._has_filetype = Incompat.FILETYPE in volume.features
         self.references = References()
 
-    def check(self, inode: Inode) -> None:
-        """Entries in their blocks; remembers what they name."""
+    def check(self, inode: Inode, runs: Runs) -> None:
+        """Entries in their blocks, which are `runs`; remembers what they name."""
         volume, references = self._volume, self.references
         # Reads and verifies every block, and notes what is wrong with the entries' own shape.
         names: set[bytes] = set()
@@ -65,12 +65,12 @@ class DirectoryChecker:
         if inode.has_inline_data:
             (references.dotdots[inode.number],) = EXT4_INLINE_DIR_PARENT.unpack_tuple(inode.block_area)
         else:
-            self._dots(inode)
+            self._dots(inode, runs)
 
-    def _dots(self, inode: Inode) -> None:
+    def _dots(self, inode: Inode, runs: Runs) -> None:
         """The first block begins with "." and ".."; no other entry has these names."""
         block_size = self._volume.block_size
-        for number, (pblk, data) in enumerate(self.blocks(inode)):
+        for number, (pblk, data) in enumerate(self._blocks(inode, runs)):
             entries = list(stored_entries(data))
             if number == 0:
                 self._first_block(inode, pblk, entries)
@@ -95,19 +95,18 @@ class DirectoryChecker:
         if entries[1].name == b"..":
             self.references.dotdots[inode.number] = entries[1].inode
 
-    def blocks(self, inode: Inode) -> Iterator[tuple[int, bytes]]:
+    def _blocks(self, inode: Inode, runs: Runs) -> Iterator[tuple[int, bytes]]:
         """(physical block, its bytes) of the blocks up to i_size that can be read."""
         end = -(-inode.size // self._volume.block_size)
-        for run in self._volume.runs(inode):
-            if run.state == WRITTEN:
-                yield from self._run(run, end)
-
-    def _run(self, run: Run, end: int) -> Iterator[tuple[int, bytes]]:
-        for pblk in range(run.pblk, run.pblk + min(run.length, max(end - run.lblk, 0))):
-            try:
-                yield pblk, self._volume.blocks.read(pblk)
-            except (CorruptionError, SourceError):
-                continue  # noted when the directory was listed
+        read = self._volume.blocks.read
+        for run in runs:
+            if run.state != WRITTEN:
+                continue
+            for pblk in range(run.pblk, run.pblk + min(run.length, max(end - run.lblk, 0))):
+                try:
+                    yield pblk, read(pblk)
+                except (CorruptionError, SourceError):
+                    continue  # noted when the directory was listed
 
     def _found(self, inode: Inode, reason: str, block: int | None) -> None:
         place = Place(inode=inode.number, block=block, record=EXT4_DIR_ENTRY.name)

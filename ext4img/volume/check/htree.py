@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from ext4img.crypto.dirhash import dirhash
+from ext4img.crypto.dirhash import dirhashes
 from ext4img.errors import CorruptionError, Place, SourceError
 from ext4img.structs.directory import (
     DX_COUNTLIMIT,
@@ -19,15 +19,15 @@ from ext4img.structs.directory import (
     EXT4_DIR_ENTRY_HASH,
 )
 from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_INDEX_FL
-from ext4img.volume.check.directories import stored_entries
+from ext4img.volume.check.directories import StoredEntry, stored_entries
 from ext4img.volume.htree import LBLK_MASK
 from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import WRITTEN
+from ext4img.volume.mapping import WRITTEN, Runs
 from ext4img.volume.volume import Volume
 
 _MOST_HASH = 1 << 32
 _ROOT_ENTRIES = DX_ROOT_INFO_OFFSET + DX_ROOT_INFO.size
-HashOf = Callable[[bytes, bytes], int]
+_MOST_PENDING = 4096  # names that are hashed together
 
 
 class Leaf(NamedTuple):
@@ -45,8 +45,8 @@ class IndexChecker:
         self._volume = volume
         self._has_tails = volume.superblock.has_metadata_checksums
 
-    def check(self, inode: Inode) -> None:
-        """Nothing where the directory has no index."""
+    def check(self, inode: Inode, runs: Runs) -> None:
+        """The index of a directory whose blocks are `runs`; nothing where it has none."""
         if not inode.flags & EXT4_INDEX_FL or inode.has_inline_data:
             return
         tree = self._volume.index(inode)
@@ -54,27 +54,53 @@ class IndexChecker:
             return  # what is wrong with its root has been noted
         count = -(-inode.size // self._volume.block_size)
         where: dict[int, int] = {}
-        for run in self._volume.runs(inode):
+        for run in runs:
             if run.state == WRITTEN and run.lblk < count:
                 for lblk in range(run.lblk, min(run.end, count)):
                     where[lblk] = run.pblk + lblk - run.lblk
         if 0 not in where:
             return  # a hole, noted when the directory was listed
         seen = {0}
-        for leaf in self._leaves(inode, 0, tree.levels, 0, _MOST_HASH, where, seen):
-            self._check_leaf(inode, leaf, where[leaf.lblk], self._hash_of(inode, tree.hash_version))
+        leaves = self._leaves(inode, 0, tree.levels, 0, _MOST_HASH, where, seen)
+        self._check_leaves(inode, leaves, where, tree.hash_version)
         missing = sorted(set(where) - seen)
         if missing:
             self._found(inode, f"{len(missing)} blocks are not in the index, the first is logical block {missing[0]}")
 
-    def _hash_of(self, inode: Inode, version: int) -> HashOf | None:
-        """How names hash here; None where that needs a key or case folding."""
-        if version == DX_HASH_SIPHASH and inode.is_encrypted:
-            return lambda name, hashed: EXT4_DIR_ENTRY_HASH.unpack_tuple(hashed)[0]
-        if version == DX_HASH_SIPHASH or inode.flags & EXT4_CASEFOLD_FL:
-            return None
-        seed = self._volume.superblock.hash_seed
-        return lambda name, hashed: dirhash(name, version, seed)[0]
+    def _check_leaves(self, inode: Inode, leaves: Iterator[Leaf], where: dict[int, int], version: int) -> None:
+        """Every name stands under its hash. Many names are hashed at once."""
+        stored = version == DX_HASH_SIPHASH and inode.is_encrypted
+        folded = version == DX_HASH_SIPHASH or inode.flags & EXT4_CASEFOLD_FL
+        pending: list[tuple[Leaf, StoredEntry]] = []
+        for leaf in leaves:
+            try:
+                block = self._volume.blocks.read(where[leaf.lblk])
+            except (CorruptionError, SourceError):
+                continue  # noted when the directory was listed
+            if stored:
+                for entry, major in _stored_hashes(block):
+                    self._check_name(inode, leaf, where[leaf.lblk], entry, major)
+            elif not folded:  # those need a key, or case folding
+                pending += [(leaf, entry) for entry in stored_entries(block) if entry.inode and entry.name]
+                if len(pending) > _MOST_PENDING:
+                    self._check_pending(inode, pending, where, version)
+                    pending = []
+        if pending:
+            self._check_pending(inode, pending, where, version)
+
+    def _check_pending(
+        self, inode: Inode, pending: list[tuple[Leaf, StoredEntry]], where: dict[int, int], version: int
+    ) -> None:
+        hashes = dirhashes([entry.name for _, entry in pending], version, self._volume.superblock.hash_seed)
+        for (leaf, entry), (major, _) in zip(pending, hashes, strict=True):
+            self._check_name(inode, leaf, where[leaf.lblk], entry, major)
+
+    def _check_name(self, inode: Inode, leaf: Leaf, pblk: int, entry: StoredEntry, major: int) -> None:
+        # An odd hash says that names of the hash below it run over from the leaf before.
+        goes_on = leaf.following & 1 and major == leaf.following & ~1
+        if not (leaf.first & ~1 <= major < leaf.following or goes_on):
+            reason = f"name {entry.name!r} of hash {major:#x} in a leaf of {leaf.first:#x} to {leaf.following:#x}"
+            self._found(inode, reason, pblk)
 
     def _leaves(
         self, inode: Inode, lblk: int, levels: int, first: int, following: int, where: dict[int, int], seen: set[int]
@@ -109,28 +135,14 @@ class IndexChecker:
                 else:
                     yield Leaf(child, low, high)
 
-    def _check_leaf(self, inode: Inode, leaf: Leaf, pblk: int, hash_of: HashOf | None) -> None:
-        if hash_of is None:
-            return
-        try:
-            block = self._volume.blocks.read(pblk)
-        except (CorruptionError, SourceError):
-            return  # noted when the directory was listed
-        has_hash = bool(inode.is_encrypted and inode.flags & EXT4_CASEFOLD_FL)
-        for entry in stored_entries(block):
-            if not entry.inode or not entry.name:
-                continue
-            at = entry.offset + EXT4_DIR_ENTRY.size + (len(entry.name) + 3 & ~3)
-            hashed = block[at : at + EXT4_DIR_ENTRY_HASH.size] if has_hash else b""
-            if has_hash and len(hashed) < EXT4_DIR_ENTRY_HASH.size:
-                continue  # noted when the directory was listed
-            major = hash_of(entry.name, hashed) & ~1
-            # An odd hash says that names of the hash below it run over from the leaf before.
-            goes_on = leaf.following & 1 and major == leaf.following & ~1
-            if not (leaf.first & ~1 <= major < leaf.following or goes_on):
-                reason = f"name {entry.name!r} of hash {major:#x} in a leaf of {leaf.first:#x} to {leaf.following:#x}"
-                self._found(inode, reason, pblk)
-
     def _found(self, inode: Inode, reason: str, block: int | None = None) -> None:
         place = Place(inode=inode.number, block=block, record=DX_ROOT_INFO.name)
         self._volume.problems.found(CorruptionError(f"directory: {reason}", place))
+
+
+def _stored_hashes(block: bytes) -> Iterator[tuple[StoredEntry, int]]:
+    """Entries, and the hash that stands behind each name in encrypted case-insensitive directories."""
+    for entry in stored_entries(block):
+        at = entry.offset + EXT4_DIR_ENTRY.size + (len(entry.name) + 3 & ~3)
+        if entry.inode and entry.name and at + EXT4_DIR_ENTRY_HASH.size <= len(block):
+            yield entry, EXT4_DIR_ENTRY_HASH.unpack_tuple(block, at)[0] & ~1

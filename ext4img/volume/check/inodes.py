@@ -79,8 +79,8 @@ class InodeChecker:
         self._value_references: dict[int, int] = {}  # ea_inode → attributes whose value it holds
         self.tables = InodeTables()
 
-    def check(self, inode: Inode) -> None:
-        """Everything that one inode can be asked by itself."""
+    def check(self, inode: Inode) -> Mapping:
+        """Everything that one inode can be asked by itself; where its blocks stand."""
         self.tables.add(inode)
         for reason, name in self._wrong_fields(inode):
             self._found(inode, reason, name)
@@ -96,6 +96,7 @@ class InodeChecker:
         if inode.flags & EXT4_EA_INODE_FL:
             seconds = inode.ctime_ns // 1_000_000_000 & 0xFFFFFFFF
             self.tables.value_inodes[inode.number] = seconds << 32 | inode.version & 0xFFFFFFFF
+        return mapping
 
     def claim_bad_blocks(self) -> None:
         """Inode 1 lists bad blocks, and has no mode."""

@@ -17,7 +17,7 @@ from ext4img.volume.check.links import LinkChecker
 from ext4img.volume.check.superblocks import check_superblocks, claim_own_blocks
 from ext4img.volume.features import RoCompat
 from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import WRITTEN
+from ext4img.volume.mapping import WRITTEN, Runs
 from ext4img.volume.volume import Volume
 
 Progress = Callable[[str, int, int], None]
@@ -105,12 +105,12 @@ class _Check:
         return bool(recovery.fast_commits.tags or recovery.orphans.deleted or recovery.orphans.truncated)
 
     def check_inode(self, inode: Inode) -> None:
-        self.inodes.check(inode)
+        mapping = self.inodes.check(inode)
         if inode.is_dir:
-            self.directories.check(inode)
-            self.index.check(inode)
+            self.directories.check(inode, mapping.runs)
+            self.index.check(inode, mapping.runs)
         elif inode.number == self.volume.superblock.orphan_file_inode:
-            self.check_orphan_file(inode)
+            self.check_orphan_file(inode, mapping.runs)
         elif self.contents and inode.is_file:
             self.read_contents(inode)
 
@@ -121,11 +121,11 @@ class _Check:
                 return
             self.volume.problems.found(_overlapping(overlap))
 
-    def check_orphan_file(self, inode: Inode) -> None:
+    def check_orphan_file(self, inode: Inode, runs: Runs) -> None:
         """Magic and checksum of its blocks (kernel: fs/ext4/orphan.c)."""
         volume = self.volume
         seed = checksum.inode_seed(volume.checksum_seed, inode.number, inode.generation)
-        for run in volume.runs(inode):
+        for run in runs:
             if run.state != WRITTEN:
                 continue
             for pblk in range(run.pblk, run.pblk + run.length):
