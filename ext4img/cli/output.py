@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import sys
+from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 from ext4img.cli.exits import Exit
@@ -76,6 +77,16 @@ def text_fields(key: str, value: bytes | str) -> dict[str, str]:
         return {key: raw.decode("utf-8")}
     except UnicodeDecodeError:
         return {key: raw.decode("utf-8", "replace"), f"{key}_base64": base64.b64encode(raw).decode()}
+
+
+def text_list_fields(key: str, values: Iterable[str]) -> dict[str, list[str]]:
+    """As text_fields for a sorted list of names: if one of them is not UTF-8 all are in `KEY_base64` too."""
+    raw = [value.encode("utf-8", "surrogateescape") for value in values]
+    raw.sort()
+    shown = [value.decode("utf-8", "replace") for value in raw]
+    if [value.encode() for value in shown] == raw:
+        return {key: shown}
+    return {key: shown, f"{key}_base64": [base64.b64encode(value).decode() for value in raw]}
 
 
 def warn(text: str) -> None:

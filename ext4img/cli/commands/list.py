@@ -13,7 +13,7 @@ from ext4img.cli.archive import ArchiveArgument, open_archive
 from ext4img.cli.describe import time_text
 from ext4img.cli.facts import Facts, write_facts
 from ext4img.cli.options import Json
-from ext4img.cli.output import Output, text_fields
+from ext4img.cli.output import Output, text_fields, text_list_fields
 from ext4img.cli.policies import policy_record
 from ext4img.cli.quoting import quote
 from ext4img.crypto.policy import parse_context
@@ -112,7 +112,7 @@ def _record(member: BackupMember) -> dict[str, Any]:
         "crtime_ns": entry.crtime_ns,
         "offset": member.offset,
         "stored_bytes": member.stored_bytes,
-        "xattrs": sorted(entry.xattrs),
+        **text_list_fields("xattrs", entry.xattrs),
     }
     if entry.type in ("char", "block"):
         record["rdev"] = list(entry.rdev)

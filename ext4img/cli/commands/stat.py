@@ -13,7 +13,7 @@ from ext4img.cli.image import open_image
 from ext4img.cli.keys import ImageKeyOptions
 from ext4img.cli.locate import Located, locate
 from ext4img.cli.options import ImageOptions, Json
-from ext4img.cli.output import Output
+from ext4img.cli.output import Output, text_list_fields
 from ext4img.cli.policies import policy_record
 from ext4img.cli.quoting import quote
 from ext4img.crypto.policy import EncryptionContext
@@ -154,7 +154,7 @@ def _record(located: Located, runs: bool) -> dict[str, Any]:
     inode = located.inode
     record = inode_record(located.shown, inode)
     record["flag_names"] = flag_names(inode.flags)
-    record["xattrs"] = sorted(located.view.volume.xattrs(inode))
+    record |= text_list_fields("xattrs", located.view.volume.xattrs(inode))
     context, problem = _context(located)
     if context is not None:
         record["encryption"] = {
