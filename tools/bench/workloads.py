@@ -17,6 +17,8 @@ LOOKUPS = 20_000
 RANDOM_READS = 20_000
 READ_BYTES = 4096
 CHUNK = 1 << 20
+CIPHER_CHUNKS = 64
+CIPHER_DIRECTORIES = 50
 WORK: dict[tuple[str, str], Callable[[str], object]] = {}
 Work = Callable[[str], object]
 
@@ -161,6 +163,57 @@ def _(image: str) -> object:
         begun = time.perf_counter()
         count = sum(1 for _ in fs.paths("/secret/names"))
         return f"{count / (time.perf_counter() - begun):,.0f} names/s"
+
+
+def _under(pair: tuple[int, int]) -> tuple[Any, Any]:
+    """The ciphers of contents and names under a version 2 policy of these two modes."""
+    from ext4img.crypto.keyring import Keyring
+    from ext4img.crypto.policy import Policy, build_context, parse_context
+
+    keyring = Keyring()
+    key = keyring.add(hashlib.sha512(b"ext4img bench ciphers").digest())
+    context = parse_context(build_context(Policy(2, *pair, 2, key.identifier), bytes(range(16))))
+    contents = keyring.contents_cipher(context, 12, bytes(16), 4096)
+    return contents, keyring.names_cipher(context, 12, bytes(16))
+
+
+def _contents_of(pair: tuple[int, int]) -> Work:
+    def run(_: str) -> object:
+        contents = _under(pair)[0]
+        buffer = memoryview(bytearray(CHUNK))
+        total = 0
+        begun = time.perf_counter()
+        for chunk in range(CIPHER_CHUNKS):
+            contents.decrypt_into(buffer, chunk * (CHUNK // 4096), buffer)
+            total += len(buffer)
+        return _rate(begun, total)
+
+    return run
+
+
+def _names_of(pair: tuple[int, int]) -> Work:
+    def run(_: str) -> object:
+        names = _under(pair)[1]
+        stored = [hashlib.sha256(b"%d" % number).digest()[: 16 + number % 2 * 16] for number in range(1000)]
+        names.decrypt(stored)
+        begun = time.perf_counter()
+        for _ in range(CIPHER_DIRECTORIES):
+            names.decrypt(stored)
+        return f"{CIPHER_DIRECTORIES * len(stored) / (time.perf_counter() - begun):,.0f} names/s"
+
+    return run
+
+
+for _pair, _contents, _names in (
+    ((1, 4), "AES-256-XTS", "AES-256-CTS"),
+    ((5, 6), "AES-128-CBC-ESSIV", "AES-128-CTS"),
+    ((9, 9), "Adiantum", "Adiantum"),
+    ((1, 10), None, "AES-256-HCTR2"),
+    ((7, 8), "SM4-XTS", "SM4-CTS"),
+):
+    if _contents:
+        WORK["contents", _contents] = _contents_of(_pair)
+    WORK["names", _names] = _names_of(_pair)
 
 
 # pytsk3
