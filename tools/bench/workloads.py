@@ -192,7 +192,7 @@ def _contents_of(pair: tuple[int, int]) -> Work:
 
 
 def _names_of(pair: tuple[int, int]) -> Work:
-    def run(_: str) -> object:
+    def run(_image: str) -> object:
         names = _under(pair)[1]
         stored = [hashlib.sha256(b"%d" % number).digest()[: 16 + number % 2 * 16] for number in range(1000)]
         names.decrypt(stored)
@@ -204,13 +204,14 @@ def _names_of(pair: tuple[int, int]) -> Work:
     return run
 
 
-for _pair, _contents, _names in (
+PAIRS: tuple[tuple[tuple[int, int], str, str], ...] = (
     ((1, 4), "AES-256-XTS", "AES-256-CTS"),
     ((5, 6), "AES-128-CBC-ESSIV", "AES-128-CTS"),
     ((9, 9), "Adiantum", "Adiantum"),
-    ((1, 10), None, "AES-256-HCTR2"),
+    ((1, 10), "", "AES-256-HCTR2"),
     ((7, 8), "SM4-XTS", "SM4-CTS"),
-):
+)
+for _pair, _contents, _names in PAIRS:
     if _contents:
         WORK["contents", _contents] = _contents_of(_pair)
     WORK["names", _names] = _names_of(_pair)
