@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ext4img.cli.quoting import harmless
+
 Progress = Callable[[int, int | None], None]
 _REDRAW_SECONDS = 0.1
 
@@ -40,7 +42,7 @@ def progress(what: str, quiet: bool = False) -> Iterator[Progress | None]:
         TimeRemainingColumn(),
     )
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(what, total=None)
+        task = bars.add_task(harmless(what), total=None)
         drawn = 0.0
 
         def update(done: int, total: int | None) -> None:

@@ -63,6 +63,15 @@ def test_an_archive_is_not_written_to_a_terminal(fixture_image):
     assert on_terminal("backup", fixture_image("plain-4k").path, "-") == (2, b"")
 
 
+def test_progress_of_a_file_with_an_odd_name(fixture_image, tmp_path: Path):
+    image = tmp_path / "a\x1b[5m\nb.img"
+    image.symlink_to(fixture_image("plain-4k").path)
+    code, seen = on_terminal("check", image, stderr=True)
+    assert code == 0
+    assert b"\\x1b[" in seen
+    assert b"\x1b[5m" not in seen
+
+
 def test_progress_is_drawn_and_taken_away(fixture_image, tmp_path: Path):
     code, seen = on_terminal("backup", fixture_image("sample-encrypted").path, tmp_path / "a.tar", stderr=True)
     assert code == 0
