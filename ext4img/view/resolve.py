@@ -77,7 +77,7 @@ class Resolver:
         kept = self._directories.get(number)
         if kept is not None:
             return kept
-        inode = self._view.inode(number)
+        inode = self._view.root() if number == EXT4_ROOT_INO else self._view.inode(number)
         if inode.is_dir:
             if len(self._directories) >= MOST_DIRECTORIES:
                 self._directories.clear()
