@@ -25,15 +25,23 @@ MAX_KEY_SIZE: Final = 64
 _KEPT: Final = 256  # Ciphers of so many inodes are kept, and as many policies.
 
 
+def _bytes(value: object, what: str) -> bytes:
+    """Text is as long as bytes, and hexadecimal digits would pass for a key."""
+    if not isinstance(value, (bytes, bytearray, memoryview)):
+        raise TypeError(f"{what} is bytes, not {type(value).__name__}; bytes.fromhex makes them of hexadecimal digits")
+    return bytes(value)
+
+
 class MasterKey:
     """A master key of 16 to 64 bytes. It never prints itself, and is not to be pickled or copied."""
 
     __slots__ = ("_hkdf", "_raw", "descriptor", "identifier", "size")
 
     def __init__(self, raw: bytes) -> None:
+        raw = _bytes(raw, "a master key")
         if not MIN_KEY_SIZE <= len(raw) <= MAX_KEY_SIZE:
             raise KeyFormatError(f"a master key has {MIN_KEY_SIZE} to {MAX_KEY_SIZE} bytes, not {len(raw)}")
-        self._raw = bytes(raw)
+        self._raw = raw
         self._hkdf = Hkdf(self._raw)
         self.size = len(self._raw)
         """Bytes."""
@@ -100,7 +108,7 @@ class Keyring:
         user space tools compute, and by `descriptor` (8 bytes) where one is given: the kernel
         lets v1 descriptors be anything. A key known already is not taken in twice.
         """
-        if descriptor is not None and len(descriptor) != DESCRIPTOR_SIZE:
+        if descriptor is not None and len(_bytes(descriptor, "a key descriptor")) != DESCRIPTOR_SIZE:
             raise KeyFormatError(f"a key descriptor has {DESCRIPTOR_SIZE} bytes, not {len(descriptor)}")
         key = MasterKey(raw)
         known = self._by_id.get(key.identifier)

@@ -7,15 +7,17 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from fnmatch import translate
-from functools import lru_cache
+from functools import lru_cache, total_ordering
 from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
-from ext4img.errors import NotDirectoryError, NotFoundError, PathError
+from ext4img.errors import NotDirectoryError, PathError
 from ext4img.view.file import File
 from ext4img.volume.directory import DirEntry
 from ext4img.volume.listing import Row
 
 if TYPE_CHECKING:
+    from pathlib import PurePosixPath
+
     from ext4img.view.inode import Inode
     from ext4img.view.view import View
 
@@ -24,6 +26,7 @@ _BILLION = 1_000_000_000
 _BUFFER_BYTES = 256 << 10
 
 
+@total_ordering
 class Ext4Path:
     """A path on an open image; always absolute there. Nothing is looked up before it is needed.
 
@@ -47,8 +50,6 @@ class Ext4Path:
 
     def __init__(self, view: View, path: PathLike = "/") -> None:
         text = _text_of(path)
-        if "\0" in text:
-            raise NotFoundError.at(text, "A path holds no NUL")
         parts = [part for part in text.split("/") if part and part != "."]
         self._view = view
         self._text = "/" + "/".join(parts)
@@ -91,8 +92,8 @@ class Ext4Path:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Ext4Path) and self._text == other._text and self._view is other._view
 
-    def __lt__(self, other: Ext4Path) -> bool:
-        return self.parts < other.parts
+    def __lt__(self, other: object) -> bool:
+        return self.parts < other.parts if isinstance(other, Ext4Path) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(self._text)
@@ -149,6 +150,27 @@ class Ext4Path:
         """Whether it lies below `other`, by the text alone."""
         base = Ext4Path(self._view, other).parts
         return self.parts[: len(base)] == base
+
+    def relative_to(self, other: PathLike) -> PurePosixPath:
+        """What leads from `other` to it, by the text alone; ValueError where it does not lie below."""
+        from pathlib import PurePosixPath
+
+        base = Ext4Path(self._view, other)
+        if not self.is_relative_to(base):
+            raise ValueError(f"{self._text!r} does not lie below {base._text!r}")
+        return PurePosixPath(*self.parts[len(base.parts) :])
+
+    def with_name(self, name: str) -> Ext4Path:
+        """The path with another last component. ValueError for the root, or where `name` is none."""
+        if self._text == "/" or not name or "/" in name or name == ".":
+            raise ValueError(f"no last component to put {name!r} in place of, or no name: {self._text!r}")
+        return self.parent / name
+
+    def with_suffix(self, suffix: str) -> Ext4Path:
+        """The path with another suffix, or without one where it is empty."""
+        if suffix and (not suffix.startswith(".") or suffix == "."):
+            raise ValueError(f"a suffix is empty or begins with a dot: {suffix!r}")
+        return self.with_name(self.stem + suffix)
 
     def match(self, pattern: str) -> bool:
         """Whether the last component fits a shell pattern; case counts."""
@@ -324,26 +346,35 @@ class Ext4Path:
     # Contents
 
     @overload
-    def open(self, mode: Literal["rb"]) -> File: ...
+    def open(self, mode: Literal["rb"], buffering: int = -1) -> File: ...
 
     @overload
     def open(
         self,
         mode: Literal["r", "rt"] = "r",
+        buffering: int = -1,
         encoding: str | None = None,
         errors: str | None = None,
         newline: str | None = None,
     ) -> io.TextIOWrapper: ...
 
     def open(
-        self, mode: str = "r", encoding: str | None = None, errors: str | None = None, newline: str | None = None
+        self,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
     ) -> File | io.TextIOWrapper:
         """Open a regular file for reading, "rb" or "r" (utf-8 by default); links are followed.
 
-        NoKeyError where it is encrypted and the key is absent.
+        `buffering` stands where pathlib has it and changes nothing. NoKeyError where the file is
+        encrypted and the key is absent.
         """
         if mode not in ("r", "rt", "rb"):
             raise ValueError(f"images are read-only: mode is 'r' or 'rb', not {mode!r}")
+        if mode == "rb" and (encoding, errors, newline) != (None, None, None):
+            raise ValueError("encoding, errors and newline are for text, and the mode is 'rb'")
         file = self._view.open_inode(self._target(), self._text)
         if mode == "rb":
             return file
@@ -356,7 +387,7 @@ class Ext4Path:
 
     def read_text(self, encoding: str | None = None, errors: str | None = None) -> str:
         """The whole contents as text, utf-8 by default."""
-        with self.open("r", encoding, errors) as file:
+        with self.open("r", encoding=encoding, errors=errors) as file:
             return file.read()
 
 

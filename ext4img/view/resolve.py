@@ -36,7 +36,12 @@ class Resolver:
         root: Found = (self._inode(EXT4_ROOT_INO), None, 0)
         trail: list[Found] = [root]
         # Components still to go, the next one last.
-        todo = _components(path.encode("utf-8", "surrogateescape"))
+        try:
+            todo = _components(path.encode("utf-8", "surrogateescape"))
+        except UnicodeEncodeError:
+            raise NotFoundError.at(path, "No name on the disk can be written so") from None
+        if "\0" in path:
+            raise NotFoundError.at(path, "A path holds no NUL")
         links = 0
         while todo:
             name = todo.pop()

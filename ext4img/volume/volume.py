@@ -7,7 +7,7 @@ reader → journal → block reader with overlay → superblock again → descri
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 from ext4img.errors import CorruptionError, Place, SourceError
 from ext4img.sources.base import Source
@@ -63,6 +63,8 @@ class Volume:
         superblock: int | None = None,
         block_size: int | None = None,
     ) -> None:
+        if journal not in get_args(Journal):
+            raise ValueError(f"journal is one of {', '.join(get_args(Journal))}, not {journal!r}")
         self.source = source
         self.problems = Problems(checks)
         self.superblock = read_superblock(source, self.problems, superblock, block_size)

@@ -79,6 +79,14 @@ def test_wrong_descriptor():
         Keyring().add(os.urandom(64), bytes(16))
 
 
+def test_text_is_not_taken_for_a_key():
+    """64 hexadecimal digits are as long as a key."""
+    with pytest.raises(TypeError, match="fromhex"):
+        Keyring().add("ab" * 32)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="fromhex"):
+        Keyring().add(bytes(64), descriptor="01234567")  # type: ignore[arg-type]
+
+
 def test_empty_keyring():
     keyring = Keyring()
     policy = Policy(2, 1, 4, 0, bytes(16))

@@ -145,6 +145,8 @@ def test_misuse_is_said(sample: ext4img.View):
     for call in (lambda: file.write(b"x"), lambda: file.truncate(0), file.fileno):
         with pytest.raises((OSError, io.UnsupportedOperation)):
             call()
+    with pytest.raises(TypeError):
+        file.seek(1.5)  # type: ignore[arg-type]
     file.seek(0, io.SEEK_END)
     file.close()
     file.close()
@@ -154,6 +156,14 @@ def test_misuse_is_said(sample: ext4img.View):
     for mode in ("w", "rb+", "a", "x", ""):
         with pytest.raises(ValueError, match="read-only"):
             path.open(mode)  # type: ignore[call-overload]
+
+
+def test_settings_are_none_but_the_known(fixture_image: Callable[[str], UnpackedImage]):
+    """A slip must not show the tree as it was before recovery."""
+    image = fixture_image("ext4-dirty").path
+    for slip in ({"journal": "replai"}, {"checks": "strickt"}):
+        with pytest.raises(ValueError, match="is one of"):
+            ext4img.open(image, **slip)  # type: ignore[arg-type]
 
 
 def test_segments_tell_data_from_holes(files: list[tuple[ext4img.File, bytes]]):

@@ -164,7 +164,7 @@ def test_errors_are_the_builtin_ones(fs: ext4img.View):
     with pytest.raises(ext4img.SymlinkLoopError):
         fs.path("self").stat()
     with pytest.raises(ext4img.NotFoundError):
-        fs.path("a\0b")
+        fs.path("a\0b").stat()
 
 
 PATTERNS = ["*", "*.txt", "a/*", "*/*.txt", "a/b/*/*", "**/*.txt", "**/one.*", "a/**/*.gz", "to-dir/*", "[RU]*"]
@@ -206,7 +206,46 @@ def test_names_of_paths(fs: ext4img.View, text: str):
         assert ours.joinpath(other, "more") == fs.path(str(theirs.joinpath(other, "more")))
     for other in ("/", "/a", "/a/b", "/x"):
         assert ours.is_relative_to(other) == theirs.is_relative_to(other)
+        same(ours.relative_to, theirs.relative_to, other)
+    for name in ("x", "..", "a.b.c", "", "/", ".", "a/b"):
+        same(ours.with_name, theirs.with_name, name)
+    if not text.endswith("."):
+        for suffix in ("", ".x", ".tar.gz", ".", "x"):
+            same(ours.with_suffix, theirs.with_suffix, suffix)
     assert ours.match("*.txt") == theirs.match("*.txt")
+
+
+def same(ours: Callable[[str], object], theirs: Callable[[str], object], argument: str) -> None:
+    """The same answer, or ValueError from both."""
+    answers: list[str | None] = []
+    for call in (ours, theirs):
+        try:
+            answers.append(str(call(argument)))
+        except ValueError:
+            answers.append(None)
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("text", ["/a/\0", "/\ud800", "/README\0"])
+def test_what_can_be_no_name_is_not_there(fs: ext4img.View, text: str):
+    path = fs.path(text)
+    assert not path.exists()
+    assert not path.is_file()
+    assert not path.is_symlink()
+    with pytest.raises(FileNotFoundError):
+        path.stat()
+    with pytest.raises(FileNotFoundError):
+        list(fs.walk(path))
+
+
+def test_open_takes_what_pathlib_takes(fs: ext4img.View, host: Path):
+    for where in (fs.path("/a/one.txt"), host / "a/one.txt"):
+        with where.open("r", -1, "latin-1") as text:
+            assert text.encoding == "latin-1"
+        with where.open("rb", buffering=0) as file:
+            assert file.read(1) == b"1"
+        with pytest.raises(ValueError, match="encoding"):
+            where.open("rb", encoding="utf-8")  # type: ignore[call-overload]
 
 
 def test_paths_as_keys_and_bytes(fs: ext4img.View):
@@ -222,6 +261,9 @@ def test_paths_as_keys_and_bytes(fs: ext4img.View):
     assert path != "/a/one.txt"
     assert path != fs.without_keys().path("/a/one.txt")
     assert fs.path("/a") / fs.path("/README") == fs.path("README")
+    assert fs.path("/a") < fs.path("/b") >= fs.path("/b")
+    with pytest.raises(TypeError):
+        path < "/b"  # noqa: B015
     assert sorted([fs.path("/b"), fs.path("/a/z"), fs.path("/a")]) == [fs.path("/a"), fs.path("/a/z"), fs.path("/b")]
     odd = fs.path(b"not-utf8-\xff")
     assert bytes(odd) == b"/not-utf8-\xff"
