@@ -1,0 +1,69 @@
+"""What is told of a block device before it is overwritten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ext4img.cli.main import main
+from ext4img.cli.recognise import what_is_on
+from tests.conftest import UnpackedImage
+from tools.loop_mount import run
+
+Fixture = Callable[[str], UnpackedImage]
+
+
+def test_a_file_system(fixture_image: Fixture):
+    (line,) = what_is_on(str(fixture_image("sample-encrypted").path))
+    assert "12M: a file system sample of 12M, UUID f70270eb-3f7f-59bc-81c2-d415b49a01e6" in line
+
+
+@pytest.mark.parametrize(
+    ("start", "told"),
+    [
+        (b"LUKS\xba\xbe", "a LUKS container"),
+        (b"", "zeros at its start"),
+        (b"what?", "nothing that is known"),
+    ],
+)
+def test_other_things(start: bytes, told: str, tmp_path: Path):
+    (tmp_path / "device").write_bytes(start.ljust(1 << 20, b"\0"))
+    (line,) = what_is_on(str(tmp_path / "device"))
+    assert line == f"a block device of 1.0M: {told}"
+
+
+def test_a_file_system_that_is_damaged(fixture_image: Fixture, tmp_path: Path):
+    data = bytearray(fixture_image("plain-4k").path.read_bytes())
+    data[1024 + 0x18] = 200  # s_log_block_size
+    (tmp_path / "device").write_bytes(data)
+    (line,) = what_is_on(str(tmp_path / "device"))
+    assert "that can't be read" in line
+
+
+@pytest.mark.kernel
+def test_partitions(tmp_path: Path):
+    (tmp_path / "device").write_bytes(bytes(8 << 20))
+    run("sfdisk", "-q", tmp_path / "device", stdin=b"2048,2048,L\n4096,,L\n")
+    lines = what_is_on(str(tmp_path / "device"))
+    assert [line.partition(": ")[2].partition(":")[0] for line in lines] == ["partition 1", "partition 2"]
+
+
+@pytest.mark.kernel
+def test_it_is_told_before_it_goes(fixture_image: Fixture, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    archive = str(tmp_path / "a.tar")
+    assert main(["backup", str(fixture_image("plain-4k").path), archive, "-q"]) == 0
+    run("truncate", "-s", "48M", tmp_path / "raw")
+    run("mke2fs", "-q", "-F", "-t", "ext4", "-L", "precious", tmp_path / "raw")
+    before = (tmp_path / "raw").read_bytes()
+    device = run("losetup", "--find", "--show", tmp_path / "raw").decode().strip()
+    try:
+        assert main(["restore", archive, "--image", device]) == 8
+        assert "a file system precious of 48M" in capfd.readouterr().err
+        assert (tmp_path / "raw").read_bytes() == before
+        assert main(["restore", archive, "--image", device, "--device"]) == 0
+        assert "a file system precious of 48M" in capfd.readouterr().err
+    finally:
+        run("losetup", "--detach", device)
+    run("e2fsck", "-fn", tmp_path / "raw")
