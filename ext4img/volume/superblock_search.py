@@ -31,7 +31,7 @@ from ext4img.structs.superblock import (
 )
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
-from ext4img.volume.features import Compat
+from ext4img.volume.features import Compat, Incompat
 from ext4img.volume.groups import Groups
 from ext4img.volume.inode_table import InodeTable
 from ext4img.volume.problems import Problems
@@ -121,8 +121,10 @@ def find_copy(source: Source, uuid: bytes | None = None) -> SuperblockCopy | Non
                 return copy
             other = other or copy
         elif found.group_number == 0 and Compat.HAS_JOURNAL in found.features and len(logged) < MOST_LOGGED:
-            # Orphans of the time when it was logged may be in use again.
-            logged.append(SuperblockCopy(found._replace(last_orphan=0), None, offset))
+            # Orphans of the time when it was logged may be in use again. Whether the log is to be
+            # replayed, it tells itself.
+            features = found.features._replace(incompat=found.features.incompat | Incompat.RECOVER)
+            logged.append(SuperblockCopy(found._replace(last_orphan=0, features=features), None, offset))
     return other or _logged_copy(source, logged, uuid)
 
 
