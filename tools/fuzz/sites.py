@@ -266,7 +266,8 @@ class _Finder:
             fields += _fields_of(DX_COUNTLIMIT, offset + index)
             if index > 8:
                 fields += _fields_of(DX_ROOT_INFO, offset + DX_ROOT_INFO_OFFSET)
-            for entry in range(min(count, MOST_ENTRIES)):
+            room = (self.size - index) // DX_ENTRY.size  # an emptied leaf looks like a node, and is none
+            for entry in range(min(count, room, MOST_ENTRIES)):
                 fields += _fields_of(DX_ENTRY, offset + index + entry * DX_ENTRY.size)
             stop, tail = offset + index + count * DX_ENTRY.size, offset + index + limit * DX_ENTRY.size
 
