@@ -38,6 +38,7 @@ class _Terminated(BaseException):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `ext4img` with these arguments, by default the process's own; returns the exit code."""
+    _replace_closed_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = words[0] if words and words[0] in command_names() else ""
     before = [signal.signal(number, _terminate) for number in _SIGNALS]
@@ -105,6 +106,25 @@ def _about(
 
     Nothing is ever written to an image. Names, owners and times are the image's; times are UTC.
     """
+
+
+def _replace_closed_streams() -> None:
+    """Standard streams that the caller has closed: or the image would be opened in the place of one.
+
+    What stands in for input cannot be read, and what stands in for output not written, as is told
+    when that is tried; messages go nowhere.
+    """
+    for number, flags in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)  # the lowest number that is free is this one
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for as long as the process lives
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -40,6 +40,25 @@ def test_a_reader_that_goes_away(command: list[str], fixture_image: Callable[[st
     assert (process.returncode, said) == (141, b"")
 
 
+def test_closed_streams(fixture_image, tmp_path: Path):
+    """Not a message into the archive, nor an image in the place of standard output."""
+    image = fixture_image("plain-4k").path
+
+    def run(line: str) -> tuple[int, bytes]:
+        command = f"exec {sys.executable} -m ext4img {line}"
+        done = subprocess.run(["sh", "-c", command, "sh", image], cwd=REPOSITORY, capture_output=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    unwritable = b"standard output cannot be written: Bad file descriptor"
+    assert run('ls "$1" >&-') == (8, b"ext4img ls: " + unwritable + b"\n")
+    assert run("ls missing.img 2>&-") == (8, b"")
+    assert run('ls "$1" /missing >&- 2>&- <&-') == (7, b"")
+    code, said = run("list - <&-")
+    assert code == 8
+    assert b"Bad file descriptor" in said
+    assert image.read_bytes()[1080:1082] == b"\x53\xef"
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is not there")
 def test_no_room_for_the_output(fixture_image):
     with open("/dev/full", "wb") as full:
