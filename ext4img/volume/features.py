@@ -192,6 +192,7 @@ def check_readable(features: Features) -> None:
         raise UnsupportedFeatureError(
             "this is an external journal device (journal_dev), not a file system", ("journal_dev",)
         )
-    refused = _bit_names(features.incompat & ~READABLE, _INCOMPAT_NAMES, "I")
+    # As plain numbers: the complement of an IntFlag has the bits that it knows, and no others.
+    refused = _bit_names(int(features.incompat) & ~int(READABLE), _INCOMPAT_NAMES, "I")
     if refused:
         raise UnsupportedFeatureError(f"unsupported incompatible features: {', '.join(refused)}", refused)

@@ -154,6 +154,9 @@ def parse_superblock(raw: bytes, offset: int, problems: Problems) -> Superblock:
         # turn all verification off in silence.
         where = Place(offset=offset, record=EXT4_SUPER_BLOCK.name, field="s_feature_ro_compat")
         problems.note("s_checksum_type is crc32c, but metadata_csum is not set: nothing can be verified", where)
+    unknown = features.unknown_ro_compat()
+    if unknown:
+        problems.note(f"read-only compatible features that are not known: {', '.join(unknown)}", place)
     superblock = from_raw(record, features, place)
     _check_mountable(record, superblock, problems, place)
     return superblock

@@ -129,6 +129,27 @@ def test_absurd_geometry(edit: Edit, field: str, value: int):
     exercise(BytesSource(bytes(image)), ())
 
 
+def test_unknown_features(edit: Edit):
+    """Incompatible ones are refused by name, read-only compatible ones told and read, others nobody's business."""
+    sound = paths_of(edit("plain-4k"))
+    superblock = edit("plain-4k").volume.superblock
+    compat, incompat, ro_compat = (int(word) for word in superblock.features)
+    with pytest.raises(ext4img.UnsupportedFeatureError, match="FEATURE_I30, FEATURE_I31") as caught:
+        ext4img.open(bytes(edit("plain-4k").superblock(s_feature_incompat=incompat | 3 << 30)))
+    assert caught.value.names == ("FEATURE_I30", "FEATURE_I31")
+    for name, bit in (("compression", 0x1), ("dirdata", 0x1000)):
+        with pytest.raises(ext4img.UnsupportedFeatureError, match=name):
+            ext4img.open(bytes(edit("plain-4k").superblock(s_feature_incompat=incompat | bit)))
+    image = edit("plain-4k").superblock(s_feature_ro_compat=ro_compat | 1 << 31)
+    with ext4img.open(bytes(image)) as fs:
+        assert {str(path) for path, _ in fs.walk()} == sound
+        assert ["FEATURE_R31" in str(problem) for problem in fs.problems] == [True]
+    image = edit("plain-4k").superblock(s_feature_compat=compat | 1 << 31)
+    with ext4img.open(bytes(image)) as fs:
+        assert {str(path) for path, _ in fs.walk()} == sound
+        assert not fs.problems
+
+
 @pytest.mark.parametrize("field", ["s_log_block_size", "s_blocks_per_group", "s_inodes_per_group"])
 def test_absurd_geometry_is_read_by_a_backup(edit: Edit, field: str):
     sound = paths_of(edit("ext4-meta-bg"))

@@ -109,9 +109,9 @@ def _check_copy(volume: Volume, group: int) -> None:
 
 def _differing_features(one: Superblock, other: Superblock) -> list[str]:
     words = (
-        (one.features.compat ^ other.features.compat) & ~_COMPAT_OF_PRIMARY,
-        (one.features.incompat ^ other.features.incompat) & ~_INCOMPAT_OF_PRIMARY,
-        (one.features.ro_compat ^ other.features.ro_compat) & ~_RO_COMPAT_OF_PRIMARY,
+        (one.features.compat ^ other.features.compat) & ~int(_COMPAT_OF_PRIMARY),
+        (one.features.incompat ^ other.features.incompat) & ~int(_INCOMPAT_OF_PRIMARY),
+        (one.features.ro_compat ^ other.features.ro_compat) & ~int(_RO_COMPAT_OF_PRIMARY),
     )
     return [f"feature {name}" for name in type(one.features).from_words(*words).names]
 
