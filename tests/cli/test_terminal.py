@@ -13,13 +13,13 @@ from tests.cli.transcripts import REPOSITORY
 from tests.conftest import UnpackedImage
 
 
-def on_terminal(*arguments: str | Path, stderr: bool = False) -> tuple[int, bytes]:
-    """Exit code and what stands on a terminal of 80 columns (standard error's where asked for)."""
+def on_terminal(*arguments: str | Path, stderr: bool = False, columns: int = 80) -> tuple[int, bytes]:
+    """Exit code and what stands on a terminal of so many columns (standard error's where asked for)."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "ext4img", *(str(argument) for argument in arguments)],
         cwd=REPOSITORY,
-        env={**os.environ, "COLUMNS": "80", "LC_ALL": "C.UTF-8", "TERM": "xterm"},
+        env={**os.environ, "COLUMNS": str(columns), "LC_ALL": "C.UTF-8", "TERM": "xterm"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL if stderr else follower,
         stderr=follower if stderr else subprocess.DEVNULL,
@@ -66,7 +66,8 @@ def test_an_archive_is_not_written_to_a_terminal(fixture_image):
 def test_progress_of_a_file_with_an_odd_name(fixture_image, tmp_path: Path):
     image = tmp_path / "a\x1b[5m\nb.img"
     image.symlink_to(fixture_image("plain-4k").path)
-    code, seen = on_terminal("check", image, stderr=True)
+    # Wide enough for the name to be there, however long the directory's is.
+    code, seen = on_terminal("check", image, stderr=True, columns=400)
     assert code == 0
     assert b"\\x1b[" in seen
     assert b"\x1b[5m" not in seen
