@@ -44,6 +44,7 @@ _CODES: tuple[tuple[type[BaseException], Exit], ...] = (
     (BuildError, Exit.SYSTEM),
     (OSError, Exit.SYSTEM),
 )
+_MOST_CHARACTERS, _HEAD, _TAIL = 4000, 1000, 1000  # of a line
 _AROUND_DAMAGE = "--checks report reads around damage and tells all of it"
 _ADVICE: tuple[tuple[type[BaseException], str], ...] = (
     (ChecksumError, _AROUND_DAMAGE),
@@ -106,9 +107,14 @@ def about(subject: str) -> Iterator[None]:
         raise explain(error, subject) from error
 
 
+def _shortened(text: str) -> str:
+    """A path may be as long as a command line; what is wrong with it stands at the end."""
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_HEAD]} … {text[-_TAIL:]}"
+
+
 def lines(failure: Failure, command: str = "") -> Iterator[str]:
     """What stands on stderr: the failure, then its advice."""
     program = f"ext4img {command}" if command else "ext4img"
-    yield f"{program}: {harmless(failure.text)}"
+    yield f"{program}: {_shortened(harmless(failure.text))}"
     for advice in failure.advice:
         yield f"  hint: {harmless(advice)}"

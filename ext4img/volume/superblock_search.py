@@ -68,8 +68,12 @@ def read_superblock(
         raise NotExt4Error(f"{source.name}: too short for a file system ({source.size} bytes)")
     if block is not None:
         return _named(source, problems, block, block_size)
+    trial = Problems("strict" if problems.verify else "off")
     try:
-        return _parse(source, SUPERBLOCK_OFFSET, Problems("strict") if problems.verify else problems)
+        found = _parse(source, SUPERBLOCK_OFFSET, trial)
+        for remark in trial:
+            problems.note(remark.reason, remark.place)
+        return found
     except _Damaged as error:
         if problems.checks != "report" or _is_another_thing(source, error):
             raise

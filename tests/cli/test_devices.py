@@ -10,6 +10,7 @@ import pytest
 from ext4img.cli.main import main
 from ext4img.cli.recognise import what_is_on
 from tests.conftest import UnpackedImage
+from tests.sources.test_partitions import disk, expected
 from tools.loop_mount import run
 
 Fixture = Callable[[str], UnpackedImage]
@@ -42,12 +43,11 @@ def test_a_file_system_that_is_damaged(fixture_image: Fixture, tmp_path: Path):
     assert "that can't be read" in line
 
 
-@pytest.mark.kernel
 def test_partitions(tmp_path: Path):
-    (tmp_path / "device").write_bytes(bytes(8 << 20))
-    run("sfdisk", "-q", tmp_path / "device", stdin=b"2048,2048,L\n4096,,L\n")
+    (tmp_path / "device").write_bytes(disk("gpt"))
     lines = what_is_on(str(tmp_path / "device"))
-    assert [line.partition(": ")[2].partition(":")[0] for line in lines] == ["partition 1", "partition 2"]
+    told = [line.partition(": ")[2].partition(":")[0] for line in lines]
+    assert told == [f"partition {partition.number}" for partition in expected("gpt")]
 
 
 @pytest.mark.kernel

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ext4img.cli.failure import explain, lines
 from ext4img.cli.quoting import harmless, quote
+from ext4img.errors import NotFoundError
 
 NAMES = [
     b"plain", b"with space", b"it's", b"it's \"both\"", b'say "hi"', b"$HOME", b"`id`", b"a'b$c", b"back\\slash",
@@ -50,6 +52,14 @@ def test_a_shell_gives_the_name_back():
     )
     # A leading ~ and a lone { are quoted, so all come back as they are.
     assert done.stdout.split(b"\0")[:-1] == NAMES
+
+
+def test_a_path_as_long_as_a_command_line():
+    error = NotFoundError.at("/" + "a/" * 50_000)
+    (line,) = lines(explain(error, "disk.img"), "ls")
+    assert len(line) < 2100
+    assert line.startswith("ext4img ls: disk.img: /a/a/")
+    assert line.endswith("/a/: No such file or directory")
 
 
 @pytest.mark.parametrize("dangerous", ["\x1b]0;title\x07", "\u202eexe.txt", "\x9b31m", "a\u2028b", "\u200b"])

@@ -193,3 +193,14 @@ def test_everything_unreadable():
     with pytest.raises(ext4img.SourceError) as caught:
         ext4img.open(source, checks="report")
     assert caught.value.errno == errno.EIO
+
+
+def test_lost_checksum_feature_is_told(fixture_image: Fixture):
+    """A single flipped bit would turn all verification off."""
+    image = EditedImage(fixture_image("plain-4k").path.read_bytes())
+    ro_compat = int(image.volume.superblock.features.ro_compat)
+    image.superblock(s_feature_ro_compat=ro_compat & ~0x400)
+    for checks in ("strict", "report"):
+        paths, problems = shown(bytes(image), checks=checks)
+        assert len(paths) > 100
+        assert any("metadata_csum is not set" in problem for problem in problems)
