@@ -46,7 +46,7 @@ def rescue_root(
         Place(inode=EXT4_ROOT_INO),
     )
     if len(kept) < len(runs):
-        problems.note(f"{sum(length for _, length in runs[len(kept):])} blocks of the root directory are left out")
+        problems.note(f"{sum(length for _, length in runs[len(kept) :])} blocks of the root directory are left out")
     inodes.overrides = {**inodes.overrides, EXT4_ROOT_INO: _root_raw(superblock, kept, seed)}
 
 

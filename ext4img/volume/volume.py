@@ -27,7 +27,7 @@ from ext4img.volume.inode_table import InodeTable
 from ext4img.volume.listing import Listing
 from ext4img.volume.mapping import HOLE, LOST, UNWRITTEN, WRITTEN, Mapper, Mapping, Run, Runs
 from ext4img.volume.problems import Checks, Problems
-from ext4img.volume.recovery import Recovery, recover
+from ext4img.volume.recovery.recover import Recovery, recover
 from ext4img.volume.superblock_search import read_superblock
 from ext4img.volume.xattr import (
     ENCRYPTION_CONTEXT,

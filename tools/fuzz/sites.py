@@ -51,11 +51,12 @@ from ext4img.structs.journal import (
 from ext4img.structs.record import Record
 from ext4img.structs.superblock import EXT4_SUPER_BLOCK, MMP_STRUCT, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
 from ext4img.structs.xattr import EXT4_XATTR_ENTRY, EXT4_XATTR_HEADER, EXT4_XATTR_IBODY_HEADER, EXT4_XATTR_MAGIC
-from ext4img.volume import checksum, journal_checksum
+from ext4img.volume import checksum
 from ext4img.volume.directory import index_entries_offset
 from ext4img.volume.features import Compat, Incompat, RoCompat
 from ext4img.volume.inode import Inode
 from ext4img.volume.mapping import WRITTEN
+from ext4img.volume.recovery import journal_checksum
 from ext4img.volume.volume import Volume
 
 Seal = Callable[[bytearray], None]

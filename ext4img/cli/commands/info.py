@@ -15,7 +15,7 @@ from ext4img.cli.policies import policy_record
 from ext4img.cli.quoting import quote
 from ext4img.view.view import View
 from ext4img.volume.features import Compat, Incompat, RoCompat
-from ext4img.volume.recovery import Recovery
+from ext4img.volume.recovery.recover import Recovery
 from ext4img.volume.superblock import Superblock
 
 _BILLION = 1_000_000_000

@@ -39,9 +39,7 @@ def check_bitmaps(volume: Volume, claims: Claims, inodes: array[int], directorie
         _check_inodes(volume, group, used_inodes, used_directories)
 
 
-def _check_blocks(
-    volume: Volume, group: Group, starts: numpy.ndarray[Any, Any], ends: numpy.ndarray[Any, Any]
-) -> None:
+def _check_blocks(volume: Volume, group: Group, starts: numpy.ndarray[Any, Any], ends: numpy.ndarray[Any, Any]) -> None:
     import numpy
 
     superblock = volume.superblock

@@ -22,9 +22,9 @@ from ext4img.structs.xattr import (
     EXT4_XATTR_PAD,
 )
 from ext4img.volume.inode import Inode
-from ext4img.volume.recovery_editor import RecoveryEditor
-from ext4img.volume.recovery_entries import MIN_REC_LEN, EntryArea, needed
-from ext4img.volume.recovery_extents import empty_root
+from ext4img.volume.recovery.editor import RecoveryEditor
+from ext4img.volume.recovery.entries import MIN_REC_LEN, EntryArea, needed
+from ext4img.volume.recovery.extents import empty_root
 
 _DATA = (EXT4_XATTR_INDEX_SYSTEM, b"data")
 _LAST_ENTRY_SIZE = 4  # zeros that end the list of entries

@@ -28,9 +28,9 @@ from ext4img.structs.journal import (
     JOURNAL_BLOCK_TAG_HIGH,
     JOURNAL_HEADER,
 )
-from ext4img.volume import journal_checksum
-from ext4img.volume.journal import WINDOW_BYTES, JournalIncompat, JournalSource, JournalSuperblock
 from ext4img.volume.problems import Problems
+from ext4img.volume.recovery import journal_checksum
+from ext4img.volume.recovery.journal import WINDOW_BYTES, JournalIncompat, JournalSource, JournalSuperblock
 
 
 class Tag(NamedTuple):
@@ -137,9 +137,7 @@ class JournalLog:
             return None
         return self._mismatch("journal block", stored, computed, index, JBD2_JOURNAL_BLOCK_TAIL.name)
 
-    def check_commit(
-        self, block: bytes, index: int, crc32: journal_checksum.TransactionCrc32
-    ) -> ChecksumError | None:
+    def check_commit(self, block: bytes, index: int, crc32: journal_checksum.TransactionCrc32) -> ChecksumError | None:
         """What is wrong with the checksum of a commit block; `crc32` is its transaction's own."""
         header: Any = COMMIT_HEADER.unpack(block)
         stored = header.h_chksum_0

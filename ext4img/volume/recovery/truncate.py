@@ -19,8 +19,8 @@ from ext4img.structs.extent import (
 )
 from ext4img.structs.inode import EXT4_NDIR_BLOCKS
 from ext4img.volume import checksum
-from ext4img.volume.recovery_editor import RecoveryEditor
-from ext4img.volume.recovery_extents import empty_root
+from ext4img.volume.recovery.editor import RecoveryEditor
+from ext4img.volume.recovery.extents import empty_root
 
 _POINTER_SIZE = 4
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ext4img.volume.overlay import Overlay
+from ext4img.volume.recovery.overlay import Overlay
 
 
 class Replay(NamedTuple):

@@ -15,15 +15,16 @@ from ext4img.sources import BytesSource
 from ext4img.structs import fast_commit as fc
 from ext4img.structs.extent import EXT4_EXTENT
 from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INODE, EXT4_INODE_EXTRA
-from ext4img.volume import checksum, overlay
-from ext4img.volume.fast_commit import replay_fast_commits, scan_fast_commits
-from ext4img.volume.journal import JournalIncompat, read_journal_superblock
-from ext4img.volume.overlay import Draft
+from ext4img.volume import checksum
 from ext4img.volume.problems import Problems
-from ext4img.volume.recovered import FastCommits
-from ext4img.volume.recovery_editor import RecoveryEditor
+from ext4img.volume.recovery import overlay
+from ext4img.volume.recovery.editor import RecoveryEditor
+from ext4img.volume.recovery.fast_commit import replay_fast_commits, scan_fast_commits
+from ext4img.volume.recovery.journal import JournalIncompat, read_journal_superblock
+from ext4img.volume.recovery.overlay import Draft
+from ext4img.volume.recovery.recovered import FastCommits
 from ext4img.volume.volume import Volume
-from tests.volume.journal_log import Log
+from tests.volume.recovery.journal_log import Log
 
 MASK = 0xFFFFFFFF
 AREA = 48  # blocks
@@ -216,7 +217,7 @@ def test_checksums_do_not_count_when_off():
 
 
 def test_tags_are_counted(monkeypatch):
-    monkeypatch.setattr("ext4img.volume.fast_commit.MOST_TAGS", 10)
+    monkeypatch.setattr("ext4img.volume.recovery.fast_commit.MOST_TAGS", 10)
     area = Area()
     area.commit(head(), PADDING)
     area.commit(*[PADDING] * 20)
@@ -289,9 +290,7 @@ def test_the_last_unlink_deletes(upon):
 def test_a_name_that_belongs_to_another_inode_stays(upon):
     """Kernel: skip_remove_dentry; the link count goes down all the same."""
     number, other = upon.files[b"whole"], upon.files[b"tree"]
-    after = upon.replay(
-        names(fc.EXT4_FC_TAG_LINK, 2, other, b"x"), names(fc.EXT4_FC_TAG_UNLINK, 2, other, b"whole")
-    )
+    after = upon.replay(names(fc.EXT4_FC_TAG_LINK, 2, other, b"x"), names(fc.EXT4_FC_TAG_UNLINK, 2, other, b"whole"))
     assert upon.listing(after)[b"whole"] == number
     assert after.inode(other).links == 1
 

@@ -18,7 +18,9 @@ from ext4img.volume.features import Compat, Incompat
 from ext4img.volume.groups import Groups
 from ext4img.volume.inode import Inode
 from ext4img.volume.inode_table import InodeTable
-from ext4img.volume.journal import (
+from ext4img.volume.mapping import Mapper
+from ext4img.volume.problems import Problems
+from ext4img.volume.recovery.journal import (
     JournalDevice,
     JournalFile,
     JournalIncompat,
@@ -26,10 +28,8 @@ from ext4img.volume.journal import (
     JournalSuperblock,
     read_journal_superblock,
 )
-from ext4img.volume.mapping import Mapper
-from ext4img.volume.overlay import Draft, Overlay
-from ext4img.volume.problems import Problems
-from ext4img.volume.recovered import FastCommits, Orphans, Replay
+from ext4img.volume.recovery.overlay import Draft, Overlay
+from ext4img.volume.recovery.recovered import FastCommits, Orphans, Replay
 from ext4img.volume.superblock import Superblock, parse_superblock
 
 
@@ -81,7 +81,7 @@ def recover(
         # Backups of the superblock don't say whether there is something to recover.
         is_backup = superblock.group_number != 0
         if Incompat.RECOVER in superblock.features or (is_backup and journal_superblock.start):
-            from ext4img.volume.journal_replay import replay_journal
+            from ext4img.volume.recovery.journal_replay import replay_journal
 
             if superblock.has_metadata_checksums and journal_superblock.lost_checksums:
                 # The kernel sets and clears the two together: a flipped bit would go unnoticed.
@@ -91,7 +91,7 @@ def recover(
             overlay = replay.overlay
             superblock = _superblock_after(source, superblock, overlay, problems)
             if journal_superblock.start and JournalIncompat.FAST_COMMIT in journal_superblock.incompat:
-                from ext4img.volume.fast_commit import scan_fast_commits
+                from ext4img.volume.recovery.fast_commit import scan_fast_commits
 
                 fast_commits = scan_fast_commits(
                     journal, journal_superblock, replay.end_sequence, superblock.inode_size, problems
@@ -104,17 +104,17 @@ def recover(
     aborted = journal_superblock is not None and journal_superblock.error != 0  # counts as EXT4_ERROR_FS
     has_orphans = bool(superblock.last_orphan or superblock.orphan_file_inode) and not aborted
     if fast_commits.tags or has_orphans:
-        from ext4img.volume.recovery_editor import RecoveryEditor
+        from ext4img.volume.recovery.editor import RecoveryEditor
 
         draft = Draft(overlay)
         seed = checksum.filesystem_seed(superblock.uuid, superblock.checksum_seed)
         editor = RecoveryEditor(source, superblock, seed, draft, problems, fast_commits.ranges)
         if journal is not None and journal_superblock is not None and fast_commits.tags:
-            from ext4img.volume.fast_commit import replay_fast_commits
+            from ext4img.volume.recovery.fast_commit import replay_fast_commits
 
             replay_fast_commits(journal, journal_superblock, fast_commits, editor)
         if has_orphans:
-            from ext4img.volume.orphans import recover_orphans
+            from ext4img.volume.recovery.orphans import recover_orphans
 
             orphans = recover_orphans(editor)
         overlay = overlay.patched_with(draft.patches)

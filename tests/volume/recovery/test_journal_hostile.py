@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from ext4img.errors import Ext4Error
 from ext4img.sources import BytesSource
 from ext4img.structs.journal import JBD2_MAGIC_NUMBER, JOURNAL_HEADER
-from ext4img.volume.journal import JournalCompat, JournalIncompat, read_journal_superblock
-from ext4img.volume.journal_replay import replay_journal
 from ext4img.volume.problems import Problems
+from ext4img.volume.recovery.journal import JournalCompat, JournalIncompat, read_journal_superblock
+from ext4img.volume.recovery.journal_replay import replay_journal
 from ext4img.volume.volume import Volume
-from tests.volume.journal_log import Log
+from tests.volume.recovery.journal_log import Log
 
 FORMATS = [
     {},
@@ -37,9 +37,7 @@ def full_log(form: dict) -> Log:
     return log
 
 
-changes = st.lists(
-    st.tuples(st.integers(0, 63), st.integers(0, 1023), st.integers(0, 255)), min_size=1, max_size=12
-)
+changes = st.lists(st.tuples(st.integers(0, 63), st.integers(0, 1023), st.integers(0, 255)), min_size=1, max_size=12)
 headers = st.lists(
     st.tuples(st.integers(0, 63), st.integers(0, 7), st.integers(8, 16), st.integers(0, 0xFFFFFFFF)), max_size=8
 )

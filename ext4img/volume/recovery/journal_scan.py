@@ -22,9 +22,9 @@ from ext4img.structs.journal import (
     JBD2_REVOKE_BLOCK,
     JOURNAL_HEADER,
 )
-from ext4img.volume.journal import JournalIncompat
-from ext4img.volume.journal_checksum import TransactionCrc32
-from ext4img.volume.journal_log import JournalLog
+from ext4img.volume.recovery.journal import JournalIncompat
+from ext4img.volume.recovery.journal_checksum import TransactionCrc32
+from ext4img.volume.recovery.journal_log import JournalLog
 
 SEQUENCE_MASK = 0xFFFFFFFF
 

@@ -23,7 +23,7 @@ from ext4img.volume import checksum
 from ext4img.volume.inode import Inode
 from ext4img.volume.mapping import LBLK_END, LOST, UNWRITTEN, Mapper, Run
 from ext4img.volume.problems import Problems
-from ext4img.volume.recovery_editor import RecoveryEditor
+from ext4img.volume.recovery.editor import RecoveryEditor
 
 BLOCK_AREA_SIZE = 60
 MOST_RUNS = 500_000

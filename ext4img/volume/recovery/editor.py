@@ -19,8 +19,8 @@ from ext4img.volume.blocks import BlockReader
 from ext4img.volume.features import RoCompat
 from ext4img.volume.groups import Groups
 from ext4img.volume.inode import Inode, InodeFormat, from_raw
-from ext4img.volume.overlay import Draft
 from ext4img.volume.problems import Problems
+from ext4img.volume.recovery.overlay import Draft
 from ext4img.volume.superblock import Superblock
 
 MOST_GROUPS_SEARCHED = 4096
@@ -133,9 +133,7 @@ class RecoveryEditor:
         raw = bytes(whole[offset : offset + size])
         unused = superblock.inodes_per_group - index - 1
         low = EXT4_GROUP_DESC.unpack(raw)
-        low = low._replace(
-            bg_flags=low.bg_flags & ~EXT4_BG_INODE_UNINIT, bg_itable_unused_lo=unused & 0xFFFF
-        )
+        low = low._replace(bg_flags=low.bg_flags & ~EXT4_BG_INODE_UNINIT, bg_itable_unused_lo=unused & 0xFFFF)
         rest = raw[EXT4_GROUP_DESC.size :]
         if len(rest) >= EXT4_GROUP_DESC_HI.size:
             high = EXT4_GROUP_DESC_HI.unpack(rest)._replace(bg_itable_unused_hi=unused >> 16)

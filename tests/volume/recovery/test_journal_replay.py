@@ -6,12 +6,12 @@ import pytest
 
 from ext4img.errors import ChecksumError, CorruptionError
 from ext4img.structs.journal import JBD2_FLAG_DELETED, JBD2_MAGIC_BYTES
-from ext4img.volume import journal_checksum
-from ext4img.volume.journal import JournalCompat, JournalIncompat, read_journal_superblock
-from ext4img.volume.journal_replay import follows, replay_journal
 from ext4img.volume.problems import Checks, Problems
-from ext4img.volume.recovered import Replay
-from tests.volume.journal_log import Log, MemoryJournal
+from ext4img.volume.recovery import journal_checksum
+from ext4img.volume.recovery.journal import JournalCompat, JournalIncompat, read_journal_superblock
+from ext4img.volume.recovery.journal_replay import follows, replay_journal
+from ext4img.volume.recovery.recovered import Replay
+from tests.volume.recovery.journal_log import Log, MemoryJournal
 
 VOLUME_BLOCKS = 1 << 40
 V1, V2, V3 = JournalCompat.CHECKSUM, JournalIncompat.CSUM_V2, JournalIncompat.CSUM_V3

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from ext4img.errors import LimitError
 from ext4img.structs.journal import JBD2_MAGIC_BYTES
-from ext4img.volume.journal import JournalSource
+from ext4img.volume.recovery.journal import JournalSource
 
 CACHE_BYTES = 8 << 20
 MOST_PATCHED_BYTES = 64 << 20

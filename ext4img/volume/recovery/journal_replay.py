@@ -16,12 +16,12 @@ from typing import Any
 
 from ext4img.errors import ChecksumError, CorruptionError, Ext4Error, Place
 from ext4img.structs.journal import JBD2_FLAG_ESCAPE, JBD2_JOURNAL_REVOKE_HEADER, REVOKE_32, REVOKE_64
-from ext4img.volume.journal import JournalIncompat, JournalSource, JournalSuperblock
-from ext4img.volume.journal_log import JournalLog, Tag
-from ext4img.volume.journal_scan import SEQUENCE_MASK, Scan, Transaction, scan_log
-from ext4img.volume.overlay import Overlay
 from ext4img.volume.problems import Problems
-from ext4img.volume.recovered import Replay
+from ext4img.volume.recovery.journal import JournalIncompat, JournalSource, JournalSuperblock
+from ext4img.volume.recovery.journal_log import JournalLog, Tag
+from ext4img.volume.recovery.journal_scan import SEQUENCE_MASK, Scan, Transaction, scan_log
+from ext4img.volume.recovery.overlay import Overlay
+from ext4img.volume.recovery.recovered import Replay
 
 
 def follows(later: int, earlier: int) -> bool:

@@ -25,7 +25,7 @@ from ext4img.structs.journal import (
     JOURNAL_HEADER,
     JOURNAL_SUPERBLOCK,
 )
-from ext4img.volume.journal import JournalCompat, JournalIncompat, JournalSource
+from ext4img.volume.recovery.journal import JournalCompat, JournalIncompat, JournalSource
 
 OWN_UUID = UUID("00112233-4455-6677-8899-aabbccddeeff")
 MASK = 0xFFFFFFFF
