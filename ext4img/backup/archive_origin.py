@@ -46,6 +46,7 @@ class ArchiveOrigin:
         self._sizes = array("Q")
         self._digests = bytearray()
         self._segments: dict[int, Segments] = {}  # of those with holes
+        self._verified: set[int] = set()  # of which not all will be asked for
         self._joined: dict[int, tuple[int, int, int]] = {}
         self._open: dict[int, _ArchiveBody] = {}  # begun, and not read to their ends
         self._last: tuple[int, Body] | None = None
@@ -55,13 +56,14 @@ class ArchiveOrigin:
         for member in self.archive.members():
             entry = member.entry
             self.position = member.offset
-            yield Found(entry, self._add(member), bool(member.unreadable))
+            yield Found(entry, self._add(member), member.unreadable)
 
     def _add(self, member: Member) -> int:
-        """Note where a body is. One without data is verified at once: nobody will ask for it."""
+        """Note where a body is. One of which nobody will ask for all is verified at once."""
         entry = member.entry
-        if not entry.segments:
+        if not entry.segments or member.unreadable:
             member.finish(verify=True)
+        if not entry.segments:
             return NO_BODY
         line = member.expected
         assert isinstance(line, ManifestLine), "a file's members come with their lines"
@@ -71,6 +73,8 @@ class ArchiveOrigin:
         number = len(self._data) - 1
         if entry.data_bytes != entry.body_size:
             self._segments[number] = entry.segments
+        if member.unreadable:
+            self._verified.add(number)
         return number
 
     def join(self, body: int, past_end: int, start: int) -> int:
@@ -97,7 +101,9 @@ class ArchiveOrigin:
             return Zeros()
         body = self._open.get(number)
         if body is None:
-            digest = bytes(self._digests[number * _DIGEST_BYTES : (number + 1) * _DIGEST_BYTES])
+            digest = None
+            if number not in self._verified:
+                digest = bytes(self._digests[number * _DIGEST_BYTES : (number + 1) * _DIGEST_BYTES])
             body = _ArchiveBody(
                 self, number, self._data[number], self._sizes[number], digest, self._segments.get(number)
             )
@@ -118,7 +124,10 @@ class ArchiveOrigin:
 
 
 class _ArchiveBody:
-    """Reads one member's stored data at any place; `size` bytes from `data` on, with a map if there are holes."""
+    """Reads one member's stored data at any place; `size` bytes from `data` on, with a map if there are holes.
+
+    Without a `digest` it has been verified.
+    """
 
     def __init__(
         self,
@@ -126,7 +135,7 @@ class _ArchiveBody:
         number: int,
         data: int,
         size: int,
-        digest: bytes,
+        digest: bytes | None,
         segments: Segments | None,
     ) -> None:
         self._origin = origin
@@ -168,7 +177,7 @@ class _ArchiveBody:
         """Stored bytes; what was not digested yet is, in its order."""
         data = self._input.read_at(self._data + at, length, self._what)
         end = at + length
-        if end > self._digested:
+        if end > self._digested and self._wanted_digest is not None:
             if at == self._digested:
                 self._update(data)
             else:

@@ -19,8 +19,10 @@ from ext4img.backup.entry import (
     Segments,
 )
 from ext4img.backup.info import BackupInfo
+from ext4img.backup.lost_ranges import describe, without
 from ext4img.backup.origin import Found, Origin
 from ext4img.build import ENCRYPTION_KEY, Node, stored_xattr
+from ext4img.build.inodes import FIRST_TIME_NS, LAST_TIME_NS
 from ext4img.build.nodes import Path, XattrKey
 from ext4img.crypto.policy import Policy, parse_context
 from ext4img.errors import AlteredArchiveError, BuildError, CorruptionError, LimitError, UnsupportedFeatureError
@@ -178,7 +180,7 @@ class NodeMaker:
             self._pass_by(entry, 1)
             return
         self._form.check(entry, self._info.block_size)
-        self.taken.incomplete += found.unreadable
+        self._note_unreadable(found)
         if entry.links > 1 and entry.type != "dir":
             self._linked.add(entry.inode)
         if entry.type == "file" and entry.flags & EXT4_VERITY_FL:
@@ -232,8 +234,14 @@ class NodeMaker:
         past_end = tuple((start + offset, length) for offset, length in found.entry.segments)
         segments = held.entry.segments if node.segments is None else node.segments
         node = node._replace(segments=(*segments, *past_end), body=self._origin.join(node.body, found.body, start))
-        self.taken.incomplete += found.unreadable
+        self._note_unreadable(found)
         yield from self._emit(node, held.entry, held.links)
+
+    def _note_unreadable(self, found: Found) -> None:
+        if found.unreadable:
+            self.taken.incomplete += 1
+            what = f"its source did not give {describe(found.unreadable)}: zeros are there"
+            self.taken.note(BuildError(what, found.entry.shown))
 
     def _count(self, kind: str) -> None:
         self.taken.made[kind] = self.taken.made.get(kind, 0) + 1
@@ -290,6 +298,9 @@ class NodeMaker:
             except (CorruptionError, UnsupportedFeatureError) as error:
                 raise BuildError(str(error), entry.shown) from error
         is_linked = entry.type != "dir" and (entry.links > 1 or self._salvage)
+        times = entry.atime_ns, entry.mtime_ns, entry.ctime_ns, entry.crtime_ns or 0
+        if min(times) < FIRST_TIME_NS or max(times) > LAST_TIME_NS:
+            entry = self._with_times_of_ext4(entry)
         return Node(
             path,
             entry.mode,
@@ -306,7 +317,7 @@ class NodeMaker:
             entry.inode,
             entry.inode if is_linked else None,
             self._xattrs(entry),
-            self._segments(entry) if entry.type == "file" else None,
+            self._segments(entry, found.unreadable) if entry.type == "file" else None,
             entry.unwritten,
             found.body,
             entry.link_target if entry.stored_target is None else entry.stored_target,
@@ -317,9 +328,23 @@ class NodeMaker:
             b"" if entry.stored_name is None else entry.name,
         )
 
-    def _segments(self, entry: Entry) -> Segments | None:
-        """Where data is, as the new blocks have it; None for all of it."""
+    def _with_times_of_ext4(self, entry: Entry) -> Entry:
+        """The nearest times that ext4 has, in place of those that it has not."""
+        found = {name: getattr(entry, name) for name in ("atime_ns", "mtime_ns", "ctime_ns", "crtime_ns")}
+        nearest = {
+            name: min(max(time_ns, FIRST_TIME_NS), LAST_TIME_NS)
+            for name, time_ns in found.items()
+            if time_ns is not None and not FIRST_TIME_NS <= time_ns <= LAST_TIME_NS
+        }
+        told = ", ".join(f"{name} {found[name]}" for name in nearest)
+        self.taken.note(BuildError(f"{told}: ext4 has times from 1901 to 2446, the nearest is there", entry.shown))
+        return entry._replace(**nearest)
+
+    def _segments(self, entry: Entry, unreadable: Segments) -> Segments | None:
+        """Where data is, as the new blocks have it; None for all of it. Blocks that were not read become holes."""
         block_size = self._form.block_size
+        if unreadable:
+            entry = entry._replace(segments=without(entry.segments, unreadable, block_size))
         if block_size == self._info.block_size:
             whole = ((0, entry.body_size),) if entry.body_size else ()
             return None if entry.segments == whole and not entry.flags & EXT4_VERITY_FL else entry.segments

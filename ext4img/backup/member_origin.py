@@ -35,13 +35,16 @@ class MemberOrigin:
         self._last: tuple[int, Body] | None = None
 
     def entries(self) -> Iterator[Found]:
-        """See `Origin`. What is encrypted is read, since holes may have become zeros on a host."""
+        """See `Origin`. What is encrypted is read, since holes may have become zeros on a host.
+
+        So is that of which not all will be asked for.
+        """
         for number, member in enumerate(self._backup.members()):
             entry = member.entry
             self.position = member.offset
-            if entry.context is not None or not entry.segments:
+            if entry.context is not None or not entry.segments or member.unreadable:
                 entry = entry._replace(segments=_data_of(member))
-            yield Found(entry, number if entry.segments else NO_BODY, bool(member.unreadable))
+            yield Found(entry, number if entry.segments else NO_BODY, member.unreadable)
 
     def join(self, body: int, past_end: int, start: int) -> int:
         """See `Origin`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from ext4img.backup.entry import Entry
+from ext4img.backup.entry import Entry, Segments
 from ext4img.backup.info import BackupInfo
 from ext4img.build import Body
 
@@ -13,11 +13,11 @@ NO_BODY = -1
 
 
 class Found(NamedTuple):
-    """An entry and the number of its body. `unreadable`: the source did not give all of it."""
+    """An entry and the number of its body. `unreadable` are the parts that the source did not give."""
 
     entry: Entry
     body: int = NO_BODY
-    unreadable: bool = False
+    unreadable: Segments = ()
 
 
 class Origin(Protocol):

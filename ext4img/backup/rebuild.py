@@ -27,8 +27,9 @@ class RebuildReport:
     """What a new image holds. `made` counts by type ("file", "dir", …, and "link" for further names).
 
     `left_out` counts entries that could not be read or that ext4 can't hold, `incomplete` files of
-    which the source did not give all: zeros stand there. `problems` say what and where, at most
-    10,000; those that the view of a damaged image has noted are not among them.
+    which the source did not give all: zeros are read there. `problems` say what and where, at most
+    10,000, times outside ext4's range among them; what the view of a damaged image notes is in its
+    own `problems`.
     """
 
     size: int

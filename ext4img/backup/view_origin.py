@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ext4img.backup.collect import Collector
+from ext4img.backup.entry import Entry, Segments
 from ext4img.backup.origin import NO_BODY, Found
 from ext4img.build import Body
 from ext4img.view.path import PathLike
 from ext4img.view.view import View
 from ext4img.volume.contents import Contents
+from ext4img.volume.mapping import LOST
 
 
 class ViewOrigin:
@@ -20,6 +22,7 @@ class ViewOrigin:
     def __init__(self, view: View, only: Sequence[PathLike] = ()) -> None:
         self._view = view
         self._collector = Collector(view, only)
+        self._reads_around = view.problems.checks != "strict"
         self._unreadable: set[int] = set()
         self._last: tuple[int, Body] | None = None
         self.info = self._collector.info("")
@@ -33,7 +36,15 @@ class ViewOrigin:
     def entries(self) -> Iterator[Found]:
         """See `Origin`. A body has the number of its inode."""
         for entry, body in self._collector.entries():
-            yield Found(entry, NO_BODY if body is None else entry.inode)
+            lost = self._lost(entry) if entry.segments and self._reads_around else ()
+            yield Found(entry, NO_BODY if body is None else entry.inode, lost)
+
+    def _lost(self, entry: Entry) -> Segments:
+        """What no place is known of: part of a damaged extent tree."""
+        volume = self._view.volume
+        runs = volume.runs(volume.inode(entry.inode))
+        size = volume.block_size
+        return tuple((run.lblk * size, run.length * size) for run in runs if run.state == LOST)
 
     def join(self, body: int, past_end: int, start: int) -> int:
         """See `Origin`: here it is all in one place already."""

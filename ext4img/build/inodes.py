@@ -38,6 +38,10 @@ LAYOUT_FLAGS: Final = (
 )
 NO_INODE: Final = 0xFFFFFFFF
 _BILLION: Final = 1_000_000_000
+FIRST_TIME_NS: Final = -(1 << 31) * _BILLION
+"""In December 1901."""
+LAST_TIME_NS: Final = ((1 << 34) - (1 << 31) - 1) * _BILLION + (1 << 30) - 1
+"""In May 2446. The field of nanoseconds has 30 bits, and so has room for a little more than a second."""
 _U16: Final = Struct("<H")
 _U32: Final = Struct("<I")
 _CHECKSUM_LO: Final = EXT4_INODE.offset_of("l_i_checksum_lo")
@@ -52,10 +56,12 @@ _pack_extra = EXT4_INODE_EXTRA.pack
 def encode_time(time_ns: int) -> tuple[int, int]:
     """The seconds' low 32 bits, signed, and the extra word: two epoch bits and nanoseconds.
 
-    ValueError outside 1901 to 2446. Kernel: ext4_encode_extra_time.
+    ValueError outside `FIRST_TIME_NS` to `LAST_TIME_NS`. Kernel: ext4_encode_extra_time.
     """
     seconds, nanoseconds = divmod(time_ns, _BILLION)
     epoch = seconds + 0x80000000 >> 32
+    if epoch == 4 and time_ns <= LAST_TIME_NS:
+        seconds, nanoseconds, epoch = seconds - 1, nanoseconds + _BILLION, 3
     if not 0 <= epoch <= 3:
         raise ValueError(f"{seconds} seconds since 1970")
     return seconds - (epoch << 32), nanoseconds << 2 | epoch

@@ -19,9 +19,10 @@ from ext4img.backup.compressed import zstd_module
 from ext4img.backup.entry import Entry
 from ext4img.backup.rebuilder import Rebuild
 from ext4img.build import Options, plan, write
+from ext4img.build.inodes import FIRST_TIME_NS, LAST_TIME_NS
 from ext4img.errors import AlteredArchiveError, BuildError, NotFoundError, TruncatedArchiveError
 from tests import manifest
-from tests.backup.synthetic import Tree, encrypted_tree, plain_tree
+from tests.backup.synthetic import TIMES, Tree, encrypted_tree, plain_tree
 from tests.build.judges import assert_clean, head
 from tests.build.test_random_trees import SLOW
 from tests.build.trees import Built, reader_differences, trees
@@ -312,13 +313,12 @@ class TestWhatExt4CannotHold:
     def tree(self) -> Tree:
         tree = Tree()
         tree.add(b"a-device", "char", rdev=(5000, 1))
-        tree.add(b"b-time", "file", b"late", mtime_ns=LATE_NS)
-        early = tree.add(b"c-dir", "dir", ctime_ns=-LATE_NS)
-        tree.add(early.path + b"/below", "dir")
-        tree.add(early.path + b"/below/file", "file", b"lost")
+        top = tree.add(b"c-dir", "dir", xattrs={"user.a": b"v" * 70_000})
+        tree.add(top.path + b"/below", "dir")
+        tree.add(top.path + b"/below/file", "file", b"lost")
         tree.add(b"d-link", "symlink", link_target=b"t" * 5000)
         tree.add(b"e-attribute", "file", b"kept", xattrs={"strange.name": b"1", "user.good": b"2"})
-        first = tree.add(b"f-first", "file", b"gone", links=2, atime_ns=LATE_NS)
+        first = tree.add(b"f-first", "file", b"gone", links=2, xattrs={"user.a": b"v" * 70_000})
         tree.add_link(b"g-second", first)
         tree.add(b"sound", "file", b"sound")
         return tree
@@ -332,15 +332,35 @@ class TestWhatExt4CannotHold:
         report = rebuild(io.BytesIO(self.tree().archive()), tmp_path / "o.img", salvage=True)
         assert_clean(tmp_path / "o.img")
         assert not report.complete
-        assert report.left_out == 8
+        assert report.left_out == 7
         assert report.made == {"dir": 1, "file": 2}
         told = "\n".join(str(problem) for problem in report.problems)
-        for name in ("a-device", "b-time", "c-dir", "d-link", "e-attribute", "f-first", "g-second"):
+        for name in ("a-device", "c-dir", "d-link", "e-attribute", "f-first", "g-second"):
             assert name in told
         with ext4img.open(tmp_path / "o.img") as fs:
             assert names_in(fs) == {b"/", b"/lost+found", b"/sound", b"/e-attribute"}
             assert fs.path("/e-attribute").xattrs() == {"user.good": b"2"}
             assert fs.path("/sound").read_bytes() == b"sound"
+
+    @pytest.mark.parametrize("salvage", [False, True])
+    def test_of_times_outside_its_range_the_nearest_is_there(self, salvage: bool, tmp_path: Path):
+        tree = Tree()
+        tree.add(b"early", "dir", ctime_ns=-LATE_NS)
+        tree.add(b"early/file", "file", b"there")
+        first = tree.add(b"late", "file", b"late", links=2, mtime_ns=LATE_NS, crtime_ns=LATE_NS)
+        tree.add_link(b"later", first, mtime_ns=LATE_NS)
+        tree.add(b"odd", "file", b"odd", mtime_ns=LAST_TIME_NS)  # as images have them whose nanoseconds are too many
+        report = rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img", salvage=salvage)
+        assert_clean(tmp_path / "o.img")
+        assert (report.left_out, report.complete) == (0, False)
+        assert [problem.path for problem in report.problems] == ["early", "late"]
+        assert f"ctime_ns {-LATE_NS}: " in str(report.problems[0])
+        with ext4img.open(tmp_path / "o.img") as fs:
+            assert fs.path("/early").inode.ctime_ns == FIRST_TIME_NS
+            assert fs.path("/early/file").read_bytes() == b"there"
+            late = fs.path("/later").inode
+            assert (late.mtime_ns, late.crtime_ns, late.atime_ns) == (LAST_TIME_NS, LAST_TIME_NS, TIMES["atime_ns"])
+            assert fs.path("/odd").inode.mtime_ns == LAST_TIME_NS
 
 
 class TestDamagedArchives:

@@ -7,14 +7,17 @@ import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 import ext4img
-from ext4img.backup import rebuild
+from ext4img.backup import backup, rebuild
+from ext4img.build import Node
 from ext4img.errors import CorruptionError, Ext4Error, SourceError
 from ext4img.sources import BytesSource
 from tests.build.judges import assert_clean
+from tests.build.samples import FILE, ROOT, Repeated, build
 from tests.conftest import UnpackedImage
 from tests.faulty_source import FaultySource
 
@@ -59,6 +62,62 @@ def test_unreadable_contents_are_zeros_and_told(fixture_image: Fixture, tmp_path
     original[bytes(path)] = [(0, whole[:4096] + bytes(4096) + whole[8192:])]
     with ext4img.open(tmp_path / "o.img") as fs:
         assert contents(fs) == original
+
+
+@pytest.mark.parametrize("form", ["tar", "dir"])
+def test_lost_ciphertext_is_a_hole_that_reads_as_zeros(
+    form: Literal["tar", "dir"], fixture_image: Fixture, tmp_path: Path
+):
+    """The backup says which parts it lacks. As blocks of zeros they would be noise under the key."""
+    image = fixture_image("sample-encrypted")
+    source = BytesSource(image.path.read_bytes())
+    with ext4img.open(source) as fs:
+        image.manifest.add_keys_to(fs)
+        path, inode, whole = next(
+            (str(path), inode, path.read_bytes())
+            for path, inode in fs.walk("/")
+            if inode.is_file and inode.is_encrypted and inode.size > 12288 and len(inode.runs()) == 1
+        )
+        first = inode.runs()[0].pblk * fs.block_size
+    with ext4img.open(FaultySource(source, [(first + 4096, first + 4097)]), checks="report") as fs:
+        shown = next(str(path) for path, found in fs.walk("/") if found.number == inode.number)
+        backup(fs, tmp_path / "backup", format=form)
+    report = rebuild(tmp_path / "backup", tmp_path / "o.img")
+    assert (report.incomplete, report.left_out) == (1, 0)
+    (problem,) = report.problems
+    assert "4096 bytes at 4096" in str(problem)
+    assert_clean(tmp_path / "o.img")
+    with ext4img.open(tmp_path / "o.img") as fs:
+        image.manifest.add_keys_to(fs)
+        assert fs.path(path).read_bytes() == whole[:4096] + bytes(4096) + whole[8192:]
+        assert problem.path == shown[1:]
+
+
+def test_what_no_place_is_known_of_is_a_hole(tmp_path: Path):
+    """Half of a file's extents are in a block that is damaged: what they mapped is not written as zeros."""
+    size = 400 * 8192
+    segments = [(start, 4096) for start in range(0, size, 8192)]
+    build(tmp_path / "i.img", [ROOT, Node((b"f",), FILE, size=size, segments=segments)])
+    data = bytearray((tmp_path / "i.img").read_bytes())
+    with ext4img.open(bytes(data)) as fs:
+        area = fs.path("/f").inode.block_area
+    second = int.from_bytes(area[12 + 12 + 4 : 12 + 12 + 8], "little")  # ei_leaf_lo of the second index entry
+    at = second * 4096
+    assert data[at : at + 2] == b"\x0a\xf3"
+    data[at] = 0
+    with ext4img.open(bytes(data), checks="report") as fs:
+        report = rebuild(fs, tmp_path / "o.img")
+    assert report.incomplete == 1
+    (problem,) = report.problems
+    assert (problem.path, "did not give" in str(problem)) == ("f", True)
+    assert_clean(tmp_path / "o.img")
+    with ext4img.open(tmp_path / "o.img") as fs:
+        file = fs.path("/f")
+        kept = [(run.lblk * 4096, 4096) for run in file.inode.runs()]
+        assert 0 < len(kept) < len(segments)
+        assert kept == segments[: len(kept)]
+        with file.open("rb") as opened:
+            assert all(opened.pread(start, length) == Repeated().read_at(start, length) for start, length in kept)
 
 
 def test_a_lost_directory_costs_what_is_in_it(fixture_image: Fixture, tmp_path: Path):

@@ -11,7 +11,7 @@ import pytest
 
 import ext4img
 from ext4img.build import Node, Options, stored_xattr
-from ext4img.build.inodes import encode_time
+from ext4img.build.inodes import LAST_TIME_NS, encode_time
 from ext4img.build.nodes import device_area
 from ext4img.build.xattrs import inline_room, place
 from ext4img.errors import BuildError
@@ -150,16 +150,19 @@ def test_inline_room():
         (0x37FFFFFFF * BILLION, (0x7FFFFFFF, 3)),
         (5 * BILLION + 999_999_999, (5, 999_999_999 << 2)),
         (-1, (-1, 999_999_999 << 2)),
+        # Beyond the last second, but within the 30 bits of its nanoseconds.
+        (0x380000000 * BILLION, (0x7FFFFFFF, BILLION << 2 | 3)),
+        (LAST_TIME_NS, (0x7FFFFFFF, 0xFFFFFFFF)),
     ],
 )
 def test_times(time_ns: int, expected: tuple[int, int]):
     assert encode_time(time_ns) == expected
 
 
-@pytest.mark.parametrize("seconds", [-0x80000001, 0x380000000])
-def test_times_out_of_range(seconds: int):
+@pytest.mark.parametrize("time_ns", [-0x80000000 * BILLION - 1, LAST_TIME_NS + 1, 0x380000001 * BILLION])
+def test_times_out_of_range(time_ns: int):
     with pytest.raises(ValueError, match="seconds since 1970"):
-        encode_time(seconds * BILLION)
+        encode_time(time_ns)
 
 
 def test_times_up_to_2446_and_devices_by_debugfs(tmp_path: Path):
