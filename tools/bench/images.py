@@ -4,6 +4,8 @@
   with an extended attribute; on 4 KiB blocks with metadata_csum, as mkfs.ext4 makes it.
 - `extents`: one file in 20,000 extents and one in a few, 80 MiB each.
 - `secret`: a 512 MiB file and 20,000 names under AES-256-XTS and AES-256-CTS, policy version 2.
+- `users`: what a file server holds, all of it under such a policy: 20,000 files in 200 directories,
+  350 MB together, and four files of 256 MiB, in an image of 1.5 GiB.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ EXTENTS = 20_000
 BLOCK = 4096
 LARGE_FILE_BYTES = 512 << 20
 SECRET_NAMES = 20_000
+USERS_DIRECTORIES = 200
+USERS_LARGE_FILES = 4
 
 
 def _write(path: str, data: bytes) -> None:
@@ -81,10 +85,30 @@ def secret(mount: str) -> None:
         _write(f"{mount}/secret/names/some-file-name-{number:06}", b"")
 
 
+def users(mount: str) -> None:
+    """Small files and large ones, encrypted."""
+    os.mkdir(f"{mount}/home")
+    identifier = kernel_ioctl.add_key(mount, KEY, 2)
+    kernel_ioctl.set_policy(f"{mount}/home", identifier)
+    noise = hashlib.shake_256(b"users").digest(1 << 20)
+    number = 0
+    for directory in range(USERS_DIRECTORIES):
+        os.mkdir(f"{mount}/home/user-{directory:03}")
+        for _ in range(FILES_PER_DIRECTORY):
+            number += 1
+            size = 1 + number * 7919 % 35_000
+            _write(f"{mount}/home/user-{directory:03}/document-{number:05}.odt", noise[number : number + size])
+    for number in range(USERS_LARGE_FILES):
+        with open(f"{mount}/home/mail-{number}.mbox", "wb") as large:
+            for _ in range(256):
+                large.write(noise)
+
+
 MAKERS: dict[str, tuple[Callable[[str], None], str, tuple[str, ...]]] = {
     "many": (many, "1700M", ("-N", "220000")),
     "extents": (extents, "320M", ()),
     "secret": (secret, "800M", ("-O", "encrypt", "-N", "32768")),
+    "users": (users, "1500M", ("-O", "encrypt", "-N", "32768", "-m", "0")),
 }
 
 
