@@ -25,7 +25,8 @@ from tools.fuzz.sites import find_sites
 
 Fixture = Callable[[str], UnpackedImage]
 MUTATIONS = int(os.environ.get("EXT4IMG_MUTATIONS", "60"))
-NAMES = ("plain-4k", "ext4-inline", "ext4-bigalloc", "ext4-dirty", "ext4-orphans", "ext4-meta-bg", "ext4-64k")
+NAMES = ("plain-4k", "ext4-inline", "ext4-bigalloc", "ext4-dirty", "ext4-fast-commit", "ext4-orphans", "ext4-meta-bg",
+         "ext4-64k")  # fmt: skip
 SILENT_ONCE = sorted((Path(__file__).parent / "recipes").glob("*-silent-*.json"))
 
 

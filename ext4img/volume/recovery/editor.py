@@ -54,6 +54,8 @@ class RecoveryEditor:
         self.groups = Groups(superblock, self.blocks, seed, problems)
         self.has_checksums = superblock.has_metadata_checksums
         self._form = InodeFormat.of(superblock)
+        self._judged: set[int] = set()
+        self._damaged: set[int] = set()  # inodes whose checksum was wrong before recovery came to them
         self._allocator = _Allocator(self, reserved)
 
     def read(self, pblk: int) -> bytes:
@@ -98,7 +100,12 @@ class RecoveryEditor:
         return from_raw(number, raw, self._form)
 
     def write_inode(self, number: int, raw: bytes) -> None:
-        """Replace an inode; its checksum is made here."""
+        """Replace an inode; its checksum is made here, unless the old one was wrong.
+
+        The kernel does not look at it while it replays fast commits. But a good checksum over what
+        was damaged would hide that from whoever reads the inode, so a wrong one stays wrong.
+        """
+        self._judge(number)
         pblk, offset = self._inode_place(number)
         whole = bytearray(self.read(pblk))
         whole[offset : offset + len(raw)] = self._with_checksum(number, raw)
@@ -120,11 +127,10 @@ class RecoveryEditor:
         superblock = self.superblock
         if not (self.has_checksums or RoCompat.GDT_CSUM in superblock.features):
             return
-        group, index = divmod(number - 1, superblock.inodes_per_group)
-        known = self.groups[group]
-        used = 0 if known.inodes_uninitialised else superblock.inodes_per_group - known.unused_inodes
-        if index < used:
+        self._judge(number)
+        if self._is_initialised(number):
             return
+        group, index = divmod(number - 1, superblock.inodes_per_group)
         per_block = superblock.block_size // superblock.descriptor_size
         pblk = self.groups.descriptor_block(group // per_block)
         size = superblock.descriptor_size
@@ -161,6 +167,22 @@ class RecoveryEditor:
         block, offset = divmod(index * superblock.inode_size, superblock.block_size)
         return self.groups[group].inode_table + block, offset
 
+    def _is_initialised(self, number: int) -> bool:
+        """Whether the inode's place has ever been written; what stands elsewhere means nothing."""
+        group, index = divmod(number - 1, self.superblock.inodes_per_group)
+        known = self.groups[group]
+        return not known.inodes_uninitialised and index < self.superblock.inodes_per_group - known.unused_inodes
+
+    def _judge(self, number: int) -> None:
+        """Note, before the first change, whether the inode is a damaged one."""
+        if number in self._judged or not (self.has_checksums and self.problems.verify):
+            return
+        self._judged.add(number)
+        raw = self.raw_inode(number)
+        wrong = checksum.stored_inode(raw) != self._inode_checksum(number, raw)
+        if wrong and any(raw[: EXT4_INODE.size]) and self._is_initialised(number):
+            self._damaged.add(number)
+
     def _inode_checksum(self, number: int, raw: bytes) -> int:
         generation = int.from_bytes(raw[_GENERATION : _GENERATION + 4], "little")
         return checksum.inode(checksum.inode_seed(self.seed, number, generation), raw)
@@ -169,6 +191,8 @@ class RecoveryEditor:
         if not self.has_checksums:
             return raw
         computed = self._inode_checksum(number, raw)
+        if number in self._damaged:
+            computed ^= 0xFFFFFFFF
         whole = bytearray(raw)
         whole[_CHECKSUM_LO : _CHECKSUM_LO + 2] = (computed & 0xFFFF).to_bytes(2, "little")
         extra = EXT4_INODE_EXTRA.unpack_tuple(raw, EXT4_INODE.size)[0] if len(raw) > EXT4_INODE.size else 0

@@ -27,6 +27,7 @@ from ext4img.volume.recovery.journal_checksum import TransactionCrc32
 from ext4img.volume.recovery.journal_log import JournalLog
 
 SEQUENCE_MASK = 0xFFFFFFFF
+MOST_BLOCKS_BEHIND = 8192
 
 
 class Transaction(NamedTuple):
@@ -110,6 +111,29 @@ class _Scan:
         if self.log.fits_as(block, self.sequence):
             reason = f"the log goes on behind a block with a damaged header (transaction {self.sequence})"
             self.log.damaged(CorruptionError(reason, self.log.journal.place(index, JOURNAL_HEADER.name)))
+        elif (commit := self.commit_behind(index)) is not None:
+            # A disk that did not write in order leaves the same, so this never raises.
+            reason = f"the log ends here, but transaction {self.sequence} was committed (journal block {commit})"
+            self.log.complete = False
+            self.log.problems.note(reason, self.log.journal.place(index, JOURNAL_HEADER.name))
+
+    def commit_behind(self, index: int) -> int | None:
+        """A good commit block of the transaction at hand, though the log ends before it.
+
+        No further than a transaction can reach: a quarter of the log (kernel: j_max_transaction_buffers).
+        """
+        if not self.log.verifies:
+            return None
+        ring = self.log.superblock.ring
+        most = min((self.log.superblock.end - self.log.superblock.first) // 4 + 1, MOST_BLOCKS_BEHIND)
+        start = JOURNAL_HEADER.pack((JBD2_MAGIC_NUMBER, JBD2_COMMIT_BLOCK, self.sequence))
+        indexes = [ring(index + 1)]
+        while len(indexes) < most:
+            indexes.append(ring(indexes[-1] + 1))
+        for at, block in zip(indexes, self.log.read_each(indexes), strict=False):
+            if not isinstance(block, Ext4Error) and block.startswith(start):
+                return at if self.log.check_commit(block, at, self.crc32) is None else None
+        return None
 
     def descriptor(self, block: bytes, index: int, left: int) -> int:
         """Take a descriptor block in; how many logged blocks follow it."""
