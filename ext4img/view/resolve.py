@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MOST_SYMLINKS = 40
 MOST_DIRECTORIES = 4096  # that are kept; 4 MiB
 _NO_KEY = "No such file or directory: without its key an encrypted directory shows other names"
+_SPECIAL = ("", ".", "..")
 Found = tuple[Inode, DirEntry | None, int]
 
 
@@ -29,9 +30,42 @@ class Resolver:
     def __init__(self, view: View) -> None:
         self._view = view
         self._directories: dict[int, Inode] = {}  # those on the way, as most paths begin alike
+        self._prefixes: dict[str, Inode] = {}  # the same by their paths, where no key changes those
 
     def resolve(self, path: str, follow: bool) -> Found:
         """(inode, its entry or None for the root, the directory's inode number)."""
+        prefix, slash, last = path.rpartition("/")
+        directory = self._prefixes.get(prefix) if slash and last not in _SPECIAL else None
+        if directory is not None and "\0" not in last:
+            found = self._step(path, directory, last)
+            if not (follow and found[0].is_symlink):
+                return found
+        return self._follow(path, follow)
+
+    def _step(self, path: str, directory: Inode, name: str) -> Found:
+        """One component in a directory that has been come to."""
+        try:
+            return self._child(path, directory, name.encode("utf-8", "surrogateescape"))
+        except UnicodeEncodeError:
+            raise _no_name(path) from None
+
+    def _child(self, path: str, directory: Inode, name: bytes) -> Found:
+        view = self._view
+        entry = view.lookup(directory, name)
+        if entry is None:
+            raise NotFoundError.at(path, None if view.has_key(directory) else _NO_KEY)
+        child = self._inode(entry.inode)
+        if not child.links or child.mode >> 12 not in IN_USE:
+            view.problems.found(not_in_use(path, directory.number, child))
+            raise NotFoundError.at(path, f"Inode {child.number} is not in use")
+        if directory.is_encrypted:
+            policy = view.policy_of(directory)
+            if policy is not None:
+                note_foreign(view.volume, directory, policy, child)
+        return child, entry, directory.number
+
+    def _follow(self, path: str, follow: bool) -> Found:
+        """From the root on."""
         view = self._view
         root: Found = (self._inode(EXT4_ROOT_INO), None, 0)
         trail: list[Found] = [root]
@@ -39,7 +73,7 @@ class Resolver:
         try:
             todo = _components(path.encode("utf-8", "surrogateescape"))
         except UnicodeEncodeError:
-            raise NotFoundError.at(path, "No name on the disk can be written so") from None
+            raise _no_name(path) from None
         if "\0" in path:
             raise NotFoundError.at(path, "A path holds no NUL")
         links = 0
@@ -54,16 +88,8 @@ class Resolver:
                 if len(trail) > 1:
                     trail.pop()
                 continue
-            entry = view.lookup(inode, name)
-            if entry is None:
-                raise NotFoundError.at(path, None if view.has_key(inode) else _NO_KEY)
-            child = self._inode(entry.inode)
-            if not child.links or child.mode >> 12 not in IN_USE:
-                view.problems.found(not_in_use(path, inode.number, child))
-                raise NotFoundError.at(path, f"Inode {child.number} is not in use")
-            policy = view.policy_of(inode)
-            if policy is not None:
-                note_foreign(view.volume, inode, policy, child)
+            found = self._child(path, inode, name)
+            child = found[0]
             if child.is_symlink and (todo or follow):
                 links += 1
                 if links > MOST_SYMLINKS:
@@ -75,8 +101,21 @@ class Resolver:
                     trail = [root]
                 todo += _components(target)
                 continue
-            trail.append((child, entry, inode.number))
+            trail.append(found)
+        if not links:
+            self._keep(path, trail)
         return trail[-1]
+
+    def _keep(self, path: str, trail: list[Found]) -> None:
+        """Keep the last directory but one under its path, where that is plain and the same with any keys."""
+        prefix, _, last = path.rpartition("/")
+        if last in _SPECIAL or len(trail) < 2 or prefix.count("/") != len(trail) - 2:
+            return
+        if any(above.is_encrypted for above, _, _ in trail[:-2]):
+            return
+        if len(self._prefixes) >= MOST_DIRECTORIES:
+            self._prefixes.clear()
+        self._prefixes[prefix] = trail[-2][0]
 
     def _inode(self, number: int) -> Inode:
         kept = self._directories.get(number)
@@ -88,6 +127,10 @@ class Resolver:
                 self._directories.clear()
             self._directories[number] = inode
         return inode
+
+
+def _no_name(path: str) -> NotFoundError:
+    return NotFoundError.at(path, "No name on the disk can be written so")
 
 
 def _components(path: bytes) -> list[bytes]:
