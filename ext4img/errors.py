@@ -23,6 +23,7 @@
     ├── ArchiveError                      a backup that is not one
     │   ├── TruncatedArchiveError         it stops before its manifest's end
     │   ├── AlteredArchiveError           a digest, record or size is not what was written
+    │   ├── MissingArchiveError           an incremental one without what it builds on
     │   └── UnsafeArchiveError            a member that would leave the target
     ├── RestoreError                      the target could not take what the archive holds
     ├── BuildError                        a tree that cannot become the file system that was asked for
@@ -190,6 +191,10 @@ class TruncatedArchiveError(ArchiveError):
 
 class AlteredArchiveError(ArchiveError):
     """What is stored is not what was written: a digest, a size, a record's checksum."""
+
+
+class MissingArchiveError(ArchiveError):
+    """An incremental archive builds on one that was not found; the message has its manifest's digest."""
 
 
 class UnsafeArchiveError(ArchiveError):

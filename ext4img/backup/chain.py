@@ -14,15 +14,17 @@ from ext4img.backup.order import TreeOrder
 from ext4img.backup.passage import Member
 from ext4img.backup.reader import Archive
 from ext4img.backup.records import parse_filename
-from ext4img.errors import AlteredArchiveError, ArchiveError, Ext4Error, NotFoundError
+from ext4img.errors import AlteredArchiveError, ArchiveError, Ext4Error, MissingArchiveError, NotFoundError
 
-_SIBLINGS_MOST = 1000
+_FILES_LOOKED_AT_MOST = 10_000  # of a directory, for the archives of a chain
 
 
 class Chain:
     """See `BackupSource`. `archive` is the newest; the others are found among `bases`, then beside it.
 
-    Each is known by the SHA-256 of its manifest; ArchiveError names the one that is missing.
+    A base is an archive, or a directory with archives in it. Each is known by the SHA-256 of its
+    manifest, so their names and order mean nothing; MissingArchiveError names the one that is not there.
+    `unrelated` are names of bases that were given and that the newest does not build on.
     """
 
     seekable = True
@@ -32,21 +34,22 @@ class Chain:
         self.info = archive.info
         self.closing = archive.closing
         self._known: dict[str, Archive] = {}
+        self.unrelated: list[str] = []
         try:
             if archive.closing is None or not archive.seekable:
                 raise ArchiveError(f"{archive.name}: an incremental backup has to be a file, not a stream")
             self._chain = archive.closing.chain
             wanted = self._wanted()
             for base in bases:
-                self._take(Archive(base), wanted)
-            if not wanted <= self._known.keys():
-                self._look_beside(wanted)
-            for digest in self._chain:
+                self._take_base(base, wanted)
+            if os.path.isfile(archive.name):
+                self._look_in(os.path.dirname(os.path.abspath(archive.name)), wanted)
+            for place, digest in enumerate(self._chain, 1):
                 if digest in wanted and digest not in self._known:
-                    place = self._chain.index(digest) + 1
-                    raise ArchiveError(
+                    others = f"; not of its chain: {', '.join(self.unrelated)}" if self.unrelated else ""
+                    raise MissingArchiveError(
                         f"{archive.name}: it builds on an archive that is missing: number {place} of its chain,"
-                        f" manifest {digest}"
+                        f" manifest {digest}{others}"
                     )
         except BaseException:
             self.close()
@@ -115,6 +118,19 @@ class Chain:
                 wanted.add(self._chain[line.reference.archive])
         return wanted
 
+    def _take_base(self, base: ArchiveSource, wanted: set[str]) -> None:
+        """An archive that was given, or what there is in a directory."""
+        if isinstance(base, (str, bytes, os.PathLike)) and os.path.isdir(base):
+            self._look_in(os.fsdecode(base), wanted)
+            return
+        archive = Archive(base)
+        if archive.closing is None:
+            archive.close()
+            raise ArchiveError(f"{archive.name}: what a backup builds on has to be a file, not a stream")
+        if archive.closing.sha256 not in self._chain:
+            self.unrelated.append(archive.name)
+        self._take(archive, wanted)
+
     def _take(self, archive: Archive, wanted: set[str]) -> None:
         digest = archive.closing.sha256 if archive.closing is not None else ""
         if digest in wanted and digest not in self._known:
@@ -122,12 +138,15 @@ class Chain:
         else:
             archive.close()
 
-    def _look_beside(self, wanted: set[str]) -> None:
-        """Other files in the directory of the newest archive may be its bases."""
-        folder = os.path.dirname(os.path.abspath(self._newest.name))
-        if not os.path.isfile(self._newest.name):
+    def _look_in(self, folder: str, wanted: set[str]) -> None:
+        """Files of a directory may be what is still wanted."""
+        if wanted <= self._known.keys():
             return
-        for name in sorted(os.listdir(folder))[:_SIBLINGS_MOST]:
+        try:
+            names = sorted(os.listdir(folder))
+        except OSError as error:
+            raise ArchiveError(f"{folder}: {error.strerror}") from error
+        for name in names[:_FILES_LOOKED_AT_MOST]:
             path = os.path.join(folder, name)
             if wanted <= self._known.keys() or not os.path.isfile(path):
                 continue

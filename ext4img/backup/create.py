@@ -17,8 +17,9 @@ from ext4img.backup.info import BackupInfo
 from ext4img.backup.input import ArchiveSource
 from ext4img.backup.manifest_line import Closing, ManifestLine
 from ext4img.backup.output import ArchiveDestination, open_output
+from ext4img.backup.reader import Archive
 from ext4img.backup.writer import ArchiveWriter, Body
-from ext4img.errors import ArchiveError
+from ext4img.errors import ArchiveError, Ext4Error
 from ext4img.view.path import PathLike
 from ext4img.view.view import View
 
@@ -39,13 +40,17 @@ class _Writer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BackupReport:
-    """What a backup wrote. `incomplete` counts members with parts that could not be read."""
+    """What a backup wrote. `incomplete` counts members with parts that could not be read.
+
+    `bytes` are those of the archive before compression; `unchanged` files are in earlier archives.
+    """
 
     members: int
     bytes: int
     incomplete: int
     digest: str
     """SHA-256 of the manifest's lines, in hex: it stands for the whole archive."""
+    unchanged: int = 0
 
 
 def backup(
@@ -58,7 +63,7 @@ def backup(
     one_policy: bytes | None = None,
     encdata: bool = False,
     format: Literal["tar", "dir"] = "tar",
-    since: ArchiveSource | None = None,
+    since: ArchiveSource | Base | None = None,
     compress: Literal["zstd"] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -72,6 +77,7 @@ def backup(
 
     With `since`, an earlier archive or its manifest, the backup is an incremental one: files whose
     inode is as it was are recorded, not stored, and the earlier archives are needed to read it.
+    An archive that it builds on is never overwritten.
 
     With `compress` the archive is in zstd's frames, each of which can be read alone; what it is
     called is the caller's affair. Ciphertext gets no smaller by it.
@@ -96,19 +102,36 @@ def backup(
     with ExitStack() as stack:
         base: Base | None = None
         if since is not None:
-            base = stack.enter_context(Base(since, info.uuid))
+            base = since if isinstance(since, Base) else stack.enter_context(Base(since, info.uuid))
+            if overwrite:
+                _check_not_of_chain(destination, base)
             info = replace(info, requires=(INCREMENTAL,))
         writer = stack.enter_context(_writer(destination, info, format, compress, overwrite))
+        kept = 0
         for entry, body in collector.entries():
             unchanged = base.unchanged(entry) if base is not None else None
             if unchanged is not None:
                 writer.add_unchanged(entry, *unchanged)
+                kept += 1
             else:
                 writer.add(entry, body)
             if progress is not None:
                 progress(writer.position, total)
         closing = writer.finish(base.chain if base is not None else ())
-    return BackupReport(closing.members, writer.position, closing.incomplete, closing.sha256)
+    return BackupReport(closing.members, writer.position, closing.incomplete, closing.sha256, kept)
+
+
+def _check_not_of_chain(destination: ArchiveDestination, base: Base) -> None:
+    """An archive that is replaced by one that builds on it would be lost to both."""
+    if not isinstance(destination, (str, bytes, os.PathLike)) or not os.path.isfile(destination):
+        return
+    try:
+        with Archive(destination) as archive:
+            closing = archive.closing
+    except Ext4Error:
+        return  # whatever it is, it is no archive that another one builds on
+    if closing is not None and closing.sha256 in base.chain:
+        raise ArchiveError(f"{os.fsdecode(destination)}: it would replace an archive that it builds on")
 
 
 @contextmanager

@@ -1,36 +1,69 @@
-"""Opening a backup that a command reads, from a file or from standard input."""
+"""Opening a backup that a command reads, from files or from standard input."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
+from ext4img.backup.chain import Chain
 from ext4img.backup.source import BackupSource, open_backup
 from ext4img.cli.failure import about
+from ext4img.cli.output import warn
 from ext4img.cli.quoting import quote
 
 STDIN = "-"
-ArchiveArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="ARCHIVE", help="A backup, or the tree that tar made of one; - is standard input.", show_default=False
-    ),
-]
 
 
-def archive_label(archive: str) -> str:
-    """What messages call it."""
-    return "<stdin>" if archive == STDIN else quote(archive)
+@dataclass(frozen=True)
+class ArchiveOptions:
+    """Which backup."""
+
+    archive: Annotated[
+        str,
+        typer.Argument(
+            metavar="ARCHIVE",
+            help="A backup: an archive, a directory store, or the tree that tar made of one; - is standard input.",
+            show_default=False,
+        ),
+    ]
+    base: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--base",
+            metavar="PATH",
+            help="Of an incremental backup: an archive that it builds on, or a directory of them; may be given several"
+            " times. Its own directory is looked through besides.",
+        ),
+    ] = None
+
+    @property
+    def subject(self) -> str:
+        """What failures are about."""
+        return "<stdin>" if self.archive == STDIN else self.archive
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return quote(self.subject) if self.archive != STDIN else self.subject
 
 
 @contextmanager
-def open_archive(archive: str) -> Iterator[BackupSource]:
+def open_archive(options: ArchiveOptions) -> Iterator[BackupSource]:
     """The backup, open for reading. Failures in the block are about it."""
-    with about("<stdin>" if archive == STDIN else archive):
-        opened = open_backup(sys.stdin.buffer if archive == STDIN else archive)
+    with about(options.subject):
+        opened = _open(options)
         with closing(opened):
             yield opened
+
+
+def _open(options: ArchiveOptions) -> BackupSource:
+    opened = open_backup(sys.stdin.buffer if options.archive == STDIN else options.archive, options.base or ())
+    if isinstance(opened, Chain):
+        for name in opened.unrelated:
+            warn(f"{quote(name)}: warning: {options.label} does not build on it")
+    return opened

@@ -17,6 +17,7 @@ from ext4img.errors import (
     Ext4Error,
     KeyFormatError,
     LimitError,
+    MissingArchiveError,
     NoKeyError,
     NotExt4Error,
     PathError,
@@ -54,6 +55,7 @@ _ADVICE: tuple[tuple[type[BaseException], str], ...] = (
     (WrongKeyError, "`ext4img keys IMAGE` lists the keys that the image wants"),
     (KeyFormatError, "a key is 16 to 64 raw bytes, the same in hexadecimal, or a recovery code of fscrypt"),
     (TruncatedArchiveError, "the backup was interrupted, or not copied in full"),
+    (MissingArchiveError, "--base PATH names an archive that it builds on, or a directory where they are"),
     (UnsafeArchiveError, "nothing of this member was written"),
 )
 

@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,10 +17,16 @@ from ext4img.crypto.policy import DESCRIPTOR_SIZE, Policy
 from ext4img.errors import Ext4Error, WrongKeyError
 from ext4img.view.view import View
 
+if TYPE_CHECKING:
+    from ext4img.crypto.unlock import CostLimits
+
 STDIN = "-"
+_NAMES_THAT_TELL = 2
 _MOST_KEY_BYTES = 8192  # more than any form of key has
 _MOST_PASSPHRASE_BYTES = (64 << 10) + 2
-_RAW_PROTECTOR_KEY_BYTES = 32
+RAW_PROTECTOR_KEY_BYTES = 32
+_NAMED_OTHERWISE = "a version 1 policy may call the key by a name not made from it: --key-descriptor HEX says which"
+_LISTS_KEYS = "`ext4img keys IMAGE` lists the keys that the image wants"
 
 
 class KeyFormatChoice(StrEnum):
@@ -96,8 +102,8 @@ class KeyOptions:
 
 
 @dataclass(frozen=True)
-class ImageKeyOptions(KeyOptions):
-    """Master keys, and passphrases for what the image says about its keys."""
+class PassphraseOptions(KeyOptions):
+    """Master keys, and passphrases for what an image or a backup says about its keys."""
 
     unlock: Annotated[
         bool, typer.Option("--unlock", help="Ask for a passphrase of fscrypt, e4crypt or systemd-homed.")
@@ -118,7 +124,7 @@ class ImageKeyOptions(KeyOptions):
         list[str] | None, typer.Option("--salt", metavar="SALT", help="A salt of e4crypt, as its option -S has it.")
     ] = None
     any_cost: Annotated[
-        bool, typer.Option("--any-cost", help="Hash passphrases whatever memory and time the image asks for.")
+        bool, typer.Option("--any-cost", help="Hash passphrases whatever memory and time that takes.")
     ] = False
 
     def passphrases(self) -> list[tuple[str, bytes]]:
@@ -132,11 +138,37 @@ class ImageKeyOptions(KeyOptions):
             found.append(("the passphrase typed", _ask("Passphrase: ").encode("utf-8", "surrogateescape")))
         return found
 
+    @property
+    def given(self) -> bool:
+        """Whether there is any key or passphrase."""
+        sources = (self.key_file, self.key_env, self.key_prompt, self.unlock, self.passphrase_file, self.passphrase_env)
+        return any(sources)
+
+    @property
+    def limits(self) -> CostLimits | None:
+        """What hashing may cost; None for the usual."""
+        from ext4img.crypto.unlock import NO_LIMITS
+
+        return NO_LIMITS if self.any_cost else None
+
+    def refused(self, error: Ext4Error, label: str, usual: str, untried: bool) -> Failure:
+        """The failure of a key or passphrase from `label`; `untried`: a policy has nothing to try it on."""
+        if not isinstance(error, WrongKeyError):
+            return explain(error, label)
+        named = untried and self.key_descriptor is None
+        return explain(error, label, usual, *([_NAMED_OTHERWISE] if named else []))
+
+
+@dataclass(frozen=True)
+class ImageKeyOptions(PassphraseOptions):
+    """For an image."""
+
     def add_to(self, view: View) -> None:
         """Give the view all keys. Failure if one of them opens nothing."""
-        for label, _, failure in self.tried_on(view):
+        keys = len(self.key_file or ()) + len(self.key_env or ()) + self.key_prompt
+        for place, (label, _, failure) in enumerate(self.tried_on(view)):
             if failure is not None:
-                raise explain(failure, label)
+                raise self.refused(failure, label, _LISTS_KEYS, place < keys and _has_untried(view))
 
     def tried_on(self, view: View) -> list[tuple[str, tuple[Policy, ...], Ext4Error | None]]:
         """Give the view all keys: (where each came from, the policies it opened, why none)."""
@@ -158,7 +190,7 @@ class ImageKeyOptions(KeyOptions):
         try:
             return view.add_key(raw, descriptor)
         except WrongKeyError:
-            if len(raw) != _RAW_PROTECTOR_KEY_BYTES:
+            if len(raw) != RAW_PROTECTOR_KEY_BYTES:
                 raise
             # It may be the key of one of fscrypt's raw-key protectors, which wraps the master key.
             try:
@@ -168,15 +200,23 @@ class ImageKeyOptions(KeyOptions):
             raise
 
     def _unlock(self, view: View, passphrase: bytes | None, *raw_keys: bytes) -> tuple[Policy, ...]:
-        from ext4img.crypto.unlock import NO_LIMITS
-
         return view.unlock(
             passphrase,
             raw_keys=raw_keys,
             salts=self.salt or (),
             fscrypt_dirs=self.fscrypt_dir or (),
-            limits=NO_LIMITS if self.any_cost else None,
+            limits=self.limits,
         )
+
+
+def _has_untried(view: View) -> bool:
+    """Whether there are version 1 policies with hardly a name below them that would show whether a key is theirs."""
+    for policy, use in view.policies().items():
+        if policy.version == 1:
+            directories = (view.inode(number) for number, _ in use.sample)
+            if sum(len(view.volume.directory(directory)) for directory in directories) < _NAMES_THAT_TELL:
+                return True
+    return False
 
 
 def _file_label(name: str) -> str:

@@ -93,3 +93,8 @@ def warn(text: str) -> None:
     """A line on standard error."""
     sys.stdout.flush()
     print(harmless(f"ext4img: {text}"), file=sys.stderr)
+
+
+def hint(text: str) -> None:
+    """A line of advice on standard error, below the warning that it is for."""
+    print(f"  hint: {harmless(text)}", file=sys.stderr)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from ext4img.backup.create import backup
+from ext4img.backup.create import BackupReport, backup
+from ext4img.backup.incremental import Base
 from ext4img.cli.describe import size_text
 from ext4img.cli.exits import Exit
 from ext4img.cli.facts import plural
-from ext4img.cli.failure import Failure, explain
+from ext4img.cli.failure import Failure, about, explain
 from ext4img.cli.image import open_image
 from ext4img.cli.keys import ImageKeyOptions
 from ext4img.cli.options import ImageOptions, Json, Quiet
@@ -22,8 +25,15 @@ from ext4img.cli.progress import progress
 from ext4img.cli.quoting import quote
 from ext4img.crypto.policy import DESCRIPTOR_SIZE, IDENTIFIER_SIZE
 from ext4img.errors import ArchiveError
+from ext4img.view.view import View
 
 STDOUT = "-"
+
+
+class CompressChoice(StrEnum):
+    """How an archive is compressed."""
+
+    zstd = "zstd"
 
 
 class FormatChoice(StrEnum):
@@ -43,9 +53,7 @@ def run(
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(
-            "--exclude", metavar="PATTERN", help="Leave out what fits: with a slash whole paths, else names."
-        ),
+        typer.Option("--exclude", metavar="PATTERN", help="Leave out what fits: with a slash whole paths, else names."),
     ] = None,
     encrypted_only: Annotated[
         bool, typer.Option("--encrypted-only", help="Leave out plain files; plain directories and .fscrypt stay.")
@@ -60,6 +68,19 @@ def run(
     form: Annotated[
         FormatChoice, typer.Option("--format", help="A tar archive, or a directory store for tools that deduplicate.")
     ] = FormatChoice.tar,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            metavar="BACKUP",
+            help="Store only what changed since this backup of the same file system: an archive, or the manifest alone"
+            " of one. To restore, both will be needed.",
+        ),
+    ] = None,
+    compress: Annotated[
+        CompressChoice | None,
+        typer.Option("--compress", help="Compress the archive; encrypted files get no smaller by it."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the archive if there is one.")] = False,
     quiet: Quiet = False,
     json: Json = False,
@@ -73,45 +94,80 @@ def run(
     to_stdout = archive == STDOUT
     if to_stdout and sys.stdout.isatty():
         raise Failure(Exit.USAGE, "an archive is not written to a terminal")
+    if form is FormatChoice.dir:
+        _check_for_store(to_stdout, {"--since": since, "--compress": compress, "--overwrite": overwrite})
     policy = _key_id(one_policy) if one_policy is not None else None
-    with open_image(image, keys) as view, progress(f"Backing up {quote(image.image)}", quiet) as show:
+    with open_image(image, keys) as view, _base(since, view) as base:
         destination = sys.stdout.buffer if to_stdout else archive
         try:
-            report = backup(
-                view,
-                destination,
-                only=only or (),
-                exclude=exclude or (),
-                encrypted_only=encrypted_only,
-                one_policy=policy,
-                encdata=encdata,
-                format=form.value,
-                overwrite=overwrite,
-                progress=show,
-            )
+            with progress(f"Backing up {quote(image.image)}", quiet) as show:
+                report = backup(
+                    view,
+                    destination,
+                    only=only or (),
+                    exclude=exclude or (),
+                    encrypted_only=encrypted_only,
+                    one_policy=policy,
+                    encdata=encdata,
+                    format=form.value,
+                    since=base,
+                    compress="zstd" if compress else None,
+                    overwrite=overwrite,
+                    progress=show,
+                )
         except ArchiveError as error:
             # It is about the archive's place, not about the image.
             advice = ["--overwrite replaces it"] if os.path.isfile(archive) and not overwrite else []
             raise Failure(Exit.SYSTEM, explain(error).text, *advice) from error
-    if json and not to_stdout:
-        Output(json).record(
+        _tell(report, Output(json), archive, bool(compress))
+        if report.incomplete:
+            files = plural(report.incomplete, "file")
+            warn(f"{quote(image.image)}: incomplete: {files} could not be read in full")
+    return Exit.PARTLY if report.incomplete else Exit.DONE
+
+
+def _tell(report: BackupReport, out: Output, archive: str, compressed: bool) -> None:
+    stored = os.stat(archive).st_size if compressed and archive != STDOUT else None
+    if out.json and archive != STDOUT:
+        out.record(
             {
                 "members": report.members,
+                "unchanged": report.unchanged,
                 "bytes": report.bytes,
+                "stored_bytes": report.bytes if stored is None else stored,
                 "incomplete": report.incomplete,
                 "manifest_sha256": report.digest,
             }
         )
+        return
+    size = size_text(report.bytes) if stored is None else f"{size_text(stored)} of {size_text(report.bytes)}"
+    unchanged = f"{plural(report.unchanged, 'file')} unchanged, " if report.unchanged else ""
+    told = f"{size}, {unchanged}manifest {report.digest}"
+    if archive == STDOUT:
+        print(f"ext4img backup: {told}", file=sys.stderr)
     else:
-        told = f"{size_text(report.bytes)}, manifest {report.digest}"
-        if to_stdout:
-            print(f"ext4img backup: {told}", file=sys.stderr)
-        else:
-            Output().line(f"{quote(archive)}: {told}")
-    if report.incomplete:
-        warn(f"{quote(image.image)}: incomplete: {plural(report.incomplete, 'file')} could not be read in full")
-        return Exit.PARTLY
-    return Exit.DONE
+        out.line(f"{quote(archive)}: {told}")
+
+
+@contextmanager
+def _base(since: str | None, view: View) -> Iterator[Base | None]:
+    """What the backup builds on."""
+    if since is None:
+        yield None
+        return
+    with about(since):
+        base = Base(since, view.superblock.uuid)
+    with base:
+        yield base
+
+
+def _check_for_store(to_stdout: bool, others: Mapping[str, object]) -> None:
+    """Failure for what a directory store does not go with."""
+    if to_stdout:
+        raise Failure(Exit.USAGE, "a directory store is no stream: it needs a path of its own")
+    for option, value in others.items():
+        if value:
+            raise Failure(Exit.USAGE, f"{option} is for archives, not for a directory store")
 
 
 def _key_id(text: str) -> bytes:

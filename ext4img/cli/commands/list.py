@@ -9,7 +9,7 @@ import typer
 from ext4img.backup.entry import VERITY, Entry, show
 from ext4img.backup.info import BackupInfo
 from ext4img.backup.source import BackupMember
-from ext4img.cli.archive import ArchiveArgument, open_archive
+from ext4img.cli.archive import ArchiveOptions, open_archive
 from ext4img.cli.describe import time_text
 from ext4img.cli.facts import Facts, write_facts
 from ext4img.cli.options import Json
@@ -20,7 +20,7 @@ from ext4img.crypto.policy import parse_context
 
 
 def run(
-    archive: ArchiveArgument,
+    backup: ArchiveOptions,
     long: Annotated[bool, typer.Option("-l", "--long", help="Mode, owner, size, time; E: encrypted.")] = False,
     info: Annotated[bool, typer.Option("--info", help="What it says of the file system, instead.")] = False,
     json: Json = False,
@@ -30,7 +30,7 @@ def run(
     Encrypted names are shown as the kernel shows them without the key. The order is the archive's.
     """
     out = Output(json)
-    with open_archive(archive) as opened:
+    with open_archive(backup) as opened:
         if info:
             _info(out, opened.info)
             return

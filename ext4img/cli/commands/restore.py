@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from ext4img.backup.restore import restore
-from ext4img.backup.source import BackupSource
-from ext4img.backup.trial import keyring_for
-from ext4img.cli.archive import STDIN, ArchiveArgument, archive_label, open_archive
+from ext4img.cli.archive import ArchiveOptions, open_archive
+from ext4img.cli.archive_keys import ArchiveKeyOptions
 from ext4img.cli.exits import Exit
-from ext4img.cli.failure import Failure, about, explain
-from ext4img.cli.keys import GivenKey, KeyOptions
+from ext4img.cli.failure import Failure
 from ext4img.cli.options import BlockSizeChoice, Json, Quiet
 from ext4img.cli.output import Output
 from ext4img.cli.progress import progress
 from ext4img.cli.rebuilt import NewImageOptions, make_image
 from ext4img.cli.restored import tell_restored
-from ext4img.errors import WrongKeyError
 
 
 def run(
-    archive: ArchiveArgument,
-    keys: KeyOptions,
+    backup: ArchiveOptions,
+    keys: ArchiveKeyOptions,
     choices: NewImageOptions,
     directory: Annotated[
         str | None, typer.Argument(metavar="[DIRECTORY]", help="Where to; made if it is not there.", show_default=False)
@@ -41,6 +37,14 @@ def run(
     ciphertext: Annotated[
         bool, typer.Option("--ciphertext", help="What no key opens is restored as ciphertext, not left out.")
     ] = False,
+    encrypt: Annotated[
+        bool,
+        typer.Option(
+            "--encrypt",
+            help="Let the target's file system encrypt again what was encrypted, under the same keys; the kernel gets"
+            " them for the time of the restore.",
+        ),
+    ] = False,
     only: Annotated[
         list[str] | None,
         typer.Option("--only", metavar="PATH", help="This path with what is below it; plain or as list shows it."),
@@ -51,6 +55,9 @@ def run(
         bool, typer.Option("--resume", help="Go on with a restore that was interrupted: what it did stays.")
     ] = False,
     devices: Annotated[bool, typer.Option("--devices", help="Make device nodes, too.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Read and decrypt everything, write nothing, and tell the same.")
+    ] = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> int:
@@ -58,7 +65,7 @@ def run(
 
     With keys names, contents and link targets are decrypted; what no key opens is left out and
     told. Without any key the ciphertext is restored as it stands. A key that opens nothing is
-    refused before anything is written.
+    refused before anything is written. Of an incremental backup what it builds on is needed, too.
 
     With --image a new ext4 image is made, in which encrypted files stand as they did: their keys
     open them there. All is planned before anything is written.
@@ -66,11 +73,13 @@ def run(
     if (image is None) == (directory is None):
         raise Failure(Exit.USAGE, "a backup is restored either into a DIRECTORY or as an --image")
     if image is not None:
-        if ciphertext or update or resume or devices or keys != KeyOptions():
+        if dry_run:
+            raise Failure(Exit.USAGE, "--dry-run is for directories", "--plan shows what would be where on the image")
+        if ciphertext or encrypt or update or resume or devices or keys != ArchiveKeyOptions():
             raise Failure(Exit.USAGE, "--image goes without keys and without what is for directories")
-        with about("<stdin>" if archive == STDIN else archive):
+        with open_archive(backup) as opened:
             return make_image(
-                sys.stdin.buffer if archive == STDIN else archive,
+                opened,
                 image,
                 choices,
                 block_size=int(block_size) if block_size else None,
@@ -82,32 +91,21 @@ def run(
             )
     if block_size is not None or salvage or choices != NewImageOptions():
         raise Failure(Exit.USAGE, "choices for a new image need --image")
+    if encrypt and not keys.given:
+        raise Failure(Exit.USAGE, "--encrypt needs the keys: the target's file system encrypts with them")
     assert directory is not None
-    label = archive_label(archive)
-    with open_archive(archive) as opened, progress(f"Restoring {label}", quiet) as show:
-        given = keys.read()
-        try:
-            report = restore(
-                opened,
-                directory,
-                keys=[(key.raw, keys.descriptor) for key in given],
-                only=only or (),
-                missing="ciphertext" if ciphertext else "skip",
-                overwrite="newer" if update and not overwrite else overwrite,
-                resume=resume,
-                devices=devices,
-                progress=show,
-            )
-        except WrongKeyError:
-            _name_wrong_key(opened, given, keys.descriptor)
-            raise
-    return tell_restored(report, Output(json), directory)
-
-
-def _name_wrong_key(archive: BackupSource, given: list[GivenKey], descriptor: bytes | None) -> None:
-    """Raise the failure again, about the key that is to blame."""
-    for key in given:
-        try:
-            keyring_for(archive, [(key.raw, descriptor)])
-        except WrongKeyError as error:
-            raise explain(error, key.label, "`ext4img list --info ARCHIVE` lists the keys that it wants") from error
+    with open_archive(backup) as opened, progress(f"Restoring {backup.label}", quiet) as show:
+        report = restore(
+            opened,
+            directory,
+            keys=keys.of(opened),
+            only=only or (),
+            missing="ciphertext" if ciphertext else "skip",
+            overwrite="newer" if update and not overwrite else overwrite,
+            resume=resume,
+            devices=devices,
+            encrypt=encrypt,
+            dry_run=dry_run,
+            progress=show,
+        )
+    return tell_restored(report, Output(json), directory, dry_run=dry_run)

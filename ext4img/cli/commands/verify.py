@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
-from ext4img.backup.verify import verify
-from ext4img.cli.archive import ArchiveArgument, archive_label, open_archive
+from ext4img.backup.compare import compare
+from ext4img.backup.source import BackupSource
+from ext4img.backup.verify import VerifyReport, verify
+from ext4img.cli.against import AgainstOptions
+from ext4img.cli.archive import ArchiveOptions, open_archive
 from ext4img.cli.exits import Exit
 from ext4img.cli.facts import plural
+from ext4img.cli.failure import Failure
+from ext4img.cli.image import open_image
 from ext4img.cli.options import Json, Quiet
-from ext4img.cli.output import Output, warn
+from ext4img.cli.output import Output, text_fields, warn
 from ext4img.cli.progress import progress
+from ext4img.cli.quoting import quote
 
 
-def run(archive: ArchiveArgument, quiet: Quiet = False, json: Json = False) -> int:
-    """Check that a backup is whole and unaltered.
+def run(backup: ArchiveOptions, against: AgainstOptions, quiet: Quiet = False, json: Json = False) -> int:
+    """Check that a backup is whole and unaltered, and with --against that it is what an image holds.
 
     Every digest, record, offset and size is checked, and that nothing is missing; no key is
-    needed. Each damaged member is named.
+    needed. Each damaged member is named. Of an incremental backup all that it takes from those
+    that it builds on is checked, too.
     """
     out = Output(json)
-    label = archive_label(archive)
-    with open_archive(archive) as opened, progress(f"Verifying {label}", quiet) as show:
-        report = verify(opened, progress=show)
+    against.check()
+    label = backup.label
+    with open_archive(backup) as opened:
+        if against.image and not opened.seekable:
+            raise Failure(Exit.USAGE, f"{label}: it is read twice with --against, so it can't be a stream")
+        with progress(f"Verifying {label}", quiet) as show:
+            report = verify(opened, progress=show)
+        _tell(report, out, label)
+        if not report.intact:
+            return Exit.ARCHIVE
+        differs = bool(against.image) and not _compare(opened, against, out, label, quiet)
+    return Exit.PARTLY if report.incomplete or differs else Exit.DONE
+
+
+def _tell(report: VerifyReport, out: Output, label: str) -> None:
     for problem in report.problems:
         warn(f"{label}: {problem}")
-    if json:
+    if out.json:
         out.record(
             {
                 "intact": report.intact,
@@ -40,9 +59,27 @@ def run(archive: ArchiveArgument, quiet: Quiet = False, json: Json = False) -> i
         out.line(f"{label}: intact: {plural(report.members, 'member')}{digest}")
     else:
         out.line(f"{label}: DAMAGED: {report.damaged} of {plural(report.members, 'member')}")
-    if not report.intact:
-        return Exit.ARCHIVE
-    if report.incomplete:
+    if report.intact and report.incomplete:
         warn(f"{label}: incomplete: of {plural(report.incomplete, 'file')} the image could not be read in full")
-        return Exit.PARTLY
-    return Exit.DONE
+
+
+def _compare(opened: BackupSource, against: AgainstOptions, out: Output, label: str, quiet: bool) -> bool:
+    """Tell where the backup is not what the image holds; whether it is."""
+    image = quote(against.image)
+    with open_image(against) as view:
+        with progress(f"Comparing with {image}", quiet) as show:
+            report = compare(opened, view, progress=show)
+        for path, what in report.differences:
+            if out.json:
+                out.record({"kind": "difference", **text_fields("path", path), "what": what.split(", ")})
+            else:
+                out.line(f"{quote(path)}: {what}")
+        if out.json:
+            out.record({"kind": "comparison", "members": report.members, "different": report.different})
+        elif report.same:
+            out.line(f"{label}: the same as {image}")
+        else:
+            untold = report.different - len(report.differences)
+            more = f" ({untold} of them not told)" if untold else ""
+            out.line(f"{label}: DIFFERS from {image}: {plural(report.different, 'path')}{more}")
+    return report.same

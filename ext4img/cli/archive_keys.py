@@ -1,0 +1,62 @@
+"""Keys and passphrases for a backup: from what users give to the master keys that open something in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ext4img.backup.source import BackupSource
+from ext4img.backup.trial import Key, keyring_for
+from ext4img.backup.unlock import unlock
+from ext4img.cli.keys import RAW_PROTECTOR_KEY_BYTES, GivenKey, PassphraseOptions
+from ext4img.errors import Ext4Error, WrongKeyError
+
+_LISTS_KEYS = "`ext4img list --info ARCHIVE` lists the keys that it wants"
+
+
+@dataclass(frozen=True)
+class ArchiveKeyOptions(PassphraseOptions):
+    """For a backup."""
+
+    def of(self, backup: BackupSource) -> list[Key]:
+        """The master keys. Failure if something that was given opens nothing."""
+        found: list[Key] = []
+        for key in self.read():
+            found += self._tried(backup, key)
+        for label, passphrase in self.passphrases():
+            try:
+                found += self._unlock(backup, passphrase)
+            except Ext4Error as error:
+                raise self.refused(error, label, _LISTS_KEYS, untried=False) from error
+        return found
+
+    def _tried(self, backup: BackupSource, key: GivenKey) -> list[Key]:
+        descriptor = self.descriptor
+        try:
+            keyring_for(backup, [(key.raw, descriptor)])
+        except WrongKeyError as error:
+            if len(key.raw) == RAW_PROTECTOR_KEY_BYTES and backup.seekable:
+                # It may be the key of one of fscrypt's raw-key protectors, which wraps the master key.
+                try:
+                    return self._unlock(backup, None, key.raw)
+                except Ext4Error:
+                    pass
+            raise self.refused(error, key.label, _LISTS_KEYS, _has_untried(backup)) from error
+        return [(key.raw, descriptor)]
+
+    def _unlock(self, backup: BackupSource, passphrase: bytes | None, *raw_keys: bytes) -> list[Key]:
+        keys = unlock(
+            backup,
+            passphrase,
+            raw_keys=raw_keys,
+            salts=self.salt or (),
+            fscrypt_dirs=self.fscrypt_dir or (),
+            limits=self.limits,
+        )
+        return [(key, None) for key in keys]
+
+
+def _has_untried(backup: BackupSource) -> bool:
+    """Whether there are version 1 policies, and no names that would show whether a key is theirs."""
+    if all(policy.version != 1 for policy in backup.info.policies):
+        return False
+    return not (backup.seekable and any(member.entry.stored_name is not None for member in backup.members()))
