@@ -7,7 +7,6 @@ is the archive's: depth first, names of a directory in byte order.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple
 from typing import Final, NamedTuple
 
 from ext4img.backup.entry import (
@@ -81,7 +80,7 @@ class Collector:
             encoding=superblock.encoding,
             encoding_flags=superblock.encoding_flags,
             password_salt=superblock.password_salt,
-            policies=tuple(sorted(self._view.policies(), key=astuple)),
+            policies=tuple(sorted(self._view.policies())),
             only=self._selection.paths if self._selection else (),
             filtered=self._filter is not None,
             encdata=encdata,

@@ -8,7 +8,6 @@ and what the kind of key needs.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Final
 
 KEY_IDENTIFIER: Final = b"\x01"  # no more information
@@ -30,14 +29,16 @@ class Hkdf:
     __slots__ = ("_inner", "_outer")
 
     def __init__(self, master_key: bytes) -> None:
+        from hashlib import sha512  # OpenSSL, which opening an image does without
+
         # Extract: HMAC under a key of zeros. Zeros are also what HMAC pads a short key with.
-        pseudorandom = hashlib.sha512(_OUTER[:1] * _BLOCK_SIZE)
-        pseudorandom.update(hashlib.sha512(_INNER[:1] * _BLOCK_SIZE + master_key).digest())
+        pseudorandom = sha512(_OUTER[:1] * _BLOCK_SIZE)
+        pseudorandom.update(sha512(_INNER[:1] * _BLOCK_SIZE + master_key).digest())
         padded = pseudorandom.digest().ljust(_BLOCK_SIZE, b"\0")
         # HMAC by hand: copying two hash states takes 1 µs; hmac.new() for each key 2.5.
-        self._inner = hashlib.sha512(padded.translate(_INNER))
+        self._inner = sha512(padded.translate(_INNER))
         self._inner.update(b"fscrypt\0")
-        self._outer = hashlib.sha512(padded.translate(_OUTER))
+        self._outer = sha512(padded.translate(_OUTER))
 
     def __repr__(self) -> str:
         return "<Hkdf>"
@@ -62,4 +63,6 @@ def key_descriptor(master_key: bytes) -> bytes:
 
     The kernel lets any 8 bytes be a descriptor; this is what fscrypt, e4crypt and others compute.
     """
-    return hashlib.sha512(hashlib.sha512(master_key).digest()).digest()[:8]
+    from hashlib import sha512
+
+    return sha512(sha512(master_key).digest()).digest()[:8]

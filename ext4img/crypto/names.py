@@ -8,10 +8,8 @@ characters at most, so it is a name again.
 
 from __future__ import annotations
 
-from base64 import urlsafe_b64encode
 from binascii import Error as Base64Error
-from binascii import a2b_base64
-from hashlib import sha256
+from binascii import a2b_base64, b2a_base64
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -26,6 +24,7 @@ _HASHES = Struct("<II")
 _PLAIN_SIZE: Final = 149
 _LONG_SIZE: Final = _HASHES.size + _PLAIN_SIZE + 32
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
+_TO_URLSAFE = bytes.maketrans(b"+/", b"-_")
 _NOT_IN_URLSAFE = frozenset(b"+/=")
 
 
@@ -53,7 +52,7 @@ class NokeyName(NamedTuple):
         return (
             len(stored) > _PLAIN_SIZE
             and stored[:_PLAIN_SIZE] == self.prefix
-            and sha256(stored[_PLAIN_SIZE:]).digest() == self.rest_sha256
+            and _sha256(stored[_PLAIN_SIZE:]) == self.rest_sha256
         )
 
 
@@ -68,10 +67,8 @@ def nokey_name(stored: bytes, hash_major: int, hash_minor: int) -> bytes:
     # fscrypt_fname_disk_to_usr() takes a major hash of 0 for "no hash" and drops the minor one too.
     head = _HASHES.pack(hash_major, hash_minor) if hash_major else bytes(_HASHES.size)
     if len(stored) <= _PLAIN_SIZE:
-        text = urlsafe_b64encode(head + stored)
-    else:
-        text = urlsafe_b64encode(head + stored[:_PLAIN_SIZE] + sha256(stored[_PLAIN_SIZE:]).digest())
-    return text.rstrip(b"=")
+        return _urlsafe(head + stored)
+    return _urlsafe(head + stored[:_PLAIN_SIZE] + _sha256(stored[_PLAIN_SIZE:]))
 
 
 def parse_nokey_name(text: bytes) -> NokeyName | None:
@@ -83,7 +80,7 @@ def parse_nokey_name(text: bytes) -> NokeyName | None:
     except Base64Error:
         return None
     # Strict, but it lets stray bits in the last character pass; the kernel does not.
-    if urlsafe_b64encode(raw).rstrip(b"=") != text:
+    if _urlsafe(raw) != text:
         return None
     if not _HASHES.size < len(raw) <= _HASHES.size + _PLAIN_SIZE and len(raw) != _LONG_SIZE:
         return None
@@ -121,3 +118,14 @@ def symlink_ciphertext(stored: bytes, inode_number: int | None = None) -> bytes:
 def nokey_target(stored: bytes, inode_number: int | None = None) -> bytes:
     """What readlink gives without the key, from the stored bytes of an encrypted symlink."""
     return nokey_name(symlink_ciphertext(stored, inode_number), 0, 0)
+
+
+def _urlsafe(raw: bytes) -> bytes:
+    """base64url without padding."""
+    return b2a_base64(raw, newline=False).rstrip(b"=").translate(_TO_URLSAFE)
+
+
+def _sha256(data: bytes) -> bytes:
+    from hashlib import sha256  # OpenSSL, which opening an image does without
+
+    return sha256(data).digest()

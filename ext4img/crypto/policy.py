@@ -6,7 +6,6 @@ Records of `structs/fscrypt.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -30,8 +29,7 @@ MAX_LOG2_DATA_UNIT_SIZE: Final = 16  # the largest ext4 block
 _CONTEXT_SIZES = {1: FSCRYPT_CONTEXT_V1.size, 2: FSCRYPT_CONTEXT_V2.size}
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """What the files below one encrypted directory share. Hashable; two equal policies are one.
 
     `key_id` is the 8-byte master key descriptor of a version 1 policy, the 16-byte master key

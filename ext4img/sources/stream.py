@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 from typing import Protocol
 
 from ext4img.errors import SourceError
@@ -25,10 +24,14 @@ class StreamSource(Source):
     """
 
     def __init__(self, stream: SeekableReader, name: str | None = None) -> None:
+        import threading
+
         self._stream = stream
         self._lock = threading.Lock()
         given = getattr(stream, "name", None)
         self.name = name or (given if isinstance(given, str) else type(stream).__name__)
+        if isinstance(stream, io.TextIOBase):
+            raise SourceError(f"{self.name}: a text file object; an image takes a binary one (mode 'rb')")
         try:
             stream.seek(0, io.SEEK_END)
             tell = getattr(stream, "tell", None)

@@ -7,8 +7,7 @@ follows it: e5 the encryption context, ef the name, ed the context and then the 
 docs/archive-format.md has the whole layout.
 """
 
-from construct import Bytes, Int16ul, Int32ul, Int64ul, Struct
-
+from ext4img.structs.declaration import Bytes, Int16ul, Int32ul, Int64ul, Struct
 from ext4img.structs.record import Record
 
 METADATA_MAGIC = b"e5"

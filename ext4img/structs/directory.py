@@ -1,7 +1,6 @@
 """Directory entries and the hash tree (kernel: fs/ext4/ext4.h, fs/ext4/namei.c)."""
 
-from construct import Bytes, Int8ul, Int16ul, Int32ul, Struct
-
+from ext4img.structs.declaration import Bytes, Int8ul, Int16ul, Int32ul, Struct
 from ext4img.structs.record import Record
 
 EXT4_NAME_LEN = 255
@@ -95,6 +94,4 @@ EXT4_INLINE_DIR_PARENT = Record("ext4_inline_dir_parent", Struct("parent" / Int3
 EXT4_INLINE_DOTDOT_SIZE = 4
 # struct ext4_orphan_block_tail: last 8 bytes of each block of the orphan file.
 EXT4_ORPHAN_BLOCK_MAGIC = 0x0B10CA04
-EXT4_ORPHAN_BLOCK_TAIL = Record(
-    "ext4_orphan_block_tail", Struct("ob_magic" / Int32ul, "ob_checksum" / Int32ul)
-)
+EXT4_ORPHAN_BLOCK_TAIL = Record("ext4_orphan_block_tail", Struct("ob_magic" / Int32ul, "ob_checksum" / Int32ul))

@@ -1,7 +1,6 @@
 """The extent tree (kernel: fs/ext4/ext4_extents.h)."""
 
-from construct import Int16ul, Int32ul, Struct
-
+from ext4img.structs.declaration import Int16ul, Int32ul, Struct
 from ext4img.structs.record import Record
 
 EXT4_EXT_MAGIC = 0xF30A

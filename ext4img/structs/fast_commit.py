@@ -4,8 +4,7 @@ They stand in the journal's last s_num_fc_blks blocks. A tag never crosses the e
 commit begins with a HEAD tag, in the area's first block only, and ends with a TAIL.
 """
 
-from construct import Bytes, Int16ul, Int32ul, Struct
-
+from ext4img.structs.declaration import Bytes, Int16ul, Int32ul, Struct
 from ext4img.structs.record import Record
 
 # fc_tag
@@ -28,14 +27,10 @@ EXT4_FC_HEAD = Record("ext4_fc_head", Struct("fc_features" / Int32ul, "fc_tid" /
 # fc_ex is a struct ext4_extent.
 EXT4_FC_ADD_RANGE = Record("ext4_fc_add_range", Struct("fc_ino" / Int32ul, "fc_ex" / Bytes(12)))
 
-EXT4_FC_DEL_RANGE = Record(
-    "ext4_fc_del_range", Struct("fc_ino" / Int32ul, "fc_lblk" / Int32ul, "fc_len" / Int32ul)
-)
+EXT4_FC_DEL_RANGE = Record("ext4_fc_del_range", Struct("fc_ino" / Int32ul, "fc_lblk" / Int32ul, "fc_len" / Int32ul))
 
 # CREAT, LINK and UNLINK: the name follows, up to the tag's end.
-EXT4_FC_DENTRY_INFO = Record(
-    "ext4_fc_dentry_info", Struct("fc_parent_ino" / Int32ul, "fc_ino" / Int32ul)
-)
+EXT4_FC_DENTRY_INFO = Record("ext4_fc_dentry_info", Struct("fc_parent_ino" / Int32ul, "fc_ino" / Int32ul))
 
 # INODE: a raw inode follows, up to the tag's end.
 EXT4_FC_INODE = Record("ext4_fc_inode", Struct("fc_ino" / Int32ul))

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from construct import Bytes, Int8ul, Int16ul, Struct
-
+from ext4img.structs.declaration import Bytes, Int8ul, Int16ul, Struct
 from ext4img.structs.record import Record
 
 

@@ -1,7 +1,6 @@
 """Arguments of the encryption ioctls (kernel: include/uapi/linux/fscrypt.h), in the host's byte order."""
 
-from construct import Bytes, Int8un, Int32un, Struct
-
+from ext4img.structs.declaration import Bytes, Int8un, Int32un, Struct
 from ext4img.structs.record import Record
 
 FSCRYPT_KEY_SPEC_TYPE_DESCRIPTOR = 1

@@ -1,7 +1,6 @@
 """struct ext4_group_desc, 32 bytes, and its upper half with 64bit (kernel: fs/ext4/ext4.h)."""
 
-from construct import Int16ul, Int32ul, Struct
-
+from ext4img.structs.declaration import Int16ul, Int32ul, Struct
 from ext4img.structs.record import Record
 
 EXT4_MIN_DESC_SIZE = 32

@@ -1,7 +1,6 @@
 """struct ext4_inode: 128 bytes, then what i_extra_isize says is there (kernel: fs/ext4/ext4.h)."""
 
-from construct import Bytes, Int16ul, Int32sl, Int32ul, Struct
-
+from ext4img.structs.declaration import Bytes, Int16ul, Int32sl, Int32ul, Struct
 from ext4img.structs.record import Record
 
 EXT4_ROOT_INO = 2

@@ -5,8 +5,7 @@ data block that follows it, in one of three layouts; a revoke block with a byte 
 numbers; a commit block with checksums and a time.
 """
 
-from construct import Bytes, Int8ub, Int16ub, Int32sb, Int32ub, Int64ub, Struct
-
+from ext4img.structs.declaration import Bytes, Int8ub, Int16ub, Int32sb, Int32ub, Int64ub, Struct
 from ext4img.structs.record import Record
 
 JBD2_MAGIC_NUMBER = 0xC03B3998

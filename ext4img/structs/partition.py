@@ -1,7 +1,6 @@
 """Partition tables: MBR and GPT (kernel: include/linux/msdos_partition.h, block/partitions/efi.h)."""
 
-from construct import Bytes, Int8ul, Int32ul, Int64ul, Struct
-
+from ext4img.structs.declaration import Bytes, Int8ul, Int32ul, Int64ul, Struct
 from ext4img.structs.record import Record
 
 # The same layout in the master boot record and in each extended boot record.

@@ -1,8 +1,8 @@
 """`Record`: one flat Construct declaration, and everything that is derived from it.
 
-A declaration is a `construct.Struct` of fixed-width integers and `Bytes(n)` only, all of one byte
-order. What is conditional on disk is two Records; what is variable is a header Record and one
-bounded loop in its owner. From the declaration come:
+A declaration is a `Struct` of fixed-width integers and `Bytes(n)` only, all of one byte order, in
+Construct's notation (declaration.py). What is conditional on disk is two Records; what is variable
+is a header Record and one bounded loop in its owner. From the declaration come:
 
 - `size` in bytes and `fields` (name, offset and size of each),
 - `raw`, a named tuple with the kernel's field names,
@@ -22,11 +22,11 @@ from functools import cached_property
 from struct import Struct as PackStruct
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from construct import Bytes, FormatField, Renamed, Struct
-
 from ext4img.errors import CorruptionError, Place
+from ext4img.structs.declaration import Struct
 
 if TYPE_CHECKING:
+    import construct
     import numpy
 
 Buffer = bytes | bytearray | memoryview
@@ -46,36 +46,22 @@ class Field(NamedTuple):
 class Record:
     """See the module's text. `name` is the kernel's name of the structure."""
 
-    def __init__(self, name: str, declaration: Struct[Any, Any], raw: Any = None) -> None:
+    def __init__(self, name: str, declaration: Struct, raw: Any = None) -> None:
         self.name = name
-        self.construct = declaration
-        order: str | None = None
+        self.declaration = declaration
         offset = 0
         fields: list[Field] = []
-        for sub in declaration.subcons:
-            if not isinstance(sub, Renamed):
-                raise TypeError(f"{name}: every field needs a name")
-            inner: Any = sub.subcon
-            if isinstance(inner, FormatField):
-                prefix, code = inner.fmtstr[0], inner.fmtstr[1]
-                if inner.length > 1:
-                    if order not in (None, prefix):
-                        raise TypeError(f"{name}.{sub.name}: two byte orders in one record")
-                    order = prefix
-                size = int(inner.length)
-                # In standard mode "L" has 4 bytes, the size Construct gives it too.
-            elif isinstance(inner, Bytes) and isinstance(inner.length, int):
-                size = inner.length
-                code = f"{size}s"
-            else:
-                raise TypeError(f"{name}.{sub.name}: only integers and Bytes(n) are allowed")
-            fields.append(Field(str(sub.name), offset, size, code))
-            offset += size
+        for field_name, kind in declaration.members:
+            fields.append(Field(field_name, offset, kind.size, kind.code))
+            offset += kind.size
         self.fields = tuple(fields)
         self.size = offset
-        self.byte_order = order or "<"
+        orders = {kind.byte_order for _, kind in declaration.members if kind.byte_order}
+        if len(orders) > 1:
+            raise TypeError(f"{name}: two byte orders in one record")
+        self.byte_order = orders.pop() if orders else "<"
         self._pack = PackStruct(self.byte_order + "".join(f.code for f in fields))
-        if self._pack.size != self.size or int(declaration.sizeof()) != self.size:
+        if self._pack.size != self.size:
             raise TypeError(f"{name}: derived size differs from the declaration's")
         if raw is not None:
             if raw._fields != tuple(f.name for f in fields):
@@ -83,6 +69,11 @@ class Record:
             self.raw = raw
         self.unpack_tuple = self._pack.unpack_from
         """Plain tuple of the fields at (buffer, offset), for hot loops whose bounds are checked."""
+
+    @cached_property
+    def construct(self) -> construct.Struct[Any, Any]:
+        """The declaration as Construct's own; imports Construct."""
+        return self.declaration.construct
 
     @cached_property
     def raw(self) -> Any:

@@ -1,7 +1,6 @@
 """struct ext4_super_block: 1,024 bytes at byte offset 1,024 (kernel: fs/ext4/ext4.h)."""
 
-from construct import Bytes, Int8ul, Int16ul, Int32ul, Int64ul, Struct
-
+from ext4img.structs.declaration import Bytes, Int8ul, Int16ul, Int32ul, Int64ul, Struct
 from ext4img.structs.record import Record
 
 SUPERBLOCK_OFFSET = 1024

@@ -1,7 +1,6 @@
 """The tar header block (POSIX.1-2001 pax, "ustar Interchange Format"): text fields, 512 bytes."""
 
-from construct import Bytes, Struct
-
+from ext4img.structs.declaration import Bytes, Struct
 from ext4img.structs.record import Record
 
 BLOCK_BYTES = 512

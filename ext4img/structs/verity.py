@@ -3,8 +3,7 @@
 Where it stands on ext4 is told by fs/ext4/verity.c.
 """
 
-from construct import Bytes, Int8ul, Int32ul, Int64ul, Struct
-
+from ext4img.structs.declaration import Bytes, Int8ul, Int32ul, Int64ul, Struct
 from ext4img.structs.record import Record
 
 FS_VERITY_HASH_ALG_SHA256 = 1

@@ -1,7 +1,6 @@
 """Extended attributes (kernel: fs/ext4/xattr.h)."""
 
-from construct import Bytes, Int8ul, Int16ul, Int32ul, Struct
-
+from ext4img.structs.declaration import Bytes, Int8ul, Int16ul, Int32ul, Struct
 from ext4img.structs.record import Record
 
 EXT4_XATTR_MAGIC = 0xEA020000
@@ -54,6 +53,4 @@ EXT4_ACL_HEADER = Record("ext4_acl_header", Struct("a_version" / Int32ul))
 EXT4_ACL_ENTRY_SHORT = Record("ext4_acl_entry_short", Struct("e_tag" / Int16ul, "e_perm" / Int16ul))
 EXT4_ACL_ENTRY = Record("ext4_acl_entry", Struct("e_tag" / Int16ul, "e_perm" / Int16ul, "e_id" / Int32ul))
 POSIX_ACL_XATTR_HEADER = Record("posix_acl_xattr_header", Struct("a_version" / Int32ul))
-POSIX_ACL_XATTR_ENTRY = Record(
-    "posix_acl_xattr_entry", Struct("e_tag" / Int16ul, "e_perm" / Int16ul, "e_id" / Int32ul)
-)
+POSIX_ACL_XATTR_ENTRY = Record("posix_acl_xattr_entry", Struct("e_tag" / Int16ul, "e_perm" / Int16ul, "e_id" / Int32ul))

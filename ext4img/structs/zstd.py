@@ -4,8 +4,7 @@ After the last frame of data stands a skippable frame with one entry for each, t
 zstd decoder passes skippable frames by.
 """
 
-from construct import Int8ul, Int32ul, Struct
-
+from ext4img.structs.declaration import Int8ul, Int32ul, Struct
 from ext4img.structs.record import Record
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from ext4img.crypto.keyring import Keyring
 from ext4img.crypto.names import MIN_STORED_NAME, is_padded_name
 from ext4img.crypto.policy import NONCE_SIZE, EncryptionContext, Policy, parse_context
@@ -34,19 +32,21 @@ _CONTEXT_NAME_AT = _ENTRY_AT + EXT4_XATTR_ENTRY.size
 _CONTEXT_NAME_END = _CONTEXT_NAME_AT + 1
 
 
-@dataclass(slots=True)
 class PolicyUse:
     """How much of an image stands under one policy."""
 
-    files: int = 0
-    directories: int = 0
-    symlinks: int = 0
-    bytes: int = 0
-    """Sum of the regular files' sizes."""
-    sample: list[tuple[int, EncryptionContext]] = field(default_factory=list)
-    """(inode number, context) of a few directories, by which a key can be tried."""
-    homes: list[int] = field(default_factory=list)
-    """Inode numbers of directories with key slots of systemd-homed; version 1 policies only."""
+    __slots__ = ("bytes", "directories", "files", "homes", "sample", "symlinks")
+
+    def __init__(self) -> None:
+        self.files = 0
+        self.directories = 0
+        self.symlinks = 0
+        self.bytes = 0
+        """Sum of the regular files' sizes."""
+        self.sample: list[tuple[int, EncryptionContext]] = []
+        """(inode number, context) of a few directories, by which a key can be tried."""
+        self.homes: list[int] = []
+        """Inode numbers of directories with key slots of systemd-homed; version 1 policies only."""
 
 
 def policies_in_use(volume: Volume) -> dict[Policy, PolicyUse]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from array import array
 from itertools import chain, repeat
 from struct import Struct
-from uuid import UUID
+from typing import TYPE_CHECKING
 
 from google_crc32c import extend, value
 
@@ -21,6 +21,9 @@ from ext4img.structs.group import EXT4_GROUP_DESC, EXT4_GROUP_DESC_HI
 from ext4img.structs.inode import EXT4_INODE, EXT4_INODE_EXTRA
 from ext4img.structs.superblock import EXT4_SUPER_BLOCK
 from ext4img.structs.xattr import EXT4_XATTR_HEADER
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 _WORD = Struct("<I").pack
 _TWO_WORDS = Struct("<II").pack

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext4img.crypto.unlock import e4crypt
+from ext4img.crypto.unlock import Secrets, e4crypt
 from ext4img.crypto.unlock.keyfile import parse_key
 from ext4img.crypto.unlock.passphrase import MAX_PASSPHRASE_BYTES, passphrase_bytes
 from ext4img.crypto.unlock.recovery import format_recovery_code, parse_recovery_code
@@ -93,6 +93,14 @@ def test_what_is_not_a_key(data, key_format, reason):
         return
     with pytest.raises(KeyFormatError, match=reason):
         parse_key(data, key_format)
+
+
+@pytest.mark.parametrize("slip", [5, 2.5, ["words"], object()])
+def test_what_is_neither_text_nor_bytes(slip):
+    with pytest.raises(KeyFormatError, match="is text or bytes, not"):
+        passphrase_bytes(slip)
+    with pytest.raises(KeyFormatError, match="is bytes, not"):
+        Secrets(raw_keys=(slip,))
 
 
 @given(st.binary(max_size=200), st.sampled_from(["auto", "raw", "hex", "recovery"]))

@@ -147,8 +147,10 @@ def test_no_image(tmp_path: Path):
 def test_not_a_stream():
     with pytest.raises(SourceError, match="not a seekable binary file object"):
         open_source(object())  # type: ignore[arg-type]
-    with pytest.raises(SourceError, match="not bytes"):
-        StreamSource(io.StringIO("text")).read_at(0, 1)  # type: ignore[arg-type]
+    with Path(__file__).open(encoding="utf-8") as file:
+        for text in (io.StringIO("text"), file):
+            with pytest.raises(SourceError, match="a text file object; an image takes a binary one"):
+                ext4img.open(text)  # type: ignore[arg-type]
 
 
 def test_offsets_outside():

@@ -7,6 +7,7 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
+import construct
 import numpy
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from ext4img import structs
 from ext4img.errors import CorruptionError
-from ext4img.structs import journal
+from ext4img.structs import declaration, journal
 from ext4img.structs.record import Record
 
 LAYOUTS = Path(__file__).with_name("layouts.txt")
@@ -71,6 +72,27 @@ def test_byte_order():
     """jbd2 alone is big-endian; a record of single bytes has no order, and counts as little."""
     big = {record.name for record in RECORDS.values() if record.byte_order == ">"}
     assert big == {value.name for value in vars(journal).values() if isinstance(value, Record)}
+
+
+@by_record
+def test_declarations_are_constructs(record: Record):
+    """Each word of the declaration is Construct's of that name, in size, byte order and code."""
+    assert record.construct.sizeof() == record.size
+    assert len(record.construct.subcons) == len(record.declaration.members)
+    for member, (name, kind) in zip(record.construct.subcons, record.declaration.members, strict=True):
+        assert member.name == name
+        if kind.word == "Bytes":
+            assert isinstance(member.subcon, construct.Bytes)
+            assert (kind.size, kind.code, kind.byte_order) == (member.subcon.length, f"{kind.size}s", "")
+        else:
+            assert member.subcon.fmtstr[1] == kind.code
+            assert member.subcon.length == kind.size
+            assert kind.byte_order == (member.subcon.fmtstr[0] if kind.size > 1 else "")
+
+
+def test_two_byte_orders_in_one_record_are_refused():
+    with pytest.raises(TypeError):
+        Record("odd", declaration.Struct("a" / declaration.Int16ul, "b" / declaration.Int16ub))
 
 
 @by_record

@@ -16,8 +16,10 @@ def passphrase_bytes(typed: str | bytes) -> bytes:
     No Unicode normalisation and no stripping of blanks: fscrypt and e4crypt hash the bytes that the
     terminal sent, an empty line included. Text becomes UTF-8, with surrogate escapes back to the
     bytes they stand for. KeyFormatError above MAX_PASSPHRASE_BYTES, or where text is not encodable;
-    it never shows the passphrase.
+    it never shows the passphrase. Also for what is neither text nor bytes.
     """
+    if not isinstance(typed, str | bytes | bytearray | memoryview):
+        raise KeyFormatError(f"a passphrase is text or bytes, not {type(typed).__name__}")
     try:
         data = typed.encode("utf-8", "surrogateescape") if isinstance(typed, str) else bytes(typed)
     except UnicodeEncodeError:

@@ -27,6 +27,8 @@ class Secrets:
 
     def __post_init__(self) -> None:
         for raw_key in self.raw_keys:
+            if not isinstance(raw_key, bytes | bytearray | memoryview):
+                raise KeyFormatError(f"a raw-key protector's key is bytes, not {type(raw_key).__name__}")
             if len(raw_key) != INTERNAL_KEY_BYTES:
                 raise KeyFormatError(f"a raw-key protector's key has {INTERNAL_KEY_BYTES} bytes, not {len(raw_key)}")
 
