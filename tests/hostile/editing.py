@@ -8,7 +8,8 @@ from ext4img.sources import BytesSource
 from ext4img.structs.directory import EXT4_DIR_ENTRY
 from ext4img.volume.volume import Volume
 from tools.fuzz.mutations import Image
-from tools.fuzz.sites import Site, find_sites
+from tools.fuzz.site import Site
+from tools.fuzz.sites import find_sites
 
 
 class EditedImage:

@@ -20,7 +20,16 @@ from tools.fuzz.recipe import Recipe
 from tools.fuzz.sites import find_sites
 
 Fixture = Callable[[str], UnpackedImage]
-NAMES = ("plain-4k", "ext2-1k", "ext4-inline", "ext4-meta-bg", "ext4-orphans", "sample-encrypted")
+NAMES = (
+    "plain-4k",
+    "ext2-1k",
+    "ext4-inline",
+    "ext4-meta-bg",
+    "ext4-orphans",
+    "sample-encrypted",
+    "ext4-dirty",
+    "ext4-fast-commit",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,14 +16,17 @@ import lzma
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ext4img.sources import BytesSource
-from ext4img.volume.problems import Checks
+from ext4img.view.view import View
+from ext4img.volume.problems import CHECKS, Checks
 from ext4img.volume.volume import Journal
 from tools.fuzz.chooser import RandomChooser
+from tools.fuzz.consumers import COMMANDS, back_up, rebuild, run_command
 from tools.fuzz.exercise import Keys, Seen, exercise
 from tools.fuzz.isolation import MEMORY_BYTES, SECONDS, Outcome, run_all
 from tools.fuzz.mutations import Image, mutate, mutate_covered, truncate_length
@@ -35,12 +38,24 @@ FIXTURES = Path(__file__).parents[2] / "tests" / "fixtures"
 
 @dataclass
 class Target:
-    """An image under test."""
+    """An image under test. Where its journal is external, the device's bytes stand behind its own."""
 
     name: str
     image: Image
     keys: Keys
     sound: Seen | None = None
+    size: int | None = None
+    """Bytes of the image alone."""
+
+    def source(self, length: int | None = None) -> BytesSource:
+        """The image as it is now, cut to `length` bytes."""
+        end = len(self.image.data) if self.size is None else self.size
+        return BytesSource(memoryview(self.image.data)[: end if length is None else min(end, length)])
+
+    @property
+    def journal_device(self) -> BytesSource | None:
+        """The device of the journal as it is now."""
+        return None if self.size is None else BytesSource(memoryview(self.image.data)[self.size :])
 
 
 def load_image(path: Path) -> bytearray:
@@ -59,10 +74,16 @@ def load_keys(path: Path) -> Keys:
 
 def load_target(path: Path) -> Target:
     """Read an image and find its structures; what is imported late is there before the first fork."""
-    for module in ("numpy", "ext4img.crypto.ciphers", "ext4img.crypto.codec"):
+    for module in ("numpy", "ext4img.crypto.ciphers", "ext4img.crypto.codec", "tools.fuzz.consumers"):
         importlib.import_module(module)
     data = load_image(path)
-    return Target(path.name.partition(".img")[0], Image(data, find_sites(data)), load_keys(path))
+    stem, _, suffix = path.name.partition(".img")
+    device = path.with_name(f"{stem}.journal.img{suffix}")
+    size = None
+    if device.exists():
+        size = len(data)
+        data += load_image(device)
+    return Target(stem, Image(data, find_sites(data, size)), load_keys(path), size=size)
 
 
 def crash_job(target: Target, seed: str, index: int, kinds: list[str]) -> dict[str, Any]:
@@ -75,10 +96,22 @@ def crash_job(target: Target, seed: str, index: int, kinds: list[str]) -> dict[s
     keys = target.keys if index % 4 == 0 else ()
     journal: Journal = "ignore" if index % 5 == 1 else "replay"
     try:
-        seen = exercise(BytesSource(memoryview(image.data)[:length]), keys, journal=journal)
+        seen = exercise(
+            target.source(length), keys, journal=journal, then=_consumer(index), journal_device=target.journal_device
+        )
+        if index % 3 == 2:
+            words = COMMANDS[index // 3 % len(COMMANDS)]
+            path = seen.paths[index % len(seen.paths)] if seen.paths else "/"
+            checks = () if words[0] == "check" else ("--checks", CHECKS[index // 3 % 3])
+            run_command(target.source(length), [*words, *checks], path)
     finally:
         image.restore()
     return {"told": told, "complained": seen.complained}
+
+
+def _consumer(index: int) -> Callable[[View], None] | None:
+    """What is made of the image in this run: a backup, a new image, or neither (but a command is run)."""
+    return (back_up, rebuild, None)[index % 3]
 
 
 def silent_job(target: Target, seed: str, index: int, kinds: list[str]) -> dict[str, Any]:
@@ -88,7 +121,7 @@ def silent_job(target: Target, seed: str, index: int, kinds: list[str]) -> dict[
     told = mutate_covered(image, RandomChooser(seed, target.name, index, "covered"))
     only_report: tuple[Checks, ...] = ("report",)
     try:
-        seen = exercise(BytesSource(image.data), (), only_report)
+        seen = exercise(target.source(), (), only_report, journal_device=target.journal_device)
     finally:
         image.restore()
     differs = seen.listing != target.sound.listing
@@ -118,7 +151,7 @@ def run(target: Target, options: argparse.Namespace) -> list[Outcome]:
         if not any(site.covered for site in target.image.sites):
             print(f"{target.name:22} has no checksums", flush=True)
             return []
-        target.sound = exercise(BytesSource(target.image.data), (), ("report",))
+        target.sound = exercise(target.source(), (), ("report",), journal_device=target.journal_device)
     job = crash_job if options.mode == "crash" else silent_job
     missing = set(options.kinds) - set(target.image.kinds)
     kinds = [kind for kind in options.kinds if kind not in missing]

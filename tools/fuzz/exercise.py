@@ -6,14 +6,15 @@ What is not an Ext4Error goes up from here as it is: a finding.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 
 import ext4img
 from ext4img.errors import Ext4Error, NoKeyError, PathError
 from ext4img.sources import Source
+from ext4img.structs.inode import EXT4_VERITY_FL
 from ext4img.view.inode import Inode
 from ext4img.view.path import Ext4Path
 from ext4img.view.view import View
@@ -35,6 +36,7 @@ class Seen:
     listing: dict[bytes, bytes] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)  # some of them, as text
     complete: bool = True
     bytes_read: int = 0
 
@@ -56,14 +58,28 @@ class Seen:
 
 
 def exercise(
-    source: Source, keys: Keys, modes: Sequence[Checks] = ("report", "off", "strict"), journal: Journal = "replay"
+    source: Source,
+    keys: Keys,
+    modes: Sequence[Checks] = ("report", "off", "strict"),
+    journal: Journal = "replay",
+    then: Callable[[View], None] | None = None,
+    journal_device: Source | None = None,
 ) -> Seen:
-    """Run through `source` in each mode, with `keys` in the first of them; what that one showed."""
+    """Run through `source` in each mode, with `keys` in the first of them; what that one showed.
+
+    `then` is called with each view when all was looked at.
+    """
     first: Seen | None = None
     for checks in modes:
         seen = Seen()
-        with seen.expected(), ext4img.open(source, checks=checks, journal=journal) as fs:
+        with (
+            seen.expected(),
+            ext4img.open(source, checks=checks, journal=journal, journal_device=journal_device) as fs,
+        ):
             look_at(fs, seen, keys if first is None else ())
+            if then is not None:
+                with seen.expected():
+                    then(fs)
             seen.problems = [str(problem) for problem in fs.problems]
         first = first or seen
     assert first is not None
@@ -77,7 +93,8 @@ def look_at(fs: View, seen: Seen, keys: Keys) -> None:
             digest = hashlib.sha256()
             _digest_entry(fs, path, inode, seen, digest)
             seen.listing[hashlib.sha256(bytes(path)).digest()] = digest.digest()
-            if len(seen.listing) <= MOST_LOOKUPS:
+            if len(seen.paths) < MOST_LOOKUPS:
+                seen.paths.append(str(path))
                 _look_up(fs, path, seen)
     with seen.expected():
         for text in islice(fs.paths("/"), MOST_ENTRIES):
@@ -86,9 +103,18 @@ def look_at(fs: View, seen: Seen, keys: Keys) -> None:
         for fields in fs.volume.inodes.scan():
             str(fields.mode_string)
     with seen.expected():
+        for columns in fs.volume.inodes.columns():
+            columns.size.sum()
+    with seen.expected():
         fs.path("/no such name").exists()
     with seen.expected():
+        for path in islice(fs.path("/").glob("*/[a-m]*"), MOST_LOOKUPS):
+            with suppress(PathError):  # links may lead nowhere
+                path.resolve()
+    with seen.expected():
         fs.policies()
+    with seen.expected():
+        str(fs.protectors())
     if keys:
         for raw, descriptor in keys:
             with seen.expected():
@@ -119,6 +145,9 @@ def _digest_entry(fs: View, path: Ext4Path, inode: Inode, seen: Seen, digest: ha
         with seen.expected(), inode.open() as file:
             file.pread(0, 5000)
             file.pread(max(file.size - 100, 0), 100)
+    if inode.flags & EXT4_VERITY_FL:
+        with seen.expected():
+            inode.verify_verity()
     with seen.expected():
         str(path.lstat())
 

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from tools.fuzz.chooser import Chooser, pick
-from tools.fuzz.sites import Field, Site
+from tools.fuzz.site import Field, Site
 
 Patch = tuple[int, bytes]
 MOST_MUTATIONS = 6
@@ -47,9 +47,10 @@ class Image:
     def seal(self, site: Site) -> None:
         """Make the site's checksum fit what stands there now."""
         if site.seal is not None:
-            before = bytes(self.data[site.offset : site.offset + site.size])
+            ranges = ((site.offset, site.offset + site.size), *site.also_sealed)
+            before = [(start, bytes(self.data[start:end])) for start, end in ranges]
             site.seal(self.data)
-            self._undo.append((site.offset, before))
+            self._undo += before
 
     def patches(self) -> list[Patch]:
         """The difference from the sound image, in order, without overlaps."""
