@@ -12,6 +12,7 @@ from itertools import accumulate
 from types import ModuleType
 from typing import BinaryIO, Final, Protocol, cast
 
+from ext4img.backup.output import write_all
 from ext4img.errors import ArchiveError, LimitError, UnsupportedFeatureError
 from ext4img.structs.zstd import (
     ZSTD_MAGIC,
@@ -88,11 +89,11 @@ class FrameWriter(io.RawIOBase):
         table = b"".join(self._table)
         footer = ZSTD_SEEK_FOOTER.pack((len(self._table), 0, ZSTD_SEEKABLE_MAGIC))
         size = len(table) + len(footer)
-        self._output.write(ZSTD_SKIPPABLE_HEADER.pack((ZSTD_SKIPPABLE_MAGIC, size)) + table + footer)
+        write_all(self._output, ZSTD_SKIPPABLE_HEADER.pack((ZSTD_SKIPPABLE_MAGIC, size)) + table + footer)
 
     def _frame(self) -> None:
         frame = self._compress(self._pending, options=self._options)
-        self._output.write(frame)
+        write_all(self._output, frame)
         self._table.append(ZSTD_SEEK_ENTRY.pack((len(frame), len(self._pending))))
         self._pending = bytearray()
 

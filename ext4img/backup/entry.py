@@ -97,7 +97,8 @@ class Entry(NamedTuple):
     @property
     def data_bytes(self) -> int:
         """How many bytes of the body are data."""
-        return sum(length for _, length in self.segments)
+        segments = self.segments
+        return segments[0][1] if len(segments) == 1 else sum(length for _, length in segments)
 
     @property
     def shown(self) -> str:

@@ -165,9 +165,7 @@ def find_manifest(cursor: Cursor, size: int) -> Closing:
             closing = None
         if isinstance(closing, Closing) and closing.offset <= size - BLOCK_BYTES:
             return closing
-    raise TruncatedArchiveError(
-        f"{cursor.name}: no manifest at its end: the backup was cut short, or is damaged there"
-    )
+    raise TruncatedArchiveError(f"{cursor.name}: no manifest at its end: the backup was cut short, or is damaged there")
 
 
 def tail_bytes(size: int) -> int:

@@ -20,7 +20,7 @@ from ext4img.structs.fscrypt import FSCRYPT_SYMLINK_DATA
 
 LINE_LIMIT_BYTES: Final = 2 << 20
 _TARGET_SHOWN_WHOLE: Final = FSCRYPT_SYMLINK_DATA.size + 149  # the shown form of longer ones has a digest in it
-_NO_BODY: Final = hashlib.sha256(b"").hexdigest()
+NO_BODY: Final = hashlib.sha256(b"").hexdigest()
 _SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
@@ -52,6 +52,8 @@ NOTHING_ELSEWHERE: Final = Elsewhere()
 
 def elsewhere_of(entry: Entry) -> Elsewhere:
     """What the manifest has to have of an entry."""
+    if entry.stored_name is None and entry.stored_target is None:
+        return NOTHING_ELSEWHERE
     if entry.is_link and entry.stored_name is not None:
         return Elsewhere(build_filename(entry.stored_name), entry.name_hash)
     if entry.stored_target is not None and len(entry.stored_target) > _TARGET_SHOWN_WHOLE:
@@ -98,6 +100,10 @@ class ManifestLine(NamedTuple):
     reference: Reference | None = None
 
 
+_PLAIN_FIELDS: Final = ManifestLine._fields.index("filename")
+_PLAIN: Final = tuple(ManifestLine._field_defaults.values())[1:]  # as most members have the rest
+
+
 class Closing(NamedTuple):
     """The manifest's last line. `chain` are those of the archives that an incremental one builds on."""
 
@@ -121,6 +127,8 @@ def build_line(line: ManifestLine) -> bytes:
     if line.identity is not None:
         generation, size, ctime_ns, version = line.identity
         text += f',"generation":{generation},"i_size":{size},"ctime_ns":{ctime_ns},"version":{version}'
+    if line[_PLAIN_FIELDS:] == _PLAIN:
+        return f"{text}}}\n".encode()
     if line.filename is not None:
         text += f',"filename":"{base64.b64encode(line.filename).decode()}"'
     if line.name_hash is not None:

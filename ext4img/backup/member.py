@@ -31,6 +31,8 @@ FILENAME: Final = RESERVED + "filename"
 SYMLINK: Final = RESERVED + "symlink"
 INODE: Final = RESERVED + "inode"
 
+_INODE_KEY: Final = INODE.encode()
+
 XATTR_ROOM_BYTES: Final = 768 << 10  # what does not fit travels in a member of its own
 XATTR_MEMBER_LIMIT_BYTES: Final = 32 << 20
 INODE_LINE_LIMIT_BYTES: Final = 4096
@@ -66,17 +68,17 @@ def header_of(entry: Entry, stored_size: int, sparse: bool, encdata: bool = Fals
     if entry.is_link:
         linkpath = archive_path(linkpath)
     header = TarHeader(
-        path=path,
-        typeflag=LNKTYPE if entry.is_link else _TYPEFLAG[kind],
-        mode=entry.mode,
-        uid=entry.uid,
-        gid=entry.gid,
-        size=stored_size,
-        times=(entry.mtime_ns, entry.atime_ns, entry.ctime_ns),
-        linkpath=linkpath,
-        rdev=entry.rdev,
-        sparse_size=entry.body_size if sparse else None,
-        xattrs=xattrs,
+        path,
+        LNKTYPE if entry.is_link else _TYPEFLAG[kind],
+        entry.mode,
+        entry.uid,
+        entry.gid,
+        stored_size,
+        (entry.mtime_ns, entry.atime_ns, entry.ctime_ns),
+        linkpath,
+        entry.rdev,
+        entry.body_size if sparse else None,
+        xattrs,
     )
     return header, overflow
 
@@ -183,6 +185,8 @@ def _kind(header: TarHeader, said: str | None, is_link: bool) -> str:
 
 def archive_path(path: bytes) -> bytes:
     """A tree path as a member's name: `.ext4img` at the top is ours, the tree's own gets a "~"."""
+    if not path.startswith(CONTROL):
+        return path
     head, slash, rest = path.partition(b"/")
     return head + b"~" + slash + rest if _ESCAPED.fullmatch(head) else path
 
@@ -231,11 +235,14 @@ def records_of(entry: Entry) -> dict[str, bytes]:
 
 def _split_xattrs(entry: Entry, encdata: bool) -> tuple[dict[bytes, bytes], bytes]:
     """(what goes into the header, what does not fit or has one of our names, as pax records)."""
-    records = {name.encode(): value for name, value in records_of(entry).items()}
+    if entry.context is None and entry.stored_name is None and entry.stored_target is None:
+        records = {_INODE_KEY: _inode_line(entry)}  # as most have it
+    else:
+        records = {name.encode(): value for name, value in records_of(entry).items()}
     line = encdata_of(entry) if encdata else None
     if line is not None:
         records[ENCDATA.encode()] = line
-    if entry.is_link or not entry.xattrs:
+    if not entry.xattrs or entry.is_link:
         return records, b""
     room = XATTR_ROOM_BYTES
     overflow: list[bytes] = []

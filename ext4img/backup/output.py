@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from ext4img.errors import ArchiveError
 
-BUFFER_BYTES: Final = 1 << 20
 ArchiveDestination = str | bytes | os.PathLike[str] | os.PathLike[bytes] | BinaryIO
 
 
 @contextmanager
 def open_output(destination: ArchiveDestination, *, overwrite: bool = False) -> Iterator[BinaryIO]:
-    """A binary file to write the archive to.
+    """A binary file to write the archive to, in large pieces and with `write_all`.
 
     A path gets a file of a temporary name beside it, readable by its owner only (it holds every
     user's files), that is synced and renamed when the block ends without an exception, and
@@ -34,12 +34,8 @@ def open_output(destination: ArchiveDestination, *, overwrite: bool = False) -> 
     with _named(path):
         existing = _mode(path)
         if existing is not None and (stat.S_ISFIFO(existing) or stat.S_ISCHR(existing)):
-            with open(path, "wb", buffering=0) as raw, io.BufferedWriter(raw, BUFFER_BYTES) as file:
-                try:
-                    yield file
-                except BaseException:
-                    raw.close()  # else what is held would wait for a reader that may be asleep
-                    raise
+            with open(path, "wb", buffering=0) as file:
+                yield file
             return
         if existing is not None and (not overwrite or not stat.S_ISREG(existing)):
             raise ArchiveError(f"{path}: it exists already")
@@ -47,9 +43,8 @@ def open_output(destination: ArchiveDestination, *, overwrite: bool = False) -> 
         temporary = os.path.join(folder, f".{name[:200]}.{secrets.token_hex(4)}.partial")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            with open(fd, "wb", buffering=BUFFER_BYTES) as file:
+            with open(fd, "wb", buffering=0) as file:
                 yield file
-                file.flush()
                 os.fsync(fd)
             if overwrite:
                 os.replace(temporary, path)
@@ -59,6 +54,18 @@ def open_output(destination: ArchiveDestination, *, overwrite: bool = False) -> 
             _remove(temporary)
             raise
         _sync_folder(folder or ".")
+
+
+def write_all(output: BinaryIO, data: bytes | bytearray | memoryview) -> None:
+    """Write all of `data`, however little the file takes at once."""
+    count: int | None = output.write(data)
+    while count != len(data):
+        if count is None:
+            if isinstance(output, io.RawIOBase):
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            return  # file objects that say nothing take all
+        data = memoryview(data)[count:]
+        count = output.write(data)
 
 
 @contextmanager

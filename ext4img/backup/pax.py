@@ -32,9 +32,11 @@ SPARSE_DIRECTORY: Final = b"GNUSparseFile.0"
 
 _NAME_BYTES = POSIX_HEADER.span("name").size
 _PREFIX_BYTES = POSIX_HEADER.span("prefix").size
-_CHKSUM_AT = POSIX_HEADER.offset_of("chksum")
+_MODE_AT = POSIX_HEADER.offset_of("mode")
+_SIZE_AT = POSIX_HEADER.offset_of("size")
 _TYPEFLAG_AT = POSIX_HEADER.offset_of("typeflag")
 _ID_MAX = 0o7777777  # seven octal digits
+_BILLION: Final = 1_000_000_000
 _SIZE_MAX = 0o77777777777  # eleven
 _NO_RECORDS: Mapping[bytes, bytes] = MappingProxyType({})
 
@@ -108,17 +110,15 @@ def encode(header: TarHeader) -> bytes:
             pax_record(b"atime", pax_time(atime_ns)),
             pax_record(b"ctime", pax_time(ctime_ns)),
         )
-        seconds = min(max(mtime_ns // 1_000_000_000, 0), _SIZE_MAX)
+        seconds = min(max(mtime_ns // _BILLION, 0), _SIZE_MAX)
     if header.sparse_size is not None:
         records += (pax_record(b"GNU.sparse.major", b"1"), pax_record(b"GNU.sparse.minor", b"0"))
         if path is not header.path:
             records.append(pax_record(b"GNU.sparse.name", header.path))
         records.append(pax_record(b"GNU.sparse.realsize", b"%d" % header.sparse_size))
     for key, value in header.xattrs.items():
-        records.append(pax_record(XATTR_PREFIX + escape_key(key), value))
-    block = _block(
-        name, header.mode & 0o7777, uid, gid, size, seconds, header.typeflag, linkname, header.rdev, prefix
-    )
+        records.append(b"%b%b\n" % (_xattr_start(key, len(value)), value))
+    block = _block(name, header.mode & 0o7777, uid, gid, size, seconds, header.typeflag, linkname, header.rdev, prefix)
     if not records:
         return before + block
     data = b"".join(records)
@@ -166,9 +166,16 @@ def parse_records(data: bytes, what: str) -> dict[bytes, bytes]:
 
 def pax_time(time_ns: int) -> bytes:
     """Decimal seconds with as many digits of the fraction as are needed."""
-    seconds, fraction_ns = divmod(abs(time_ns), 1_000_000_000)
-    text = b"-%d" % seconds if time_ns < 0 else b"%d" % seconds
-    return (b"%b.%09d" % (text, fraction_ns)).rstrip(b"0") if fraction_ns else text
+    if time_ns < 0:
+        return b"-" + pax_time(-time_ns)
+    seconds, fraction_ns = divmod(time_ns, _BILLION)
+    return (b"%d.%09d" % (seconds, fraction_ns)).rstrip(b"0") if fraction_ns else b"%d" % seconds
+
+
+@lru_cache(maxsize=4096)
+def _xattr_start(name: bytes, value_size: int) -> bytes:
+    """What stands before the value of an attribute's record."""
+    return _record_start(XATTR_PREFIX + escape_key(name), value_size)
 
 
 def escape_key(key: bytes) -> bytes:
@@ -204,14 +211,27 @@ def _block(
     prefix: bytes,
 ) -> bytes:
     """The ustar block with its checksum."""
+    ids, tail, rest = _template(mode, uid, gid, typeflag, linkname, rdev, prefix)
+    field = name.ljust(_NAME_BYTES, b"\0")
+    numbers = b"%011o\0%011o\0" % (size, seconds)
+    # As in `checksum`: these are 124 bytes.
+    total = rest + (adler32(field + numbers) & 0xFFFF) - 1
+    return b"%b%b%b%06o\0 %b" % (field, ids, numbers, total, tail)
+
+
+@lru_cache(maxsize=1024)
+def _template(
+    mode: int, uid: int, gid: int, typeflag: bytes, linkname: bytes, rdev: tuple[int, int], prefix: bytes
+) -> tuple[bytes, bytes, int]:
+    """What is alike in the blocks of many members: mode to gid, typeflag to the end, the checksum of them."""
     block = POSIX_HEADER.pack(
         (
-            name,
+            b"",
             b"%07o\0" % mode,
             b"%07o\0" % uid,
             b"%07o\0" % gid,
-            b"%011o\0" % size,
-            b"%011o\0" % seconds,
+            b"",
+            b"",
             b"        ",
             typeflag,
             linkname,
@@ -225,7 +245,7 @@ def _block(
             b"",
         )
     )
-    return b"%b%06o\0 %b" % (block[:_CHKSUM_AT], checksum(block), block[_TYPEFLAG_AT:])
+    return block[_MODE_AT:_SIZE_AT], block[_TYPEFLAG_AT:], checksum(block)
 
 
 def checksum(block: bytes) -> int:
@@ -251,4 +271,3 @@ def _gnu_long(typeflag: bytes, value: bytes) -> bytes:
 def directory_path(path: bytes) -> bytes:
     """A directory's path as tar writes it."""
     return path + b"/"
-

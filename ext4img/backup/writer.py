@@ -6,14 +6,16 @@ The same entries give the same bytes: nothing is taken from the clock, the host 
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterable
-from typing import BinaryIO, Final, Self
+from typing import BinaryIO, Final, Self, cast
 
 from ext4img.backup.digest import DigestThread, sha256_hex
 from ext4img.backup.entry import EXT4_VERITY_FL, VERITY, Entry, Segments, show
 from ext4img.backup.info import BackupInfo
 from ext4img.backup.manifest import ManifestWriter
 from ext4img.backup.manifest_line import (
+    NO_BODY,
     NOTHING_ELSEWHERE,
     Closing,
     Elsewhere,
@@ -32,6 +34,7 @@ from ext4img.backup.member import (
     header_of,
 )
 from ext4img.backup.order import TreeOrder
+from ext4img.backup.output import write_all
 from ext4img.backup.pax import TarHeader, encode, padding
 from ext4img.backup.records import build_filename
 from ext4img.backup.sparse import encode_map
@@ -40,8 +43,7 @@ from ext4img.structs.tar import BLOCK_BYTES, REGTYPE
 
 RECORD_BYTES: Final = 20 * BLOCK_BYTES  # tar's blocking factor: the archive ends on a multiple
 CONTROL_MODE: Final = 0o600
-_SMALL_BYTES: Final = 16 << 10
-_SMALL_PARTS: Final = 64
+_BUFFER_BYTES: Final = 256 << 10  # less than a large chunk, which then goes out without being copied
 _ZEROS: Final = bytes(BLOCK_BYTES)
 Buffer = bytes | bytearray | memoryview
 
@@ -55,9 +57,26 @@ class Body:
     the source did not give, for which the chunks have zeros.
     """
 
+    __slots__ = ("chunks", "unreadable")
+
     def __init__(self, chunks: Iterable[Buffer] = ()) -> None:
         self.chunks = chunks
         self.unreadable: list[tuple[int, int]] = []
+
+
+class _Sink(io.RawIOBase):
+    """What is below the writer's buffer. Once `output` is None all is dropped."""
+
+    def __init__(self, output: BinaryIO) -> None:
+        self.output: BinaryIO | None = output
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: memoryview, /) -> int:  # type: ignore[override]
+        if self.output is not None:
+            write_all(self.output, data)
+        return len(data)
 
 
 class ArchiveWriter:
@@ -69,7 +88,8 @@ class ArchiveWriter:
     """
 
     def __init__(self, output: BinaryIO, info: BackupInfo) -> None:
-        self._output = output
+        self._sink = _Sink(output)
+        self._output = io.BufferedWriter(cast("io.RawIOBase", self._sink), _BUFFER_BYTES)
         self._encdata = info.encdata
         self._manifest = ManifestWriter()
         self._digests = DigestThread()
@@ -91,9 +111,10 @@ class ArchiveWriter:
         if self._after_tree:
             raise AlteredArchiveError("it comes after what follows the tree", entry.shown)
         self._order.check(entry.path, entry.type == "dir")
-        sparse = entry.data_bytes != entry.body_size
+        data_bytes = entry.data_bytes
+        sparse = data_bytes != entry.body_size
         before = encode_map(entry.segments, entry.body_size) if sparse else b""
-        header, overflow = header_of(entry, len(before) + entry.data_bytes, sparse, self._encdata)
+        header, overflow = header_of(entry, len(before) + data_bytes, sparse, self._encdata)
         if overflow:
             self._control(XATTR_DIRECTORY + b"%d" % entry.inode, entry.inode, overflow)
         self._member(header, entry.inode, before, body, identity_of(entry), elsewhere_of(entry))
@@ -124,11 +145,13 @@ class ArchiveWriter:
         self._write(bytes(padding(size)))
         self._write(bytes(2 * BLOCK_BYTES))
         self._write(bytes(-self.position % RECORD_BYTES))
+        self._output.flush()
         self.close()
         return closing
 
     def close(self) -> None:
         """Drop what is held; of an archive not finished nothing more is written."""
+        self._sink.output = None
         self._manifest.close()
         self._digests.close()
 
@@ -170,32 +193,30 @@ class ArchiveWriter:
         """Header, sparse map, body and padding, and the manifest's line about them."""
         offset = self.position
         head = encode(header)
-        digest = hashlib.sha256(before)
-        pending = [head, before]  # small parts go out together
+        self._write(head)
+        sha256 = NO_BODY
         size = len(before)
         unreadable: Segments = ()
-        if body is not None:
-            for chunk in body.chunks:
-                size += len(chunk)
-                self._digests.update(digest, chunk)
-                if len(chunk) > _SMALL_BYTES or len(pending) > _SMALL_PARTS:
-                    self._write(b"".join(pending))
+        if size or body is not None:
+            digest = hashlib.sha256(before)
+            self._write(before)
+            if body is not None:
+                for chunk in body.chunks:
+                    size += len(chunk)
+                    self._digests.update(digest, chunk)
                     self._write(chunk)
-                    pending.clear()
-                else:
-                    pending.append(bytes(chunk))
-            self._digests.wait()
-            unreadable = tuple(body.unreadable)
+                self._digests.wait()
+                unreadable = tuple(body.unreadable)
+            self._write(_ZEROS[: -size % BLOCK_BYTES])
+            sha256 = digest.hexdigest()
         if size != header.size:
             raise AlteredArchiveError(f"its body has {size} bytes, {header.size} were announced", show(header.path))
-        pending.append(_ZEROS[: padding(size)])
-        self._write(b"".join(pending))
         self._manifest.add(
             ManifestLine(
                 header.path.removesuffix(b"/"),
                 inode,
-                header.size,
-                digest.hexdigest(),
+                size,
+                sha256,
                 sha256_hex(head),
                 offset,
                 offset + len(head),
@@ -208,4 +229,3 @@ class ArchiveWriter:
     def _write(self, data: Buffer) -> None:
         self._output.write(data)
         self.position += len(data)
-
