@@ -23,6 +23,9 @@ from ext4img.build import Body
 from ext4img.errors import AlteredArchiveError, ArchiveError
 
 _DIGEST_BYTES: Final = 32
+_SMALL_BYTES: Final = 64 << 10  # what is read and verified at once
+_WINDOW_BYTES: Final = 256 << 10
+_NEAR_BYTES: Final = 64 << 10  # small bodies so far behind the last one are likely to be followed by others
 
 
 class ArchiveOrigin:
@@ -50,6 +53,8 @@ class ArchiveOrigin:
         self._joined: dict[int, tuple[int, int, int]] = {}
         self._open: dict[int, _ArchiveBody] = {}  # begun, and not read to their ends
         self._last: tuple[int, Body] | None = None
+        self._window = b""  # a part of the archive with many small bodies
+        self._window_at = 0
 
     def entries(self) -> Iterator[Found]:
         """See `Origin`."""
@@ -99,28 +104,62 @@ class ArchiveOrigin:
     def _part(self, number: int) -> Body:
         if number == NO_BODY:
             return Zeros()
-        body = self._open.get(number)
+        body: Body | None = self._open.get(number)
         if body is None:
-            digest = None
-            if number not in self._verified:
-                digest = bytes(self._digests[number * _DIGEST_BYTES : (number + 1) * _DIGEST_BYTES])
-            body = _ArchiveBody(
-                self, number, self._data[number], self._sizes[number], digest, self._segments.get(number)
-            )
-            self._open[number] = body
+            body = self._begun(number)
         return body
+
+    def _begun(self, number: int) -> Body:
+        digest = None
+        if number not in self._verified:
+            digest = bytes(self._digests[number * _DIGEST_BYTES : (number + 1) * _DIGEST_BYTES])
+        data, size, segments = self._data[number], self._sizes[number], self._segments.get(number)
+        if size <= _SMALL_BYTES and segments is None:
+            contents = self._small(data, size)
+            if digest is not None and hashlib.sha256(contents).digest() != digest:
+                raise self.altered(data)
+            return _SmallBody(contents)
+        body = self._open[number] = _ArchiveBody(self, number, data, size, digest, segments)
+        return body
+
+    def _small(self, data: int, size: int) -> bytes:
+        """A small part of the archive; with what is near it, if such parts are asked for one after the other."""
+        at = data - self._window_at
+        if at < 0 or at + size > len(self._window):
+            is_next = 0 <= at <= len(self._window) + _NEAR_BYTES
+            total = self.total_bytes or 0
+            length = min(_WINDOW_BYTES, total - data) if is_next else 0
+            self._window = self.archive.input.read_at(data, max(length, size), f"the contents at byte offset {data}")
+            self._window_at = data
+            at = 0
+        return self._window[at : at + size]
 
     def finished(self, number: int) -> None:
         """A body has been read to its end."""
         self._open.pop(number, None)
 
-    def path_of(self, data: int) -> str | None:
-        """The member whose data starts at byte `data`, for messages."""
-        return next((show(line.path) for line in self.archive.manifest() if line.data == data and line.size), None)
+    def altered(self, data: int) -> AlteredArchiveError:
+        """The error for the member whose data starts at byte `data`."""
+        path = next((show(line.path) for line in self.archive.manifest() if line.data == data and line.size), None)
+        return AlteredArchiveError("its contents are not those that were written", path)
 
     def close(self) -> None:
         """End the digesting thread. May be called twice."""
         self.digests.close()
+
+
+class _SmallBody:
+    """Contents that were read and verified."""
+
+    def __init__(self, contents: bytes) -> None:
+        self._contents = contents
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """See `Body`; zeros behind the end."""
+        contents = self._contents
+        if not offset and length == len(contents):
+            return contents
+        return contents[offset : offset + length].ljust(length, b"\0")
 
 
 class _ArchiveBody:
@@ -201,6 +240,5 @@ class _ArchiveBody:
     def _finish(self) -> None:
         self._origin.digests.wait()
         if self._digest.digest() != self._wanted_digest:
-            path = self._origin.path_of(self._data - self._map_bytes)
-            raise AlteredArchiveError("its contents are not those that were written", path)
+            raise self._origin.altered(self._data - self._map_bytes)
         self._origin.finished(self._number)

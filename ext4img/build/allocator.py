@@ -44,6 +44,17 @@ class Allocator:
             return self._split(count)
         return [self._cut(self._current, count)]
 
+    def take_whole(self, count: int) -> int | None:
+        """The first of `count` blocks, at least one, in one piece; None where `take` is to find or refuse them."""
+        current = self._current
+        if self._lengths[current] < count:
+            return None
+        start = self._starts[current]
+        self._starts[current] = start + count
+        self._lengths[current] -= count
+        self.free_blocks -= count
+        return start
+
     def left(self) -> list[Piece]:
         """What is still free, in ascending order."""
         return [Piece(start, length) for start, length in zip(self._starts, self._lengths, strict=True) if length]

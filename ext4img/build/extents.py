@@ -27,6 +27,8 @@ _AREA_SIZE: Final = EXT4_INODE.span("i_block").size
 IN_INODE: Final = (_AREA_SIZE - EXT4_EXTENT_HEADER.size) // EXT4_EXTENT.size
 _extent = EXT4_EXTENT.pack
 _header = EXT4_EXTENT_HEADER.pack
+_HEAD_OF_ONE: Final = _header((EXT4_EXT_MAGIC, 1, IN_INODE, 0, 0))
+_REST_OF_ONE: Final = bytes(_AREA_SIZE - EXT4_EXTENT_HEADER.size - EXT4_EXTENT.size)
 
 
 class Run(NamedTuple):
@@ -64,6 +66,11 @@ def build_root(runs: Sequence[Run], tree: Sequence[int], block_size: int) -> byt
     entries, _ = _levels(runs, tree, block_size)
     levels = len(tree_blocks(extent_count(runs), block_size))
     return _node(entries, IN_INODE, levels).ljust(_AREA_SIZE, b"\0")
+
+
+def one_extent_root(pblk: int, length: int) -> bytes:
+    """The same for one written extent of a file's first `length` blocks, all there is."""
+    return _HEAD_OF_ONE + _extent((0, length, pblk >> 32, pblk & 0xFFFFFFFF)) + _REST_OF_ONE
 
 
 def build_blocks(runs: Sequence[Run], tree: Sequence[int], block_size: int, seed: int | None) -> list[bytes]:

@@ -59,6 +59,8 @@ def encode_time(time_ns: int) -> tuple[int, int]:
     ValueError outside `FIRST_TIME_NS` to `LAST_TIME_NS`. Kernel: ext4_encode_extra_time.
     """
     seconds, nanoseconds = divmod(time_ns, _BILLION)
+    if -0x80000000 <= seconds <= 0x7FFFFFFF:
+        return seconds, nanoseconds << 2
     epoch = seconds + 0x80000000 >> 32
     if epoch == 4 and time_ns <= LAST_TIME_NS:
         seconds, nanoseconds, epoch = seconds - 1, nanoseconds + _BILLION, 3
@@ -97,12 +99,14 @@ class Inodes:
         """Encode a node's inode; `area` is the start of i_block, `flags` say how it is laid out. Its index."""
         index = len(self.types)
         mode = node.mode
-        if not (0 <= node.uid <= 0xFFFFFFFF and 0 <= node.gid <= 0xFFFFFFFF and 0 <= node.project_id <= 0xFFFFFFFF):
+        uid, gid, version = node.uid, node.gid, node.version
+        # Negative numbers keep their sign when they are shifted.
+        if (uid | gid | node.project_id) >> 32:
             raise BuildError("owner, group and project are numbers of 32 bits", show_path(node.path))
-        if not (0 <= mode <= 0xFFFF and 0 <= node.flags <= 0xFFFFFFFF and 0 <= node.generation <= 0xFFFFFFFF):
+        if mode >> 16 or (node.flags | node.generation) >> 32:
             raise BuildError("mode, flags or generation are out of range", show_path(node.path))
-        if not 0 <= node.version < 1 << 64:
-            raise BuildError(f"version {node.version} does not fit 64 bits", show_path(node.path))
+        if version >> 64:
+            raise BuildError(f"version {version} does not fit 64 bits", show_path(node.path))
         try:
             atime, atime_extra = encode_time(node.atime_ns)
             ctime, ctime_extra = encode_time(node.ctime_ns)
@@ -110,20 +114,19 @@ class Inodes:
             crtime, crtime_extra = encode_time(node.crtime_ns or 0)
         except ValueError as error:
             raise BuildError(f"time out of ext4's range: {error}", show_path(node.path)) from None
-        version = node.version
         extra = self.stride > EXT4_INODE.size
         if not extra and (atime_extra | ctime_extra | mtime_extra) & 3:
             raise BuildError("a time after 2038 needs inodes of more than 128 bytes", show_path(node.path))
         self.records += _pack(
             (
                 mode,
-                node.uid & 0xFFFF,
+                uid & 0xFFFF,
                 size & 0xFFFFFFFF,
                 atime,
                 ctime,
                 mtime,
                 0,
-                node.gid & 0xFFFF,
+                gid & 0xFFFF,
                 links,
                 0,
                 node.flags & ~LAYOUT_FLAGS | flags,
@@ -135,8 +138,8 @@ class Inodes:
                 0,
                 0,
                 0,
-                node.uid >> 16,
-                node.gid >> 16,
+                uid >> 16,
+                gid >> 16,
                 0,
                 0,
             )

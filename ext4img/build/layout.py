@@ -8,13 +8,22 @@ from enum import IntEnum
 from typing import Final, NamedTuple
 
 from ext4img.build.allocator import Allocator, Piece
-from ext4img.build.extents import IN_INODE, MAX_UNWRITTEN_BLOCKS, Run, build_root, extent_count, tree_blocks
+from ext4img.build.extents import (
+    IN_INODE,
+    MAX_UNWRITTEN_BLOCKS,
+    Run,
+    build_root,
+    extent_count,
+    one_extent_root,
+    tree_blocks,
+)
 from ext4img.build.file_runs import LogicalRun
 from ext4img.build.geometry import Geometry
 from ext4img.build.nodes import FT_DIR
 from ext4img.build.special import Special, resize_area, resize_blocks
 from ext4img.build.tree import Tree
 from ext4img.errors import BuildError
+from ext4img.structs.extent import EXT_INIT_MAX_LEN
 
 _SECTOR: Final = 512
 
@@ -35,6 +44,9 @@ class Kind(IntEnum):
     EXTENT_TREE = 10
     XATTR_BLOCK = 11
     ORPHAN_FILE = 12
+
+
+_KINDS: Final = tuple(Kind)
 
 
 class Area(NamedTuple):
@@ -62,7 +74,7 @@ class Areas:
 
     def __getitem__(self, position: int) -> Area:
         return Area(
-            Kind(self.kinds[position]),
+            _KINDS[self.kinds[position]],
             self.owners[position],
             self.lblks[position],
             self.pblks[position],
@@ -235,6 +247,16 @@ class _Placer:
         """Blocks for an inode's contents, and for the extent tree that these need."""
         tree = self._tree
         inodes = tree.inodes
+        blocks = tree.blocks[index]
+        if 0 < blocks <= EXT_INIT_MAX_LEN:
+            start = self.allocator.take_whole(blocks)
+            if start is not None:  # as it is with most files: one extent
+                self._start(index)
+                self._areas.add(kind, index, 0, start, blocks)
+                self.places.area_count[index] = 1
+                inodes.set_area(index, one_extent_root(start, blocks))
+                self._count(index, blocks)
+                return
         runs = tree.logical_runs(index)
         if not runs:
             if inodes.has_extents(index):

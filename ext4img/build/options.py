@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 from uuid import UUID, uuid4, uuid5
 
@@ -66,6 +67,7 @@ def _word(features: Features, bit: Feature) -> Features:
     return features._replace(ro_compat=features.ro_compat | bit)
 
 
+@lru_cache(maxsize=128, typed=True)  # bits of different words are equal as numbers
 def _name(bit: Feature) -> str:
     return _word(Features(Compat(0), Incompat(0), RoCompat(0)), bit).names[0]
 

@@ -237,10 +237,10 @@ class _Writer:
         end = start + area.length * block_size
         for offset in range(start, end, WINDOW_BYTES):
             wanted = min(WINDOW_BYTES, end - offset)
-            there = min(wanted, end_of_data - offset)
+            there = min(wanted, end_of_data - offset)  # more than none, or the block would not be there
             data = self._read(index, body, offset, there)
-            # Leave holes in the image where a file is zeros.
-            if data.count(0) == there:
+            # Leave holes in the image where a file is zeros; most are seen not to be by their first bytes.
+            if not data[0] and data.count(0) == there:
                 yield wanted // block_size
             else:
                 yield data if there == wanted else data.ljust(wanted, b"\0")

@@ -377,6 +377,23 @@ class TestDamagedArchives:
             assert os.listdir(tmp_path) == []
         rebuild(io.BytesIO(data), tmp_path / "o.img", salvage=True)
 
+    @pytest.mark.parametrize("at", [0, 65_535, 150_000, 299_999])
+    def test_an_altered_body_of_any_size(self, at: int, tmp_path: Path):
+        """Small ones are verified when they are first wanted, large ones with their last byte."""
+        tree = Tree()
+        tree.add(b"before", "file", b"b" * 65_536)
+        tree.add(b"large", "file", b"l" * 300_000)
+        tree.add(b"small", "file", b"s" * 65_536)
+        data = bytearray(tree.archive())
+        for name, fill, size in ((b"before", b"b", 65_536), (b"large", b"l", 300_000), (b"small", b"s", 65_536)):
+            start = data.index(fill * 1000)
+            changed = start + min(at, size - 1)
+            data[changed] ^= 1
+            with pytest.raises(AlteredArchiveError, match=name.decode()):
+                rebuild(io.BytesIO(data), tmp_path / "o.img")
+            data[changed] ^= 1
+            assert os.listdir(tmp_path) == []
+
     def test_the_member_is_named(self, tmp_path: Path):
         data = bytearray(plain_tree().archive())
         data[data.index(b"a path of 500 bytes")] ^= 1

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import ext4img
 from ext4img.build import Node, Options, plan, write
 from ext4img.build.allocator import Allocator, Piece
-from ext4img.build.extents import tree_blocks
+from ext4img.build.extents import Run, build_root, one_extent_root, tree_blocks
 from ext4img.errors import BuildError
 from tests.build.judges import assert_clean, debugfs
 from tests.build.samples import (
@@ -79,8 +79,16 @@ def test_extents_have_a_longest_length(unwritten: bool, tmp_path: Path):
     assert max(lengths) <= (32767 if unwritten else 32768)
 
 
-@given(st.lists(st.integers(1, 1000), min_size=1, max_size=30), st.lists(st.integers(1, 400), max_size=80))
-def test_blocks_are_given_out_once(pieces: list[int], wanted: list[int]):
+@given(st.integers(0, (1 << 48) - 1), st.integers(1, 32768))
+def test_the_usual_root_is_that_of_one_run(pblk: int, length: int):
+    assert one_extent_root(pblk, length) == build_root([Run(0, pblk, length, False)], [], 4096)
+
+
+@given(
+    st.lists(st.integers(1, 1000), min_size=1, max_size=30),
+    st.lists(st.tuples(st.integers(1, 400), st.booleans()), max_size=80),
+)
+def test_blocks_are_given_out_once(pieces: list[int], wanted: list[tuple[int, bool]]):
     start = 0
     free = []
     for count in pieces:
@@ -89,8 +97,14 @@ def test_blocks_are_given_out_once(pieces: list[int], wanted: list[int]):
     allocator = Allocator(free)
     there = {block for piece in free for block in range(piece.start, piece.start + piece.length)}
     given_out: set[int] = set()
-    for count in wanted:
+    for count, whole in wanted:
         left = allocator.left()
+        start_of_whole = allocator.take_whole(count) if whole else None
+        if start_of_whole is not None:
+            blocks = set(range(start_of_whole, start_of_whole + count))
+            assert blocks <= there - given_out
+            given_out |= blocks
+            continue
         if count > len(there) - len(given_out):
             with pytest.raises(BuildError):
                 allocator.take(count)
