@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 from ext4img.sources import BytesSource
@@ -99,3 +100,7 @@ class EditedImage:
                         return self
                     at += max(rec_len, 12)
         raise LookupError(f"{directory} has no entry {old_name!r}")
+
+
+Edit = Callable[[str], EditedImage]
+"""The name of a fixture → a copy of it, to be changed."""

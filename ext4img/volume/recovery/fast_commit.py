@@ -10,6 +10,7 @@ Kernel: ext4_fc_replay_scan and ext4_fc_replay with what they call (fs/ext4/fast
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NamedTuple
@@ -59,6 +60,7 @@ from ext4img.volume.recovery.journal import JournalSource, JournalSuperblock
 from ext4img.volume.recovery.recovered import FastCommits
 
 MOST_TAGS = 1_000_000
+MOST_BLOCKS_BEHIND = 4096
 _INVERT = 0xFFFFFFFF
 _I_BLOCK = EXT4_INODE.offset_of("i_block")
 _I_GENERATION = EXT4_INODE.offset_of("i_generation")
@@ -69,6 +71,8 @@ class _Tag(NamedTuple):
     kind: int
     value: bytes
     raw: bytes  # with its header
+    block: int  # of the journal
+    end: int  # byte offset in that block
     place: Place
 
 
@@ -86,9 +90,11 @@ def scan_fast_commits(
                 break
     except CorruptionError as error:
         if not scan.found.commits:  # else what is left over from earlier, or nothing, begins here
-            problems.found(error)
+            scan.damaged(error)
     except SourceError as error:
         scan.damaged(CorruptionError(f"fast commits cannot be read: {error}"))
+    if not scan.complained:
+        scan.look_behind(journal, superblock)
     return scan.found
 
 
@@ -99,7 +105,9 @@ class _Scan:
         self._crc = 0
         self._tags = 0
         self._ranges: list[tuple[int, int]] = []
+        self._end: tuple[int, int] | None = None  # (journal block, byte offset in it) behind the last whole commit
         self.found = FastCommits()
+        self.complained = False
 
     def take(self, tag: _Tag) -> bool:
         """Go on with one more tag; False at the end."""
@@ -126,6 +134,7 @@ class _Scan:
 
     def damaged(self, error: CorruptionError) -> None:
         """Behind a whole commit this can be one that was interrupted: told, but never raised."""
+        self.complained = True
         if self.found.commits:
             self._problems.note(f"fast commits end early: {error.reason}", error.place)
         else:
@@ -134,19 +143,46 @@ class _Scan:
     def _tail(self, tag: _Tag) -> bool:
         tail: Any = EXT4_FC_TAIL.unpack(tag.value)
         checked = EXT4_FC_TL.size + EXT4_FC_TAIL.offset_of("fc_crc")
+        number_at = EXT4_FC_TL.size + EXT4_FC_TAIL.offset_of("fc_tid")
+        due = self._extended(tag.raw[:number_at] + self._sequence.to_bytes(4, "little"))
         self._add(tag.raw[:checked])
         crc, self._crc = self._crc, 0
         if tail.fc_tid == self._sequence and (tail.fc_crc == crc or not self._problems.verify):
             self.found = FastCommits(self.found.commits + 1, self._tags, tuple(self._ranges))
+            self._end = tag.block, tag.end
             return True
         if tail.fc_tid == self._sequence:
             self.damaged(ChecksumError(f"fast commit checksum is {tail.fc_crc:#x}, computed {crc:#x}", tag.place))
-        elif not self.found.commits:
+        elif not self.found.commits or tail.fc_crc == due:
             self.damaged(CorruptionError(f"fast commit ends as number {tail.fc_tid}, not {self._sequence}", tag.place))
         return False
 
+    def look_behind(self, journal: JournalSource, superblock: JournalSuperblock) -> None:
+        """Whether a commit with the number that is due ends further on: then its beginning is damaged.
+
+        An interrupted commit leaves the same if the disk did not write in order, so it is only noted.
+        """
+        index, offset = self._end or (superblock.fast_commit_first, 0)
+        last = min(superblock.length, index + MOST_BLOCKS_BEHIND)
+        tail = re.compile(
+            re.escape(EXT4_FC_TAG_TAIL.to_bytes(2, "little"))
+            + b"(?s:..)"
+            + re.escape(self._sequence.to_bytes(4, "little"))
+        )
+        try:
+            for at, block in journal.read_each(range(index, last)):
+                if tail.search(block, offset if at == index else 0):
+                    reason = f"fast commits end early: another of number {self._sequence} ends behind them"
+                    self._problems.note(reason, journal.place(at, EXT4_FC_TAIL.name))
+                    return
+        except (CorruptionError, SourceError):
+            return  # what cannot be read says nothing; what was needed of it has been read
+
     def _add(self, raw: bytes) -> None:
-        self._crc = int(extend(self._crc ^ _INVERT, raw)) ^ _INVERT
+        self._crc = self._extended(raw)
+
+    def _extended(self, raw: bytes) -> int:
+        return int(extend(self._crc ^ _INVERT, raw)) ^ _INVERT
 
 
 def _tags(journal: JournalSource, superblock: JournalSuperblock, inode_size: int) -> Iterator[_Tag]:
@@ -166,7 +202,7 @@ def _tags(journal: JournalSource, superblock: JournalSuperblock, inode_size: int
             end = start + length
             if end > size or not _length_fits(kind, length, inode_size):
                 raise CorruptionError(f"fast commit tag {kind} of {length} bytes", place)
-            yield _Tag(kind, block[start:end], block[offset:end], place)
+            yield _Tag(kind, block[start:end], block[offset:end], index, end, place)
             offset = end
 
 

@@ -139,10 +139,20 @@ def test_commits_left_over_behind_valid_ones():
     area = Area()
     area.commit(head(), PADDING)
     area.commit(PADDING, sequence=SEQUENCE - 1)
-    area.commit(PADDING)
     found, problems = area.scan()
     assert found.commits == 1
     assert not problems
+
+
+def test_a_commit_behind_the_end_is_told():
+    """The kernel stops as above. But nothing of this number can stand there, unless what is before it is damaged."""
+    area = Area()
+    area.commit(head(), PADDING)
+    area.commit(PADDING, sequence=SEQUENCE - 1)
+    area.commit(PADDING)
+    found, problems = area.scan()
+    assert found.commits == 1
+    assert ["ends behind them" in str(problem) for problem in problems] == [True]
 
 
 def test_garbage_behind_valid_commits_is_left_over():
