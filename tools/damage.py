@@ -1,8 +1,10 @@
 """Damage in one place of an image, and what is saved in spite of it: `python -m tools.damage IMAGE …`.
 
 One structure is destroyed at a time (zeros, garbage, or a sector that cannot be read), and the
-image is read with checks="report". The table says how much of what does not depend on the
-destroyed structure is still shown as before: every path with its attributes and contents.
+image is read with checks="report". The table says what became of every path, with its attributes
+and contents: shown as before; lost, but the inode as before by its number (where a directory
+went); shown in part; or gone. Of what does not depend on the destroyed structure nothing may be
+missing. --summary adds the images up, one row for each structure and way.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ from __future__ import annotations
 import argparse
 import errno
 import hashlib
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +68,14 @@ class Result:
     dependent_same: int
     problems: tuple[str, ...]
     error: str = ""
+    by_number: int = 0  # paths that are missing, of inodes that are as before
+    in_part: int = 0  # paths that are there, with something else to be seen
+    named: bool = False  # some problem names the place: its block, its inode, its structure
+
+    @property
+    def whole(self) -> int:
+        """Paths shown as before."""
+        return 0 if self.error else self.names - self.dependent - len(self.lost) + self.dependent_same
 
     @property
     def saved(self) -> bool:
@@ -90,19 +101,21 @@ class UnreadableSource(Source):
 
 def listing_of(fs: ext4img.View) -> Listing:
     """All that is shown of an image."""
-    listing: Listing = {}
     contents: dict[int, str] = {}
-    for path, inode in fs.walk("/"):
-        digest = hashlib.sha256()
-        for part in (inode.fields[1:5], inode.links, inode.mtime_ns, inode.ctime_ns, inode.rdev, inode.flags):
-            digest.update(repr(part).encode())
-        for read in (inode.xattrs, inode.readlink, lambda inode=inode: _contents(inode, contents)):
-            try:
-                digest.update(repr(read()).encode("utf-8", "surrogateescape"))
-            except ext4img.Ext4Error as error:
-                digest.update(type(error).__name__.encode())
-        listing[bytes(path)] = inode.number, digest.hexdigest()
-    return listing
+    return {bytes(path): (inode.number, digest_of(inode, contents)) for path, inode in fs.walk("/")}
+
+
+def digest_of(inode: ext4img.Inode, contents: dict[int, str]) -> str:
+    """Of all that is shown of an inode; `contents` keeps those that were read, by number."""
+    digest = hashlib.sha256()
+    for part in (inode.fields[1:5], inode.links, inode.mtime_ns, inode.ctime_ns, inode.rdev, inode.flags):
+        digest.update(repr(part).encode())
+    for read in (inode.xattrs, inode.readlink, lambda: _contents(inode, contents)):
+        try:
+            digest.update(repr(read()).encode("utf-8", "surrogateescape"))
+        except ext4img.Ext4Error as error:
+            digest.update(type(error).__name__.encode())
+    return digest.hexdigest()
 
 
 def _contents(inode: ext4img.Inode, known: dict[int, str]) -> str:
@@ -187,14 +200,40 @@ def try_damage(data: bytes | bytearray, sound: Listing, place: Place, how: str) 
     try:
         with ext4img.open(damaged(data, place, how), checks="report") as fs:
             shown = listing_of(fs)
+            missing = [sound[path] for path in sound if path not in shown]
+            by_number = sum(_is_as_before(fs, *seen) for seen in missing)
             check(fs.volume)
             problems = tuple(str(problem) for problem in fs.problems)
+            named = any(_names(problem, place, fs.block_size) for problem in fs.problems)
     except ext4img.Ext4Error as error:
         lost = tuple(sorted(set(sound) - dependent))
         return Result(**told, lost=lost, dependent_same=0, problems=(), error=f"{type(error).__name__}: {error}")
     same = {path for path, seen in sound.items() if shown.get(path) == seen}
     lost = tuple(sorted(set(sound) - dependent - same))
-    return Result(**told, lost=lost, dependent_same=len(dependent & same), problems=problems)
+    in_part = len(sound) - len(same) - len(missing)
+    return Result(
+        **told, lost=lost, dependent_same=len(dependent & same), problems=problems, by_number=by_number,
+        in_part=in_part, named=named,
+    )  # fmt: skip
+
+
+def _is_as_before(fs: ext4img.View, number: int, digest: str) -> bool:
+    try:
+        return digest_of(fs.inode(number), {}) == digest
+    except ext4img.Ext4Error:
+        return False
+
+
+def _names(problem: ext4img.Problem, place: Place, block_size: int) -> bool:
+    """Whether a problem says where the damage is: by inode, by block, or by byte offset."""
+    where = problem.place
+    spoken_of = {int(number) for number in re.findall(r"\binode (\d+)", problem.reason)}
+    return (
+        not spoken_of.isdisjoint(place.inodes)
+        or where.block == place.offset // block_size
+        or where.inode in place.inodes
+        or (where.offset is not None and 0 <= where.offset - place.offset < place.size)
+    )
 
 
 def results(data: bytes | bytearray) -> Iterator[Result]:
@@ -206,6 +245,38 @@ def results(data: bytes | bytearray) -> Iterator[Result]:
             yield try_damage(data, sound, place, how)
 
 
+_HEADS = ("destroyed", "how", "names", "as before", "by inode number alone", "in part", "lost", "damage named")
+
+
+def _row(result: Result) -> tuple[str, ...]:
+    gone = result.names - result.whole - result.by_number - result.in_part
+    named = result.error.partition(":")[0] or ("yes" if result.named else "no")
+    numbers = (result.names, result.whole, result.by_number, result.in_part, gone)
+    return (result.place.what, result.how, *map(str, numbers), named)
+
+
+def _summary(found: Sequence[Result]) -> Iterator[tuple[str, ...]]:
+    """One row for each structure and way of destruction, over all images."""
+    kinds = dict.fromkeys((re.sub(r" of group [1-9]\d*", " of the last group", r.place.what), r.how) for r in found)
+    for what, how in kinds:
+        same = [
+            r
+            for r in found
+            if r.how == how and re.sub(r" of group [1-9]\d*", " of the last group", r.place.what) == what
+        ]
+        rows = [_row(result)[2:7] for result in same]
+        sums = [str(sum(int(row[column]) for row in rows)) for column in range(5)]
+        named = sum(result.named for result in same)
+        refused = sum(bool(result.error) for result in same)
+        yield (what, how, *sums, f"{named} of {len(same)}" + (f", {refused} refused" if refused else ""))
+
+
+def _print(rows: Iterable[tuple[str, ...]]) -> None:
+    for row in (_HEADS, ("---", "---", *["---:"] * 5, "---"), *rows):
+        print("| " + " | ".join(row) + " |")
+    print(flush=True)
+
+
 def main() -> int:
     """See the module's text; 1 where something was lost that need not be."""
     from tools.fuzz.__main__ import FIXTURES, load_image
@@ -213,24 +284,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.damage", description=__doc__.split("\n")[0])
     parser.add_argument("images", nargs="*", type=Path, help="raw images, or .img.xz (default: tests/fixtures)")
     parser.add_argument("--problems", action="store_true", help="print what was reported")
+    parser.add_argument("--summary", action="store_true", help="one table for all images")
     options = parser.parse_args()
-    failed = 0
+    every: list[Result] = []
     for path in options.images or sorted(FIXTURES.glob("*.img.xz")):
-        print(f"{path.name.partition('.img')[0]}\n")
-        print("| destroyed | how | names | hang on it | others shown as before | of those that hang on it | problems |")
-        print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
-        for result in results(load_image(path)):
-            others = result.names - result.dependent
-            saved = f"{others - len(result.lost)} of {others}"
-            failed += not result.saved
-            print(
-                f"| {result.place.what} | {result.how} | {result.names} | {result.dependent} | {saved} |"
-                f" {result.dependent_same} | {result.error or len(result.problems)} |"
-            )
-            for problem in result.problems[:20] if options.problems else ():
+        found = list(results(load_image(path)))
+        every += found
+        if not options.summary:
+            print(f"{path.name.partition('.img')[0]}\n")
+            _print(map(_row, found))
+        for result in found if options.problems else ():
+            print(f"{result.place.what}, {result.how}: {result.error}")
+            for problem in result.problems[:20]:
                 print(f"    {problem}")
-        print(flush=True)
-    return 1 if failed else 0
+    if options.summary:
+        _print(_summary(every))
+    return 0 if all(result.saved for result in every) else 1
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ _FIELDS = {
 }  # fmt: skip
 CLEAN, RECOVERED, MENDED = "clean", "sound after recovery", "mended by e2fsck"
 COMPARED = (CLEAN, RECOVERED, MENDED)
+SECONDS = 20.0
 MOST_INODES = 3000  # debugfs is started for every file
 
 
@@ -97,8 +98,15 @@ def _same_contents(entry: dict[str, Any], inode: ext4img.Inode) -> bool:
 
 
 def _run(*command: object) -> subprocess.CompletedProcess[str]:
+    """What a tool says; one that does not come to an end, as e2fsck on some of its own images, has failed."""
     words = [str(word) for word in command]
-    return subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
+    try:
+        return subprocess.run(
+            words, capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL,
+            timeout=SECONDS,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(words, returncode=8, stdout="", stderr="")
 
 
 def main() -> int:

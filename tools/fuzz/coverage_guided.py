@@ -3,6 +3,8 @@
 The same mutations and the same run, with the decisions taken from atheris' bytes, so that new
 branches in ext4img lead it on. Needs `pip install atheris`. A found input is a file of bytes;
 `IMAGE --recipe FOUND JSON` writes what it does to the image as a recipe for tests/hostile.
+
+Options are libFuzzer's: -max_total_time=SECONDS, a directory to keep the corpus in, and others.
 """
 
 from __future__ import annotations
@@ -11,15 +13,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+# A mutation takes a few dozen bytes; without this libFuzzer tries one, two, three for a long time.
+_OPTIONS = ("-len_control=0", "-max_len=256")
+
 
 def main() -> int:
     """See the module's text."""
     import atheris
 
     with atheris.instrument_imports(include=["ext4img"]):
-        from ext4img.sources import BytesSource
         from tools.fuzz.__main__ import load_target
         from tools.fuzz.chooser import AtherisChooser
+        from tools.fuzz.consumers import back_up
         from tools.fuzz.exercise import exercise
         from tools.fuzz.mutations import mutate
         from tools.fuzz.recipe import Recipe
@@ -34,7 +39,7 @@ def main() -> int:
         chooser = AtherisChooser(atheris.FuzzedDataProvider(data))
         mutate(image, chooser)
         try:
-            exercise(BytesSource(image.data), (), ("report", "strict"))
+            exercise(target.source(), (), ("report", "strict"), then=back_up, journal_device=target.journal_device)
         finally:
             image.restore()
 
@@ -43,7 +48,7 @@ def main() -> int:
         told = mutate(image, AtherisChooser(atheris.FuzzedDataProvider(found.read_bytes())))
         Recipe(target.name, image.patches(), story=told).save(written)
         return 0
-    arguments: list[Any] = [sys.argv[0], *sys.argv[2:]]
+    arguments: list[Any] = [sys.argv[0], *_OPTIONS, *sys.argv[2:]]
     atheris.Setup(arguments, one)
     atheris.Fuzz()
     return 0
