@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import Protocol
+from typing import Protocol, cast
 
 from ext4img.errors import SourceError
 from ext4img.sources.base import Source
@@ -30,7 +30,7 @@ class StreamSource(Source):
         self._lock = threading.Lock()
         given = getattr(stream, "name", None)
         self.name = name or (given if isinstance(given, str) else type(stream).__name__)
-        if isinstance(stream, io.TextIOBase):
+        if isinstance(cast(object, stream), io.TextIOBase):
             raise SourceError(f"{self.name}: a text file object; an image takes a binary one (mode 'rb')")
         try:
             stream.seek(0, io.SEEK_END)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -99,8 +99,13 @@ def _rows(view: View, numbers: list[int]) -> Iterator[Row | None]:
 
 def paths(view: View, top: Ext4Path) -> Iterator[str]:
     """See `View.paths`."""
+    return chain.from_iterable(path_lists(view, top))
+
+
+def path_lists(view: View, top: Ext4Path) -> Iterator[list[str]]:
+    """The same, as many at a time as one directory has in a row."""
     first = top.inode
-    yield str(top)
+    yield [str(top)]
     if not first.is_dir:
         return
     met = {first.number}
@@ -111,14 +116,14 @@ def paths(view: View, top: Ext4Path) -> Iterator[str]:
         texts = level.texts
         prefix = prefix[: level.prefix_length]
         for at in level.branches:
-            yield from level.paths(prefix, at + 1)
+            yield level.paths(prefix, at + 1)
             inode = _inode(view, level.inodes[at])
             if inode is not None and inode.is_dir and _is_new(view, inode.number, texts[at], met):
                 prefix += texts[at] + "/"
                 stack.append(_Names(view, inode, prefix))
                 break
         else:
-            yield from level.paths(prefix, len(texts))
+            yield level.paths(prefix, len(texts))
             stack.pop()
 
 
@@ -137,9 +142,10 @@ class _Names:
         self.branches = iter(listing.branches())
         self.done = 0
 
-    def paths(self, prefix: str, end: int) -> Iterable[str]:
+    def paths(self, prefix: str, end: int) -> list[str]:
         """The paths that are still to come, up to number `end`; `prefix` is empty or the deep one's."""
-        texts, self.done = self.texts[self.done : end], end
+        texts = self.texts[self.done : end] if self.done or end < len(self.texts) else self.texts
+        self.done = end
         return [prefix + text for text in texts] if prefix else texts
 
 

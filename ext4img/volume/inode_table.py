@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from struct import Struct
 
 from ext4img.errors import CorruptionError, NotFoundError, Place, SourceError
@@ -21,7 +21,8 @@ from ext4img.volume.superblock import Superblock
 
 WINDOW_BYTES = 64 << 10
 CACHE_BYTES = 4 << 20
-_SINGLES = 3  # so many inodes of a window in a row one by one, then all of it at once
+_SINGLES = 12  # so many inodes of a window in a row one by one, then all of it at once
+_SEVERAL = 6  # so many inodes of a window are worth reading all of it
 _DECODED_WINDOWS = 16
 _WINDOWS_A_PIECE = 16  # of columns: NumPy is worth its calls from some thousand inodes on
 _LITTLE_ENDIAN = sys.byteorder == "little"  # what decodes whole windows counts on it
@@ -101,8 +102,8 @@ class InodeTable:
         row = self._row(number)
         return self._alone(number) if row is None else tuple.__new__(Inode, row)
 
-    def rows(self, numbers: Iterable[int]) -> list[Row | None]:
-        """The fields of many inodes, those of one window at once.
+    def rows(self, numbers: Sequence[int]) -> list[Row | None]:
+        """The fields of many inodes, those of one window at once where several are asked for.
 
         None stands for those that `self[number]` has to be asked for: it raises, or goes another way.
         """
@@ -115,13 +116,17 @@ class InodeTable:
             if first <= number < end:
                 add(window[number - first])
             else:
-                add(row_of(number))
+                further = numbers[len(found) : len(found) + _SEVERAL][-1]
+                add(row_of(number, 0 < abs(further - number) < self._per_window))
                 window, first = self._current, self._current_first
                 end = first + len(window)
         return found
 
-    def _row(self, number: int) -> Row | None:
-        """The inode's fields where its window is decoded; None for one that has to be read alone."""
+    def _row(self, number: int, at_once: bool = False) -> Row | None:
+        """The inode's fields where its window is decoded; None for one that has to be read alone.
+
+        With `at_once` the window is decoded for the first that is asked for.
+        """
         index = number - self._current_first
         if 0 <= index < len(self._current):
             return self._current[index]
@@ -129,17 +134,17 @@ class InodeTable:
             return None
         group, index = divmod(number - 1, self._per_group)
         key = (group, index // self._per_window)
-        decoded = self._decoded.get(key) or self._wanted(key)
+        decoded = self._decoded.get(key) or self._wanted(key, at_once)
         if not decoded:
             return None
         self._current, self._current_first = decoded, number - index % self._per_window
         return decoded[index % self._per_window]
 
-    def _wanted(self, key: tuple[int, int]) -> list[Row | None]:
-        """All inodes of a window, once several of it have been asked for in a row; else none."""
+    def _wanted(self, key: tuple[int, int], at_once: bool) -> list[Row | None]:
+        """All inodes of a window, at once or when many of it have been asked for in a row; else none."""
         if key != self._singles_key:
             self._singles_key, self._singles = key, 0
-        if self._singles < _SINGLES:
+        if self._singles < _SINGLES and not at_once:
             self._singles += 1
             return []
         window = self._load(key)

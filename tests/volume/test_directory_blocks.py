@@ -82,6 +82,26 @@ def test_noise_is_reported_alike(block: bytes):
     assert list(quick) == list(careful)
 
 
+@given(
+    st.integers(3, 12), st.integers(0, 60), st.integers(0, 2), st.booleans(),
+    st.lists(st.tuples(st.integers(0, SIZE - 1), st.integers(0, 255)), max_size=2),
+)  # fmt: skip
+def test_names_that_count_up(length: int, count: int, kind: int, dots: bool, edits: list[tuple[int, int]]):
+    """Entries that are alike are read as a table, up to the first that differs, wherever that is."""
+    block = entry(2, b".", kind=2) + entry(2, b"..", kind=2) if dots else b""
+    for number in range(count):
+        made = entry(number % 7 and number + 11, b"%0*d" % (length, number % 10**length), kind=kind)
+        if len(block) + len(made) > SIZE - 12:
+            break
+        block += made
+    damaged = bytearray(block + entry(0, b"", SIZE - len(block), 0))
+    for at, byte in edits:
+        damaged[at] = byte
+    quick, careful = Problems("report"), Problems("report")
+    assert parsed(bytes(damaged), quick) == list(parse_entries(bytes(damaged), 0, FORM, careful, 5))
+    assert list(quick) == list(careful)
+
+
 def test_a_name_inside_a_name_is_none():
     """What looks like an entry inside another's name, or in the slack behind it, is not one."""
     hidden = entry(11, b"evil")
