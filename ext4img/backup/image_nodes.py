@@ -20,6 +20,7 @@ from ext4img.backup.entry import (
 )
 from ext4img.backup.info import BackupInfo
 from ext4img.backup.lost_ranges import describe, without
+from ext4img.backup.manifest_line import identity_of
 from ext4img.backup.origin import Found, Origin
 from ext4img.build import ENCRYPTION_KEY, Node, stored_xattr
 from ext4img.build.inodes import FIRST_TIME_NS, LAST_TIME_NS
@@ -127,7 +128,8 @@ class NodeMaker:
         self._passed_by_count = 0  # 1 if what is below is missing, 0 if it is not wanted
         self._given = ""  # the path of the last node, as people know it
         self._refusal: BuildError | None = None
-        self._linked: set[int] = set()  # inodes of several names, the first of which is there
+        self._linked: dict[int, int] = {}  # inodes of several names, the first of which is there: a hash of its facts
+        self._disputed: set[int] = set()  # of these, those that different files claim to be
         self._unchosen: dict[int, Found] = {}  # the same, the first of which is not wanted
         self._held: dict[int, _Held] = {}
 
@@ -172,6 +174,9 @@ class NodeMaker:
                 # The first name is not wanted; this one stands in for it.
                 found = first._replace(entry=first.entry._replace(path=entry.path, name_hash=entry.name_hash))
                 entry = found.entry
+            if self._is_there(entry):
+                yield from self._link(entry, path)
+                return
             node = self._node(found, path)
         except BuildError as error:
             if not self._salvage:
@@ -181,14 +186,26 @@ class NodeMaker:
             return
         self._form.check(entry, self._info.block_size)
         self._note_unreadable(found)
-        if entry.links > 1 and entry.type != "dir":
-            self._linked.add(entry.inode)
+        if node.link_group is not None:
+            self._linked[entry.inode] = _facts(entry)
         if entry.type == "file" and entry.flags & EXT4_VERITY_FL:
             self._held[entry.inode] = _Held(node, entry)
             return
         if entry.type == "dir":
             self._enter(entry, path)
         yield from self._emit(node, entry)
+
+    def _is_there(self, entry: Entry) -> bool:
+        """Whether this is a further name of a file that is there: of damaged images not all are marked as such."""
+        if entry.inode in self._held and entry.type == "file" and entry.flags & EXT4_VERITY_FL:
+            raise BuildError(f"a second file with fs-verity has the inode number {entry.inode}", entry.shown)
+        known = self._linked.get(entry.inode) if entry.type != "dir" else None
+        if known is None or known == _facts(entry):
+            return known is not None
+        if entry.links > 1:
+            self._disputed.add(entry.inode)
+            raise BuildError(f"another file of several names has the inode number {entry.inode} too", entry.shown)
+        return False
 
     def _emit(self, node: Node, entry: Entry, links: Sequence[tuple[Node, str]] = ()) -> Iterator[Node]:
         """Hand out a node and its further names, unless it is refused."""
@@ -198,7 +215,7 @@ class NodeMaker:
         if refusal is not None:
             if entry.path == ROOT:
                 raise refusal
-            self._linked.discard(entry.inode)
+            self._linked.pop(entry.inode, None)
             self.taken.left_out += len(links)
             self._pass_by(entry, 1)
             return
@@ -220,6 +237,8 @@ class NodeMaker:
         """A further name of what is there."""
         if entry.inode not in self._linked:
             raise BuildError("its first name is not there", entry.shown)
+        if entry.inode in self._disputed:
+            raise BuildError(f"several files have the inode number {entry.inode}", entry.shown)
         node = Node(path, entry.mode, link_group=entry.inode, name_hash=entry.name_hash or b"")
         held = self._held.get(entry.inode)
         if held is not None:
@@ -297,7 +316,7 @@ class NodeMaker:
                 parse_context(entry.context, supported_only=False)
             except (CorruptionError, UnsupportedFeatureError) as error:
                 raise BuildError(str(error), entry.shown) from error
-        is_linked = entry.type != "dir" and (entry.links > 1 or self._salvage)
+        is_linked = entry.type != "dir" and (entry.links > 1 or self._salvage) and entry.inode not in self._linked
         times = entry.atime_ns, entry.mtime_ns, entry.ctime_ns, entry.crtime_ns or 0
         if min(times) < FIRST_TIME_NS or max(times) > LAST_TIME_NS:
             entry = self._with_times_of_ext4(entry)
@@ -375,3 +394,8 @@ class NodeMaker:
         """Whether an encrypted directory of several blocks had no index, so that no-key names have no hashes."""
         several = entry.size > self._info.block_size
         return entry.type == "dir" and entry.context is not None and several and not entry.flags & EXT4_INDEX_FL
+
+
+def _facts(entry: Entry) -> int:
+    """What all names of an inode have in common, as a hash: two hundred thousand tuples would be too many."""
+    return hash((entry.type, entry.size, entry.mtime_ns, entry.context, *identity_of(entry)))

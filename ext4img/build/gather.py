@@ -88,6 +88,7 @@ class _Gatherer:
         self._room = options.inode_size - EXT4_INODE.size - options.extra_size
         self._inline = Incompat.INLINE_DATA in choice
         self._length = 0  # inodes that are whole
+        self._kept_numbers: dict[int, int] = {}  # and indexes of the inodes that keep them
         assert options.uuid is not None
         self._seed = checksum.filesystem_seed(options.uuid, None)
 
@@ -112,6 +113,9 @@ class _Gatherer:
         if node.link_group is not None and kind == FT_DIR:
             raise BuildError("a directory has one name", show_path(path))
         number = number_to_keep(node, self._options, self._choice)
+        if number in self._kept_numbers:
+            other = self._tree.inodes.show(self._kept_numbers[number])
+            raise BuildError(f"inode number {number} is that of {other!r} too", show_path(path))
         parent = directory.index if directory else NO_INODE
         if kind == FT_DIR:
             index = self._directory(node, parent, policy)
@@ -130,7 +134,9 @@ class _Gatherer:
             self._place_xattrs(index, node, node.xattrs)
         else:
             raise BuildError(f"mode {node.mode:#o} has no type of file", show_path(path))
-        self._tree.inodes.wanted[index] = number
+        if number:
+            self._tree.inodes.wanted[index] = number
+            self._kept_numbers[number] = index
         if directory is not None:
             directory.add(path[-1], index, node.name_hash)
             directory.subdirectories += kind == FT_DIR
@@ -156,8 +162,6 @@ class _Gatherer:
         if LOST_AND_FOUND not in root.names:
             now = (self._options.created_s or 0) * 1_000_000_000
             self.add(Node((LOST_AND_FOUND,), S_IFDIR | 0o700, 0, 0, 0, now, now, now, now))
-        if inodes.types[root.children[root.names.index(LOST_AND_FOUND)]] != FT_DIR:
-            raise BuildError("must be a directory", show_path((LOST_AND_FOUND,)))
         for directory in tree.directories:
             if len(set(directory.names)) != len(directory.names):
                 self._refuse_double(directory)

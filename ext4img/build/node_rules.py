@@ -16,6 +16,7 @@ from ext4img.structs.inode import (
     EXT4_CASEFOLD_FL,
     EXT4_ENCRYPT_FL,
     EXT4_IMMUTABLE_FL,
+    EXT4_ROOT_INO,
     EXT4_VERITY_FL,
 )
 from ext4img.volume.features import Compat, Incompat, RoCompat
@@ -99,6 +100,10 @@ def number_to_keep(node: Node, options: Options, choice: FeatureChoice) -> int:
         return 0
     if not 0 < number <= MAX_INODES:
         raise BuildError(f"{number} is no inode number", show_path(node.path))
-    if node.path and number < FIRST_INODE:
+    if not node.path:
+        if number != EXT4_ROOT_INO:
+            raise BuildError(f"the root has inode number {EXT4_ROOT_INO}, not {number}", show_path(node.path))
+        return 0
+    if number < FIRST_INODE:
         raise BuildError(f"inode number {number} is reserved", show_path(node.path))
     return number

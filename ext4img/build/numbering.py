@@ -11,19 +11,19 @@ from ext4img.errors import BuildError
 from ext4img.structs.inode import EXT4_ROOT_INO
 
 
-def highest_wanted(inodes: Inodes) -> int:
-    """The largest number that has to be there."""
-    return max(inodes.wanted, default=0)
+def highest_wanted(inodes: Inodes) -> tuple[int, int]:
+    """The largest number that is to be kept, and the index of its inode; (0, 0): none is."""
+    highest = max(inodes.wanted, default=0)
+    return highest, inodes.wanted.index(highest) if highest else 0
 
 
 def give_numbers(inodes: Inodes, lost_and_found: int) -> int:
     """Fill `inodes.numbers`, and return the next free one.
 
-    `lost_and_found` is the index of the inode that number 11 is for, if it is free.
-    BuildError where two inodes want one number, or one that is reserved. The special inodes, which
-    have reserved numbers, are not among them yet.
+    `lost_and_found` is the index of the inode that number 11 is for, if it is free. The special
+    inodes, which have reserved numbers, are not among them yet.
     """
-    taken = _taken(inodes)
+    taken = set(inodes.wanted)
     free = (number for number in count(FIRST_INODE) if number not in taken)
     numbers = inodes.numbers
     for index, wanted in enumerate(inodes.wanted):
@@ -38,23 +38,6 @@ def give_numbers(inodes: Inodes, lost_and_found: int) -> int:
                 raise BuildError(f"more than {MAX_INODES} inodes", inodes.show(index))
             numbers[index] = number
     return next(free)
-
-
-def _taken(inodes: Inodes) -> set[int]:
-    taken: dict[int, int] = {}
-    for index, wanted in enumerate(inodes.wanted):
-        if not wanted:
-            continue
-        if not index:
-            if wanted != EXT4_ROOT_INO:
-                raise BuildError(f"the root has inode number {EXT4_ROOT_INO}, not {wanted}", inodes.show(index))
-            continue
-        if wanted < FIRST_INODE:
-            raise BuildError(f"inode number {wanted} is reserved", inodes.show(index))
-        other = taken.setdefault(wanted, index)
-        if other != index:
-            raise BuildError(f"inode number {wanted} is that of {inodes.show(other)!r} too", inodes.show(index))
-    return set(taken)
 
 
 def by_number(inodes: Inodes) -> tuple[array[int], array[int]]:

@@ -150,12 +150,18 @@ def plan(
     _lay_out_directories(tree, form, choice)
     root = tree.directories[0]
     free_number = give_numbers(tree.inodes, root.children[root.names.index(LOST_AND_FOUND)])
+    highest, kept_by = highest_wanted(tree.inodes)
     demand = Demand(
         blocks_needed(tree, options.block_size) + (Compat.RESIZE_INODE in choice),
         len(tree.inodes) + 1,  # perhaps the orphan file
-        max(highest_wanted(tree.inodes), free_number),
+        max(highest, free_number),
     )
-    geometry = solve(demand, options, choice)
+    try:
+        geometry = solve(demand, options, choice)
+    except BuildError as error:
+        if highest <= free_number:
+            raise
+        raise BuildError(f"{error.reason}; it has to keep inode number {highest}", tree.inodes.show(kept_by)) from None
     special = add_special(tree, geometry, options, free_number)
     places = place(tree, geometry, special)
     usage = Usage(geometry, places.free, *by_number(tree.inodes))

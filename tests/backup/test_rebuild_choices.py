@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import ext4img
 from ext4img.backup import backup, rebuild
 from ext4img.backup.compressed import zstd_module
-from ext4img.backup.entry import Entry
+from ext4img.backup.entry import EXT4_VERITY_FL, VERITY, Entry
 from ext4img.backup.rebuilder import Rebuild
 from ext4img.build import Options, plan, write
 from ext4img.build.inodes import FIRST_TIME_NS, LAST_TIME_NS
@@ -429,6 +429,47 @@ class TestDamagedArchives:
         report = rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img", salvage=True)
         assert report.left_out == 1
         assert_clean(tmp_path / "o.img")
+
+    def test_two_files_of_one_inode_number(self, tmp_path: Path):
+        """Their numbers are not kept, so there is room for both; but not for links, which could mean either."""
+        tree = Tree()
+        tree.add(b"a", "file", b"one", inode=20)
+        tree.add(b"b", "file", b"another", inode=20)
+        for salvage in (False, True):
+            with made_of(tree, tmp_path / "o.img", salvage=salvage, overwrite=True) as fs:
+                assert [fs.path(name).read_bytes() for name in ("/a", "/b")] == [b"one", b"another"]
+        with pytest.raises(BuildError, match="'b': inode number 20 is that of '/a' too"):
+            rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img", keep_inodes=True, overwrite=True)
+        report = rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img", keep_inodes=True, salvage=True, overwrite=True)
+        assert (report.left_out, report.made["file"]) == (1, 1)
+        tree = Tree()
+        tree.add(b"a", "file", b"one", inode=20, links=2)
+        second = tree.add(b"b", "file", b"another", inode=20, links=2)
+        tree.add_link(b"c", second)
+        with pytest.raises(BuildError, match="another file of several names has the inode number 20"):
+            rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img", overwrite=True)
+        report = rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img", salvage=True, overwrite=True)
+        assert (report.left_out, report.made) == (2, {"dir": 1, "file": 1})
+        assert_clean(tmp_path / "o.img")
+
+    def test_two_verity_files_of_one_inode_number(self, tmp_path: Path):
+        tree = Tree()
+        for name in (b"a", b"b"):
+            tree.add(name, "file", name, inode=20, flags=EXT4_VERITY_FL)
+        tree.members.append((Entry(b"b", VERITY, 0, inode=20, body_size=4096, segments=((0, 4096),)), b"m" * 4096))
+        with pytest.raises(BuildError, match="a second file with fs-verity"):
+            rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img")
+        report = rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img", salvage=True)
+        assert (report.left_out, report.made) == (1, {"dir": 1, "file": 1})
+
+    def test_a_name_that_is_not_marked_as_a_further_one(self, tmp_path: Path):
+        """As of images with wrong link counts: it is the same file."""
+        tree = Tree()
+        for name in (b"a", b"b", b"c"):
+            tree.add(name, "file", b"same", inode=20, links=2)
+        with made_of(tree, tmp_path / "o.img") as fs:
+            assert [fs.path(name).inode.links for name in ("/a", "/b", "/c")] == [3, 3, 3]
+            assert fs.path("/c").read_bytes() == b"same"
 
     def test_inode_numbers_without_end(self, tmp_path: Path):
         tree = Tree()

@@ -221,6 +221,14 @@ def test_lost_and_found_is_made_or_taken_over(tmp_path: Path):
             assert (inode.mode, inode.size, inode.number) == (mode, 16384, 11)
 
 
+def test_what_is_called_lost_and_found_stays_what_it_is(tmp_path: Path):
+    """e2fsck wants a directory of that name only when it has something to put there."""
+    build(tmp_path / "i", [ROOT, Node((b"lost+found",), FILE, size=5)])
+    assert_clean(tmp_path / "i")
+    with ext4img.open(tmp_path / "i") as fs:
+        assert fs.path("/lost+found").read_bytes() == b"01234"
+
+
 @pytest.mark.kernel
 def test_more_than_65000_subdirectories(tmp_path: Path):
     count = 65_100
