@@ -12,7 +12,8 @@ import typer
 
 from ext4img.backup.chain import Chain
 from ext4img.backup.source import BackupSource, open_backup
-from ext4img.cli.failure import about
+from ext4img.cli.exits import Exit
+from ext4img.cli.failure import STDIN_NAME, Failure, about
 from ext4img.cli.output import warn
 from ext4img.cli.quoting import quote
 
@@ -44,7 +45,7 @@ class ArchiveOptions:
     @property
     def subject(self) -> str:
         """What failures are about."""
-        return "<stdin>" if self.archive == STDIN else self.archive
+        return STDIN_NAME if self.archive == STDIN else self.archive
 
     @property
     def label(self) -> str:
@@ -67,3 +68,13 @@ def _open(options: ArchiveOptions) -> BackupSource:
         for name in opened.unrelated:
             warn(f"{quote(name)}: warning: {options.label} does not build on it")
     return opened
+
+
+def need_file(opened: BackupSource, options: ArchiveOptions, why: str) -> None:
+    """Failure where the backup can only be read once, from its start, and `why` says that it has to be otherwise."""
+    if opened.seekable:
+        return
+    if options.archive == STDIN:
+        raise Failure(Exit.USAGE, f"{options.label}: {why}, so the backup has to be a file")
+    advice = "unpack it with zstd -d; what `ext4img backup --compress zstd` makes is read as it is"
+    raise Failure(Exit.USAGE, f"{options.label}: {why}, and it is compressed in one piece", advice)

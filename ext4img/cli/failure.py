@@ -45,6 +45,7 @@ _CODES: tuple[tuple[type[BaseException], Exit], ...] = (
     (BuildError, Exit.SYSTEM),
     (OSError, Exit.SYSTEM),
 )
+STDIN_NAME = "<stdin>"  # as Python calls it
 _MOST_CHARACTERS, _HEAD, _TAIL = 4000, 1000, 1000  # of a line
 _AROUND_DAMAGE = "--checks report reads around damage and tells all of it"
 _ADVICE: tuple[tuple[type[BaseException], str], ...] = (
@@ -85,7 +86,7 @@ def explain(error: BaseException, subject: str | None = None, *advice: str) -> F
     if isinstance(error, (RestoreError, BuildError)):
         subject = None  # what is wrong is with the target, which these name
     if subject is not None and not text.startswith((subject, quote(subject))):
-        text = f"{quote(subject)}: {text}"
+        text = f"{subject if subject == STDIN_NAME else quote(subject)}: {text}"
     return Failure(code, text, *(advice or ([usual] if usual else [])))
 
 

@@ -141,8 +141,12 @@ class PassphraseOptions(KeyOptions):
     @property
     def given(self) -> bool:
         """Whether there is any key or passphrase."""
-        sources = (self.key_file, self.key_env, self.key_prompt, self.unlock, self.passphrase_file, self.passphrase_env)
-        return any(sources)
+        return bool(self.key_file or self.key_env or self.key_prompt or self.has_passphrases)
+
+    @property
+    def has_passphrases(self) -> bool:
+        """Whether there is any passphrase."""
+        return bool(self.unlock or self.passphrase_file is not None or self.passphrase_env is not None)
 
     @property
     def limits(self) -> CostLimits | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ext4img.cli.children import walk_levels
-from ext4img.errors import NotFoundError
+from ext4img.errors import NotDirectoryError, NotFoundError
 from ext4img.structs.inode import EXT4_ROOT_INO
 from ext4img.view.inode import Inode
 from ext4img.view.path import Ext4Path
@@ -88,4 +88,8 @@ def locate(view: View, argument: str) -> Located:
             raise NotFoundError.at(argument, "Inode is not in use")
         return Located(view, f"<{number}>", inode, None, 0)
     path = view.path(os.fsencode(argument))
+    if argument.endswith("/"):  # which follows a link, and nothing but a directory may have
+        path = path.resolve()
+        if not path.inode.is_dir:
+            raise NotDirectoryError.at(argument)
     return Located(view, str(path), path.inode, path.entry, path.directory)

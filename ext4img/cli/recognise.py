@@ -12,6 +12,7 @@ from ext4img.volume.superblock_search import find_copy, read_superblock
 
 _CONVERT = "`qemu-img convert -O raw` makes a raw image of it"
 _UNPACK = "unpack it first"
+_READ_AS_BACKUP = "a backup made by ext4img is read by verify, list, dump and restore"
 _READ_BY_OTHERS = "ext4img reads ext2, ext3 and ext4 only"
 # (byte offset, magic bytes, what it is, what to do)
 _MAGIC = (
@@ -23,10 +24,10 @@ _MAGIC = (
     (0, b"\x3a\xff\x26\xed", "an Android sparse image", "`simg2img` makes a raw image of it"),
     (0, b"\x1f\x8b", "gzip-compressed", _UNPACK),
     (0, b"\xfd7zXZ\x00", "xz-compressed", _UNPACK),
-    (0, b"\x28\xb5\x2f\xfd", "zstd-compressed", _UNPACK),
+    (0, b"\x28\xb5\x2f\xfd", "zstd-compressed", f"{_UNPACK}; {_READ_AS_BACKUP}"),
     (0, b"BZh", "bzip2-compressed", _UNPACK),
     (0, b"PK\x03\x04", "a zip archive", _UNPACK),
-    (257, b"ustar", "a tar archive", "a backup made by ext4img is read by verify, list and restore"),
+    (257, b"ustar", "a tar archive", _READ_AS_BACKUP),
     (0, b"LUKS\xba\xbe", "a LUKS container", "open it with cryptsetup and read the device below /dev/mapper"),
     (512, b"LABELONE", "an LVM physical volume", "activate it with vgchange and read the logical volume's device"),
     (0, b"XFSB", "an XFS file system", _READ_BY_OTHERS),

@@ -55,10 +55,10 @@ def tell_restored(report: RestoreReport, out: Output, target: str, *, dry_run: b
     else:
         counted = [plural(report.restored[kind], *nouns) for kind, nouns in NOUNS.items() if report.restored.get(kind)]
         made = ", ".join(counted) or "nothing"
-        written = f"{size_text(report.bytes)} {'to write, and nothing is' if dry_run else 'written'}"
-        out.line(f"{quote(target)}: {'would get ' if dry_run else ''}{made}; {written}")
+        mark, written = (" (dry run)", "would be written") if dry_run else ("", "written")
+        out.line(f"{quote(target)}{mark}: {made}; {size_text(report.bytes)} {written}")
         if report.kept:
-            out.line(f"{plural(report.kept, 'entry', 'entries')} kept as they were there")
+            out.line(f"{plural(report.kept, 'entry', 'entries')} there already, and kept")
         if report.left_out:
             why = f", {report.no_key} of them for want of a key" if report.no_key else ""
             out.line(f"{plural(report.left_out, 'entry', 'entries')} left out{why}")

@@ -24,7 +24,9 @@ KEYS = st.binary(min_size=16, max_size=64)
 def test_hexadecimal_of_any_key(key):
     text = key.hex().encode()
     wrapped = b"\n".join(text[start : start + 60] for start in range(0, len(text), 60))  # as `xxd -p` prints it
-    for form in (text, text + b"\n", text + b"\r\n", text.upper(), b"0x" + text + b"\n", b"0X" + text, wrapped + b"\n"):
+    marked = b"\xef\xbb\xbf" + text + b"\r\n"  # as editors on Windows save it
+    forms = (text + b"\n", text + b"\r\n", text.upper(), b"0x" + text + b"\n", b"0X" + text, wrapped + b"\n", marked)
+    for form in (text, *forms):
         assert parse_key(form) == key
         assert parse_key(form, "hex") == key
 
@@ -47,6 +49,7 @@ def test_recovery_codes_of_any_key(key):
         assert parse_recovery_code(form) == key
         assert parse_key(form.encode()) == key
         assert parse_key(form.encode(), "recovery") == key
+        assert parse_key(form.encode("utf-8-sig")) == key
 
 
 def test_digits_are_never_taken_for_a_raw_key():

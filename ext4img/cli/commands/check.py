@@ -48,7 +48,7 @@ def run(
         out.record(_summary_record(summary))
     else:
         for problem in problems:
-            out.line(harmless(f"{quote(image.image)}: {problem}"))
+            out.line(harmless(str(problem)))
         out.line(f"{quote(image.image)}: {_summary_text(summary)}")
     return Exit.DONE if summary.sound else Exit.DAMAGED
 
@@ -90,4 +90,4 @@ def _summary_text(summary: CheckSummary) -> str:
     if summary.sound:
         return f"sound: {looked}"
     dropped = f" ({summary.problems_dropped} more are not told)" if summary.problems_dropped else ""
-    return f"{plural(summary.problems, 'PROBLEM')}{dropped}: {looked}"
+    return f"DAMAGED: {plural(summary.problems, 'problem')}{dropped}: {looked}"

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ext4img.backup.restore import restore
-from ext4img.cli.archive import ArchiveOptions, open_archive
+from ext4img.cli.archive import ArchiveOptions, need_file, open_archive
 from ext4img.cli.archive_keys import ArchiveKeyOptions
 from ext4img.cli.exits import Exit
 from ext4img.cli.failure import Failure
@@ -95,6 +95,8 @@ def run(
         raise Failure(Exit.USAGE, "--encrypt needs the keys: the target's file system encrypts with them")
     assert directory is not None
     with open_archive(backup) as opened, progress(f"Restoring {backup.label}", quiet) as show:
+        if keys.has_passphrases:
+            need_file(opened, backup, "what it says of its keys is read before it is restored")
         report = restore(
             opened,
             directory,

@@ -6,10 +6,9 @@ from ext4img.backup.compare import compare
 from ext4img.backup.source import BackupSource
 from ext4img.backup.verify import VerifyReport, verify
 from ext4img.cli.against import AgainstOptions
-from ext4img.cli.archive import ArchiveOptions, open_archive
+from ext4img.cli.archive import ArchiveOptions, need_file, open_archive
 from ext4img.cli.exits import Exit
 from ext4img.cli.facts import plural
-from ext4img.cli.failure import Failure
 from ext4img.cli.image import open_image
 from ext4img.cli.options import Json, Quiet
 from ext4img.cli.output import Output, text_fields, warn
@@ -28,8 +27,8 @@ def run(backup: ArchiveOptions, against: AgainstOptions, quiet: Quiet = False, j
     against.check()
     label = backup.label
     with open_archive(backup) as opened:
-        if against.image and not opened.seekable:
-            raise Failure(Exit.USAGE, f"{label}: it is read twice with --against, so it can't be a stream")
+        if against.image:
+            need_file(opened, backup, "it is read twice with --against")
         with progress(f"Verifying {label}", quiet) as show:
             report = verify(opened, progress=show)
         _tell(report, out, label)
@@ -67,6 +66,8 @@ def _compare(opened: BackupSource, against: AgainstOptions, out: Output, label: 
     """Tell where the backup is not what the image holds; whether it is."""
     image = quote(against.image)
     with open_image(against) as view:
+        if opened.info.uuid != view.superblock.uuid:
+            warn(f"{image}: warning: it is another file system than that of the backup: UUID {view.superblock.uuid}")
         with progress(f"Comparing with {image}", quiet) as show:
             report = compare(opened, view, progress=show)
         for path, what in report.differences:

@@ -17,6 +17,7 @@ KeyFormat = Literal["auto", "raw", "hex", "recovery"]
 
 _HEX_DIGITS = b"0123456789abcdefABCDEF"
 _WHITE_SPACE = b" \t\r\n"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # of UTF-8, which editors put before text
 _MAX_FILE_BYTES = 4096
 
 
@@ -24,8 +25,8 @@ def parse_key(data: bytes, key_format: KeyFormat = "auto") -> bytes:
     """The master key in the file contents `data`: 16 to 64 bytes.
 
     - "raw": the bytes as they are, a last newline included, as fscryptctl reads them.
-    - "hex": 32 to 128 digits, of either case, after an optional "0x". White space counts for
-      nothing, so what `xxd -p` breaks into lines is taken whole.
+    - "hex": 32 to 128 digits, of either case, after an optional "0x". White space and a byte order
+      mark count for nothing, so what `xxd -p` breaks into lines is taken whole.
     - "recovery": a recovery code of fscrypt, see `parse_recovery_code`.
     - "auto": hexadecimal if nothing but hexadecimal digits (an optional "0x", white space) is
       there, even where a raw key could be as long: 64 such bytes are a key of 32, not of 64, and 33
@@ -38,7 +39,7 @@ def parse_key(data: bytes, key_format: KeyFormat = "auto") -> bytes:
     if len(data) > _MAX_FILE_BYTES:
         raise KeyFormatError(f"not a key: {len(data)} bytes, more than any form of key has")
     if key_format == "recovery":
-        return parse_recovery_code(data)
+        return parse_recovery_code(data.removeprefix(_BYTE_ORDER_MARK))
     if key_format == "hex":
         return _parse_hex(data)
     if key_format == "raw":
@@ -52,7 +53,7 @@ def parse_key(data: bytes, key_format: KeyFormat = "auto") -> bytes:
     if len(data) <= MAX_KEY_BYTES:
         return _parse_raw(data)
     try:
-        return parse_recovery_code(data)
+        return parse_recovery_code(data.removeprefix(_BYTE_ORDER_MARK))
     except KeyFormatError:
         raise KeyFormatError(
             f"not a key: {len(data)} bytes are neither a raw key ({MIN_KEY_BYTES} to {MAX_KEY_BYTES} bytes), "
@@ -61,7 +62,8 @@ def parse_key(data: bytes, key_format: KeyFormat = "auto") -> bytes:
 
 
 def _hex_digits(data: bytes) -> bytes:
-    return data.translate(None, _WHITE_SPACE).removeprefix(b"0x").removeprefix(b"0X")
+    digits = data.removeprefix(_BYTE_ORDER_MARK).translate(None, _WHITE_SPACE)
+    return digits.removeprefix(b"0x").removeprefix(b"0X")
 
 
 def _parse_hex(data: bytes) -> bytes:
