@@ -32,6 +32,8 @@ from ext4img.structs.inode import EXT4_INDEX_FL
 PROBLEMS_KEPT: Final = 10_000
 _MOST_COMPONENTS: Final = 1 << 25
 """Of the paths of all directories together: what is nested without end would fill the memory."""
+_MOST_XATTRS: Final = 2 * 65536 // 16
+"""Entries of 16 bytes in the largest inode and the largest block."""
 
 
 class Form(NamedTuple):
@@ -375,6 +377,8 @@ class NodeMaker:
         return tuple((offset, length) for offset, length in cut if length > 0)
 
     def _xattrs(self, entry: Entry) -> dict[XattrKey, bytes]:
+        if len(entry.xattrs) > _MOST_XATTRS:
+            raise BuildError(f"{len(entry.xattrs)} extended attributes are more than ext4 has room for", entry.shown)
         xattrs: dict[XattrKey, bytes] = {}
         for name, value in entry.xattrs.items():
             try:

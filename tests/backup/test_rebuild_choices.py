@@ -471,6 +471,12 @@ class TestDamagedArchives:
             assert [fs.path(name).inode.links for name in ("/a", "/b", "/c")] == [3, 3, 3]
             assert fs.path("/c").read_bytes() == b"same"
 
+    def test_attributes_without_end(self, tmp_path: Path):
+        tree = Tree()
+        tree.add(b"f", "file", b"x", xattrs={f"user.{number}": b"" for number in range(10_000)})
+        with pytest.raises(BuildError, match="'f': 10000 extended attributes are more than"):
+            rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img")
+
     def test_inode_numbers_without_end(self, tmp_path: Path):
         tree = Tree()
         tree.add(b"f", "file", b"x", inode=0xFFFFFFFF)

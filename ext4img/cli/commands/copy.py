@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from ext4img.cli.exits import Exit
+from ext4img.cli.failure import Failure
 from ext4img.cli.image import open_image
 from ext4img.cli.keys import ImageKeyOptions
 from ext4img.cli.options import BlockSizeChoice, ImageOptions, Json, Quiet
@@ -35,6 +37,9 @@ def run(
     told. All is planned before anything is written; the copy appears under its name when it is
     whole.
     """
+    if image.block_size is not None and image.superblock is None:
+        text = "--block-size says what --superblock counts, which is not given"
+        raise Failure(Exit.USAGE, text, "--new-block-size is that of the copy")
     with open_image(image, keys) as view:
         return make_image(
             view,
