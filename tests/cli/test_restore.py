@@ -176,3 +176,40 @@ def test_an_altered_file_is_told(archive: Path, capfd):
     assert run("dump", archive, "etc/passwd") == 6
     assert "not those that were written" in capfd.readouterr().err
     assert run("dump", archive, "etc/hostname") == 0
+
+
+@pytest.fixture(params=["tar", "zstd", "store", "tree"])
+def carrier(request: pytest.FixtureRequest, fixture_image, tmp_path: Path) -> Path:
+    """The sample image's backup in each form that it can be read from."""
+    image, path = fixture_image("sample-encrypted").path, tmp_path / "backup"
+    options = {"zstd": ["--compress", "zstd"], "store": ["--format", "dir"]}.get(request.param, [])
+    if request.param != "tree":
+        assert run("backup", image, path, *options) == 0
+        return path
+    if os.geteuid():
+        pytest.skip("only root may set the attributes that the records are in")
+    assert run("backup", image, tmp_path / "packed.tar") == 0
+    path.mkdir()
+    command = ["tar", "--xattrs", "--xattrs-include=*", "-xf", str(tmp_path / "packed.tar"), "-C", str(path)]
+    if subprocess.run(command, check=False).returncode:
+        pytest.skip("tar or this file system does not keep the attributes")
+    return path
+
+
+def test_each_form_serves_each_command(carrier: Path, fixture_image, archive: Path, tmp_path: Path, capfd):
+    image = fixture_image("sample-encrypted")
+    options = key_options(image, tmp_path)
+    capfd.readouterr()
+    assert run("list", carrier) == 0
+    listed = capfd.readouterr().out
+    assert run("list", archive) == 0
+    assert capfd.readouterr().out == listed
+    assert run("verify", carrier, "--against", image.path) == 0
+    assert run("list", "--info", carrier) == 0
+    assert "v2, identifier 279da2f31017fff7da14b6679e23954a" in capfd.readouterr().out
+    assert run("dump", carrier, "/home/alice/notes.txt", *options) == 0
+    assert capfd.readouterr().out == "Remember the milk.\n"
+    assert run("restore", carrier, tmp_path / "t", *options) == 0
+    devices = frozenset({"char", "block"})
+    assert_none(tree_differences(tmp_path / "t", image.manifest, left_out=devices, fields=frozenset()))
+    assert run("restore", carrier, "--image", tmp_path / "new.img") == 0
