@@ -15,7 +15,6 @@ import stat
 import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Final
 
 from ext4img.backup.entry import Entry
@@ -32,8 +31,22 @@ FS_IOC_FSSETXATTR: Final = 1 << 30 | _FSXATTR_BYTES << 16 | ord("X") << 8 | 32
 FS_IMMUTABLE_FL: Final = 0x10
 FS_APPEND_FL: Final = 0x20
 FS_CASEFOLD_FL: Final = 0x40000000
-# What chattr sets: s u S i a d A j t D T P. The rest is the file system's own affair.
-SETTABLE_FLAGS: Final = 0x1 | 0x2 | 0x8 | 0x10 | 0x20 | 0x40 | 0x80 | 0x4000 | 0x8000 | 0x10000 | 0x20000 | 0x20000000
+# What chattr sets, in its letters and words. The rest is the file system's own affair.
+FLAG_NAMES: Final = {
+    0x1: "s (secure deletion)",
+    0x2: "u (undeletable)",
+    0x8: "S (synchronous)",
+    FS_IMMUTABLE_FL: "i (immutable)",
+    FS_APPEND_FL: "a (append only)",
+    0x40: "d (no dump)",
+    0x80: "A (no atime)",
+    0x4000: "j (data journaling)",
+    0x8000: "t (no tail merging)",
+    0x10000: "D (synchronous directory)",
+    0x20000: "T (top of directory hierarchies)",
+    0x20000000: "P (project hierarchy)",
+}
+SETTABLE_FLAGS: Final = sum(FLAG_NAMES)
 _NO_ID: Final = 0xFFFFFFFF
 _ACL_PREFIX: Final = "system.posix_acl_"
 # What a file system or the lack of rights refuses. ENOSPC: no room for attributes in the inode.
@@ -68,21 +81,38 @@ def apply(target: int | str, entry: Entry, xattrs: Mapping[str, bytes], unset: U
 
     What the system refuses is counted in `unset`; OSError is what nobody foresees.
     """
-    if _NO_ID in (entry.uid, entry.gid):  # chown(2) takes it for "leave it as it is"
-        unset["owner"] += 1
-        owner_set = False
+    owner_set = _NO_ID not in (entry.uid, entry.gid)  # chown(2) takes it for "leave it as it is"
+    if owner_set:
+        try:
+            os.chown(target, entry.uid, entry.gid)
+        except OSError as error:
+            _refused("owner", error, unset)
+            owner_set = False
     else:
-        owner_set = _attempt("owner", unset, lambda: os.chown(target, entry.uid, entry.gid))
+        _count("owner", unset)
     if entry.type != "symlink":
-        mode = stat.S_IMODE(entry.mode)
+        mode = entry.mode & 0o7777
         if not owner_set:
             mode &= ~(stat.S_ISUID | stat.S_ISGID)  # they would lend the rights of somebody else
-        _attempt("mode", unset, lambda: os.chmod(target, mode))
-    for name in sorted(xattrs, key=lambda name: (not name.startswith(_ACL_PREFIX), name)):
-        value = xattrs[name]
+        try:
+            os.chmod(target, mode)
+        except OSError as error:
+            _refused("mode", error, unset)
+    if xattrs:
+        for name in sorted(xattrs, key=lambda name: (not name.startswith(_ACL_PREFIX), name)):
+            _set_xattr(target, name, xattrs[name], unset)
+    try:
+        os.utime(target, ns=(entry.atime_ns, entry.mtime_ns))
+    except OSError as error:
+        _refused("times", error, unset)
+
+
+def _set_xattr(target: int | str, name: str, value: bytes, unset: Unset) -> None:
+    try:
+        os.setxattr(target, name, value)
+    except OSError as error:
         shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        _attempt(f"attribute {shown}", unset, partial(os.setxattr, target, name, value))
-    _attempt("times", unset, lambda: os.utime(target, ns=(entry.atime_ns, entry.mtime_ns)))
+        _refused(f"attribute {shown}", error, unset)
 
 
 def drop_acls(target: int | str) -> None:
@@ -95,6 +125,34 @@ def drop_acls(target: int | str) -> None:
                 raise
 
 
+def copy(source: int, target: int, status: os.stat_result, unset: Unset) -> None:
+    """All that an open directory has, and `status` says of it, for another one; but for flags that lock it."""
+    owner_set = _attempt("owner", unset, lambda: os.chown(target, status.st_uid, status.st_gid))
+    mode = stat.S_IMODE(status.st_mode)
+    if not owner_set:
+        mode &= ~(stat.S_ISUID | stat.S_ISGID)
+    _attempt("mode", unset, lambda: os.chmod(target, mode))
+    try:
+        names = os.listxattr(source)
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        names = []
+    for name in sorted(names, key=lambda name: (not name.startswith(_ACL_PREFIX), name)):
+        _set_xattr(target, name, os.getxattr(source, name), unset)
+    _attempt("times", unset, lambda: os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns)))
+    try:
+        flags = _flags_of(source)
+        project_id = _fsxattr_of(source)[_FSX_PROJID]
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        return  # what has no flags has none to give
+    if project_id:
+        _attempt("project", unset, lambda: _set_project(target, project_id))
+    add_flags(target, flags & SETTABLE_FLAGS & ~(FS_IMMUTABLE_FL | FS_APPEND_FL), unset)
+
+
 def apply_flags(fd: int, entry: Entry, unset: Unset, *, but: int = 0) -> None:
     """Inode flags (not those of `but`) and project, on an open file that has all the rest by now."""
     if entry.project_id:
@@ -103,9 +161,41 @@ def apply_flags(fd: int, entry: Entry, unset: Unset, *, but: int = 0) -> None:
 
 
 def add_flags(fd: int, wanted: int, unset: Unset) -> None:
-    """Set inode flags beside those that an open file has."""
-    if wanted:
-        _attempt("flags", unset, lambda: _add_flags(fd, wanted))
+    """Set inode flags beside those that an open file has: all that its file system takes.
+
+    Each of the others is counted by its name.
+    """
+    if not wanted:
+        return
+    try:
+        _add_flags(fd, wanted)
+        missing = wanted & ~_flags_of(fd)  # some are masked out in silence
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        missing = wanted
+        for flag in FLAG_NAMES if wanted & (wanted - 1) else ():
+            if wanted & flag and _is_taken(fd, flag):
+                missing &= ~flag
+    if missing:
+        count_flags(missing, unset)
+
+
+def count_flags(flags: int, unset: Unset) -> None:
+    """Count flags that could not be set, each by its name."""
+    for flag, name in FLAG_NAMES.items():
+        if flags & flag:
+            _count(f"flag {name}", unset)
+
+
+def _is_taken(fd: int, flag: int) -> bool:
+    try:
+        _add_flags(fd, flag)
+        return bool(_flags_of(fd) & flag)
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        return False
 
 
 def set_casefold(fd: int, unset: Unset) -> None:
@@ -113,19 +203,28 @@ def set_casefold(fd: int, unset: Unset) -> None:
     _attempt("casefold", unset, lambda: _add_flags(fd, FS_CASEFOLD_FL))
 
 
-def _add_flags(fd: int, wanted: int) -> None:
-    """Set inode flags (FS_*_FL) beside those the file has."""
+def _flags_of(fd: int) -> int:
     value = array.array("i", [0])
     fcntl.ioctl(fd, FS_IOC_GETFLAGS, value)
-    if value[0] & 0xFFFFFFFF & wanted != wanted:
-        flags = (value[0] & 0xFFFFFFFF) | wanted
-        value[0] = flags - (1 << 32) if flags >> 31 else flags
-        fcntl.ioctl(fd, FS_IOC_SETFLAGS, value)
+    return value[0] & 0xFFFFFFFF
+
+
+def _add_flags(fd: int, wanted: int) -> None:
+    """Set inode flags (FS_*_FL) beside those the file has."""
+    flags = _flags_of(fd)
+    if flags & wanted != wanted:
+        flags |= wanted
+        fcntl.ioctl(fd, FS_IOC_SETFLAGS, array.array("i", [flags - (1 << 32) if flags >> 31 else flags]))
+
+
+def _fsxattr_of(fd: int) -> array.array[int]:
+    value = array.array("I", bytes(_FSXATTR_BYTES))
+    fcntl.ioctl(fd, FS_IOC_FSGETXATTR, value)
+    return value
 
 
 def _set_project(fd: int, project_id: int) -> None:
-    value = array.array("I", bytes(_FSXATTR_BYTES))
-    fcntl.ioctl(fd, FS_IOC_FSGETXATTR, value)
+    value = _fsxattr_of(fd)
     value[_FSX_PROJID] = project_id
     fcntl.ioctl(fd, FS_IOC_FSSETXATTR, value)
 
@@ -134,8 +233,17 @@ def _attempt(what: str, unset: Unset, action: Callable[[], None]) -> bool:
     try:
         action()
     except OSError as error:
-        if error.errno not in _REFUSED:
-            raise
-        unset[what if what in unset or len(unset) < _MOST_KINDS else _THE_REST] += 1
+        _refused(what, error, unset)
         return False
     return True
+
+
+def _refused(what: str, error: OSError, unset: Unset) -> None:
+    """Count what the system refused; anything else is raised."""
+    if error.errno not in _REFUSED:
+        raise error
+    _count(what, unset)
+
+
+def _count(what: str, unset: Unset) -> None:
+    unset[what if what in unset or len(unset) < _MOST_KINDS else _THE_REST] += 1

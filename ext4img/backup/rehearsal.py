@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import stat
 
-from ext4img.backup.destination import Exists, HostDirectory
+from ext4img.backup.destination import HostDirectory
 from ext4img.backup.entry import Entry
-from ext4img.backup.restorer import Restorable, Restorer, _Directory
+from ext4img.backup.folder import Exists
+from ext4img.backup.publication import Finish
+from ext4img.backup.restorer import Restorable, Restorer
 from ext4img.errors import RestoreError
 
 
@@ -32,6 +34,15 @@ class ImaginaryDirectory(HostDirectory):
     def created(self) -> bool:
         """Nothing is."""
         return False
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """It does not matter."""
+        return -1, -1
+
+    def has_exactly(self, name: bytes) -> bool:
+        """See `Way.has_exactly`."""
+        return name in os.listdir(os.path.join(os.fsencode(self.path), *self._names))
 
     def names(self) -> tuple[bytes, ...]:
         """See `Way.names`."""
@@ -70,7 +81,7 @@ class ImaginaryDirectory(HostDirectory):
 class Rehearsal(Restorer):
     """Goes through all that a restore does but for the writing; bodies are read and verified."""
 
-    def _finish_directory(self, fd: int, directory: _Directory) -> None:
+    def _finish_directory(self, fd: int, finish: Finish) -> None:
         pass
 
     def _file(self, member: Restorable, name: bytes) -> None:

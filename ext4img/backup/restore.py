@@ -11,9 +11,10 @@ from ext4img.backup.input import ArchiveSource
 from ext4img.backup.kernel_policy import KernelKeys
 from ext4img.backup.plaintext import Plaintext
 from ext4img.backup.rehearsal import ImaginaryDirectory, Rehearsal
-from ext4img.backup.restorer import Missing, Progress, Restorable, Restorer, RestoreReport
+from ext4img.backup.restore_report import RestoreReport
+from ext4img.backup.restorer import Missing, Progress, Restorable, Restorer
 from ext4img.backup.source import BackupSource, open_backup
-from ext4img.backup.staging import Overwrite, move_tree
+from ext4img.backup.staging import Move, Overwrite, clear_stagings, staging
 from ext4img.backup.trial import Key, keyring_for
 
 __all__ = ["Missing", "Overwrite", "Progress", "Restorable", "RestoreReport", "Restorer", "restore"]
@@ -63,7 +64,14 @@ def restore(
         plaintext = Plaintext(keyring, opened.info) if len(keyring) else None
         if dry_run:
             rehearsal = Rehearsal(
-                ImaginaryDirectory(destination), plaintext, missing, overwrite, devices, only=only, resume=resume
+                ImaginaryDirectory(destination),
+                plaintext,
+                missing,
+                overwrite,
+                devices,
+                only=only,
+                resume=resume,
+                aside=True,
             )
             rehearsal.run(opened.members(), opened.total_bytes, progress)
             return rehearsal.report
@@ -73,6 +81,7 @@ def restore(
             KernelKeys(target.fd, keys, keyring) as kernel_keys,
         ):
             lent = kernel_keys if encrypt else None
+            clear_stagings(target)
             if opened.seekable:
                 restorer = Restorer(
                     target,
@@ -88,12 +97,18 @@ def restore(
                 if resume:
                     target.clear_temporaries()
                 restorer.run(opened.members(), opened.total_bytes, progress)
+                restorer.lock(target)
             else:
-                with target.staging() as staging:
-                    restorer = Restorer(staging, plaintext, missing, False, devices, only=only, kernel_keys=lent)
+                with staging(target) as aside:
+                    restorer = Restorer(
+                        aside, plaintext, missing, False, devices, only=only, kernel_keys=lent, aside=True
+                    )
                     restorer.run(opened.members(), opened.total_bytes, progress)
-                    move_tree(staging.fd, target.fd, overwrite)
-            restorer.lock(target)
+                    aside.sync()
+                    move = Move(aside, target, overwrite, refused=restorer.not_moved, unset=restorer.report.unset)
+                    move.check()
+                    move.run()
+                restorer.lock(target, move.merged)
             if restorer.root is not None and (target.is_new or overwrite or resume):
                 restorer.finish_root(target)
             target.sync()

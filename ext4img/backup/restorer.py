@@ -5,20 +5,22 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from ext4img.backup import attributes
-from ext4img.backup.attributes import FS_CASEFOLD_FL, Unset
+from ext4img.backup.attributes import FS_CASEFOLD_FL
 from ext4img.backup.chosen import Chosen, ChosenPath
-from ext4img.backup.destination import Exists, HostDirectory, failing
-from ext4img.backup.entry import NO_XATTRS, ROOT, VERITY, Entry, show
+from ext4img.backup.destination import HostDirectory, failing
+from ext4img.backup.entry import ROOT, VERITY, Entry, show
+from ext4img.backup.folder import Exists
 from ext4img.backup.kernel_policy import KernelKeys
-from ext4img.backup.locks import LOCKING_FLAGS, Locks
+from ext4img.backup.locks import LOCKING_FLAGS, NOTHING_MERGED, Locks
 from ext4img.backup.member import records_of
 from ext4img.backup.passage import CHUNK_BYTES
 from ext4img.backup.plaintext import Plaintext
+from ext4img.backup.publication import Finish, Linked, NewName, Publication
+from ext4img.backup.restore_report import RestoreReport
 from ext4img.backup.staging import Overwrite
 from ext4img.errors import (
     AlteredArchiveError,
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int | None], None]
 Missing = Literal["skip", "ciphertext"]
-PROBLEMS_KEPT: Final = 10_000
 
 # A name, path or kind of file that the target cannot have: that entry is left out, the rest goes on.
 _ONE_ENTRY: Final = frozenset(
@@ -50,40 +51,6 @@ _ONE_ENTRY: Final = frozenset(
         errno.EPERM,
     )
 )
-
-
-@dataclass(slots=True)
-class RestoreReport:
-    """What a restore did.
-
-    `restored` counts by type ("file", "dir", …, and "link" for further names). `problems` are the
-    entries that are not there, at most 10,000 of them; `left_out` counts all. `unset` counts
-    attributes that the target or the lack of rights refused.
-    """
-
-    restored: dict[str, int] = field(default_factory=dict)
-    bytes: int = 0
-    left_out: int = 0
-    problems: list[Ext4Error] = field(default_factory=list)
-    unset: Unset = field(default_factory=Unset)
-    no_key: int = 0
-    """How many of those left out are so for want of a key."""
-    kept: int = 0
-    """What was there already and stays: with `resume`, or with overwrite="newer"."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether every entry was restored."""
-        return not self.left_out
-
-
-@dataclass(slots=True)
-class _Linked:
-    """The first name of a file that has more: where it is in the target, which file, names to come."""
-
-    names: tuple[bytes, ...]
-    identity: tuple[int, int]
-    left: int
 
 
 class _Directory:
@@ -123,10 +90,12 @@ class Restorer:
         resume: bool = False,
         fetch: Callable[[bytes], Restorable] | None = None,
         kernel_keys: KernelKeys | None = None,
+        aside: bool = False,
     ) -> None:
         """See `restore`. `fetch` gives a member by its path, for further names of what is not restored.
 
-        With `kernel_keys` encrypted directories are to be encrypted ones again.
+        With `kernel_keys` encrypted directories are to be encrypted ones again. With `aside` all
+        that is restored is thrown away unless all of it is whole: names are given at once.
         """
         self.report = RestoreReport()
         self.root: Entry | None = None
@@ -144,30 +113,38 @@ class Restorer:
         self._left_out = b""  # a directory that is left out, with all below it
         self._left_out_count = 0  # 1 if what is below is missing, 0 if it is not wanted
         self._left_out_key = False  # for want of a key
-        self._links: dict[bytes, _Linked] = {}  # by the path of the first name
+        self._links: dict[bytes, Linked] = {}  # by the path of the first name
         self._locks = Locks()
         self._inherits_acl = target.has_default_acl()
+        self._publication: Publication | None = None
+        if not aside:
+            self._publication = Publication(
+                target, bool(overwrite), self._refused, self._finish_directory, _is_one_entrys
+            )
 
     def run(self, members: Iterable[Restorable], total: int | None, progress: Progress | None = None) -> None:
         """Restore all members, parents before children, of `total` bytes if that is known.
 
         Directories get their attributes when their last child is there.
         """
-        for member in members:
-            entry = member.entry
-            if entry.type == VERITY:
-                self.report.unset["verity"] += 1
-            elif self._left_out and entry.path.startswith(self._left_out):
-                self.report.left_out += self._left_out_count
-                self.report.no_key += self._left_out_key
-            else:
-                with failing(self._target):
-                    self._place(member)
-            if progress is not None:
-                progress(member.offset + member.stored_bytes, total)
-        with failing(self._target):
-            while len(self._way) > 1:
-                self._leave()
+        publication = self._publication
+        try:
+            with failing(self._target):
+                for member in members:
+                    self._take(member)
+                    if progress is not None:
+                        progress(member.offset + member.stored_bytes, total)
+                while len(self._way) > 1:
+                    self._leave()
+                if publication is not None:
+                    publication.settle()
+        except BaseException:
+            if publication is not None:
+                publication.rescue()
+            raise
+        finally:
+            if publication is not None:
+                publication.close()
         if self._chosen is not None:
             self._chosen.check()
 
@@ -175,13 +152,27 @@ class Restorer:
         """Give the target itself the root's attributes."""
         if self.root is not None:
             with failing(self._target):
-                self._finish_directory(target.fd, _Directory(self.root, None))
+                self._finish_directory(target.fd, Finish(self.root, self.root.is_encrypted))
                 attributes.add_flags(target.fd, self.root.flags & LOCKING_FLAGS, self.report.unset)
 
-    def lock(self, target: HostDirectory) -> None:
-        """Make immutable and append-only what was so: when everything is at its place in `target`."""
+    def lock(self, target: HostDirectory, merged: Mapping[tuple[int, int], tuple[int, int]] = NOTHING_MERGED) -> None:
+        """Make immutable and append-only what was so: when everything is at its place in `target`.
+
+        `merged`: see `Locks.apply`.
+        """
         with failing(self._target):
-            self._locks.apply(target, self.report.unset)
+            self._locks.apply(target, self.report.unset, merged)
+
+    def _take(self, member: Restorable) -> None:
+        """Restore one member, unless it is below what is left out, or of no tree."""
+        entry = member.entry
+        if entry.type == VERITY:
+            self.report.unset["verity"] += 1
+        elif self._left_out and entry.path.startswith(self._left_out):
+            self.report.left_out += self._left_out_count
+            self.report.no_key += self._left_out_key
+        else:
+            self._place(member)
 
     def _place(self, member: Restorable) -> None:
         """Restore one member, or note why it is left out."""
@@ -195,6 +186,7 @@ class Restorer:
             self._leave()
         if not self._way or self._way[-1].entry.path != parent:
             raise UnsafeArchiveError("it is in no directory that came before it", entry.shown)
+        name = b""
         try:
             name = self._name(entry)
             if self._chosen is not None and not self._is_chosen(entry, name):
@@ -202,10 +194,13 @@ class Restorer:
             self._restore(member, name)
         except (RestoreError, NoKeyError, UnsupportedFeatureError) as error:
             self._leave_out(error, entry)
+        except FileExistsError:
+            self._leave_out(self._target.taken(name), entry)
         except OSError as error:
-            if error.errno not in _ONE_ENTRY:
+            if not _is_one_entrys(error):
                 raise
-            self._leave_out(RestoreError(f"it cannot be restored: {error.strerror}", entry.shown), entry)
+            where = self._target.shown(name) if name else entry.shown
+            self._leave_out(RestoreError(f"it cannot be restored: {error.strerror}", where), entry)
 
     def _name(self, entry: Entry) -> bytes:
         """The name in the target."""
@@ -260,6 +255,8 @@ class Restorer:
             self._encrypt(entry)
         if self._resume:
             self._target.clear_temporaries()
+        if self._publication is not None:
+            self._publication.enter(name, self._target)
         self._way.append(_Directory(entry, names))
         if not self._target.created:
             self._inherits_acl |= self._target.has_default_acl()
@@ -279,16 +276,22 @@ class Restorer:
 
     def _leave(self) -> None:
         """The current directory is done: attributes, and back to the one above."""
-        directory = self._way.pop()
-        if self._target.created or self._overwrite or self._resume:
-            self._finish_directory(self._target.fd, directory)
-            self._locks.add(self._target, b"", directory.entry)
-        self._target.leave()
-
-    def _finish_directory(self, fd: int, directory: _Directory) -> None:
+        target, directory = self._target, self._way.pop()
         entry = directory.entry
-        self._apply(fd, entry, as_stored=entry.is_encrypted and directory.names is None)
-        attributes.apply_flags(fd, entry, self.report.unset, but=LOCKING_FLAGS)
+        finish = None
+        if target.created or self._overwrite or self._resume:
+            as_stored = entry.is_encrypted and directory.names is None
+            finish = Finish(entry, as_stored or self._needs_records(entry))
+            self._locks.add(target.names, target.identity, entry)
+        if self._publication is not None:
+            self._publication.leave(finish)
+        elif finish is not None:
+            self._finish_directory(target.fd, finish)
+        target.leave()
+
+    def _finish_directory(self, fd: int, finish: Finish) -> None:
+        self._apply(fd, finish.entry, finish.with_records)
+        attributes.apply_flags(fd, finish.entry, self.report.unset, but=LOCKING_FLAGS)
 
     def _file(self, member: Restorable, name: bytes) -> None:
         entry = member.entry
@@ -303,14 +306,18 @@ class Restorer:
                 if self._kernel_keys is not None and self._way[-1].names is None:
                     self.report.unset["encryption of a file in a plain directory"] += 1
         target = self._target
-        temporary = target.temporary()
+        temporary = self._first_name(name)
         fd = target.create(temporary)
         try:
             self._contents(fd, member, cipher, size)
-            self._apply(fd, entry, as_stored=entry.is_encrypted and cipher is None)
-            self._publish(temporary, name, entry)
+            self._apply(fd, entry, (entry.is_encrypted and cipher is None) or self._needs_records(entry))
             attributes.apply_flags(fd, entry, self.report.unset, but=LOCKING_FLAGS)
-            self._locks.add(target, name, entry)
+            identity = None
+            if entry.links > 1 or entry.flags & LOCKING_FLAGS:
+                status = os.fstat(fd)
+                identity = status.st_dev, status.st_ino
+                self._locks.add(lambda: (*target.names(), name), identity, entry)
+            self._publish(temporary, name, entry, identity)
         except BaseException:
             target.remove(temporary)
             raise
@@ -319,23 +326,29 @@ class Restorer:
 
     def _contents(self, fd: int, member: Restorable, cipher: ContentsCipher | None, size: int) -> None:
         """Write the data of a file of `size` bytes; what lies between stays a hole."""
-        if size:
-            os.ftruncate(fd, size)
+        end = 0
         for offset, part in member.chunks():
             data = part
             if cipher is not None:
                 data = self._plain[: len(part)]
                 cipher.decrypt_into(part, offset // cipher.data_unit_size, data)
-            data = data[: max(size - offset, 0)]
-            written = 0
-            while written < len(data):
+            length = min(len(data), size - offset)
+            if length <= 0:
+                continue
+            if length != len(data):
+                data = data[:length]
+            written = os.pwrite(fd, data, offset)
+            while written < length:
                 written += os.pwrite(fd, data[written:], offset + written)
+            end = offset + written
             self.report.bytes += written
+        if end != size:
+            os.ftruncate(fd, size)
 
     def _special(self, entry: Entry, name: bytes) -> None:
         """A symlink, device, fifo or socket."""
         target = self._target
-        temporary = target.temporary()
+        temporary = self._first_name(name)
         decrypted = None
         if entry.type == "symlink":
             if entry.is_encrypted and self._plaintext is not None:
@@ -350,10 +363,12 @@ class Restorer:
             # The link in /proc leads to the inode itself, which the name might not for long.
             fd = os.open(temporary, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target.fd)
             try:
-                self._apply(f"/proc/self/fd/{fd}", entry, as_stored=entry.is_encrypted and decrypted is None)
+                as_stored = entry.is_encrypted and decrypted is None
+                self._apply(f"/proc/self/fd/{fd}", entry, as_stored or self._needs_records(entry))
+                status = os.fstat(fd)
             finally:
                 os.close(fd)
-            self._publish(temporary, name, entry)
+            self._publish(temporary, name, entry, (status.st_dev, status.st_ino))
         except BaseException:
             target.remove(temporary)
             raise
@@ -365,25 +380,29 @@ class Restorer:
         if self._overwrite != "newer":
             return False
         status = self._target.status(name)
-        return status is not None and status.st_mtime_ns >= entry.mtime_ns and not stat.S_ISDIR(status.st_mode)
+        if status is None or status.st_mtime_ns < entry.mtime_ns or stat.S_ISDIR(status.st_mode):
+            return False
+        return self._target.has_exactly(name)
 
     def _is_there(self, entry: Entry, name: bytes) -> bool:
         """Whether an earlier restore got as far as this entry: a name is only given to what is whole."""
         status = self._target.status(name)
         if status is None or stat.S_IFMT(status.st_mode) != stat.S_IFMT(entry.mode):
             return False
+        if not self._target.has_exactly(name):
+            return False
+        identity = status.st_dev, status.st_ino
         if entry.is_link:
             first = self._links.get(entry.link_target)
-            return first is not None and first.identity == (status.st_dev, status.st_ino)
+            return first is not None and first.identity == identity
         if status.st_mtime_ns != entry.mtime_ns:
             return False
         if entry.type == "file" and status.st_size != self._size(entry):
             return False
         if entry.type == "file":
-            self._locks.add(self._target, name, entry)
+            self._locks.add(lambda: (*self._target.names(), name), identity, entry)
         if entry.links > 1:
-            identity = (status.st_dev, status.st_ino)
-            self._links[entry.path] = _Linked((*self._target.names(), name), identity, entry.links - 1)
+            self._links[entry.path] = Linked((*self._target.names(), name), identity, entry)
         return True
 
     def _size(self, entry: Entry) -> int:
@@ -391,12 +410,35 @@ class Restorer:
         decrypted = entry.is_encrypted and self._plaintext is not None and self._plaintext.contents(entry) is not None
         return entry.size if decrypted else entry.body_size
 
-    def _publish(self, temporary: bytes, name: bytes, entry: Entry) -> None:
-        target = self._target
-        identity = target.identity(temporary) if entry.links > 1 else None
-        target.publish(temporary, name, bool(self._overwrite))
-        if identity is not None:
-            self._links[entry.path] = _Linked((*target.names(), name), identity, entry.links - 1)
+    def _first_name(self, name: bytes) -> bytes:
+        """What to call something until it may be called `name`."""
+        return self._target.temporary() if self._publication is not None else name
+
+    def _publish(self, temporary: bytes, name: bytes, entry: Entry, identity: tuple[int, int] | None) -> None:
+        """Something is whole: its name can be given."""
+        linked = None
+        if entry.links > 1 and not entry.is_link and identity is not None:
+            linked = self._links[entry.path] = Linked((*self._target.names(), temporary), identity, entry)
+        if self._publication is not None:
+            kind = "link" if entry.is_link else entry.type
+            self._publication.add(NewName(temporary, name, kind, linked), entry.data_bytes)
+
+    def _refused(self, new: NewName, problem: RestoreError) -> None:
+        """What was counted as restored could not get its name."""
+        self._uncount(new.kind)
+        self.report.leave_out(problem)
+
+    def not_moved(self, kind: str, problem: RestoreError | None, path: str) -> None:
+        """What was restored aside is not to be, or can't be, where it belongs; `problem` if that is news."""
+        self._uncount(kind)
+        if problem is not None:
+            self.report.leave_out(problem)
+
+    def _uncount(self, kind: str) -> None:
+        restored = self.report.restored
+        restored[kind] = restored.get(kind, 0) - 1
+        if restored[kind] <= 0:
+            del restored[kind]
 
     def _link(self, member: Restorable, name: bytes) -> None:
         entry = member.entry
@@ -407,16 +449,18 @@ class Restorer:
             # The first name is not among what was chosen; this one is restored in its stead.
             self._restore_fetched(self._fetch(entry.link_target), entry, name)
             return
+        if (first.inode, first.kind) != (entry.inode, entry.type):
+            raise UnsafeArchiveError(
+                f"a hard link of a {entry.type}, inode {entry.inode}, to {show(entry.link_target)!r},"
+                f" a {first.kind}, inode {first.inode}",
+                entry.shown,
+            )
         first.left -= 1
         if not first.left:
             del self._links[entry.link_target]
-        temporary = self._target.temporary()
+        temporary = self._first_name(name)
         self._target.link(first.names, first.identity, temporary)
-        try:
-            self._target.publish(temporary, name, bool(self._overwrite))
-        finally:
-            # rename() leaves the temporary name where both are names of the same file already.
-            self._target.remove(temporary)
+        self._publish(temporary, name, entry, None)
 
     def _restore_fetched(self, member: Restorable, entry: Entry, name: bytes) -> None:
         """A further name as if it were the first."""
@@ -427,14 +471,16 @@ class Restorer:
         elif first.type not in ("char", "block") or self._devices:
             self._special(member.entry, name)
 
-    def _apply(self, where: int | str, entry: Entry, *, as_stored: bool) -> None:
+    def _needs_records(self, entry: Entry) -> bool:
+        """Whether its encrypted name is the one it has in the target, where the directory is now."""
+        return entry.stored_name is not None and self._way[-1].names is None
+
+    def _apply(self, where: int | str, entry: Entry, with_records: bool) -> None:
         """Attributes; where ciphertext stays ciphertext, with the records that it needs to be read."""
-        xattrs = entry.xattrs
-        if as_stored or (entry.stored_name is not None and self._way[-1].names is None):
-            xattrs = {**xattrs, **records_of(entry)}
+        xattrs = {**entry.xattrs, **records_of(entry)} if with_records else entry.xattrs
         if self._inherits_acl and entry.type != "symlink":
             attributes.drop_acls(where)
-        attributes.apply(where, entry, xattrs or NO_XATTRS, self.report.unset)
+        attributes.apply(where, entry, xattrs, self.report.unset)
 
     def _without_key(self, entry: Entry) -> None:
         """Leave out what no key opens, unless it is wanted as ciphertext."""
@@ -444,11 +490,7 @@ class Restorer:
 
     def _leave_out(self, problem: Ext4Error, entry: Entry) -> None:
         """Note an entry that is not restored; of a directory all that is below it goes with it."""
-        report = self.report
-        report.left_out += 1
-        report.no_key += isinstance(problem, NoKeyError)
-        if len(report.problems) < PROBLEMS_KEPT:
-            report.problems.append(problem)
+        self.report.leave_out(problem)
         if entry.type == "dir":
             self._pass_by(entry, 1, isinstance(problem, NoKeyError))
 
@@ -457,3 +499,8 @@ class Restorer:
         self._left_out = directory.path + b"/"
         self._left_out_count = count
         self._left_out_key = for_want_of_key
+
+
+def _is_one_entrys(error: OSError) -> bool:
+    """Whether it is the entry that the target refuses, and not the target that is at its end."""
+    return error.errno in _ONE_ENTRY

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ext4img.backup.entry import show
+from ext4img.backup.listing import Listing
 from ext4img.errors import RestoreError
 
 OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -28,6 +29,7 @@ class _Opened:
     device: int
     inode: int
     created: bool
+    listing: Listing | None = None
 
 
 class Way:
@@ -53,6 +55,12 @@ class Way:
         return self._stack[-1].created
 
     @property
+    def identity(self) -> tuple[int, int]:
+        """(device, inode) of the current directory."""
+        opened = self._stack[-1]
+        return opened.device, opened.inode
+
+    @property
     def first_fd(self) -> int:
         """Where the way starts."""
         return self._stack[0].fd
@@ -65,6 +73,17 @@ class Way:
         """The path of a name in the current directory, or of that itself, for messages."""
         names = [opened.name for opened in self._stack[1:]]
         return show(b"/".join([*names, name] if name else names) or b".")
+
+    def has_exactly(self, name: bytes) -> bool:
+        """Whether the current directory had a name in just this spelling when that was first asked."""
+        return name in self.listing()
+
+    def listing(self) -> Listing:
+        """The names in the current directory, read once."""
+        opened = self._stack[-1]
+        if opened.listing is None:
+            opened.listing = Listing(opened.fd)
+        return opened.listing
 
     def step(self, name: bytes, created: bool = False) -> None:
         """Make a directory in the current one the current one. OSError if there is none of that name."""

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import pytest
 
-from ext4img.backup import Archive, restore, verify
+from ext4img.backup import Archive, restore, staging, verify
 from ext4img.backup.output import open_output
 from ext4img.errors import ArchiveError, Ext4Error, RestoreError, TruncatedArchiveError
 from tests.backup.synthetic import KEY, Tree, encrypted_tree
@@ -209,7 +209,7 @@ def test_a_target_that_takes_no_move(tree: Tree, tmp_path: Path, monkeypatch: py
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "rename", refuse)
+    monkeypatch.setattr(staging, "rename_new", refuse)
     with pytest.raises(RestoreError, match="No space left"):
         restore(as_stream(tree.archive()), tmp_path / "t")
     assert os.listdir(tmp_path / "t") == []
@@ -312,11 +312,12 @@ def test_killed(tree: Tree, stream: bool, tmp_path: Path):
             child.stdout.close()
             cat.stdout.close()
             cat.wait()
-        whole = [path for path in files_below(target) if b".partial" not in path]
+        whole = [path for path in files_below(target) if b".partial" not in path and b".staging" not in path]
         for path in whole:
             if path != b"secret/fifo":
                 assert contents(target, path) == tree.plain[path]
         if stream:
             assert whole == []
-        report = restore(archive, target, keys=[KEY], overwrite=True)
+        report = restore(archive, target, keys=[KEY], resume=True)
         assert report.complete
+        assert not [name for name in files_below(target) if name.startswith(b".ext4img")]
