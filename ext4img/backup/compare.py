@@ -11,6 +11,7 @@ from ext4img.backup.collect import Collector
 from ext4img.backup.entry import ROOT, VERITY, Entry, show
 from ext4img.backup.input import ArchiveSource
 from ext4img.backup.source import BackupMember, BackupSource, open_backup
+from ext4img.backup.tree import ExtractedTree
 from ext4img.backup.writer import Body
 from ext4img.view.view import View
 
@@ -52,12 +53,14 @@ class CompareReport:
 def compare(backup: ArchiveSource | BackupSource, view: View, *, progress: Progress | None = None) -> CompareReport:
     """Hold every member against the image: names, attributes, records, bodies. No key is needed.
 
-    Where the backup is of some paths only, or left things out, what it lacks is no difference.
+    Where the backup is of some paths only, or left things out, what it lacks is no difference; nor
+    are times of the last access in a tree that tar extracted, which does not set them.
     Damage in the backup is an ArchiveError, in the image what the view's `checks` make of it.
     """
     opened = backup if isinstance(backup, BackupSource) else open_backup(backup)
     try:
         report = CompareReport()
+        passed_over = frozenset({"atime_ns"}) if isinstance(opened, ExtractedTree) else frozenset()
         only = [b"/" + path if path != ROOT else b"/" for path in opened.info.only]
         found = Collector(view, only).entries()
         current = next(found, None)
@@ -70,7 +73,7 @@ def compare(backup: ArchiveSource | BackupSource, view: View, *, progress: Progr
             if current is None or _key(current[0]) != key:
                 report.add(member.entry, "only in the backup")
             else:
-                what = _differences(member, current[0], current[1])
+                what = _differences(member, current[0], current[1], passed_over)
                 if what:
                     report.add(member.entry, ", ".join(what))
                 current = next(found, None)
@@ -95,12 +98,12 @@ def _only_on_image(entry: Entry, backup: BackupSource, report: CompareReport) ->
         report.add(entry, "only on the image")
 
 
-def _differences(member: BackupMember, entry: Entry, body: Body | None) -> list[str]:
-    """Names of the fields that are not the same, and "contents"."""
+def _differences(member: BackupMember, entry: Entry, body: Body | None, passed_over: frozenset[str]) -> list[str]:
+    """Names of the fields that are not the same but for those passed over, and "contents"."""
     ours = member.entry._replace(xattrs=dict(member.entry.xattrs))
     theirs = entry._replace(xattrs=dict(entry.xattrs))
     fields = zip(Entry._fields, ours, theirs, strict=True)
-    what = [name for name, one, other in fields if one != other]
+    what = [name for name, one, other in fields if one != other and name not in passed_over]
     if ours.segments == theirs.segments and ours.body_size:
         digests = hashlib.sha256(), hashlib.sha256()
         for _, part in member.chunks():

@@ -91,6 +91,7 @@ class ExtractedTree:
     def __init__(self, path: str) -> None:
         self.name = path
         self._root = -1
+        self._search: Iterator[TreeMember] = iter(())
         try:
             self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             raw = self._control_file(b"backup.json", INFO_LIMIT_BYTES)
@@ -113,14 +114,16 @@ class ExtractedTree:
                     pass
 
     def member(self, path: bytes) -> TreeMember:
-        """One member, by walking there."""
-        for member in self.members():
+        """One member, by walking there. It can be read until the next is asked for."""
+        self._search = self.members()  # which has the file open, and would close it if nobody held on to it
+        for member in self._search:
             if member.entry.path == path and member.entry.type != VERITY:
                 return member
         raise NotFoundError.at(show(path), "No such member in the backup")
 
     def close(self) -> None:
-        """Close the directory."""
+        """Close the directory. May be called twice."""
+        self._search = iter(())
         if self._root >= 0:
             os.close(self._root)
             self._root = -1
