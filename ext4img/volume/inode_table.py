@@ -6,6 +6,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from struct import Struct
+from typing import TYPE_CHECKING
 
 from ext4img.errors import CorruptionError, NotFoundError, Place, SourceError
 from ext4img.structs.group import EXT4_GROUP_DESC
@@ -14,10 +15,12 @@ from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.groups import Groups
 from ext4img.volume.inode import Inode, InodeFormat, from_raw
-from ext4img.volume.inode_columns import InodeColumns, columns_from, columns_of
 from ext4img.volume.inode_rows import NOT_IN_USE, Row, any_flags, rows_of
 from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock
+
+if TYPE_CHECKING:
+    from ext4img.volume.inode_columns import InodeColumns
 
 WINDOW_BYTES = 64 << 10
 CACHE_BYTES = 4 << 20
@@ -213,6 +216,8 @@ class InodeTable:
                 yield self._columns(group, start, min(per_piece, used - start))
 
     def _columns(self, group: int, start: int, count: int) -> InodeColumns:
+        from ext4img.volume.inode_columns import columns_from, columns_of
+
         first = group * self._per_group + start + 1
         size = self._superblock.block_size
         blocks = -(-count * self._size // size)
@@ -292,8 +297,8 @@ class InodeTable:
         count = min(self._window_blocks, self._groups.table_blocks - first)
         try:
             window = self._blocks.read_data(self._groups[group].inode_table + first, count)
-        except SourceError:
-            window = b""  # `raw` reads block by block then, and raises if it is the bad one
+        except (CorruptionError, SourceError):
+            window = b""  # `raw` reads block by block then, and raises if it is the bad one, or if the group is lost
         self._windows[key] = window
         if len(self._windows) > self._most_windows:
             self._windows.popitem(last=False)

@@ -38,16 +38,23 @@ def rescue_root(
     found = find_root_blocks(superblock, blocks, seed)
     if not found:
         return
+    raw = directory_inode(superblock, EXT4_ROOT_INO, 0, found, seed, problems)
+    inodes.overrides = {**inodes.overrides, EXT4_ROOT_INO: raw}
+
+
+def directory_inode(
+    superblock: Superblock, number: int, generation: int, found: list[int], seed: int, problems: Problems
+) -> bytes:
+    """An inode for a directory of which these blocks were found; both are noted."""
     runs = _runs(found)
     kept = runs[:_EXTENTS_IN_INODE]
     text = ", ".join(str(block) for block in found[:8]) + (", …" if len(found) > 8 else "")
-    problems.note(
-        f"the root directory's inode is lost; its entries are read from block {text}, which name it",
-        Place(inode=EXT4_ROOT_INO),
-    )
+    what = "the root directory's" if number == EXT4_ROOT_INO else "a directory's"
+    problems.note(f"{what} inode is lost; its entries are read from block {text}, which name it", Place(inode=number))
     if len(kept) < len(runs):
-        problems.note(f"{sum(length for _, length in runs[len(kept) :])} blocks of the root directory are left out")
-    inodes.overrides = {**inodes.overrides, EXT4_ROOT_INO: _root_raw(superblock, kept, seed)}
+        left_out = sum(length for _, length in runs[len(kept) :])
+        problems.note(f"{left_out} blocks of the directory are left out", Place(inode=number))
+    return _directory_raw(superblock, number, generation, kept, seed)
 
 
 def _runs(found: list[int]) -> list[tuple[int, int]]:
@@ -61,7 +68,9 @@ def _runs(found: list[int]) -> list[tuple[int, int]]:
     return runs
 
 
-def _root_raw(superblock: Superblock, runs: list[tuple[int, int]], seed: int) -> bytes:
+def _directory_raw(
+    superblock: Superblock, number: int, generation: int, runs: list[tuple[int, int]], seed: int
+) -> bytes:
     count = sum(length for _, length in runs)
     area = EXT4_EXTENT_HEADER.pack((EXT4_EXT_MAGIC, len(runs), _EXTENTS_IN_INODE, 0, 0))
     lblk = 0
@@ -75,13 +84,14 @@ def _root_raw(superblock: Superblock, runs: list[tuple[int, int]], seed: int) ->
         "i_blocks_lo": count * (superblock.block_size // 512),
         "i_flags": EXT4_EXTENTS_FL,
         "i_block": area.ljust(_BLOCK_AREA.size, b"\0"),
+        "i_generation": generation,
     }
     raw = bytearray(EXT4_INODE.build(fields).ljust(superblock.inode_size, b"\0"))
     if superblock.inode_size > EXT4_INODE.size:
         extra = EXT4_INODE_EXTRA.build({"i_extra_isize": EXT4_INODE_EXTRA.size})
         raw[EXT4_INODE.size : EXT4_INODE.size + len(extra)] = extra
     if superblock.has_metadata_checksums:
-        computed = checksum.inode(checksum.inode_seed(seed, EXT4_ROOT_INO, 0), bytes(raw))
+        computed = checksum.inode(checksum.inode_seed(seed, number, generation), bytes(raw))
         low = EXT4_INODE.offset_of("l_i_checksum_lo")
         raw[low : low + 2] = (computed & 0xFFFF).to_bytes(2, "little")
         if superblock.inode_size > EXT4_INODE.size:

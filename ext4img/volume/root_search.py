@@ -43,14 +43,15 @@ def journal_inode_copy(superblock: Superblock) -> Inode:
     return from_raw(superblock.journal_inode, raw, InodeFormat.of(superblock)._replace(inode_size=EXT4_INODE.size))
 
 
-def _log(superblock: Superblock, blocks: BlockReader, seed: int) -> Runs:
+def log_runs(superblock: Superblock, blocks: BlockReader, seed: int) -> Runs:
     """Where the journal stands: it holds older versions of what is looked for."""
     if not superblock.journal_backup:
         return ()
     return Mapper(superblock, blocks, seed, Problems("off")).runs(journal_inode_copy(superblock))
 
 
-def _in_log(block: int, log: Runs) -> bool:
+def in_log(block: int, log: Runs) -> bool:
+    """Whether a block is one of the log's."""
     return any(run.pblk <= block < run.pblk + run.length for run in log)
 
 
@@ -58,8 +59,8 @@ def find_first_inode_table(superblock: Superblock, blocks: BlockReader, seed: in
     """Where group 0's inode table begins, by the root's inode in it; None if it is not found."""
     size, start = superblock.inode_size, (EXT4_ROOT_INO - 1) * superblock.inode_size
     at, form = start % superblock.block_size, InodeFormat.of(superblock)
-    log = _log(superblock, blocks, seed)
-    for block, data in _blocks(blocks, superblock.first_data_block + 1, TABLE_SEARCHED_BYTES):
+    log = log_runs(superblock, blocks, seed)
+    for block, data in blocks_there(blocks, superblock.first_data_block + 1, TABLE_SEARCHED_BYTES):
         raw = data[at : at + size]
         if raw[_MODE + 1] >> 4 != S_IFDIR >> 12:
             continue
@@ -69,7 +70,7 @@ def find_first_inode_table(superblock: Superblock, blocks: BlockReader, seed: in
             sound = computed == checksum.stored_inode(raw)
         else:
             sound = _looks_like_root(from_raw(EXT4_ROOT_INO, raw, form), blocks)
-        if sound and not _in_log(block, log):
+        if sound and not in_log(block, log):
             return block - start // superblock.block_size
     return None
 
@@ -83,15 +84,15 @@ def find_root_blocks(superblock: Superblock, blocks: BlockReader, seed: int) -> 
         False,
         superblock.inode_count,
     )
-    log = _log(superblock, blocks, seed)
+    log = log_runs(superblock, blocks, seed)
     first: list[int] = []
     others: list[int] = []
     tail = EXT4_DIR_ENTRY_TAIL.pack((0, EXT4_DIR_ENTRY_TAIL.size, 0, EXT4_FT_DIR_CSUM, 0))[:-4]
-    for block, data in _blocks(blocks, superblock.first_data_block + 1, SEARCHED_BYTES):
+    for block, data in blocks_there(blocks, superblock.first_data_block + 1, SEARCHED_BYTES):
         begins = _begins_root(data)
         if not begins and (form.seed is None or data[-12:-4] != tail):
             continue
-        if _in_log(block, log):
+        if in_log(block, log):
             continue
         try:
             verify_block(data, form, block)
@@ -132,7 +133,7 @@ def _begins_root(data: bytes) -> bool:
     )
 
 
-def _blocks(blocks: BlockReader, first: int, most_bytes: int) -> Iterator[tuple[int, bytes]]:
+def blocks_there(blocks: BlockReader, first: int, most_bytes: int) -> Iterator[tuple[int, bytes]]:
     """(number, bytes) of the blocks from `first` on that can be read."""
     size = blocks.block_size
     end = min(blocks.blocks_there, first + most_bytes // size)

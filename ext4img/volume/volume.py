@@ -7,13 +7,12 @@ reader → journal → block reader with overlay → superblock again → descri
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from ext4img.errors import CorruptionError, Place, SourceError
 from ext4img.sources.base import Source
-from ext4img.structs.inode import (
-    EXT4_EA_INODE_FL,
-)
+from ext4img.structs.directory import EXT4_FT_DIR
+from ext4img.structs.inode import EXT4_EA_INODE_FL
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.contents import Contents
@@ -21,7 +20,6 @@ from ext4img.volume.directories import Directories
 from ext4img.volume.directory import DirEntry
 from ext4img.volume.features import Features, Incompat
 from ext4img.volume.groups import Groups
-from ext4img.volume.htree import HashTree
 from ext4img.volume.inode import Inode
 from ext4img.volume.inode_table import InodeTable
 from ext4img.volume.listing import Listing
@@ -38,6 +36,10 @@ from ext4img.volume.xattr import (
     parse_xattr_block,
     visible,
 )
+
+if TYPE_CHECKING:
+    from ext4img.volume.htree import HashTree
+    from ext4img.volume.lost_directories import LostDirectories
 
 Journal = Literal["replay", "ignore"]
 INLINE_PARENT_SIZE = 4
@@ -89,10 +91,15 @@ class Volume:
         self.directories = Directories(
             superblock, self.blocks, self._mapper, self.checksum_seed, self.problems, self._inline_parts
         )
+        self._lost: LostDirectories | None = None
         if self.problems.checks == "report":
+            from ext4img.volume.lost_directories import LostDirectories
             from ext4img.volume.rescue import rescue_root
 
             rescue_root(superblock, self.blocks, self.inodes, self._mapper, self.checksum_seed, self.problems)
+            self._lost = LostDirectories(
+                superblock, self.blocks, self.groups, self.inodes, self.checksum_seed, self.problems
+            )
 
     @property
     def features(self) -> Features:
@@ -216,15 +223,21 @@ class Volume:
 
         NotDirectoryError for anything but a directory.
         """
-        return self.directories.entries(inode)
+        return self.listing(inode).entries()
 
     def listing(self, inode: Inode) -> Listing:
         """The same entries as columns."""
-        return self.directories.listing(inode)
+        listing = self.directories.listing(inode)
+        if self._lost is not None:
+            self._lost.look_after(inode.number, listing)
+        return listing
 
     def lookup(self, inode: Inode, name: bytes, hash_: tuple[int, int] | None = None) -> DirEntry | None:
         """The entry of this stored name, or None; see `Directories.lookup`."""
-        return self.directories.lookup(inode, name, hash_)
+        entry = self.directories.lookup(inode, name, hash_)
+        if self._lost is not None and entry is not None and entry.file_type == EXT4_FT_DIR:
+            self._lost.look_at(inode.number, entry.inode)
+        return entry
 
     def index(self, inode: Inode) -> HashTree | None:
         """The directory's index, or None where it has none."""
