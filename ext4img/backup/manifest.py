@@ -94,50 +94,64 @@ class ManifestReader:
         self._offset = header_offset
         self._hash = hashlib.sha256()
         self._members = 0
-        self._rest = b""
         self.line_start = 0  # of the line that was drawn last, from the manifest's first byte
         self.closing: Closing | None = None
 
     def __iter__(self) -> Iterator[ManifestLine]:
-        for raw in self._lines():
-            line = parse_line(raw)
-            if isinstance(line, Closing):
-                self._close(line, raw)
+        for raw in self.raw():
+            yield parse_member(raw)
+            self.line_start += len(raw) + 1
+
+    def raw(self) -> Iterator[bytes]:
+        """The same lines as they stand, without their newlines."""
+        for lines, last in self._lines():
+            yield from lines
+            if last:
+                closing = parse_line(last)
+                if not isinstance(closing, Closing):
+                    break
+                self._close(closing, last)
                 return
-            self._hash.update(raw)
-            self._members += 1
-            yield line
-            self.line_start += len(raw)
         raise TruncatedArchiveError(f"{self._cursor.name}: the manifest ends without its closing line")
 
     def verify(self) -> Closing:
         """Check digest and count of the whole manifest without parsing every line."""
         last = b""
-        for raw in self._lines():
-            if last:
-                self._hash.update(last)
-                self._members += 1
-            last = raw
-        closing = parse_line(last)
+        for _, end in self._lines():
+            last = end
+        closing = parse_line(last) if last else None
         if not isinstance(closing, Closing):
             raise TruncatedArchiveError(f"{self._cursor.name}: the manifest ends without its closing line")
         self._close(closing, last)
         return closing
 
-    def _lines(self) -> Iterator[bytes]:
+    def _lines(self) -> Iterator[tuple[list[bytes], bytes]]:
+        """(lines of members, digested; the manifest's last line, when it has been reached)."""
+        rest = b""
         while self._left:
             part = min(self._left, _CHUNK_BYTES)
-            lines = (self._rest + self._cursor.read(part, "the manifest")).splitlines(keepends=True)
+            data = rest + self._cursor.read(part, "the manifest")
             self._left -= part
-            self._rest = lines.pop() if not lines[-1].endswith(b"\n") else b""
-            if len(self._rest) > LINE_LIMIT_BYTES:
+            whole = data.rfind(b"\n") + 1
+            rest = data[whole:]
+            if len(rest) > LINE_LIMIT_BYTES:
                 raise AlteredArchiveError(f"the manifest has a line of more than {LINE_LIMIT_BYTES} bytes")
-            yield from lines
-        if self._rest:
-            raise AlteredArchiveError("the manifest's last line does not end")
+            last = b""
+            if not self._left:
+                if rest:
+                    raise AlteredArchiveError("the manifest's last line does not end")
+                start = data.rfind(b"\n", 0, -1) + 1
+                data, last = data[:start], data[start:]
+            elif rest:
+                data = data[:whole]
+            self._hash.update(data)
+            lines = data.split(b"\n")
+            lines.pop()
+            self._members += len(lines)
+            yield lines, last
 
     def _close(self, closing: Closing, raw: bytes) -> None:
-        if raw != build_closing(closing) or self._left or self._rest:
+        if raw != build_closing(closing):
             raise AlteredArchiveError("the manifest's closing line is not as it was written")
         if closing.members != self._members or closing.sha256 != self._hash.hexdigest():
             raise AlteredArchiveError(
@@ -149,6 +163,14 @@ class ManifestReader:
         if closing.offset != self._offset:
             raise AlteredArchiveError(f"the manifest was written for byte offset {closing.offset}, not {self._offset}")
         self.closing = closing
+
+
+def parse_member(raw: bytes) -> ManifestLine:
+    """The line of a member."""
+    line = parse_line(raw)
+    if isinstance(line, Closing):
+        raise AlteredArchiveError("the manifest goes on behind its closing line")
+    return line
 
 
 def find_manifest(cursor: Cursor, size: int) -> Closing:

@@ -9,7 +9,6 @@ import base64
 import binascii
 import hashlib
 import json
-import re
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final, NamedTuple
 
@@ -21,7 +20,8 @@ from ext4img.structs.fscrypt import FSCRYPT_SYMLINK_DATA
 LINE_LIMIT_BYTES: Final = 2 << 20
 _TARGET_SHOWN_WHOLE: Final = FSCRYPT_SYMLINK_DATA.size + 149  # the shown form of longer ones has a digest in it
 NO_BODY: Final = hashlib.sha256(b"").hexdigest()
-_SHA256: Final = re.compile("[0-9a-f]{64}")
+_DIGEST_DIGITS: Final = 64
+_UNUSUAL: Final = frozenset(("filename", "hash", "symlink", "unreadable", "in"))
 
 
 class Identity(NamedTuple):
@@ -116,37 +116,56 @@ class Closing(NamedTuple):
 
 def build_line(line: ManifestLine) -> bytes:
     """The line's bytes, newline included."""
+    before, after = _around_digest(line)
+    return f"{before}{line.sha256}{after}\n".encode()
+
+
+def digest_in(raw: bytes, line: ManifestLine) -> str | None:
+    """The digest of the body in a line that is otherwise, to the byte, what `line` makes; None of any other.
+
+    So a line that is as it was written need not be taken apart. `raw` has no newline.
+    """
+    before, after = _around_digest(line)
+    start, stop = len(before), len(raw) - len(after)
+    if stop - start != _DIGEST_DIGITS or not raw.startswith(before.encode()) or not raw.endswith(after.encode()):
+        return None
+    return raw[start:stop].decode("ascii", "replace")
+
+
+def _around_digest(line: ManifestLine) -> tuple[str, str]:
+    """What stands before and after the digest of the body."""
     try:
         path = f'"path":{encode_basestring_ascii(line.path.decode())}'
     except UnicodeDecodeError:
         path = f'"path_base64":"{base64.b64encode(line.path).decode()}"'
-    text = (
+    before = (
         f'{{{path},"inode":{line.inode},"offset":{line.offset},"head":"{line.head}"'
-        f',"data":{line.data},"size":{line.size},"sha256":"{line.sha256}"'
+        f',"data":{line.data},"size":{line.size},"sha256":"'
     )
+    after = '"'
     if line.identity is not None:
         generation, size, ctime_ns, version = line.identity
-        text += f',"generation":{generation},"i_size":{size},"ctime_ns":{ctime_ns},"version":{version}'
+        after = f'","generation":{generation},"i_size":{size},"ctime_ns":{ctime_ns},"version":{version}'
     if line[_PLAIN_FIELDS:] == _PLAIN:
-        return f"{text}}}\n".encode()
+        return before, after + "}"
     if line.filename is not None:
-        text += f',"filename":"{base64.b64encode(line.filename).decode()}"'
+        after += f',"filename":"{base64.b64encode(line.filename).decode()}"'
     if line.name_hash is not None:
-        text += f',"hash":"{line.name_hash.hex()}"'
+        after += f',"hash":"{line.name_hash.hex()}"'
     if line.symlink is not None:
-        text += f',"symlink":"{base64.b64encode(line.symlink).decode()}"'
+        after += f',"symlink":"{base64.b64encode(line.symlink).decode()}"'
     if line.unreadable:
-        text += f',"unreadable":{json.dumps(line.unreadable, separators=(",", ":"))}'
+        after += f',"unreadable":{json.dumps(line.unreadable, separators=(",", ":"))}'
     if line.reference is not None:
         archive, base, atime_ns = line.reference
-        text += f',"in":{archive},"base":"{base64.b64encode(base).decode()}","atime_ns":{atime_ns}'
-    return text.encode() + b"}\n"
+        after += f',"in":{archive},"base":"{base64.b64encode(base).decode()}","atime_ns":{atime_ns}'
+    return before, after + "}"
 
 
 def parse_line(raw: bytes) -> ManifestLine | Closing:
     """A line back. AlteredArchiveError where it is not one."""
     try:
-        found = json.loads(raw)
+        found = json.loads(raw.decode())
         if not isinstance(found, dict):
             raise TypeError("no object")
         if "members" in found:
@@ -167,15 +186,7 @@ def parse_line(raw: bytes) -> ManifestLine | Closing:
                 _integer(found, "ctime_ns"),
                 _whole(found, "version"),
             )
-        filename = base64.b64decode(found["filename"], validate=True) if "filename" in found else None
-        name_hash = bytes.fromhex(found["hash"]) if "hash" in found else None
-        symlink = base64.b64decode(found["symlink"], validate=True) if "symlink" in found else None
-        unreadable = parse_ranges(found["unreadable"]) if "unreadable" in found else ()
-        reference = None
-        if "in" in found:
-            base = base64.b64decode(found["base"], validate=True)
-            reference = Reference(_whole(found, "in"), base, _integer(found, "atime_ns"))
-        return ManifestLine(
+        usual = (
             path,
             _whole(found, "inode"),
             _whole(found, "size"),
@@ -184,12 +195,18 @@ def parse_line(raw: bytes) -> ManifestLine | Closing:
             _whole(found, "offset"),
             _whole(found, "data"),
             identity,
-            filename,
-            name_hash,
-            symlink,
-            unreadable,
-            reference,
         )
+        if _UNUSUAL.isdisjoint(found):
+            return ManifestLine._make(usual + _PLAIN)
+        filename = base64.b64decode(found["filename"], validate=True) if "filename" in found else None
+        name_hash = bytes.fromhex(found["hash"]) if "hash" in found else None
+        symlink = base64.b64decode(found["symlink"], validate=True) if "symlink" in found else None
+        unreadable = parse_ranges(found["unreadable"]) if "unreadable" in found else ()
+        reference = None
+        if "in" in found:
+            base = base64.b64decode(found["base"], validate=True)
+            reference = Reference(_whole(found, "in"), base, _integer(found, "atime_ns"))
+        return ManifestLine._make((*usual, filename, name_hash, symlink, unreadable, reference))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error) as error:
         raise AlteredArchiveError(f"the manifest has a line that is none: {show(raw[:60])!r} ({error})") from error
 
@@ -203,7 +220,9 @@ def build_closing(closing: Closing) -> bytes:
 
 
 def _whole(found: dict[str, Any], key: str) -> int:
-    value = _integer(found, key)
+    value = found[key]
+    if type(value) is not int:
+        raise TypeError(f"{key} is no integer")
     if not 0 <= value < 1 << 64:
         raise ValueError(f"{key} is {value}")
     return value
@@ -218,6 +237,6 @@ def _integer(found: dict[str, Any], key: str) -> int:
 
 def _digest(found: dict[str, Any], key: str) -> str:
     value = found[key]
-    if type(value) is not str or not _SHA256.fullmatch(value):
+    if type(value) is not str or len(value) != _DIGEST_DIGITS or bytes.fromhex(value).hex() != value:
         raise TypeError(f"{key} is no SHA-256")
     return value

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from ext4img.backup.encdata import ENCDATA, encdata_of
@@ -36,6 +37,7 @@ _INODE_KEY: Final = INODE.encode()
 XATTR_ROOM_BYTES: Final = 768 << 10  # what does not fit travels in a member of its own
 XATTR_MEMBER_LIMIT_BYTES: Final = 32 << 20
 INODE_LINE_LIMIT_BYTES: Final = 4096
+_ALL32: Final = 1 << 32
 UNWRITTEN_KEPT: Final = 32  # ranges; an xattr of the tree's target must have room for the line
 
 _TYPEFLAG: Final = {
@@ -49,6 +51,8 @@ _TYPEFLAG: Final = {
 }
 _TYPE: Final = {flag: kind for kind, flag in _TYPEFLAG.items() if kind != "socket"}
 _NAME_LIMIT_BYTES: Final = 256  # EXT4_NAME_LEN, and one for an escaped ".ext4img"
+_NO_NAMES: Final = frozenset((b"", b".", b".."))
+_USUAL_PATH_BYTES: Final = 4096
 _ESCAPED = re.compile(rb"\.ext4img~*")
 
 
@@ -94,7 +98,7 @@ def entry_of(
     member = show(path)
     if header.times is None:
         raise AlteredArchiveError("a member of the tree without times", member)
-    xattrs: dict[str, bytes] = dict(overflow)
+    xattrs: dict[str, bytes] = dict(overflow) if overflow else {}
     records: dict[str, bytes] = {}
     for key, value in header.xattrs.items():
         name = show(key)
@@ -106,22 +110,23 @@ def entry_of(
             raise AlteredArchiveError(f"attribute {name!r} comes twice", member)
         else:
             xattrs[name] = value
-    if any("\0" in name for name in xattrs):
+    if xattrs and any("\0" in name for name in xattrs):
         raise AlteredArchiveError("an attribute whose name has a NUL in it", member)
     try:
         known = _Inode(records.pop(INODE, b""))
         is_link = header.typeflag == LNKTYPE
         kind = _kind(header, known.type, is_link)
         mode = MODE_OF_TYPE[kind] | header.mode
-        metadata = parse_metadata(records.pop(METADATA)) if METADATA in records else None
-        filename = parse_filename(records.pop(FILENAME)) if FILENAME in records else None
-        if filename is not None and filename.mode is not None:
-            context = metadata.context if metadata is not None else None
-            if filename.mode != mode or filename.context != context:
-                raise AlteredArchiveError("its directory record and its header differ")
-        stored_target = records.pop(SYMLINK, None)
+        metadata = filename = stored_target = None
         if records:
-            raise ArchiveError(f"attribute {next(iter(records))!r} is not of this format")
+            metadata = parse_metadata(records.pop(METADATA)) if METADATA in records else None
+            filename = parse_filename(records.pop(FILENAME)) if FILENAME in records else None
+            stored_target = records.pop(SYMLINK, None)
+            if records:
+                raise ArchiveError(f"attribute {next(iter(records))!r} is not of this format")
+        context = metadata.context if metadata is not None else None
+        if filename is not None and filename.mode is not None and filename[1:] != (mode, context):
+            raise AlteredArchiveError("its directory record and its header differ")
         if is_link and (kind == "dir" or metadata is not None or xattrs):
             raise AlteredArchiveError("a hard link carries what only its first name may")
         if not is_link and (stored_target is not None) != (kind == "symlink" and metadata is not None):
@@ -141,34 +146,37 @@ def entry_of(
     elif link_target:
         raise AlteredArchiveError("a link target on what is no link", member)
     mtime_ns, atime_ns, ctime_ns = header.times
-    return Entry(
-        path=path,
-        type=kind,
-        mode=mode,
-        uid=header.uid,
-        gid=header.gid,
-        size=size,
-        body_size=body_size,
-        segments=segments,
-        atime_ns=atime_ns,
-        mtime_ns=mtime_ns,
-        ctime_ns=ctime_ns,
-        crtime_ns=known.crtime_ns,
-        rdev=header.rdev,
-        link_target=link_target,
-        is_link=is_link,
-        xattrs=xattrs or NO_XATTRS,
-        inode=known.number,
-        generation=known.generation,
-        flags=known.flags,
-        version=known.version,
-        project_id=known.project,
-        links=known.links,
-        unwritten=known.unwritten,
-        context=metadata.context if metadata is not None else None,
-        stored_name=filename.name if filename is not None else None,
-        name_hash=known.hash,
-        stored_target=stored_target,
+    # By position, in the order of its fields: a third of the time that keywords take.
+    return Entry._make(
+        (
+            path,
+            kind,
+            mode,
+            header.uid,
+            header.gid,
+            size,
+            body_size,
+            segments,
+            atime_ns,
+            mtime_ns,
+            ctime_ns,
+            known.crtime_ns,
+            header.rdev,
+            link_target,
+            is_link,
+            xattrs or NO_XATTRS,
+            known.number,
+            known.generation,
+            known.flags,
+            known.version,
+            known.project,
+            known.links,
+            known.unwritten,
+            context,
+            filename.name if filename is not None else None,
+            known.hash,
+            stored_target,
+        )
     )
 
 
@@ -199,17 +207,28 @@ def tree_path(path: bytes, directory: bool) -> bytes:
         path = path[:-1]
         if path == ROOT:
             return ROOT
-    components = path.split(b"/")
-    for component in components:
-        if component in (b"", b".", b"..") or b"\0" in component or len(component) > _NAME_LIMIT_BYTES:
-            raise UnsafeArchiveError("a path with an empty, dotted or overlong component", show(path[:4096]))
-    head = components[0]
-    if _ESCAPED.fullmatch(head):
-        if head == CONTROL:
-            raise UnsafeArchiveError("not a member of the tree", show(path))
-        components[0] = head[:-1]
-        return b"/".join(components)
-    return path
+    parent, slash, name = path.rpartition(b"/")
+    if not _is_name(name) or (slash and not (_kept_is_path if len(parent) <= _USUAL_PATH_BYTES else _is_path)(parent)):
+        raise UnsafeArchiveError("a path with an empty, dotted or overlong component", show(path[:4096]))
+    if not path.startswith(CONTROL):
+        return path
+    head, slash, rest = path.partition(b"/")
+    if not _ESCAPED.fullmatch(head):
+        return path
+    if head == CONTROL:
+        raise UnsafeArchiveError("not a member of the tree", show(path))
+    return head[:-1] + slash + rest
+
+
+def _is_name(name: bytes) -> bool:
+    return name not in _NO_NAMES and b"\0" not in name and len(name) <= _NAME_LIMIT_BYTES
+
+
+def _is_path(path: bytes) -> bool:
+    return all(map(_is_name, path.split(b"/")))
+
+
+_kept_is_path = lru_cache(maxsize=256)(_is_path)  # most members have their neighbour's parent
 
 
 def parse_overflow(data: bytes, member: str) -> dict[str, bytes]:
@@ -295,15 +314,19 @@ class _Inode:
         if not line or len(line) > INODE_LINE_LIMIT_BYTES:
             raise AlteredArchiveError(f"its {INODE} attribute has {len(line)} bytes")
         try:
-            found = json.loads(line)
-            if not isinstance(found, dict):
+            found = json.loads(line.decode())
+            if type(found) is not dict:
                 raise TypeError("no object")
-            self.number = _ranged(found, "number", 1, 32)
-            self.generation = _ranged(found, "generation", 0, 32)
-            self.flags = _ranged(found, "flags", 0, 32)
-            self.links = _ranged(found, "links", 0, 32)
+            self.number = number = found["number"]
+            self.generation = generation = found["generation"]
+            self.flags = flags = found["flags"]
+            self.links = links = found["links"]
+            if not type(number) is type(generation) is type(flags) is type(links) is int:
+                raise TypeError("number, generation, flags or links is no integer")
+            if not (0 < number < _ALL32 and 0 <= generation < _ALL32 and 0 <= flags < _ALL32 and 0 <= links < _ALL32):
+                raise ValueError("number, generation, flags or links is not of 32 bits")
             self.version = _ranged(found, "version", 0, 64, 0)
-            self.project = _ranged(found, "project", 0, 32, 0)
+            self.project = _ranged(found, "project", 0, 32, 0) if "project" in found else 0
             self.size: int | None = _ranged(found, "size", 0, 63) if "size" in found else None
             self.crtime_ns: int | None = None
             if "crtime_ns" in found:
@@ -316,7 +339,7 @@ class _Inode:
                 self.hash = bytes.fromhex(found["hash"])
                 if len(self.hash) != 8:
                     raise ValueError("hash is not of 8 bytes")
-            self.unwritten: Segments = parse_ranges(found.get("unwritten", ()))
+            self.unwritten: Segments = parse_ranges(found["unwritten"]) if "unwritten" in found else ()
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise AlteredArchiveError(f"its {INODE} attribute cannot be understood: {error}") from error
 

@@ -10,8 +10,8 @@ from ext4img.backup.digest import DigestThread, sha256_hex
 from ext4img.backup.entry import EXT4_VERITY_FL, NO_XATTRS, VERITY, Entry, Segments, show
 from ext4img.backup.info import INFO_LIMIT_BYTES, BackupInfo
 from ext4img.backup.input import Cursor
-from ext4img.backup.manifest import ManifestReader, ManifestWriter
-from ext4img.backup.manifest_line import Closing, ManifestLine, elsewhere_of, identity_of
+from ext4img.backup.manifest import ManifestReader, ManifestWriter, parse_member
+from ext4img.backup.manifest_line import Closing, ManifestLine, build_line, digest_in, elsewhere_of, identity_of
 from ext4img.backup.member import (
     BACKUP_PATH,
     MANIFEST_PATH,
@@ -53,6 +53,11 @@ class Member:
     it was backed up, as (offset, length): they hold zeros. It is known only on a file.
     """
 
+    __slots__ = (
+        "_chunks", "_cursor", "_data", "_end", "_promise", "_raw_map", "_tools",
+        "digest", "entry", "head", "offset", "path", "stored_bytes", "unreadable",
+    )  # fmt: skip
+
     def __init__(
         self,
         entry: Entry,
@@ -70,13 +75,22 @@ class Member:
         self.head = sha256_hex(head)
         self.digest: str | None = None  # of the stored data, once it is read
         self.unreadable: Segments = ()
-        self.expected: ManifestLine | None = None
+        self._promise: tuple[str, bytes] | None = None  # the manifest's digest of the data, and its line
         self._cursor = cursor
         self._tools = tools
         self._raw_map = raw_map
         self._data = cursor.position - len(raw_map)
         self._end = self._data + header.size + padding(header.size)
-        self._chunks = self._read()
+        self._chunks: Iterator[tuple[int, memoryview]] | None = None
+
+    @property
+    def expected(self) -> ManifestLine | None:
+        """What the manifest says of it; None on a stream."""
+        return parse_member(self._promise[1]) if self._promise is not None else None
+
+    def expect(self, sha256: str, raw: bytes) -> None:
+        """Note the digest that its data must have, and the manifest's line that says so."""
+        self._promise = sha256, raw
 
     def chunks(self) -> Iterator[tuple[int, memoryview]]:
         """The body's data: (offset in the body, bytes), ascending, holes left out.
@@ -85,27 +99,29 @@ class Member:
         When the last has been drawn without an exception, the digest is the manifest's (on a
         stream: will be held against it).
         """
+        if self._chunks is None:
+            self._chunks = self._read()
         return self._chunks
 
     def read(self) -> bytes:
         """The whole body, holes as zeros: for small ones."""
         body = bytearray(self.entry.body_size)
-        for offset, part in self._chunks:
+        for offset, part in self.chunks():
             body[offset : offset + len(part)] = part
         return bytes(body)
 
     def finish(self, verify: bool) -> None:
         """Go to the body's end, if it is not there yet; without looking at the bytes unless `verify`."""
         if verify:
-            for _ in self._chunks:
+            for _ in self.chunks():
                 pass
-        else:
+        elif self._cursor.position != self._end:
             self._cursor.skip(self._end - self._cursor.position, self.entry.shown)
 
     def line(self) -> ManifestLine:
         """What the manifest says, or has to say, of it."""
         entry = self.entry
-        sha256 = self.digest or (self.expected.sha256 if self.expected is not None else "")
+        sha256 = self.digest or (self._promise[0] if self._promise is not None else "")
         identity = None if is_control(self.path) else identity_of(entry)
         return ManifestLine(
             self.path,
@@ -120,37 +136,39 @@ class Member:
         )
 
     def _read(self) -> Iterator[tuple[int, memoryview]]:
-        digest = hashlib.sha256(self._raw_map)
         cursor, digests = self._cursor, self._tools.digests
         buffer, other = self._tools.buffers
-        member = self.entry.shown
-        what = f"the contents of {member!r}"
         step = len(buffer)
-        for start, length in self.entry.segments:
-            end = start + length
-            for offset in range(start, end, step):
-                buffer, other = other, buffer
-                part = buffer[: min(step, end - offset)]
-                cursor.read_into(part, what)
-                digests.update(digest, part)
-                yield offset, part.toreadonly()
-        digests.wait()
-        if cursor.read(padding(self.stored_bytes), f"the padding of {member!r}").strip(b"\0"):
-            raise AlteredArchiveError("it is padded with something else than zeros", member)
+        digest = hashlib.sha256(self._raw_map)
+        try:
+            for start, length in self.entry.segments:
+                end = start + length
+                for offset in range(start, end, step):
+                    buffer, other = other, buffer
+                    part = buffer[: min(step, end - offset)]
+                    cursor.read_into(part, "its contents")
+                    digests.update(digest, part)
+                    yield offset, part.toreadonly()
+            digests.wait()
+            fill = padding(self.stored_bytes)
+            if fill and cursor.read(fill, "its padding").strip(b"\0"):
+                raise AlteredArchiveError("it is padded with something else than zeros")
+        except ArchiveError as error:
+            raise type(error)(error.reason, self.entry.shown) from error
         self.digest = digest.hexdigest()
-        if self.expected is not None and self.expected.sha256 != self.digest:
-            raise AlteredArchiveError("its contents are not those that were written", member)
+        if self._promise is not None and self._promise[0] != self.digest:
+            raise AlteredArchiveError("its contents are not those that were written", self.entry.shown)
 
 
 class Passage:
-    """See the module's text. Without `expected`, the manifest's lines, they are compared at the end.
+    """See the module's text. Without `expected`, the manifest's lines, raw or parsed, they are compared at the end.
 
     With `info` the cursor may stand at any member, and what follows is read each on its own; else
     it stands at the archive's start, and `read_info` is called first.
     """
 
     def __init__(
-        self, cursor: Cursor, expected: Iterator[ManifestLine] | None, info: BackupInfo | None = None
+        self, cursor: Cursor, expected: Iterator[bytes | ManifestLine] | None, info: BackupInfo | None = None
     ) -> None:
         self.closing: Closing | None = None
         self.start = cursor.position  # of the last member
@@ -294,14 +312,21 @@ class Passage:
         """Hold a header against the manifest, before anybody acts on the entry."""
         if self._expected is None:
             return
-        line = next(self._expected, None)
-        while line is not None and line.reference is not None:
-            line = next(self._expected, None)  # of an incremental backup: not stored here
-        if line is None:
-            raise AlteredArchiveError("it is not in the manifest", show(member.path))
-        member.expected = line
-        _compare(line, member.line())
-        member.unreadable = line.unreadable
+        seen = member.line()
+        for promised in self._expected:
+            raw = promised if isinstance(promised, bytes) else build_line(promised)[:-1]
+            sha256 = digest_in(raw, seen)
+            if sha256 is not None:
+                member.expect(sha256, raw)
+                return
+            line = parse_member(raw)
+            if line.reference is None:
+                member.expect(line.sha256, raw)
+                member.unreadable = line.unreadable
+                _compare(line, member.line())
+                return
+            # of an incremental backup: not stored here
+        raise AlteredArchiveError("it is not in the manifest", show(member.path))
 
     def _note(self, member: Member) -> None:
         """On a stream keep what was seen of a member until the manifest comes."""
@@ -313,7 +338,7 @@ class Passage:
         if self._attributes is not None:
             raise AlteredArchiveError("attributes without their member before the manifest")
         if self._seen is None:
-            if self._expected is not None and any(line.reference is None for line in self._expected):
+            if self._expected is not None and any(_is_stored(line) for line in self._expected):
                 raise AlteredArchiveError("members that the manifest has are missing")
             return
         manifest = ManifestReader(self._cursor, header.size, start)
@@ -346,9 +371,15 @@ def _whole(size: int) -> Segments:
     return ((0, size),) if size else ()
 
 
+def _is_stored(promised: bytes | ManifestLine) -> bool:
+    """Whether a line is of a member of this archive."""
+    line = parse_member(promised) if isinstance(promised, bytes) else promised
+    return line.reference is None
+
+
 def _compare(line: ManifestLine, seen: ManifestLine) -> None:
     """AlteredArchiveError where a member is not what the manifest says of it."""
-    if line._replace(unreadable=()) == seen:
+    if line == seen or line._replace(unreadable=()) == seen:
         return
     for what, promised, found in zip(ManifestLine._fields, line, seen, strict=True):
         if promised != found and what != "unreadable":

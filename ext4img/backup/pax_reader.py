@@ -8,7 +8,9 @@ agree, no key may come twice, and every number is digits of bounded length.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
+from zlib import adler32
 
 from ext4img.backup.input import Cursor
 from ext4img.backup.pax import (
@@ -62,88 +64,127 @@ _KEYS: Final = frozenset(
 )
 _OCTAL = re.compile(rb"([0-7]+)[\0 ]*")
 _DECIMAL = re.compile(rb"0|[1-9][0-9]{0,18}")
-_TIME = re.compile(rb"(-?)([0-9]{1,12})(?:\.([0-9]{1,9}))?")
+_TIMES: Final = frozenset((b"mtime", b"atime", b"ctime"))
+_SPARSE: Final = frozenset((b"GNU.sparse.minor", b"GNU.sparse.name", b"GNU.sparse.realsize"))
+_SECONDS_DIGITS: Final = 12
+_FRACTION_DIGITS: Final = 9
+_PREFIX_SIZE: Final = len(XATTR_PREFIX)
+_USUAL_KEY_BYTES: Final = 300  # of an attribute's key; longer ones are not kept
+_TYPEFLAG_AT: Final = POSIX_HEADER.offset_of("typeflag")
+_XHDTYPE: Final = XHDTYPE[0]
+_SPACES: Final = POSIX_HEADER.span("chksum").size * ord(" ") + 1  # and Adler-32's own 1
 _ZEROS: Final = bytes(BLOCK_BYTES)
 
 
 def read_header(cursor: Cursor) -> tuple[TarHeader, bytes] | None:
     """The next member's header and its bytes as they stand; None at the blocks of zeros at the end."""
     start = cursor.position
-    parts: list[bytes] = []
+    before: list[bytes] = []
     records: dict[bytes, bytes] | None = None
     long_name: bytes | None = None
     long_link: bytes | None = None
+    block = cursor.read(BLOCK_BYTES, "a header")
     while True:
-        block = cursor.read(BLOCK_BYTES, f"the header at byte offset {start}")
-        if block == _ZEROS:
-            if parts:
+        raw = _checked(block)
+        if raw is None:
+            if block != _ZEROS:
+                raise _unsound(block, cursor.position - BLOCK_BYTES)
+            if before:
                 raise AlteredArchiveError(f"pax records without a member at byte offset {start}")
             return None
-        raw = _checked(block, cursor.position - BLOCK_BYTES)
-        parts.append(block)
         typeflag = raw[7]
         if typeflag in _MEMBER_TYPES:
             break
         size = _octal(raw[4], "size")
-        what = f"the long header at byte offset {start}"
         if typeflag == XHDTYPE and records is None:
-            data = _data(cursor, size, HEADER_LIMIT_BYTES, what, parts)
-            records = parse_records(data, what)
+            data, rest = _data(cursor, size, HEADER_LIMIT_BYTES)
+            records = parse_records(data, f"the long header at byte offset {start}")
         elif typeflag == GNU_LONGNAME and long_name is None:
-            long_name = _long(_data(cursor, size, PATH_LIMIT_BYTES + 1, what, parts))
+            data, rest = _data(cursor, size, PATH_LIMIT_BYTES + 1)
+            long_name = _long(data)
         elif typeflag == GNU_LONGLINK and long_link is None:
-            long_link = _long(_data(cursor, size, PATH_LIMIT_BYTES + 1, what, parts))
+            data, rest = _data(cursor, size, PATH_LIMIT_BYTES + 1)
+            long_link = _long(data)
         else:
             raise ArchiveError(f"member of type {typeflag!r} at byte offset {start} is not of this format")
+        before += (block, data, rest[:-BLOCK_BYTES])
+        block = rest[-BLOCK_BYTES:]
     header = _header(raw, records or {}, long_name, long_link)
-    return header, b"".join(parts) if len(parts) > 1 else parts[0]
+    return header, b"".join((*before, block)) if before else block
 
 
-def _checked(block: bytes, offset: int) -> tuple[bytes, ...]:
-    """The ustar block's fields once magic and checksum are right."""
+def _checked(block: bytes) -> tuple[bytes, ...] | None:
+    """The ustar block's fields if magic and checksum are right."""
+    if block[_TYPEFLAG_AT] == _XHDTYPE:
+        return _kept_fields(block)
+    return _fields(block)
+
+
+def _fields(block: bytes) -> tuple[bytes, ...] | None:
     raw: tuple[bytes, ...] = POSIX_HEADER.unpack_tuple(block, 0)
     if raw[9] != USTAR_MAGIC or raw[10] != USTAR_VERSION:
-        raise ArchiveError(f"no tar header at byte offset {offset}")
-    computed = checksum(block) - sum(raw[6]) + len(raw[6]) * ord(" ")
-    if _octal(raw[6], "chksum") != computed:
-        raise AlteredArchiveError(f"tar header at byte offset {offset} has a wrong checksum")
-    return raw
+        return None
+    stored = raw[6]
+    computed = checksum(block) - (adler32(stored) & 0xFFFF) + _SPACES
+    return raw if _octal(stored, "chksum") == computed else None
+
+
+# Before pax records most members have the same block.
+_kept_fields = lru_cache(maxsize=1024)(_fields)
+
+
+def _unsound(block: bytes, offset: int) -> ArchiveError:
+    """What is wrong with a block that `_checked` does not take."""
+    raw = POSIX_HEADER.unpack_tuple(block, 0)
+    if raw[9] != USTAR_MAGIC or raw[10] != USTAR_VERSION:
+        return ArchiveError(f"no tar header at byte offset {offset}")
+    return AlteredArchiveError(f"tar header at byte offset {offset} has a wrong checksum")
 
 
 def _header(
     raw: tuple[bytes, ...], records: dict[bytes, bytes], long_name: bytes | None, long_link: bytes | None
 ) -> TarHeader:
     """What block, records and long names say together."""
-    name = _text(raw[0])
+    path = _text(raw[0])
     prefix = _text(raw[15])
-    in_block = prefix + b"/" + name if prefix else name
-    path = _one_of(in_block, prefix, records.get(b"path"), long_name, "name")
-    linkpath = _one_of(_text(raw[8]), b"", records.get(b"linkpath"), long_link, "link")
-    uid = _number(records, b"uid", _octal(raw[2], "uid"), _ID_LIMIT)
-    gid = _number(records, b"gid", _octal(raw[3], "gid"), _ID_LIMIT)
-    size = _number(records, b"size", _octal(raw[4], "size"), _SIZE_LIMIT)
+    if prefix:
+        path = prefix + b"/" + path
+    linkpath = _text(raw[8])
+    if long_name is not None or b"path" in records:
+        path = _one_of(path, prefix, records.get(b"path"), long_name, "name")
+    if long_link is not None or b"linkpath" in records:
+        linkpath = _one_of(linkpath, b"", records.get(b"linkpath"), long_link, "link")
+    uid, gid, size = _octal(raw[2], "uid"), _octal(raw[3], "gid"), _octal(raw[4], "size")
+    times = sparse_size = None
     typeflag = raw[7]
-    if size and typeflag != REGTYPE:
-        raise AlteredArchiveError("a member that is no file has a size", _shown(path))
-    sparse_size = None
-    if b"GNU.sparse.major" in records:
-        path, sparse_size = _sparse(path, records)
-        if typeflag != REGTYPE:
-            raise AlteredArchiveError("a member that is no file has holes", _shown(path))
-    elif not records.keys().isdisjoint((b"GNU.sparse.minor", b"GNU.sparse.name", b"GNU.sparse.realsize")):
-        raise AlteredArchiveError("GNU.sparse keys without a version", _shown(path))
-    times = None
+    xattrs: dict[bytes, bytes] = {}
+    others = 0
+    is_plain = True
+    for key, value in records.items():
+        if key.startswith(XATTR_PREFIX):
+            xattrs[_xattr_name(key) if len(key) <= _USUAL_KEY_BYTES else unescape_key(key[_PREFIX_SIZE:])] = value
+            continue
+        others += 1
+        if key not in _TIMES:
+            is_plain = False
+            if key not in _KEYS:
+                raise ArchiveError(f"pax key {key!r} is not of this format", _shown(path))
+    if others + len(xattrs) != len(records):
+        raise AlteredArchiveError("an attribute comes twice", _shown(path))
     if b"mtime" in records:
         try:
             times = (_time(records[b"mtime"]), _time(records[b"atime"]), _time(records[b"ctime"]))
         except KeyError as error:
             raise AlteredArchiveError("mtime, atime and ctime come together or not at all", _shown(path)) from error
-    xattrs: dict[bytes, bytes] = {}
-    for key, value in records.items():
-        if key.startswith(XATTR_PREFIX):
-            xattrs[unescape_key(key[len(XATTR_PREFIX) :])] = value
-        elif key not in _KEYS:
-            raise ArchiveError(f"pax key {key!r} is not of this format", _shown(path))
+    if not is_plain:
+        uid = _number(records, b"uid", uid, _ID_LIMIT)
+        gid = _number(records, b"gid", gid, _ID_LIMIT)
+        size = _number(records, b"size", size, _SIZE_LIMIT)
+        path, sparse_size = _sparse(path, records)
+        if sparse_size is not None and typeflag != REGTYPE:
+            raise AlteredArchiveError("a member that is no file has holes", _shown(path))
+    if size and typeflag != REGTYPE:
+        raise AlteredArchiveError("a member that is no file has a size", _shown(path))
     rdev = (_octal(raw[13], "devmajor"), _octal(raw[14], "devminor"))
     mode = _octal(raw[1], "mode")
     if mode > 0o7777:
@@ -165,8 +206,12 @@ def _one_of(in_block: bytes, prefix: bytes, in_records: bytes | None, long: byte
     return whole
 
 
-def _sparse(path: bytes, records: dict[bytes, bytes]) -> tuple[bytes, int]:
-    """(true path, true size) of a member with holes."""
+def _sparse(path: bytes, records: dict[bytes, bytes]) -> tuple[bytes, int | None]:
+    """(true path, true size) of a member with holes, None of one without."""
+    if b"GNU.sparse.major" not in records:
+        if not records.keys().isdisjoint(_SPARSE):
+            raise AlteredArchiveError("GNU.sparse keys without a version", _shown(path))
+        return path, None
     if records[b"GNU.sparse.major"] != b"1" or records.get(b"GNU.sparse.minor") != b"0":
         raise ArchiveError("only version 1.0 of GNU's sparse format is known", _shown(path))
     real = records.get(b"GNU.sparse.name")
@@ -180,16 +225,22 @@ def _sparse(path: bytes, records: dict[bytes, bytes]) -> tuple[bytes, int]:
     return path, _number(records, b"GNU.sparse.realsize", 0, _SIZE_LIMIT)
 
 
-def _data(cursor: Cursor, size: int, limit: int, what: str, parts: list[bytes]) -> bytes:
-    """The data of a long header, and its padding; both go into `parts`."""
+@lru_cache(maxsize=1024)
+def _xattr_name(key: bytes) -> bytes:
+    """The attribute that a pax key names."""
+    return unescape_key(key[_PREFIX_SIZE:])
+
+
+def _data(cursor: Cursor, size: int, limit: int) -> tuple[bytes, bytes]:
+    """(the data of a long header, its padding and the block that follows)."""
+    start = cursor.position
     if size > limit:
-        raise ArchiveError(f"{what} has {size} bytes, the format allows {limit}")
-    data = cursor.read(size, what)
-    fill = cursor.read(padding(size), what)
-    if fill.strip(b"\0"):
-        raise AlteredArchiveError(f"{what} is padded with something else than zeros")
-    parts += (data, fill)
-    return data
+        raise ArchiveError(f"a long header of {size} bytes before byte offset {start}, the format allows {limit}")
+    both = cursor.read(size + padding(size) + BLOCK_BYTES, "a long header")
+    rest = both[size:]
+    if rest[:-BLOCK_BYTES].strip(b"\0"):
+        raise AlteredArchiveError(f"a long header at byte offset {start} is padded with something else than zeros")
+    return both[:size], rest
 
 
 def _long(data: bytes) -> bytes:
@@ -201,12 +252,13 @@ def _long(data: bytes) -> bytes:
 
 def _text(field: bytes) -> bytes:
     """A NUL-padded field's value; nothing may hide behind the NUL."""
-    value, _, rest = field.partition(b"\0")
-    if rest.strip(b"\0"):
+    value = field.rstrip(b"\0")
+    if b"\0" in value:
         raise AlteredArchiveError("a tar header has bytes hidden behind a name's end", _shown(value))
     return value
 
 
+@lru_cache(maxsize=4096)
 def _octal(field: bytes, name: str) -> int:
     match = _OCTAL.fullmatch(field)
     if not match:
@@ -226,12 +278,19 @@ def _number(records: dict[bytes, bytes], key: bytes, in_block: int, limit: int) 
 
 
 def _time(text: bytes) -> int:
-    """Nanoseconds."""
-    match = _TIME.fullmatch(text)
-    if not match:
+    """Nanoseconds: at most twelve digits of seconds, nine of the fraction."""
+    if text.startswith(b"-"):
+        if text.startswith(b"--"):
+            raise AlteredArchiveError(f"a time is {text[:40]!r}")
+        return -_time(text[1:])
+    seconds, point, fraction = text.partition(b".")
+    digits = fraction.ljust(_FRACTION_DIGITS, b"0")
+    both = seconds + digits
+    if not both.isdigit() or not seconds or len(seconds) > _SECONDS_DIGITS or len(digits) > _FRACTION_DIGITS:
         raise AlteredArchiveError(f"a time is {text[:40]!r}")
-    time_ns = int(match[2]) * 1_000_000_000 + int((match[3] or b"0").ljust(9, b"0"))
-    return -time_ns if match[1] else time_ns
+    if point and not fraction:
+        raise AlteredArchiveError(f"a time is {text[:40]!r}")
+    return int(both)
 
 
 def _shown(path: bytes) -> str:

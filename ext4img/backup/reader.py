@@ -14,7 +14,7 @@ from typing import Self
 from ext4img.backup.entry import show
 from ext4img.backup.input import ArchiveInput, ArchiveSource, Cursor
 from ext4img.backup.manifest import ManifestReader, find_manifest, tail_bytes
-from ext4img.backup.manifest_line import Closing, ManifestLine
+from ext4img.backup.manifest_line import Closing, ManifestLine, build_line
 from ext4img.backup.member import MANIFEST_PATH, XATTR_DIRECTORY, archive_path
 from ext4img.backup.passage import Member, Passage, check_end
 from ext4img.backup.pax_reader import read_header
@@ -80,7 +80,7 @@ class Archive:
     def stored_members(self, *, verify: bool = False) -> Iterator[Member]:
         """The same of any archive: only what is stored in this one."""
         if self.closing is not None:
-            passage = Passage(self.input.cursor(), self.manifest())
+            passage = Passage(self.input.cursor(), self.raw_manifest())
             passage.read_info()
         elif self._stream is not None:
             passage, self._stream = self._stream, None
@@ -93,15 +93,15 @@ class Archive:
 
     def manifest(self) -> Iterator[ManifestLine]:
         """The manifest's lines. Only on a file."""
-        if self.closing is None or not self.seekable:
-            raise ArchiveError(f"{self.name}: a stream has its manifest at its end")
-        return iter(self._manifest_reader(self.closing.offset)[0])
+        return iter(self._manifest()[0])
+
+    def raw_manifest(self) -> Iterator[bytes]:
+        """The same as they stand, without their newlines."""
+        return self._manifest()[0].raw()
 
     def manifest_place(self) -> tuple[int, int]:
         """(start, size) of the manifest's lines in the file."""
-        if self.closing is None or not self.seekable:
-            raise ArchiveError(f"{self.name}: a stream has its manifest at its end")
-        reader, cursor = self._manifest_reader(self.closing.offset)
+        reader, cursor = self._manifest()
         return cursor.position, reader.size
 
     def member(self, path: bytes) -> Member:
@@ -121,7 +121,7 @@ class Archive:
             lines.insert(0, before)  # attributes that did not fit into the header
         if self._passage is not None:
             self._passage.close()
-        self._passage = Passage(self.input.cursor(lines[0].offset), iter(lines), self.info)
+        self._passage = Passage(self.input.cursor(lines[0].offset), map(build_line, lines), self.info)
         return next(self._passage.members(verify=False))
 
     def close(self) -> None:
@@ -138,6 +138,11 @@ class Archive:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _manifest(self) -> tuple[ManifestReader, Cursor]:
+        if self.closing is None or not self.seekable:
+            raise ArchiveError(f"{self.name}: a stream has its manifest at its end")
+        return self._manifest_reader(self.closing.offset)
 
     def _manifest_reader(self, offset: int) -> tuple[ManifestReader, Cursor]:
         cursor = self.input.cursor(offset)

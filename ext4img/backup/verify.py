@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ext4img.backup.input import ArchiveSource
+from ext4img.backup.manifest import parse_member
 from ext4img.backup.manifest_line import Closing, ManifestLine
 from ext4img.backup.passage import Passage
 from ext4img.backup.reader import Archive
@@ -96,7 +97,7 @@ def _close(closing: Closing, report: VerifyReport) -> None:
 def _verify_file(archive: Archive, report: VerifyReport, progress: Progress | None) -> None:
     """Each member; after one whose header is damaged the manifest says where the next one is."""
     total = archive.input.size
-    lines = _Lines(archive.manifest())
+    lines = _Lines(archive.raw_manifest())
     passage = Passage(archive.input.cursor(), lines)
     passage.read_info()
     while True:
@@ -120,14 +121,14 @@ def _verify_file(archive: Archive, report: VerifyReport, progress: Progress | No
             passage = Passage(archive.input.cursor(line.offset), lines, archive.info)
 
 
-class _Lines(Iterator[ManifestLine]):
+class _Lines(Iterator[bytes]):
     """The manifest's lines with a look ahead."""
 
-    def __init__(self, lines: Iterator[ManifestLine]) -> None:
+    def __init__(self, lines: Iterator[bytes]) -> None:
         self._lines = lines
-        self._ahead: ManifestLine | None = None
+        self._ahead: bytes | None = None
 
-    def __next__(self) -> ManifestLine:
+    def __next__(self) -> bytes:
         line, self._ahead = self._ahead, None
         return line if line is not None else next(self._lines)
 
@@ -135,4 +136,4 @@ class _Lines(Iterator[ManifestLine]):
         """The line that comes next."""
         if self._ahead is None:
             self._ahead = next(self._lines, None)
-        return self._ahead
+        return parse_member(self._ahead) if self._ahead is not None else None
