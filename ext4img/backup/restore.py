@@ -10,9 +10,11 @@ from ext4img.backup.destination import HostDirectory, failing
 from ext4img.backup.input import ArchiveSource
 from ext4img.backup.kernel_policy import KernelKeys
 from ext4img.backup.plaintext import Plaintext
+from ext4img.backup.reader import Archive
 from ext4img.backup.rehearsal import ImaginaryDirectory, Rehearsal
 from ext4img.backup.restore_report import RestoreReport
 from ext4img.backup.restorer import Missing, Progress, Restorable, Restorer
+from ext4img.backup.sound import sound_members
 from ext4img.backup.source import BackupSource, open_backup
 from ext4img.backup.staging import Move, Overwrite, clear_stagings, staging
 from ext4img.backup.trial import Key, keyring_for
@@ -72,8 +74,9 @@ def restore(
                 only=only,
                 resume=resume,
                 aside=True,
+                tolerant=opened.seekable,
             )
-            rehearsal.run(opened.members(), opened.total_bytes, progress)
+            rehearsal.run(_members(opened, rehearsal), opened.total_bytes, progress)
             return rehearsal.report
         with (
             HostDirectory(destination) as target,
@@ -93,10 +96,11 @@ def restore(
                     resume=resume,
                     fetch=opened.member,
                     kernel_keys=lent,
+                    tolerant=True,
                 )
                 if resume:
                     target.clear_temporaries()
-                restorer.run(opened.members(), opened.total_bytes, progress)
+                restorer.run(_members(opened, restorer), opened.total_bytes, progress)
                 restorer.lock(target)
             else:
                 with staging(target) as aside:
@@ -116,3 +120,10 @@ def restore(
     finally:
         if opened is not archive:
             opened.close()
+
+
+def _members(source: BackupSource, restorer: Restorer) -> Iterable[Restorable]:
+    """All members, or of an archive file those that are sound."""
+    if isinstance(source, Archive) and source.seekable:
+        return sound_members(source, restorer.lose)
+    return source.members()

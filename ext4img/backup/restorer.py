@@ -12,18 +12,21 @@ from ext4img.backup import attributes
 from ext4img.backup.attributes import FS_CASEFOLD_FL
 from ext4img.backup.chosen import Chosen, ChosenPath
 from ext4img.backup.destination import HostDirectory, failing
-from ext4img.backup.entry import ROOT, VERITY, Entry, show
+from ext4img.backup.entry import MODE_OF_TYPE, ROOT, VERITY, Entry, show
 from ext4img.backup.folder import Exists
 from ext4img.backup.kernel_policy import KernelKeys
 from ext4img.backup.locks import LOCKING_FLAGS, NOTHING_MERGED, Locks
-from ext4img.backup.member import records_of
+from ext4img.backup.manifest_line import ManifestLine
+from ext4img.backup.member import is_control, records_of, tree_path
 from ext4img.backup.passage import CHUNK_BYTES
 from ext4img.backup.plaintext import Plaintext
 from ext4img.backup.publication import Finish, Linked, NewName, Publication
 from ext4img.backup.restore_report import RestoreReport
 from ext4img.backup.staging import Overwrite
+from ext4img.crypto.policy import NONCE_SIZE
 from ext4img.errors import (
     AlteredArchiveError,
+    ArchiveError,
     Ext4Error,
     NoKeyError,
     RestoreError,
@@ -56,10 +59,11 @@ _ONE_ENTRY: Final = frozenset(
 class _Directory:
     """A directory of the archive on the way to the current member. `names` decrypts what is in it."""
 
-    __slots__ = ("entry", "made", "names")
+    __slots__ = ("entry", "is_known", "made", "names")
 
-    def __init__(self, entry: Entry, names: NamesCipher | None) -> None:
+    def __init__(self, entry: Entry, names: NamesCipher | None, *, is_known: bool = True) -> None:
         self.entry = entry
+        self.is_known = is_known  # whether `entry` is what was backed up
         self.names = names
         self.made: set[bytes] | None = set() if names is not None else None  # names restored here
 
@@ -91,11 +95,13 @@ class Restorer:
         fetch: Callable[[bytes], Restorable] | None = None,
         kernel_keys: KernelKeys | None = None,
         aside: bool = False,
+        tolerant: bool = False,
     ) -> None:
         """See `restore`. `fetch` gives a member by its path, for further names of what is not restored.
 
         With `kernel_keys` encrypted directories are to be encrypted ones again. With `aside` all
-        that is restored is thrown away unless all of it is whole: names are given at once.
+        that is restored is thrown away unless all of it is whole: names are given at once. With
+        `tolerant` a damaged member is left out, and the rest goes on.
         """
         self.report = RestoreReport()
         self.root: Entry | None = None
@@ -113,6 +119,9 @@ class Restorer:
         self._left_out = b""  # a directory that is left out, with all below it
         self._left_out_count = 0  # 1 if what is below is missing, 0 if it is not wanted
         self._left_out_key = False  # for want of a key
+        self._tolerant = tolerant
+        self._lost: list[bytes] = []  # damaged members since the last sound one: directories may be among them
+        self._proven: set[bytes] = set()  # policies under which some name has decrypted to one
         self._links: dict[bytes, Linked] = {}  # by the path of the first name
         self._locks = Locks()
         self._inherits_acl = target.has_default_acl()
@@ -163,6 +172,18 @@ class Restorer:
         with failing(self._target):
             self._locks.apply(target, self.report.unset, merged)
 
+    def lose(self, line: ManifestLine, error: ArchiveError) -> None:
+        """A member is damaged so that only the manifest knows of it."""
+        if is_control(line.path):
+            self.report.leave_out(AlteredArchiveError(f"it is damaged: {error.reason}", show(line.path)))
+            return
+        path = tree_path(line.path, directory=False) if line.path != ROOT else ROOT
+        if self._left_out and path.startswith(self._left_out):
+            self.report.left_out += self._left_out_count
+            return
+        self.report.leave_out(AlteredArchiveError(f"its record is damaged: {error.reason}", show(path)))
+        self._lost.append(path)
+
     def _take(self, member: Restorable) -> None:
         """Restore one member, unless it is below what is left out, or of no tree."""
         entry = member.entry
@@ -182,6 +203,10 @@ class Restorer:
             self._way.append(_Directory(entry, None))
             return
         parent = entry.parent
+        if self._lost:
+            self._stand_in(entry)
+            if self._left_out and entry.path.startswith(self._left_out):
+                return
         while len(self._way) > 1 and self._way[-1].entry.path != parent:
             self._leave()
         if not self._way or self._way[-1].entry.path != parent:
@@ -194,6 +219,10 @@ class Restorer:
             self._restore(member, name)
         except (RestoreError, NoKeyError, UnsupportedFeatureError) as error:
             self._leave_out(error, entry)
+        except AlteredArchiveError as error:
+            if not self._tolerant:
+                raise
+            self._leave_out(error, entry)
         except FileExistsError:
             self._leave_out(self._target.taken(name), entry)
         except OSError as error:
@@ -202,15 +231,46 @@ class Restorer:
             where = self._target.shown(name) if name else entry.shown
             self._leave_out(RestoreError(f"it cannot be restored: {error.strerror}", where), entry)
 
+    def _stand_in(self, entry: Entry) -> None:
+        """Directories on the way to `entry` whose members are damaged: plain ones are made, with no attributes.
+
+        In an encrypted one no name can be decrypted: all that is below it is left out.
+        """
+        lost, self._lost = self._lost, []
+        if ROOT in lost:
+            self._way.append(_Directory(Entry(ROOT, "dir", MODE_OF_TYPE["dir"]), None))
+        for path in lost:
+            if not entry.path.startswith(path + b"/"):
+                continue
+            directory = Entry(path, "dir", MODE_OF_TYPE["dir"] | 0o700)
+            while len(self._way) > 1 and self._way[-1].entry.path != directory.parent:
+                self._leave()
+            if entry.stored_name is not None or self._way[-1].entry.is_encrypted:
+                self._pass_by(directory, 1, for_want_of_key=False)
+                self.report.left_out += 1
+                self.report.damaged += 1
+                return
+            self._target.enter(directory.name)
+            if self._publication is not None:
+                self._publication.enter(directory.name, self._target)
+            self._way.append(_Directory(directory, None, is_known=False))
+
     def _name(self, entry: Entry) -> bytes:
         """The name in the target."""
         directory = self._way[-1]
         if directory.names is None or self._plaintext is None:
             return entry.name
-        name = self._plaintext.name(entry, directory.names)
+        policy = (directory.entry.context or b"")[:-NONCE_SIZE]
+        try:
+            name = self._plaintext.name(entry, directory.names)
+        except AlteredArchiveError:
+            self._tolerant &= policy in self._proven  # else it may well be the key that is wrong
+            raise
+        self._proven.add(policy)
         made = directory.made
         if made is not None:
             if name in made:
+                self._tolerant = False  # no damage does that
                 raise AlteredArchiveError(f"its name decrypts to {name!r}, as another one's did", entry.shown)
             made.add(name)
         return name
@@ -279,7 +339,7 @@ class Restorer:
         target, directory = self._target, self._way.pop()
         entry = directory.entry
         finish = None
-        if target.created or self._overwrite or self._resume:
+        if directory.is_known and (target.created or self._overwrite or self._resume):
             as_stored = entry.is_encrypted and directory.names is None
             finish = Finish(entry, as_stored or self._needs_records(entry))
             self._locks.add(target.names, target.identity, entry)

@@ -50,10 +50,12 @@ def assert_untouched(victim: Path) -> None:
 
 
 def refused(archive: EnemyArchive, opened: Callable[[bytes], BinaryIO], target: Path, **options) -> ArchiveError:
-    """The error of a restore; verify must have one too."""
+    """The error of a restore, or why it left one member out; verify must have one too."""
     data = archive.bytes()
     with pytest.raises(ArchiveError) as caught:
-        restore(opened(data), target, devices=True, **options)
+        report = restore(opened(data), target, devices=True, **options)
+        assert report.damaged == report.left_out == 1
+        raise report.problems[0]
     try:
         assert not verify(opened(data)).intact
     except ArchiveError:
