@@ -37,7 +37,8 @@ class Chain:
         self.unrelated: list[str] = []
         try:
             if archive.closing is None or not archive.seekable:
-                raise ArchiveError(f"{archive.name}: an incremental backup has to be a file, not a stream")
+                what = "an incremental backup is read here and there: no stream will do, and no single frame of zstd"
+                raise ArchiveError(f"{archive.name}: {what}")
             self._chain = archive.closing.chain
             wanted = self._wanted()
             for base in bases:
@@ -126,7 +127,8 @@ class Chain:
         archive = Archive(base)
         if archive.closing is None:
             archive.close()
-            raise ArchiveError(f"{archive.name}: what a backup builds on has to be a file, not a stream")
+            what = "what a backup builds on is read here and there: no stream will do, and no single frame of zstd"
+            raise ArchiveError(f"{archive.name}: {what}")
         if archive.closing.sha256 not in self._chain:
             self.unrelated.append(archive.name)
         self._take(archive, wanted)

@@ -70,7 +70,8 @@ class Base:
         """(start, size, offset in its archive) of the manifest in the input."""
         size = self._input.size
         if size is None:
-            raise ArchiveError(f"{self._input.name}: what a backup builds on has to be a file, not a stream")
+            what = "what a backup builds on is read here and there: no stream will do, and no single frame of zstd"
+            raise ArchiveError(f"{self._input.name}: {what}")
         if self._input.cursor().read(min(size, 1), "the manifest") == b"{":
             tail = self._input.read_at(max(size - LINE_LIMIT_BYTES, 0), min(size, LINE_LIMIT_BYTES), "the manifest")
             closing = parse_line(tail.splitlines()[-1])

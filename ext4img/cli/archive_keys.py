@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from ext4img.backup.source import BackupSource
 from ext4img.backup.trial import Key, keyring_for
 from ext4img.backup.unlock import unlock
+from ext4img.cli.archive import STDIN, ArchiveOptions
+from ext4img.cli.exits import Exit
+from ext4img.cli.failure import Failure
 from ext4img.cli.keys import RAW_PROTECTOR_KEY_BYTES, GivenKey, PassphraseOptions
 from ext4img.errors import Ext4Error, WrongKeyError
 
@@ -16,6 +19,11 @@ _LISTS_KEYS = "`ext4img list --info ARCHIVE` lists the keys that it wants"
 @dataclass(frozen=True)
 class ArchiveKeyOptions(PassphraseOptions):
     """For a backup."""
+
+    def check_stdin(self, options: ArchiveOptions) -> None:
+        """Failure where standard input would have to be both the backup and a secret."""
+        if options.archive == STDIN and STDIN in (*(self.key_file or ()), self.passphrase_file):
+            raise Failure(Exit.USAGE, "standard input is the backup, and can't be a key or passphrase as well")
 
     def of(self, backup: BackupSource) -> list[Key]:
         """The master keys. Failure if something that was given opens nothing."""

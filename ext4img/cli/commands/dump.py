@@ -33,6 +33,7 @@ def run(
     not what was written is told when its last byte has been, and makes the exit code 6.
     """
     out = Output()
+    keys.check_stdin(backup)
     with open_archive(backup) as opened:
         need_file(opened, backup, "files are looked up by the manifest at its end")
         given = keys.of(opened)

@@ -93,6 +93,7 @@ def run(
         raise Failure(Exit.USAGE, "choices for a new image need --image")
     if encrypt and not keys.given:
         raise Failure(Exit.USAGE, "--encrypt needs the keys: the target's file system encrypts with them")
+    keys.check_stdin(backup)
     assert directory is not None
     with open_archive(backup) as opened, progress(f"Restoring {backup.label}", quiet) as show:
         if keys.has_passphrases:
