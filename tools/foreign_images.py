@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from ext4img.sources import FileSource
+from ext4img.view.view import View
 from ext4img.volume.problems import CHECKS, Checks
+from tools.fuzz.consumers import back_up, rebuild
 from tools.fuzz.exercise import exercise
 from tools.fuzz.isolation import MEMORY_BYTES, SECONDS, Outcome, run_all
 
@@ -72,10 +74,18 @@ def read_image(job: list[str]) -> dict[str, Any]:
         except (OSError, EOFError, lzma.LZMAError) as error:
             return {"size": 0, "names": 0, "problems": 0, "first": f"cannot be unpacked: {error}"}
         with FileSource(raw) as source:
-            seen = exercise(source, (), (checks,))
+            seen = exercise(source, (), (checks,), then=_make_of_it)
             size = source.size
     told = [*seen.errors, *seen.problems]
     return {"size": size, "names": len(seen.listing), "problems": len(told), "first": told[0] if told else ""}
+
+
+def _make_of_it(fs: View) -> None:
+    """A backup, and a new image; the first to fail does not keep the other from being tried."""
+    try:
+        back_up(fs)
+    finally:
+        rebuild(fs)
 
 
 def _row(name: str, outcome: Outcome) -> str:

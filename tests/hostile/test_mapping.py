@@ -75,6 +75,16 @@ def test_extent_tree(tree: tuple[EditedImage, int], where: str, field: str, valu
     assert_strict_refuses(image, lambda fs: fs.inode(number).runs())
 
 
+def test_inner_node_without_magic(tree: tuple[EditedImage, int]):
+    """A leaf made an inner node by its depth, and by that of the root above it."""
+    image, number = tree
+    leaf = image.site("extent block", number)
+    image.set(leaf, "eh_depth", 1)
+    image.set(leaf, "eh_magic", 0)
+    image.set(image.site("inode", number), "eh_depth", 2)
+    assert_file_is_lost(image, number, "magic")
+
+
 def test_extent_tree_that_is_its_own_leaf(tree: tuple[EditedImage, int]):
     image, number = tree
     leaf = image.site("extent block", number)

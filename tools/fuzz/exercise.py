@@ -90,12 +90,13 @@ def look_at(fs: View, seen: Seen, keys: Keys) -> None:
     """Everything an open image can be asked."""
     with seen.expected():
         for path, inode in islice(fs.walk("/"), MOST_ENTRIES):
-            digest = hashlib.sha256()
+            key = hashlib.sha256(bytes(path)).digest()  # of a path that can be very long
+            digest = hashlib.sha256(key)
             _digest_entry(fs, path, inode, seen, digest)
-            seen.listing[hashlib.sha256(bytes(path)).digest()] = digest.digest()
+            seen.listing[key] = digest.digest()
             if len(seen.paths) < MOST_LOOKUPS:
                 seen.paths.append(str(path))
-                _look_up(fs, path, seen)
+                _look_up(fs, path, b"found" + key, seen)
     with seen.expected():
         for text in islice(fs.paths("/"), MOST_ENTRIES):
             text.encode("utf-8", "surrogateescape")
@@ -131,7 +132,7 @@ def _digest_entry(fs: View, path: Ext4Path, inode: Inode, seen: Seen, digest: ha
     fields = inode.fields
     # Where things stand is not shown; what recovery and access do to some of it is no damage.
     shown = fields._replace(block_area=b"", inline_xattrs=b"", xattr_block=0, extra_size=0, sectors=0)
-    digest.update(repr((bytes(path), inode.rdev, *shown)).encode("utf-8", "surrogateescape"))
+    digest.update(repr((inode.rdev, *shown)).encode("utf-8", "surrogateescape"))
     with seen.expected():
         digest.update(repr(sorted(inode.xattrs().items())).encode("utf-8", "surrogateescape"))
     with seen.expected():
@@ -165,9 +166,8 @@ def _read(inode: Inode, seen: Seen, digest: hashlib._Hash) -> None:
                 digest.update(file.pread(start, count))
 
 
-def _look_up(fs: View, path: Ext4Path, seen: Seen) -> None:
+def _look_up(fs: View, path: Ext4Path, key: bytes, seen: Seen) -> None:
     """What the index says of a name belongs to what is shown."""
-    key = b"found" + hashlib.sha256(bytes(path)).digest()
     seen.listing[key] = b""
     with seen.expected():
         try:
