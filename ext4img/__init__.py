@@ -16,14 +16,6 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from ext4img.backup.create import BackupReport, backup
-    from ext4img.backup.reader import Archive
-    from ext4img.backup.rebuild import RebuildReport, rebuild
-    from ext4img.backup.restore import RestoreReport, restore
-    from ext4img.backup.verify import VerifyReport, verify
-
-from ext4img.crypto.policy import EncryptionContext, Policy
 from ext4img.errors import (
     AlteredArchiveError,
     ArchiveError,
@@ -53,16 +45,29 @@ from ext4img.errors import (
     UnsupportedFeatureError,
     WrongKeyError,
 )
-from ext4img.sources import Openable, Source, open_source
-from ext4img.view.file import File
-from ext4img.view.inode import Inode
-from ext4img.view.path import Ext4Path
-from ext4img.view.view import View
-from ext4img.volume.directory import DirEntry
-from ext4img.volume.mapping import Run
-from ext4img.volume.problems import Checks, Problem
-from ext4img.volume.superblock import Superblock
-from ext4img.volume.volume import Journal, Volume
+
+if TYPE_CHECKING:
+    from ext4img.backup.create import BackupReport, backup
+    from ext4img.backup.reader import Archive
+    from ext4img.backup.rebuild import RebuildReport, rebuild
+    from ext4img.backup.restore import RestoreReport, restore
+    from ext4img.backup.verify import VerifyReport, verify
+    from ext4img.crypto.policy import EncryptionContext, Policy
+    from ext4img.crypto.unlock import CostLimits
+    from ext4img.crypto.unlock.keyfile import parse_key
+    from ext4img.sources import Openable, Source
+    from ext4img.view.file import File
+    from ext4img.view.inode import Inode
+    from ext4img.view.path import Ext4Path
+    from ext4img.view.policies import PolicyUse
+    from ext4img.view.protectors import Protector
+    from ext4img.view.verity import Verity
+    from ext4img.view.view import View
+    from ext4img.volume.directory import DirEntry
+    from ext4img.volume.mapping import Run
+    from ext4img.volume.problems import Checks, Problem
+    from ext4img.volume.superblock import Superblock
+    from ext4img.volume.volume import Journal, Volume
 
 __version__ = "0.1.0"
 
@@ -92,6 +97,9 @@ def open(
 
     NotExt4Error, UnsupportedFeatureError, SourceError, CorruptionError.
     """
+    from ext4img.view.view import View
+    from ext4img.volume.volume import Volume
+
     owned: list[Source] = []
     try:
         source = _opened(image, offset, owned)
@@ -113,22 +121,44 @@ def open(
 
 def _opened(image: Openable, offset: int, owned: list[Source]) -> Source:
     """The source of what a caller gave; into `owned` unless the caller made it."""
+    from ext4img.sources import Source, open_source
+
     source = open_source(image, offset)
     if not isinstance(image, Source):
         owned.append(source)
     return source
 
 
-# Reading is to start at once: backup and all below it are imported when first asked for.
-_FROM_BACKUP = frozenset(
-    {"Archive", "BackupReport", "RebuildReport", "RestoreReport", "VerifyReport", "rebuild", "restore", "verify"}
-)
+# Everything starts at once: what a name stands for is imported when it is first asked for.
+_HOMES = {
+    "backup": ("Archive", "BackupReport", "RebuildReport", "RestoreReport", "VerifyReport", "rebuild", "restore",
+               "verify"),
+    "crypto.policy": ("EncryptionContext", "Policy"),
+    "crypto.unlock": ("CostLimits",),
+    "crypto.unlock.keyfile": ("parse_key",),
+    "sources": ("Openable", "Source"),
+    "view.file": ("File",),
+    "view.inode": ("Inode",),
+    "view.path": ("Ext4Path",),
+    "view.policies": ("PolicyUse",),
+    "view.protectors": ("Protector",),
+    "view.verity": ("Verity",),
+    "view.view": ("View",),
+    "volume.directory": ("DirEntry",),
+    "volume.mapping": ("Run",),
+    "volume.problems": ("Checks", "Problem"),
+    "volume.superblock": ("Superblock",),
+    "volume.volume": ("Journal", "Volume"),
+}  # fmt: skip
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _FROM_BACKUP:
+    if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("ext4img.backup"), name)
+    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value  # the next time it is simply there
+    return value
 
 
 def __dir__() -> list[str]:
@@ -159,6 +189,7 @@ __all__ = [
     "Checks",
     "ChecksumError",
     "CorruptionError",
+    "CostLimits",
     "DirEntry",
     "EncryptionContext",
     "EncryptionError",
@@ -181,7 +212,9 @@ __all__ = [
     "PathError",
     "Place",
     "Policy",
+    "PolicyUse",
     "Problem",
+    "Protector",
     "RebuildReport",
     "RestoreError",
     "RestoreReport",
@@ -195,12 +228,14 @@ __all__ = [
     "UnsafeArchiveError",
     "UnsupportedFeatureError",
     "VerifyReport",
+    "Verity",
     "View",
     "Volume",
     "WrongKeyError",
     "__version__",
     "backup",
     "open",
+    "parse_key",
     "rebuild",
     "restore",
     "verify",

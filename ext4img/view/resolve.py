@@ -11,7 +11,6 @@ from ext4img.errors import NotDirectoryError, NotFoundError, SymlinkLoopError
 from ext4img.structs.inode import EXT4_ROOT_INO
 from ext4img.view.inode import Inode
 from ext4img.view.names import IN_USE, not_in_use
-from ext4img.view.policies import note_foreign
 from ext4img.volume.directory import DirEntry
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class Resolver:
         if directory.is_encrypted:
             policy = view.policy_of(directory)
             if policy is not None:
-                note_foreign(view.volume, directory, policy, child)
+                view.encrypted.note_foreign(directory, policy, child)
         return child, entry, directory.number
 
     def _follow(self, path: str, follow: bool) -> Found:

@@ -8,31 +8,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ext4img.crypto.keyring import Keyring
-from ext4img.crypto.names import MIN_STORED_NAME, nokey_target, parse_nokey_name, symlink_ciphertext
-from ext4img.crypto.policy import EncryptionContext, Policy, parse_context
 from ext4img.errors import (
     CorruptionError,
     IsDirectoryError,
-    NoKeyError,
     NotDirectoryError,
     NotFoundError,
     NotRegularFileError,
     NotSymlinkError,
     Place,
-    UnsupportedFeatureError,
-    WrongKeyError,
 )
 from ext4img.sources.base import Source
-from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ROOT_INO, EXT4_VERITY_FL
+from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ENCRYPT_FL, EXT4_ROOT_INO, EXT4_VERITY_FL
 from ext4img.view.file import File
 from ext4img.view.inode import Inode, bind
-from ext4img.view.names import NamedEntry, nokey_names, shown_names
+from ext4img.view.names import NamedEntry, shown_names
 from ext4img.view.path import Ext4Path, PathLike
-from ext4img.view.policies import PolicyUse, key_opens_names, policies_in_use, policy_in
 from ext4img.view.resolve import Resolver
 from ext4img.view.walk import paths, walk
 from ext4img.volume import inode as stored
@@ -44,15 +38,18 @@ from ext4img.volume.superblock import Superblock
 from ext4img.volume.volume import Volume
 
 if TYPE_CHECKING:
-    from ext4img.crypto.codec import NamesCipher
+    from ext4img.crypto.keyring import Keyring
+    from ext4img.crypto.policy import EncryptionContext, Policy
     from ext4img.crypto.unlock import CostLimits
+    from ext4img.view.encrypted import Encrypted
     from ext4img.view.folded import FoldedLookup
+    from ext4img.view.policies import PolicyUse
     from ext4img.view.protectors import Protector
     from ext4img.view.unlock import Unlocker
     from ext4img.view.verity import Verity
 
 _SMALL_FILE_BYTES = 1 << 20
-_MOST_CONTEXTS = 4096  # of directories, that are kept
+_CODED = EXT4_ENCRYPT_FL | EXT4_CASEFOLD_FL  # whose names are not simply looked up
 
 
 class View:
@@ -65,11 +62,8 @@ class View:
         """`owned` are the sources that `close` is to close."""
         self.volume = volume
         self._owned = tuple(owned)
-        self.keyring = Keyring() if keyring is None else keyring
-        self._uuid = volume.superblock.uuid.bytes
+        self._keyring = keyring
         self._resolver = Resolver(self)
-        self._policies: dict[Policy, PolicyUse] | None = None
-        self._contexts: dict[int, tuple[bytes, int, EncryptionContext]] = {}
         self._unlocker: Unlocker | None = None
         self._folded: FoldedLookup | None = None
 
@@ -117,6 +111,18 @@ class View:
 
     # Keys
 
+    @cached_property
+    def encrypted(self) -> Encrypted:
+        """What is encrypted on the volume, and the keys at hand."""
+        from ext4img.view.encrypted import Encrypted
+
+        return Encrypted(self.volume, self._keyring)
+
+    @property
+    def keyring(self) -> Keyring:
+        """The keys at hand."""
+        return self.encrypted.keyring
+
     def add_key(self, raw: bytes, descriptor: bytes | None = None) -> tuple[Policy, ...]:
         """Take a master key of 16 to 64 bytes; the policies on this image that it unlocks.
 
@@ -124,23 +130,7 @@ class View:
         from it; without one, such policies are tried by the padding of their names. WrongKeyError
         if it unlocks nothing here, KeyFormatError if it cannot be a key.
         """
-        trial = Keyring()
-        trial.add(raw, descriptor)
-        used = self.policies()
-        opened = [policy for policy in used if trial.has(policy)]
-        for policy, use in used.items():
-            if descriptor is None and policy.version == 1 and policy not in opened:
-                other = Keyring()
-                other.add(raw, policy.key_id)
-                if other.has(policy) and key_opens_names(self.volume, use, other):
-                    self.keyring.add(raw, policy.key_id)
-                    opened.append(policy)
-        if not opened:
-            count = len(used)
-            policies = "no encrypted files" if not count else f"{count} encryption polic{'y' if count == 1 else 'ies'}"
-            raise WrongKeyError(f"the key opens nothing on this image, which has {policies}")
-        self.keyring.add(raw, descriptor)
-        return tuple(opened)
+        return self.encrypted.add_key(raw, descriptor)
 
     def unlock(
         self,
@@ -184,9 +174,7 @@ class View:
 
     def policies(self) -> dict[Policy, PolicyUse]:
         """Every encryption policy in use on the image, and by how many inodes; scans them once."""
-        if self._policies is None:
-            self._policies = policies_in_use(self.volume)
-        return self._policies
+        return self.encrypted.policies()
 
     def encryption(self, inode: stored.Inode) -> EncryptionContext | None:
         """The inode's policy and nonce; None where it is not encrypted.
@@ -196,32 +184,11 @@ class View:
         """
         if not inode.is_encrypted:
             return None
-        # Directories are asked for each of their names.
-        number, area, block = inode.number, inode.inline_xattrs, inode.xattr_block
-        kept = self._contexts.get(number)
-        if kept is not None and kept[0] == area and kept[1] == block:
-            return kept[2]
-        raw = self.volume.encryption_context(inode)
-        place = Place(inode=number, record="fscrypt_context")
-        if raw is None:
-            raise CorruptionError("encrypted, but without an encryption context", place)
-        # A policy that is refused can still be shown and copied; the keyring refuses to decrypt.
-        context = parse_context(raw, place=place, supported_only=False)
-        if inode.is_dir:
-            if len(self._contexts) >= _MOST_CONTEXTS:
-                self._contexts.clear()
-            self._contexts[number] = area, block, context
-        return context
+        return self.encrypted.context(inode)
 
     def policy_of(self, directory: stored.Inode) -> bytes | None:
         """What contexts below an encrypted directory begin with; None where it is not encrypted."""
-        if not directory.is_encrypted:
-            return None
-        try:
-            context = self.encryption(directory)
-        except (CorruptionError, UnsupportedFeatureError):
-            return None  # raised or reported where its names are wanted
-        return None if context is None else policy_in(context)
+        return self.encrypted.policy_of(directory) if directory.is_encrypted else None
 
     def has_key(self, inode: stored.Inode) -> bool:
         """Whether the inode's contents, names or target are readable: not encrypted, or with key."""
@@ -288,12 +255,7 @@ class View:
         listing = volume.listing(directory)
         names = listing.names
         if directory.is_encrypted:
-            cipher = self._names_cipher(directory)
-            if cipher is None:
-                names, entries = nokey_names(volume, directory, listing.entries())
-                listing = Listing(entries)
-            else:
-                names, listing = self._decrypted(directory, listing, cipher)
+            names, listing = self.encrypted.names(directory, listing)
         if directory.flags & EXT4_CASEFOLD_FL and volume.superblock.encoding_flags:
             from ext4img.view.casefold import note_invalid
 
@@ -304,54 +266,22 @@ class View:
         """The entry that is shown under `name`, or None. Through the index where there is one."""
         if not directory.is_dir:
             raise NotDirectoryError.at(f"inode {directory.number}")
+        if not directory.flags & _CODED:
+            return self.volume.lookup(directory, name)
         cipher = None
         if directory.is_encrypted:
-            cipher = self._names_cipher(directory)
+            cipher = self.encrypted.names_cipher(directory)
             if cipher is None:
-                return self._lookup_nokey(directory, name)
+                return self.encrypted.lookup_nokey(directory, name)
             if not directory.flags & EXT4_CASEFOLD_FL:
                 if len(name) > 255:
                     return None
                 return self.volume.lookup(directory, cipher.encrypt([name])[0])
-        elif not directory.flags & EXT4_CASEFOLD_FL:
-            return self.volume.lookup(directory, name)
         if self._folded is None:
             from ext4img.view.folded import FoldedLookup
 
             self._folded = FoldedLookup(self)
         return self._folded.lookup(directory, name, cipher)
-
-    def _lookup_nokey(self, directory: stored.Inode, name: bytes) -> DirEntry | None:
-        wanted = parse_nokey_name(name)
-        if wanted is None:
-            return None
-        if wanted.stored is not None:
-            return self.volume.lookup(directory, wanted.stored, (wanted.major, wanted.minor))
-        candidates = (
-            self.volume.entries_of_hash(directory, wanted.major)
-            if wanted.major and not directory.has_inline_data
-            else self.volume.directory(directory)
-        )
-        return next((entry for entry in candidates if wanted.matches(entry.name)), None)
-
-    def _decrypted(
-        self, directory: stored.Inode, listing: Listing, cipher: NamesCipher
-    ) -> tuple[list[bytes], Listing]:
-        short = [at for at, name in enumerate(listing.names) if len(name) < MIN_STORED_NAME]
-        for at in short:
-            place = Place(inode=directory.number, record="ext4_dir_entry_2", field="name_len")
-            size = len(listing.names[at])
-            reason = f"encrypted name of {size} bytes, the shortest possible has {MIN_STORED_NAME}"
-            self.problems.found(CorruptionError(reason, place))
-        if short:
-            listing = listing.only(sorted(set(range(len(listing))).difference(short)))
-        return cipher.decrypt(listing.names), listing
-
-    def _names_cipher(self, inode: stored.Inode) -> NamesCipher | None:
-        context = self.encryption(inode)
-        if context is None:
-            return None
-        return self.keyring.names_cipher(context, inode.number, self._uuid)
 
     # Contents
 
@@ -363,14 +293,7 @@ class View:
         name = path or f"inode {inode.number}"
         self._check_regular(inode, name)
         contents = self.volume.contents(inode, size)
-        context = self.encryption(inode)
-        if context is None:
-            return File(contents, name)
-        cipher = self.keyring.contents_cipher(context, inode.number, self._uuid, self.block_size)
-        if cipher is None:
-            raise NoKeyError.at(name, context.policy.key_id_hex)
-        if contents.inline is not None:
-            raise CorruptionError("encrypted file with inline data", Place(inode=inode.number))
+        cipher = self.encrypted.contents_cipher(inode, contents, name) if inode.is_encrypted else None
         return File(contents, name, cipher)
 
     def read_inode(self, inode: stored.Inode, path: str | None = None) -> bytes:
@@ -406,12 +329,7 @@ class View:
         if not inode.is_symlink:
             raise NotSymlinkError.at(path or f"inode {inode.number}")
         target = self.volume.symlink_target_stored(inode)
-        if not inode.is_encrypted:
-            return target.split(b"\0", 1)[0]
-        cipher = self._names_cipher(inode)
-        if cipher is None:
-            return nokey_target(target, inode.number)
-        return cipher.decrypt([symlink_ciphertext(target, inode.number)])[0]
+        return self.encrypted.target(inode, target) if inode.is_encrypted else target.split(b"\0", 1)[0]
 
     def _check_regular(self, inode: stored.Inode, name: str) -> None:
         if inode.is_file:

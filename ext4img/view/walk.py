@@ -11,7 +11,6 @@ from ext4img.structs.inode import S_IFDIR
 from ext4img.view.inode import Inode
 from ext4img.view.names import IN_USE, not_in_use
 from ext4img.view.path import Ext4Path
-from ext4img.view.policies import note_foreign
 from ext4img.volume import inode as stored
 from ext4img.volume.inode_rows import Row
 from ext4img.volume.listing import Listing
@@ -62,7 +61,7 @@ def walk(view: View, top: Ext4Path) -> Iterator[tuple[Ext4Path, Inode]]:
                 _report(view, not_in_use(text, number, inode), inode.number)
                 continue
             if policy is not None:
-                note_foreign(view.volume, level.directory, policy, inode)
+                view.encrypted.note_foreign(level.directory, policy, inode)
             yield known(view, text, entry, inode, number), inode
             if kind == _DIRECTORY and _is_new(view, inode.number, text, met):
                 prefix = text + "/"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from ext4img.crypto.dirhash import dirhash
 from ext4img.errors import CorruptionError, NotDirectoryError, Place, SourceError
 from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ENCRYPT_FL, EXT4_INDEX_FL
 from ext4img.volume import checksum
@@ -19,12 +19,14 @@ from ext4img.volume.directory import (
     verify_block,
 )
 from ext4img.volume.features import Compat, Incompat
-from ext4img.volume.htree import HashTree
 from ext4img.volume.inode import Inode
 from ext4img.volume.listing import Listing, Row
 from ext4img.volume.mapping import LOST, WRITTEN, Mapper, Run
 from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock
+
+if TYPE_CHECKING:
+    from ext4img.volume.htree import HashTree
 
 INLINE_PARENT_SIZE = 4
 WINDOW_BLOCKS = 64
@@ -108,7 +110,7 @@ class Directories:
             return _entry(known.names.get(name))
         tree = known.tree
         if tree is not None and not (tree.uses_siphash and hash_ is None):
-            major = hash_[0] if hash_ else dirhash(name, tree.hash_version, self._superblock.hash_seed)[0]
+            major = hash_[0] if hash_ else tree.hash_of(name, self._superblock.hash_seed)
             try:
                 for block in self._leaves(known, tree, major):
                     entry = find_entry(block, name, known.form, self._problems)
@@ -175,6 +177,8 @@ class Directories:
             return known
         known = _Known(inode, self._format(inode), list(self._runs(inode)))
         if self._has_index and inode.flags & EXT4_INDEX_FL:
+            from ext4img.volume.htree import HashTree  # which a listing does without
+
             try:
                 known.tree = HashTree(
                     inode.number,

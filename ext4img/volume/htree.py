@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 
-from ext4img.crypto.dirhash import UNSIGNED
+from ext4img.crypto.dirhash import UNSIGNED, dirhash
 from ext4img.errors import CorruptionError, Place
 from ext4img.structs.directory import (
     DX_COUNTLIMIT,
@@ -46,6 +46,10 @@ class HashTree:
         self.uses_siphash = version == DX_HASH_SIPHASH
         self.hash_version = version + UNSIGNED if hash_unsigned and version <= DX_HASH_TEA else version
         self._root = self._entries(root, DX_ROOT_INFO_OFFSET + DX_ROOT_INFO.size)
+
+    def hash_of(self, name: bytes, seed: tuple[int, int, int, int]) -> int:
+        """The major hash that the index has for a name; not of SipHash, which takes the directory's key."""
+        return dirhash(name, self.hash_version, seed)[0]
 
     def blocks(self, major: int) -> Iterator[int]:
         """Logical blocks that may hold names of this major hash, in order.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 WINDOW_BYTES = 64 << 10
 CACHE_BYTES = 4 << 20
-_SINGLES = 12  # so many inodes of a window in a row one by one, then all of it at once
+_SINGLES = 3  # so many inodes of a window in a row one by one, then all of it at once
 _SEVERAL = 6  # so many inodes of a window are worth reading all of it
 _DECODED_WINDOWS = 16
 _WINDOWS_A_PIECE = 16  # of columns: NumPy is worth its calls from some thousand inodes on

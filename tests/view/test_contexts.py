@@ -28,7 +28,7 @@ FOREIGN = {
 def stored_names(fs: ext4img.View, count: int) -> list[str]:
     """Printable ciphertexts that decrypt to something the kernel can show in /raw."""
     found: list[str] = []
-    cipher = fs._names_cipher(fs.path("/raw").inode)
+    cipher = fs.encrypted.names_cipher(fs.path("/raw").inode)
     assert cipher is not None
     for number in range(10_000):
         text = f"{number:032d}"

@@ -1,0 +1,324 @@
+"""A file's mapping where it does not fit the inode: extent trees, and block maps as ext2 and ext3 have them.
+
+Kernel: fs/ext4/extents.c, fs/ext4/indirect.c.
+"""
+
+from __future__ import annotations
+
+from operator import itemgetter
+from struct import unpack
+from typing import TYPE_CHECKING
+
+from ext4img.errors import ChecksumError, CorruptionError, Place, SourceError
+from ext4img.structs.extent import (
+    EXT4_EXT_MAGIC,
+    EXT4_EXTENT,
+    EXT4_EXTENT_HEADER,
+    EXT4_EXTENT_IDX,
+    EXT4_EXTENT_TAIL,
+    EXT4_MAX_EXTENT_DEPTH,
+    EXT_INIT_MAX_LEN,
+)
+from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INODE, EXT4_NDIR_BLOCKS
+from ext4img.volume import checksum
+from ext4img.volume.inode import Inode
+from ext4img.volume.mapping import LBLK_END, LOST, UNWRITTEN, WRITTEN, Run
+
+if TYPE_CHECKING:
+    from ext4img.volume.mapping import Mapper
+
+_ENTRY_SIZE = EXT4_EXTENT.size
+_HEADER_SIZE = EXT4_EXTENT_HEADER.size
+
+
+def collect(mapper: Mapper, inode: Inode) -> tuple[list[Run], set[int]]:
+    """The runs of an inode, sorted and disjoint, and the blocks of the tree that says so."""
+    tree = (_ExtentTree if inode.flags & EXT4_EXTENTS_FL else _BlockMap)(mapper, inode)
+    tree.collect()
+    return _untangled(tree.found) if tree.damaged else tree.found, tree.visited
+
+
+class _TooManyBlocks(Exception):
+    """Leaves the recursion; never this module. `lblk` is where the mapping was given up."""
+
+    def __init__(self, lblk: int) -> None:
+        self.lblk = lblk
+
+
+class _Tree:
+    """What both kinds of mapping have in common: what is found, and what is lost."""
+
+    def __init__(self, mapper: Mapper, inode: Inode) -> None:
+        self._blocks = mapper.blocks
+        self._problems = mapper.problems
+        self._first_block = mapper.first_block
+        self._inode = inode.number
+        self._left = mapper.most_mapped
+        self.visited: set[int] = set()
+        self.found: list[Run] = []
+        self.damaged = False
+
+    def collect(self) -> None:
+        """Fill `found` and `visited`."""
+        try:
+            self._collect()
+        except _TooManyBlocks as error:
+            reason = f"maps more blocks than the volume's {self._blocks.block_count}, so some of them twice"
+            self._lost(CorruptionError(reason, Place(inode=self._inode)), error.lblk, LBLK_END)
+
+    def _collect(self) -> None:
+        raise NotImplementedError
+
+    def _lost(self, error: CorruptionError, first: int, stop: int) -> None:
+        """Logical blocks that cannot be had, and why."""
+        self._problems.found(error)
+        self.damaged = True
+        if stop <= first:
+            return
+        if self.found and self.found[-1].state == LOST and self.found[-1].end == first:
+            first = self.found.pop().lblk
+        self.found.append(Run(first, 0, stop - first, LOST))
+
+
+class _ExtentTree(_Tree):
+    def __init__(self, mapper: Mapper, inode: Inode) -> None:
+        super().__init__(mapper, inode)
+        self._verify = mapper.verify
+        self._seed = checksum.inode_seed(mapper.seed, inode.number, inode.generation) if mapper.verify else 0
+        self._root = inode.block_area
+
+    def _collect(self) -> None:
+        try:
+            depth = self._header(self._root, None, None)[1]
+        except CorruptionError as error:
+            self._lost(error, 0, LBLK_END)
+            return
+        self._node(self._root, depth, 0, LBLK_END, None)
+
+    def _place(self, block: int | None, field: str | None = None, record: str = EXT4_EXTENT_HEADER.name) -> Place:
+        return Place(inode=self._inode, block=block, record=record, field=field)
+
+    def _header(self, node: bytes, block: int | None, depth: int | None) -> tuple[int, int]:
+        """(entries, depth) of a node; `depth` is what it must be, None for the root."""
+        magic, entries, most, node_depth, _ = EXT4_EXTENT_HEADER.unpack_tuple(node)
+        if magic != EXT4_EXT_MAGIC:
+            raise CorruptionError(f"extent node has magic {magic:#06x}, not 0xf30a", self._place(block, "eh_magic"))
+        room = (len(node) - _HEADER_SIZE) // _ENTRY_SIZE
+        if most == 0 or most > room:
+            raise CorruptionError(
+                f"extent node says it has room for {most} entries, it has for {room}", self._place(block, "eh_max")
+            )
+        if entries > most:
+            raise CorruptionError(f"extent node has {entries} entries of {most}", self._place(block, "eh_entries"))
+        if node_depth > EXT4_MAX_EXTENT_DEPTH or (depth is not None and node_depth != depth):
+            wanted = f"{depth}" if depth is not None else f"at most {EXT4_MAX_EXTENT_DEPTH}"
+            raise CorruptionError(
+                f"extent node of depth {node_depth}, must be {wanted}", self._place(block, "eh_depth")
+            )
+        if entries == 0 and node_depth > 0:
+            raise CorruptionError("extent index node without entries", self._place(block, "eh_entries"))
+        return entries, node_depth
+
+    def _node(self, node: bytes, depth: int, first: int, end: int, block: int | None) -> None:
+        """Add the runs of a node that has been verified and covers logical blocks first to end."""
+        entries = EXT4_EXTENT_HEADER.unpack_tuple(node)[1]
+        if depth == 0:
+            self._leaf(node, entries, first, end, block)
+            return
+        index = EXT4_EXTENT_IDX.unpack_many(node, entries, _HEADER_SIZE)
+        starts = [entry.ei_block for entry in index]
+        for position, entry in enumerate(index):
+            start = starts[position]
+            stop = starts[position + 1] if position + 1 < entries else end
+            child = entry.ei_leaf_lo | entry.ei_leaf_hi << 32
+            if not first <= start < stop <= end:
+                self._lost(
+                    CorruptionError(
+                        f"extent index says logical blocks {start} to {stop}, its node has {first} to {end}",
+                        self._place(block, "ei_block", EXT4_EXTENT_IDX.name),
+                    ),
+                    max(first, min(start, end)),
+                    min(max(stop, first), end),
+                )
+                continue
+            try:
+                data = self._child(child, depth - 1, start)
+            except (CorruptionError, SourceError) as error:
+                self._lost(_as_corruption(error, self._place(child)), start, stop)
+                continue
+            self._node(data, depth - 1, start, stop, child)
+
+    def _child(self, block: int, depth: int, start: int) -> bytes:
+        """A node below the root, verified; its index entry says that it begins at logical `start`."""
+        if block in self.visited:
+            raise CorruptionError("extent tree comes to the same block twice", self._place(block))
+        if block <= self._first_block:
+            raise CorruptionError(f"extent tree points at block {block}", self._place(block))
+        self.visited.add(block)
+        data = self._blocks.read(block)
+        entries, _ = self._header(data, block, depth)
+        if self._verify:
+            most = EXT4_EXTENT_HEADER.unpack_tuple(data)[2]
+            covered = _HEADER_SIZE + most * _ENTRY_SIZE
+            if covered + EXT4_EXTENT_TAIL.size > len(data):
+                raise CorruptionError("extent node has no room for its checksum", self._place(block, "eh_max"))
+            (stored,) = EXT4_EXTENT_TAIL.unpack_tuple(data, covered)
+            computed = checksum.extent_block(self._seed, data[:covered])
+            if stored != computed:
+                error = ChecksumError(
+                    f"extent block checksum is {stored:#x}, computed {computed:#x}",
+                    self._place(block, "et_checksum", EXT4_EXTENT_TAIL.name),
+                )
+                self._problems.found(error)
+        # Indexes and extents both begin with their logical block.
+        begins = EXT4_EXTENT_IDX.unpack_tuple(data, _HEADER_SIZE)[0]
+        if entries and begins != start:
+            reason = f"extent node begins at logical block {begins}, its index says {start}"
+            self._problems.found(CorruptionError(reason, self._place(block, "ei_block", EXT4_EXTENT_IDX.name)))
+        return data
+
+    def _leaf(self, node: bytes, entries: int, first: int, end: int, block: int | None) -> None:
+        runs = self.found
+        left = self._left
+        volume_end = self._blocks.block_count
+        reached = first
+        raw = memoryview(node)[_HEADER_SIZE : _HEADER_SIZE + entries * _ENTRY_SIZE]
+        for lblk, length, start_high, start_low in EXT4_EXTENT.iter_unpack(raw):
+            state = WRITTEN
+            if length > EXT_INIT_MAX_LEN:
+                length -= EXT_INIT_MAX_LEN  # noqa: PLW2901 - as the kernel's ext4_ext_get_actual_len
+                state = UNWRITTEN
+            pblk = start_low | start_high << 32
+            stop = lblk + length
+            if lblk < reached or stop > end or length == 0:
+                self._wrong_extent(
+                    f"extent of logical blocks {lblk} to {stop} does not fit between {reached} and {end}",
+                    block, lblk, stop, reached, end,
+                )  # fmt: skip
+                continue
+            if pblk <= self._first_block or pblk + length > volume_end:
+                self._wrong_extent(
+                    f"extent points at blocks {pblk} to {pblk + length}, the volume has {volume_end}",
+                    block, lblk, stop, reached, end,
+                )  # fmt: skip
+                reached = stop
+                continue
+            left -= length
+            if left < 0:
+                raise _TooManyBlocks(lblk)
+            runs.append(Run(lblk, pblk, length, state))
+            reached = stop
+        self._left = left
+
+    def _wrong_extent(self, reason: str, block: int | None, lblk: int, stop: int, reached: int, end: int) -> None:
+        error = CorruptionError(reason, self._place(block, None, EXT4_EXTENT.name))
+        self._lost(error, max(lblk, reached), min(stop, end))
+
+
+class _BlockMap(_Tree):
+    """Twelve direct blocks, then trees of one, two and three levels of block pointers."""
+
+    def __init__(self, mapper: Mapper, inode: Inode) -> None:
+        super().__init__(mapper, inode)
+        self._pointers: tuple[int, ...] = unpack("<15I", inode.block_area)
+        self._per_block = mapper.blocks.block_size // 4
+        self._format = f"<{self._per_block}I"
+
+    def _collect(self) -> None:
+        self._add(0, self._pointers[:EXT4_NDIR_BLOCKS], None)
+        lblk = EXT4_NDIR_BLOCKS
+        for level, pointer in enumerate(self._pointers[EXT4_NDIR_BLOCKS:]):
+            if pointer:
+                self._tree(pointer, level, lblk)
+            lblk += self._per_block ** (level + 1)
+            if lblk >= LBLK_END:
+                break
+
+    def _tree(self, block: int, level: int, lblk: int) -> None:
+        span = self._per_block**level
+        try:
+            pointers = self._read(block)
+        except (CorruptionError, SourceError) as error:
+            place = Place(inode=self._inode, block=block)
+            self._lost(_as_corruption(error, place), lblk, min(lblk + span * self._per_block, LBLK_END))
+            return
+        if level == 0:
+            self._add(lblk, pointers, block)
+            return
+        for index, pointer in enumerate(pointers):
+            if lblk + index * span >= LBLK_END:
+                break
+            if pointer:
+                self._tree(pointer, level - 1, lblk + index * span)
+
+    def _read(self, block: int) -> tuple[int, ...]:
+        place = Place(inode=self._inode, block=block)
+        if block in self.visited:
+            raise CorruptionError("block map comes to the same block twice", place)
+        if block <= self._first_block:
+            raise CorruptionError(f"block map points at block {block}", place)
+        self.visited.add(block)
+        return unpack(self._format, self._blocks.read(block))
+
+    def _add(self, lblk: int, pointers: tuple[int, ...], block: int | None) -> None:
+        first, end = self._first_block, self._blocks.block_count
+        start = length = 0  # the run that is growing: its first physical block, and its length
+        begun = lblk
+        for number, pblk in enumerate(pointers, lblk):
+            if length and pblk == start + length and pblk < end:
+                length += 1
+                continue
+            if length:
+                self._run(begun, start, length)
+                length = 0
+            if not pblk:
+                continue
+            if first < pblk < end:
+                start, length, begun = pblk, 1, number
+            else:
+                place = Place(inode=self._inode, block=block, record=EXT4_INODE.name, field="i_block")
+                reason = f"logical block {number} is mapped to block {pblk}, the volume has {end}"
+                self._lost(CorruptionError(reason, place), number, number + 1)
+        if length:
+            self._run(begun, start, length)
+
+    def _run(self, lblk: int, pblk: int, length: int) -> None:
+        self._left -= length
+        if self._left < 0:
+            raise _TooManyBlocks(lblk)
+        self.found.append(Run(lblk, pblk, length, WRITTEN))
+
+
+def _as_corruption(error: CorruptionError | SourceError, place: Place) -> CorruptionError:
+    """What could not be read is a damage of the image to whoever wanted its blocks."""
+    if not isinstance(error, CorruptionError):
+        return CorruptionError(str(error), place)
+    return error if error.place.inode is not None else CorruptionError(error.reason, place)
+
+
+def _untangled(runs: list[Run]) -> list[Run]:
+    """Sorted and disjoint again, as damaged nodes can name the same logical blocks twice.
+
+    What was found first keeps them; what is lost is only what nothing else gives.
+    """
+    solid: list[Run] = []
+    reached = 0
+    for lblk, pblk, length, state in sorted((run for run in runs if run.state != LOST), key=itemgetter(0)):
+        skip = max(reached - lblk, 0)
+        if skip < length:
+            solid.append(Run(lblk + skip, pblk + skip, length - skip, state))
+            reached = lblk + length
+    lost: list[Run] = []
+    reached = position = 0
+    for run in sorted((run for run in runs if run.state == LOST), key=itemgetter(0)):
+        reached = max(reached, run.lblk)
+        while reached < run.end:
+            while position < len(solid) and solid[position].end <= reached:
+                position += 1
+            if position < len(solid) and solid[position].lblk <= reached:
+                reached = solid[position].end
+                continue
+            stop = min(solid[position].lblk, run.end) if position < len(solid) else run.end
+            lost.append(Run(reached, 0, stop - reached, LOST))
+            reached = stop
+    return sorted(solid + lost, key=itemgetter(0))
