@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 from zlib import adler32
 
 from ext4img.backup.input import Cursor
@@ -19,7 +19,6 @@ from ext4img.backup.pax import (
     SPARSE_DIRECTORY,
     XATTR_PREFIX,
     TarHeader,
-    checksum,
     padding,
     parse_records,
     unescape_key,
@@ -71,8 +70,11 @@ _FRACTION_DIGITS: Final = 9
 _PREFIX_SIZE: Final = len(XATTR_PREFIX)
 _USUAL_KEY_BYTES: Final = 300  # of an attribute's key; longer ones are not kept
 _TYPEFLAG_AT: Final = POSIX_HEADER.offset_of("typeflag")
-_XHDTYPE: Final = XHDTYPE[0]
-_SPACES: Final = POSIX_HEADER.span("chksum").size * ord(" ") + 1  # and Adler-32's own 1
+_MODE_AT: Final = POSIX_HEADER.offset_of("mode")
+_SIZE_AT: Final = POSIX_HEADER.offset_of("size")
+_MTIME_AT: Final = POSIX_HEADER.offset_of("mtime")
+_CHKSUM_AT: Final = POSIX_HEADER.offset_of("chksum")
+_SPACES: Final = POSIX_HEADER.span("chksum").size * ord(" ")  # which its own field counts as
 _ZEROS: Final = bytes(BLOCK_BYTES)
 
 
@@ -85,17 +87,19 @@ def read_header(cursor: Cursor) -> tuple[TarHeader, bytes] | None:
     long_link: bytes | None = None
     block = cursor.read(BLOCK_BYTES, "a header")
     while True:
-        raw = _checked(block)
-        if raw is None:
+        tail = _tail(block[_TYPEFLAG_AT:])
+        if tail is None or not _has_sound_checksum(block, tail):
+            if tail is not None:
+                raise AlteredArchiveError(f"tar header at byte offset {_last(cursor)} has a wrong checksum")
             if block != _ZEROS:
-                raise _unsound(block, cursor.position - BLOCK_BYTES)
+                raise ArchiveError(f"no tar header at byte offset {_last(cursor)}")
             if before:
                 raise AlteredArchiveError(f"pax records without a member at byte offset {start}")
             return None
-        typeflag = raw[7]
+        typeflag = tail.typeflag
         if typeflag in _MEMBER_TYPES:
             break
-        size = _octal(raw[4], "size")
+        size = _octal(block[_SIZE_AT:_MTIME_AT], "size")
         if typeflag == XHDTYPE and records is None:
             data, rest = _data(cursor, size, HEADER_LIMIT_BYTES)
             records = parse_records(data, f"the long header at byte offset {start}")
@@ -109,54 +113,64 @@ def read_header(cursor: Cursor) -> tuple[TarHeader, bytes] | None:
             raise ArchiveError(f"member of type {typeflag!r} at byte offset {start} is not of this format")
         before += (block, data, rest[:-BLOCK_BYTES])
         block = rest[-BLOCK_BYTES:]
-    header = _header(raw, records or {}, long_name, long_link)
+    header = _header(block, tail, records or {}, long_name, long_link)
     return header, b"".join((*before, block)) if before else block
 
 
-def _checked(block: bytes) -> tuple[bytes, ...] | None:
-    """The ustar block's fields if magic and checksum are right."""
-    if block[_TYPEFLAG_AT] == _XHDTYPE:
-        return _kept_fields(block)
-    return _fields(block)
+def _last(cursor: Cursor) -> int:
+    """Where the block is that was read last."""
+    return cursor.position - BLOCK_BYTES
 
 
-def _fields(block: bytes) -> tuple[bytes, ...] | None:
-    raw: tuple[bytes, ...] = POSIX_HEADER.unpack_tuple(block, 0)
+class _Tail(NamedTuple):
+    """What most blocks have alike: type and all that follows. `total` is the sum of its bytes."""
+
+    typeflag: bytes
+    linkpath: bytes
+    rdev: tuple[int, int]
+    prefix: bytes
+    total: int
+
+
+@lru_cache(maxsize=1024)
+def _tail(tail: bytes) -> _Tail | None:
+    """The parts of a block from its type on; None without tar's magic."""
+    raw: tuple[bytes, ...] = POSIX_HEADER.unpack_tuple(bytes(_TYPEFLAG_AT) + tail, 0)
     if raw[9] != USTAR_MAGIC or raw[10] != USTAR_VERSION:
         return None
-    stored = raw[6]
-    computed = checksum(block) - (adler32(stored) & 0xFFFF) + _SPACES
-    return raw if _octal(stored, "chksum") == computed else None
+    rdev = (_octal(raw[13], "devmajor"), _octal(raw[14], "devminor"))
+    return _Tail(raw[7], _text(raw[8]), rdev, _text(raw[15]), sum(tail))
 
 
-# Before pax records most members have the same block.
-_kept_fields = lru_cache(maxsize=1024)(_fields)
+@lru_cache(maxsize=1024)
+def _ids(field: bytes) -> tuple[int, int, int]:
+    """(mode, uid, gid) of the three fields."""
+    raw: tuple[bytes, ...] = POSIX_HEADER.unpack_tuple(bytes(_MODE_AT) + field + bytes(BLOCK_BYTES - _SIZE_AT), 0)
+    return _octal(raw[1], "mode"), _octal(raw[2], "uid"), _octal(raw[3], "gid")
 
 
-def _unsound(block: bytes, offset: int) -> ArchiveError:
-    """What is wrong with a block that `_checked` does not take."""
-    raw = POSIX_HEADER.unpack_tuple(block, 0)
-    if raw[9] != USTAR_MAGIC or raw[10] != USTAR_VERSION:
-        return ArchiveError(f"no tar header at byte offset {offset}")
-    return AlteredArchiveError(f"tar header at byte offset {offset} has a wrong checksum")
+def _has_sound_checksum(block: bytes, tail: _Tail) -> bool:
+    # The low half of Adler-32 is the sum of the bytes and 1; of these 148 it does not overflow.
+    total = (adler32(block[:_CHKSUM_AT]) & 0xFFFF) - 1 + _SPACES + tail.total
+    stored = block[_CHKSUM_AT:_TYPEFLAG_AT]
+    return stored == b"%06o\0 " % total or _octal(stored, "chksum") == total
 
 
 def _header(
-    raw: tuple[bytes, ...], records: dict[bytes, bytes], long_name: bytes | None, long_link: bytes | None
+    block: bytes, tail: _Tail, records: dict[bytes, bytes], long_name: bytes | None, long_link: bytes | None
 ) -> TarHeader:
     """What block, records and long names say together."""
-    path = _text(raw[0])
-    prefix = _text(raw[15])
+    typeflag, linkpath, rdev, prefix, _ = tail
+    path = _text(block[:_NAME_BYTES])
     if prefix:
         path = prefix + b"/" + path
-    linkpath = _text(raw[8])
     if long_name is not None or b"path" in records:
         path = _one_of(path, prefix, records.get(b"path"), long_name, "name")
     if long_link is not None or b"linkpath" in records:
         linkpath = _one_of(linkpath, b"", records.get(b"linkpath"), long_link, "link")
-    uid, gid, size = _octal(raw[2], "uid"), _octal(raw[3], "gid"), _octal(raw[4], "size")
+    mode, uid, gid = _ids(block[_MODE_AT:_SIZE_AT])
+    size = _octal(block[_SIZE_AT:_MTIME_AT], "size")
     times = sparse_size = None
-    typeflag = raw[7]
     xattrs: dict[bytes, bytes] = {}
     others = 0
     is_plain = True
@@ -185,8 +199,6 @@ def _header(
             raise AlteredArchiveError("a member that is no file has holes", _shown(path))
     if size and typeflag != REGTYPE:
         raise AlteredArchiveError("a member that is no file has a size", _shown(path))
-    rdev = (_octal(raw[13], "devmajor"), _octal(raw[14], "devminor"))
-    mode = _octal(raw[1], "mode")
     if mode > 0o7777:
         raise AlteredArchiveError(f"mode {mode:#o} has bits of a type in it", _shown(path))
     return TarHeader(path, typeflag, mode, uid, gid, size, times, linkpath, rdev, sparse_size, xattrs)
