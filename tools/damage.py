@@ -232,6 +232,7 @@ def _names(problem: ext4img.Problem, place: Place, block_size: int) -> bool:
         not spoken_of.isdisjoint(place.inodes)
         or where.block == place.offset // block_size
         or where.inode in place.inodes
+        or f"{place.offset:#x}" in problem.reason
         or (where.offset is not None and 0 <= where.offset - place.offset < place.size)
     )
 
@@ -246,6 +247,7 @@ def results(data: bytes | bytearray) -> Iterator[Result]:
 
 
 _HEADS = ("destroyed", "how", "names", "as before", "by inode number alone", "in part", "lost", "damage named")
+_SUMMARY_HEADS = (*_HEADS[:2], "images", *_HEADS[2:-1], "named where it shows")
 
 
 def _row(result: Result) -> tuple[str, ...]:
@@ -264,15 +266,16 @@ def _summary(found: Sequence[Result]) -> Iterator[tuple[str, ...]]:
             for r in found
             if r.how == how and re.sub(r" of group [1-9]\d*", " of the last group", r.place.what) == what
         ]
-        rows = [_row(result)[2:7] for result in same]
+        rows = [_row(result)[2:7] for result in same if not result.error]
         sums = [str(sum(int(row[column]) for row in rows)) for column in range(5)]
-        named = sum(result.named for result in same)
+        showing = [result for result in same if not result.error and result.whole < result.names]
+        named = f"{sum(result.named for result in showing)} of {len(showing)}"
         refused = sum(bool(result.error) for result in same)
-        yield (what, how, *sums, f"{named} of {len(same)}" + (f", {refused} refused" if refused else ""))
+        yield (what, how, str(len(same)), *sums, named + (f"; {refused} refused" if refused else ""))
 
 
-def _print(rows: Iterable[tuple[str, ...]]) -> None:
-    for row in (_HEADS, ("---", "---", *["---:"] * 5, "---"), *rows):
+def _print(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    for row in (heads, ("---", "---", *["---:"] * (len(heads) - 3), "---"), *rows):
         print("| " + " | ".join(row) + " |")
     print(flush=True)
 
@@ -292,13 +295,13 @@ def main() -> int:
         every += found
         if not options.summary:
             print(f"{path.name.partition('.img')[0]}\n")
-            _print(map(_row, found))
+            _print(_HEADS, map(_row, found))
         for result in found if options.problems else ():
             print(f"{result.place.what}, {result.how}: {result.error}")
             for problem in result.problems[:20]:
                 print(f"    {problem}")
     if options.summary:
-        _print(_summary(every))
+        _print(_SUMMARY_HEADS, _summary(every))
     return 0 if all(result.saved for result in every) else 1
 
 

@@ -62,13 +62,25 @@ class BlockReader:
     def read_data(self, pblk: int, count: int) -> bytes:
         """`count` blocks from `pblk` on, past the cache."""
         self.check(pblk, count)
-        data = self._source.read_at(pblk * self.block_size, count * self.block_size)
         replaced = self._replaced(pblk, count)
         if not replaced:
-            return data
-        whole = bytearray(data)
+            return self._source.read_at(pblk * self.block_size, count * self.block_size)
+        try:
+            whole = bytearray(self._source.read_at(pblk * self.block_size, count * self.block_size))
+        except SourceError:  # which is nothing to those that are replaced
+            whole = self._read_between(pblk, count, replaced)
         self._replace(memoryview(whole), pblk, replaced)
         return bytes(whole)
+
+    def _read_between(self, pblk: int, count: int, replaced: list[int]) -> bytearray:
+        """`count` blocks from `pblk` on, those that are replaced left out."""
+        size, at = self.block_size, pblk
+        whole = bytearray(count * size)
+        for block in (*sorted(replaced), pblk + count):
+            if block > at:
+                whole[(at - pblk) * size : (block - pblk) * size] = self._source.read_at(at * size, (block - at) * size)
+            at = block + 1
+        return whole
 
     def read_bytes(self, offset: int, length: int) -> bytes:
         """`length` bytes from byte `offset` of the volume on, past the cache."""
@@ -85,10 +97,17 @@ class BlockReader:
         length = len(buffer)
         if offset < 0 or offset + length > self._end:
             self._check_bytes(offset, length)
-        self._source.read_into(offset, buffer)
+        size = self.block_size
+        first = offset // size
+        try:
+            self._source.read_into(offset, buffer)
+        except SourceError:
+            if not self.overlay:
+                raise
+            whole = self.read_data(first, -(-(offset + length) // size) - first)
+            buffer[:] = whole[offset - first * size : offset - first * size + length]
+            return
         if self.overlay:
-            size = self.block_size
-            first = offset // size
             for block in self._replaced(first, -(-(offset + length) // size) - first):
                 start = max(block * size, offset)
                 end = min((block + 1) * size, offset + length)

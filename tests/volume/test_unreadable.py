@@ -12,6 +12,7 @@ from ext4img.sources import BytesSource
 from ext4img.volume.mapping import WRITTEN
 from tests.conftest import UnpackedImage
 from tests.faulty_source import FaultySource, StutteringFile
+from tools.damage import listing_of
 from tools.fuzz.exercise import exercise
 
 Fixture = Callable[[str], UnpackedImage]
@@ -97,3 +98,19 @@ def test_what_is_read(fixture_image: Fixture):
         del source.accesses[:]
         list(fs.path("/kinds").iterdir())
         assert len(source.accesses) < 12
+
+
+@pytest.mark.parametrize("name", ["ext4-dirty", "ext4-orphans"])
+def test_bad_sectors_under_what_the_log_replaces(fixture_image: Fixture, name: str):
+    """Nobody needs them. But for superblock, descriptors and the journal's inode, which lead to the log."""
+    data = fixture_image(name).path.read_bytes()
+    with ext4img.open(data) as fs:
+        sound = listing_of(fs)
+        size = fs.block_size
+        overlay = fs.volume.blocks.overlay
+        to_the_log = {1024 // size, fs.volume.groups.block_of(0), fs.volume.inodes.place(8).block}
+        bad = [(block * size, (block + 1) * size) for block in overlay if block not in to_the_log]
+    assert len(bad) > 3
+    with ext4img.open(FaultySource(BytesSource(data), bad)) as fs:
+        assert listing_of(fs) == sound
+        assert not fs.problems
