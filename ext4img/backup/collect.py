@@ -73,7 +73,10 @@ class Collector:
     Damage is treated as the view's `checks` say: raised, or noted in `problems` and left out.
     """
 
-    def __init__(self, view: View, only: Sequence[PathLike] = (), filtered: Filter | None = None) -> None:
+    def __init__(
+        self, view: View, only: Sequence[PathLike] = (), filtered: Filter | None = None, *, together: bool = True
+    ) -> None:
+        """`together`: most bodies will be drawn, so small files are read along with their neighbours."""
         self._view = view.without_keys()
         self._plain = view if filtered is not None and filtered.exclude else None
         self._filter = filtered if filtered is not None and not filtered.is_empty else None
@@ -82,6 +85,7 @@ class Collector:
         self._problems = view.problems
         self._selection = Selection(view, self._view, only) if only else None
         self._buffers = memoryview(bytearray(CHUNK_BYTES)), memoryview(bytearray(CHUNK_BYTES))
+        self._together = together
         self._ahead = ReadAhead(view.volume.blocks)
         self._first_names: dict[int, tuple[bytes, int]] = {}  # of files with several: path, names to come
 
@@ -210,7 +214,7 @@ class Collector:
                     ready.append(child)
                     continue
                 left -= extent[1]
-                if left < 0:
+                if left < 0 or (extents and not self._together):
                     break
                 extents.append(extent)
                 ready.append(_Child(child.path, child.plain_path, child.named, inode, extent, window))

@@ -95,7 +95,7 @@ def backup(
     from ext4img import __version__
 
     filtered = Filter(tuple(exclude), encrypted_only, one_policy)
-    collector = Collector(view, only, filtered)
+    collector = Collector(view, only, filtered, together=since is None)
     used = (view.superblock.block_count - view.superblock.free_blocks) * view.block_size
     total = used if not only and filtered.is_empty else None
     info = collector.info(f"ext4img {__version__}", encdata)

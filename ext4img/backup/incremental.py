@@ -6,20 +6,23 @@ attribute that it had then: ext4 sets the change time with every change but that
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
 from typing import Final, Self
 from uuid import UUID
 
 from ext4img.backup.entry import Entry
 from ext4img.backup.input import ArchiveInput, ArchiveSource
-from ext4img.backup.manifest import CHAIN_MOST, ManifestReader
-from ext4img.backup.manifest_line import LINE_LIMIT_BYTES, ManifestLine, identity_of, parse_line
+from ext4img.backup.manifest import CHAIN_MOST, ManifestReader, parse_member
+from ext4img.backup.manifest_line import LINE_LIMIT_BYTES, ManifestLine, file_place, identity_of, parse_line
 from ext4img.backup.member import XATTR_DIRECTORY, is_control
 from ext4img.backup.reader import Archive
 from ext4img.errors import ArchiveError, LimitError
 
 INCREMENTAL: Final = "incremental"
-_WINDOW_BYTES: Final = 4096
+_WINDOW_BYTES: Final = 64 << 10
+_PAGE_BITS: Final = 6
+_PAGE_MASK: Final = (1 << _PAGE_BITS) - 1
+_NO_POSITIONS: Final = array("q", [-1]) * (1 << _PAGE_BITS)
 
 
 class Base:
@@ -33,7 +36,9 @@ class Base:
         self._input = ArchiveInput(source)
         try:
             self._start, size, offset = self._find(source, uuid)
-            self._positions: dict[int, int] = {}  # of the line that has an inode's body
+            self._positions = _Positions()  # of the line that has an inode's body
+            self._window = b""  # a part of the manifest
+            self._window_at = 0
             reader = ManifestReader(self._input.cursor(self._start), size, offset)
             self._read(reader)
             closing = reader.closing
@@ -89,29 +94,52 @@ class Base:
     def _read(self, reader: ManifestReader) -> None:
         """Where the lines of bodies are. What has its attributes apart, or was not all read, is stored again."""
         skip = False
-        for position, line in _positions(reader, self._start):
+        following = self._start
+        for raw in reader.raw():
+            position, following = following, following + len(raw) + 1
+            place = file_place(raw)
+            if place is not None:
+                if place.size and not skip:
+                    self._positions.set(place.inode, position)
+                skip = False
+                continue
+            line = parse_member(raw)
             if is_control(line.path):
                 skip = line.path.startswith(XATTR_DIRECTORY)
                 continue
             if line.size and not line.unreadable and not skip:
-                self._positions[line.inode] = position
+                self._positions.set(line.inode, position)
             skip = False
 
     def _line(self, position: int) -> ManifestLine:
-        """The line that starts at a position."""
-        window = _WINDOW_BYTES
+        """The line that starts at a position; those that follow are likely to be wanted next."""
+        at = position - self._window_at
+        end = self._window.find(b"\n", at) if 0 <= at < len(self._window) else -1
         size = self._input.size or 0
-        while True:
-            raw = self._input.read_at(position, min(window, size - position), "the manifest")
-            end = raw.find(b"\n")
-            if end >= 0:
-                line = parse_line(raw[: end + 1])
-                assert isinstance(line, ManifestLine), "positions are those of lines"
-                return line
-            window *= 2
+        wanted = _WINDOW_BYTES
+        while end < 0:
+            self._window = self._input.read_at(position, min(wanted, size - position), "the manifest")
+            self._window_at, at = position, 0
+            end = self._window.find(b"\n")
+            wanted *= 2
+        return parse_member(self._window[at:end])
 
 
-def _positions(reader: ManifestReader, start: int) -> Iterator[tuple[int, ManifestLine]]:
-    """Each line with where it starts."""
-    for line in reader:
-        yield start + reader.line_start, line
+class _Positions:
+    """Positions by inode numbers, in pages, as most numbers have neighbours: some ten bytes for each."""
+
+    def __init__(self) -> None:
+        self._pages: dict[int, array[int]] = {}
+
+    def set(self, inode: int, position: int) -> None:
+        """Note a position."""
+        page = self._pages.get(inode >> _PAGE_BITS)
+        if page is None:
+            page = self._pages[inode >> _PAGE_BITS] = array("q", _NO_POSITIONS)
+        page[inode & _PAGE_MASK] = position
+
+    def get(self, inode: int) -> int | None:
+        """An inode's position."""
+        page = self._pages.get(inode >> _PAGE_BITS)
+        position = page[inode & _PAGE_MASK] if page is not None else -1
+        return position if position >= 0 else None

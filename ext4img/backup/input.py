@@ -71,6 +71,11 @@ class Cursor:
             self.position += len(data)
         return b"".join(parts)
 
+    def go_to(self, position: int) -> None:
+        """Go to any place of a file."""
+        self._stream.seek(position)
+        self.position = position
+
     def skip(self, length: int, what: str) -> None:
         """Go on by `length` bytes; on a file without reading them."""
         if self._seekable:

@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final, NamedTuple
 
@@ -21,6 +22,12 @@ LINE_LIMIT_BYTES: Final = 2 << 20
 _TARGET_SHOWN_WHOLE: Final = FSCRYPT_SYMLINK_DATA.size + 149  # the shown form of longer ones has a digest in it
 NO_BODY: Final = hashlib.sha256(b"").hexdigest()
 _DIGEST_DIGITS: Final = 64
+# What stands before the numbers in a string of JSON can't be taken for them: a quote in it has a backslash before.
+_PLAIN_LINE: Final = re.compile(
+    rb'\{"path(?:_base64)?":"[^"\\]*(?:\\.[^"\\]*)*","inode":([0-9]{1,20}),"offset":[0-9]{1,20},"head":".{64}"'
+    rb',"data":[0-9]{1,20},"size":([0-9]{1,20}),"sha256":".{64}"'
+    rb',"generation":([0-9]{1,20}),"i_size":([0-9]{1,20}),"ctime_ns":(-?[0-9]{1,20}),"version":([0-9]{1,20})\}'
+)
 _UNUSUAL: Final = frozenset(("filename", "hash", "symlink", "unreadable", "in"))
 
 
@@ -160,6 +167,23 @@ def _around_digest(line: ManifestLine) -> tuple[str, str]:
         archive, base, atime_ns = line.reference
         after += f',"in":{archive},"base":"{base64.b64encode(base).decode()}","atime_ns":{atime_ns}'
     return before, after + "}"
+
+
+class FilePlace(NamedTuple):
+    """Of a line like most: the inode whose contents the member has, how many bytes, and the inode's identity."""
+
+    inode: int
+    size: int
+    identity: Identity
+
+
+def file_place(raw: bytes) -> FilePlace | None:
+    """What matters to an incremental backup, of a line that is plain; None of any other, which `parse_line` takes."""
+    match = _PLAIN_LINE.fullmatch(raw)
+    if match is None:
+        return None
+    inode, size, *identity = map(int, match.groups())
+    return FilePlace(inode, size, Identity._make(identity))
 
 
 def parse_line(raw: bytes) -> ManifestLine | Closing:

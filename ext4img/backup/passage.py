@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Final
 
 from ext4img.backup.digest import DigestThread, sha256_hex
@@ -36,13 +37,16 @@ _END_LIMIT_BYTES: Final = 1 << 20  # of zeros after the manifest
 _INODE_DIGITS: Final = 10
 
 
-class _Tools:
-    """What the members of one passage share."""
+class Tools:
+    """What the members of one passage share, or of several if only one of them is used at a time."""
 
     def __init__(self) -> None:
         self.digests = DigestThread()
-        # Two, so that one can be filled while the other is digested.
-        self.buffers = memoryview(bytearray(CHUNK_BYTES)), memoryview(bytearray(CHUNK_BYTES))
+
+    @cached_property
+    def buffers(self) -> tuple[memoryview, memoryview]:
+        """Two, so that one can be filled while the other is digested."""
+        return memoryview(bytearray(CHUNK_BYTES)), memoryview(bytearray(CHUNK_BYTES))
 
 
 class Member:
@@ -66,7 +70,7 @@ class Member:
         offset: int,
         raw_map: bytes,
         cursor: Cursor,
-        tools: _Tools,
+        tools: Tools,
     ) -> None:
         self.entry = entry
         self.path = header.path.removesuffix(b"/")
@@ -168,7 +172,11 @@ class Passage:
     """
 
     def __init__(
-        self, cursor: Cursor, expected: Iterator[bytes | ManifestLine] | None, info: BackupInfo | None = None
+        self,
+        cursor: Cursor,
+        expected: Iterator[bytes | ManifestLine] | None,
+        info: BackupInfo | None = None,
+        tools: Tools | None = None,
     ) -> None:
         self.closing: Closing | None = None
         self.start = cursor.position  # of the last member
@@ -179,7 +187,8 @@ class Passage:
         self._in_order = info is None
         self._is_partial = False  # an incremental backup: first names may be elsewhere
         self._seen = ManifestWriter() if expected is None else None
-        self._tools = _Tools()
+        self._owns_tools = tools is None
+        self._tools = Tools() if tools is None else tools
         self._order = TreeOrder()
         self._links: dict[bytes, tuple[int, int]] = {}  # path of a first name: its inode, names still to come
         self._attributes: tuple[int, Mapping[str, bytes]] | None = None  # of the next member
@@ -227,8 +236,9 @@ class Passage:
                 self._note(member)
 
     def close(self) -> None:
-        """Drop what is held."""
-        self._tools.digests.close()
+        """Drop what is held, but for tools that are others' too."""
+        if self._owns_tools:
+            self._tools.digests.close()
         if self._seen is not None:
             self._seen.close()
 

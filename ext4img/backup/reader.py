@@ -16,7 +16,7 @@ from ext4img.backup.input import ArchiveInput, ArchiveSource, Cursor
 from ext4img.backup.manifest import ManifestReader, find_manifest, tail_bytes
 from ext4img.backup.manifest_line import Closing, ManifestLine, build_line
 from ext4img.backup.member import MANIFEST_PATH, XATTR_DIRECTORY, archive_path
-from ext4img.backup.passage import Member, Passage, check_end
+from ext4img.backup.passage import Member, Passage, Tools, check_end
 from ext4img.backup.pax_reader import read_header
 from ext4img.errors import AlteredArchiveError, ArchiveError, NotFoundError
 
@@ -34,6 +34,8 @@ class Archive:
         self.input = ArchiveInput(source)
         self.closing: Closing | None = None
         self._passage: Passage | None = None  # the last one, for `close`
+        self._alone: Cursor | None = None  # for members that are read alone
+        self._tools = Tools()
         # Of a stream there is only this passage; of a file it reads the first member and is done.
         self._stream: Passage | None = Passage(self.input.cursor(), None)
         try:
@@ -119,16 +121,18 @@ class Archive:
         lines = [line]
         if before is not None and before.path.startswith(XATTR_DIRECTORY):
             lines.insert(0, before)  # attributes that did not fit into the header
-        if self._passage is not None:
-            self._passage.close()
-        self._passage = Passage(self.input.cursor(lines[0].offset), map(build_line, lines), self.info)
-        return next(self._passage.members(verify=False))
+        if self._alone is None:
+            self._alone = self.input.cursor()
+        self._alone.go_to(lines[0].offset)
+        expected = (build_line(line)[:-1] for line in lines)
+        return next(Passage(self._alone, expected, self.info, self._tools).members(verify=False))
 
     def close(self) -> None:
         """Close the file, if it was opened here."""
         for passage in (self._stream, self._passage):
             if passage is not None:
                 passage.close()
+        self._tools.digests.close()
         self.input.close()
 
     def __enter__(self) -> Self:
