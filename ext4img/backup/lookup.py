@@ -13,7 +13,7 @@ from ext4img.backup.chosen import ChosenPath
 from ext4img.backup.entry import ROOT, VERITY, Entry, show
 from ext4img.backup.plaintext import Plaintext
 from ext4img.backup.source import BackupMember, BackupSource
-from ext4img.errors import IsDirectoryError, NoKeyError, NotFoundError, NotRegularFileError
+from ext4img.errors import AlteredArchiveError, IsDirectoryError, NoKeyError, NotFoundError, NotRegularFileError
 
 
 def find_member(source: BackupSource, path: ChosenPath, plaintext: Plaintext | None = None) -> BackupMember:
@@ -30,7 +30,18 @@ def find_member(source: BackupSource, path: ChosenPath, plaintext: Plaintext | N
         if shown is None:
             raise NotFoundError.at(show(os.fsencode(path)), "No such path in the backup") from None
         member = source.member(shown)
-    return source.member(member.entry.link_target) if member.entry.is_link else member
+    return _first_name(source, member.entry) if member.entry.is_link else member
+
+
+def _first_name(source: BackupSource, entry: Entry) -> BackupMember:
+    """The member that has the body of a further name."""
+    try:
+        first = source.member(entry.link_target)
+    except NotFoundError:
+        first = None
+    if first is None or first.entry.is_link or first.entry.inode != entry.inode:
+        raise AlteredArchiveError(f"a hard link to {show(entry.link_target)!r}, which is not its file", entry.shown)
+    return first
 
 
 def file_contents(
