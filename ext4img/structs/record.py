@@ -69,6 +69,8 @@ class Record:
             self.raw = raw
         self.unpack_tuple = self._pack.unpack_from
         """Plain tuple of the fields at (buffer, offset), for hot loops whose bounds are checked."""
+        self.iter_tuples = self._pack.iter_unpack
+        """Plain tuples of all records of a buffer whose length is a multiple of the size."""
 
     @cached_property
     def construct(self) -> construct.Struct[Any, Any]:

@@ -97,13 +97,13 @@ class File(io.RawIOBase):
             self._check_open()
         if offset < 0:
             raise ValueError(f"negative offset {offset}")
-        length = min(length, self.size - offset)
-        if length <= 0:
-            return b""
-        if length > max(self._contents.volume_size, _AT_ONCE_BYTES):
-            raise LimitError(f"{self.name}: {length} bytes at once, nearly all of them a hole: read it in pieces")
+        if length > _AT_ONCE_BYTES:
+            length = min(length, self.size - offset)
+            if length > max(self._contents.volume_size, _AT_ONCE_BYTES):
+                raise LimitError(f"{self.name}: {length} bytes at once, nearly all of them a hole: read it in pieces")
         if self._cipher is None:
             return self._contents.read(offset, length)
+        length = max(min(length, self.size - offset), 0)
         data = bytearray(length)
         self.pread_into(offset, memoryview(data))
         return bytes(data)

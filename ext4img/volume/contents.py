@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 from ext4img.errors import CorruptionError, Place, SourceError
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.mapping import LOST, WRITTEN, Runs
 from ext4img.volume.problems import Problems
+
+# Pieces of a file that lie so near each other on the disk are read at once, with what is between them:
+# that takes no longer than another call of the system.
+_NEAR_BYTES = 16 << 10
+_SPAN_BYTES = 64 << 10
+_Piece = tuple[int, int, int]  # byte offset on the disk, byte offset in the file, length
+_ZEROS, _SEVERAL = -1, -2
 
 
 class Contents:
@@ -17,7 +24,7 @@ class Contents:
     `inline` holds the contents themselves where they stand in the inode.
     """
 
-    __slots__ = ("_bad", "_blocks", "_inode", "_problems", "_starts", "inline", "runs", "size")
+    __slots__ = ("_bad", "_block_size", "_blocks", "_inode", "_problems", "_starts", "inline", "runs", "size")
 
     def __init__(
         self, blocks: BlockReader, problems: Problems, inode: int, runs: Runs, size: int, inline: bytes | None = None
@@ -25,7 +32,8 @@ class Contents:
         self._blocks = blocks
         self._problems = problems
         self._inode = inode
-        self._starts = [run[0] for run in runs] if len(runs) != 1 else runs[0][:1]
+        self._block_size = size_of_block = blocks.block_size
+        self._starts = [run[0] * size_of_block for run in runs]  # in bytes
         self.runs = runs
         self.size = size
         self.inline = inline
@@ -57,6 +65,9 @@ class Contents:
             target[len(piece) :] = bytes(length - len(piece))
             return []
         at = self._in_one_run(offset, length)
+        if at == _ZEROS:
+            _zero(target)
+            return []
         if at >= 0:
             try:
                 self._blocks.read_bytes_into(at, target)
@@ -68,54 +79,80 @@ class Contents:
         return self._bad
 
     def _in_one_run(self, offset: int, length: int) -> int:
-        """The disk's byte offset of a range that lies in one written run; -1 of any other."""
-        size = self._blocks.block_size
-        position = bisect_right(self._starts, offset // size) - 1
-        if position < 0:
-            return -1
-        lblk, pblk, count, state = self.runs[position]
-        within = offset - lblk * size
-        return pblk * size + within if state == WRITTEN and within + length <= count * size else -1
+        """The disk's byte offset of a range that lies in one written run.
+
+        _ZEROS of one that lies in a hole, or where nothing is written; _SEVERAL of any other.
+        """
+        position = bisect_right(self._starts, offset) - 1
+        stop = offset + length
+        if position >= 0:
+            start = self._starts[position]
+            _, pblk, count, state = self.runs[position]
+            size = self._block_size
+            if stop <= start + count * size:
+                if state == WRITTEN:
+                    return pblk * size + offset - start
+                return _SEVERAL if state == LOST else _ZEROS
+            if offset < start + count * size:
+                return _SEVERAL
+        position += 1
+        return _ZEROS if position == len(self._starts) or stop <= self._starts[position] else _SEVERAL
 
     def _read_runs(self, offset: int, target: memoryview) -> None:
-        """Run by run; gaps between them are zeros."""
-        length = len(target)
-        done = 0
-        block_size = self._blocks.block_size
-        position = max(bisect_right(self._starts, offset // block_size) - 1, 0)
-        runs = self.runs
-        while done < length:
-            at = offset + done
-            if position >= len(runs):
-                _zero(target[done:])
-                break
-            lblk, pblk, count, state = runs[position]
-            start = lblk * block_size
-            end = start + count * block_size
-            if at >= end:
-                position += 1
+        """Run by run, those near each other on the disk at once; the rest is zeros."""
+        end = offset + len(target)
+        size = self._block_size
+        groups: list[list[_Piece]] = []
+        group_start = group_end = -_SPAN_BYTES
+        left = len(target)
+        first = max(bisect_right(self._starts, offset) - 1, 0)
+        for lblk, pblk, count, state in self.runs[first : bisect_left(self._starts, end)]:
+            start, length, on_disk = lblk * size, count * size, pblk * size
+            if start < offset:
+                length -= offset - start
+                on_disk += offset - start
+                start = offset
+            if start + length > end:
+                length = end - start
+            if length <= 0:
                 continue
-            if at < start:
-                gap = min(start - at, length - done)
-                _zero(target[done : done + gap])
-                done += gap
-                continue
-            take = min(end - at, length - done)
-            piece_view = target[done : done + take]
             if state == WRITTEN:
-                self._fill(pblk * block_size + (at - start), piece_view, at)
+                if not 0 <= on_disk - group_end <= _NEAR_BYTES or on_disk + length - group_start > _SPAN_BYTES:
+                    group: list[_Piece] = []
+                    groups.append(group)
+                    group_start = on_disk
+                group.append((on_disk, start, length))
+                group_end = on_disk + length
+                left -= length
+            elif state == LOST:
+                self._lost(start, length)
+        if left:
+            _zero(target)
+        for pieces in groups:
+            self._read_group(pieces, offset, target)
+
+    def _read_group(self, pieces: list[_Piece], offset: int, target: memoryview) -> None:
+        """Read pieces that are near each other on the disk; `target` begins at byte `offset` of the file."""
+        if len(pieces) > 1:
+            first, (last, _, length) = pieces[0][0], pieces[-1]
+            try:
+                span = memoryview(self._blocks.read_bytes(first, last + length - first))
+            except SourceError:
+                pass  # each by itself, to know which block it is
             else:
-                _zero(piece_view)
-                if state == LOST:
-                    self._lost(at, take)
-            done += take
+                for on_disk, start, length in pieces:
+                    at, within = start - offset, on_disk - first
+                    target[at : at + length] = span[within : within + length]
+                return
+        for on_disk, start, length in pieces:
+            self._fill(on_disk, target[start - offset : start - offset + length], start)
 
     def written(self, offset: int, length: int) -> list[tuple[int, int]]:
         """(offset, length) in bytes of the written parts of a range, one for each run."""
         size = self._blocks.block_size
         end = offset + length
         parts = []
-        for run in self.runs[max(bisect_right(self._starts, offset // size) - 1, 0) :]:
+        for run in self.runs[max(bisect_right(self._starts, offset) - 1, 0) :]:
             start, stop = max(run.lblk * size, offset), min(run.end * size, end)
             if start >= end:
                 break
@@ -125,10 +162,13 @@ class Contents:
 
     def read(self, offset: int, length: int) -> bytes:
         """At most `length` bytes from `offset` on."""
-        length = min(length, self.size - offset)
+        if offset + length > self.size:
+            length = self.size - offset
         if length <= 0:
             return b""
-        at = -1 if self.inline is not None else self._in_one_run(offset, length)
+        at = _SEVERAL if self.inline is not None else self._in_one_run(offset, length)
+        if at == _ZEROS:
+            return bytes(length)
         if at >= 0:
             try:
                 return self._blocks.read_bytes(at, length)

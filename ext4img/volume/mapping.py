@@ -7,6 +7,7 @@ Kernel: fs/ext4/extents.c, fs/ext4/indirect.c.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 from ext4img.structs.extent import (
@@ -149,7 +150,7 @@ _NOTHING = Mapping((), frozenset())
 
 def _merged(runs: list[Run]) -> Runs:
     """Neighbours that continue each other on disk become one run."""
-    if len(runs) < 2:
+    if not any(one[0] + one[2] == next_[0] and one[3] == next_[3] for one, next_ in pairwise(runs)):
         return tuple(runs)
     merged: list[Run] = []
     lblk, pblk, count, state = runs[0]

@@ -178,12 +178,12 @@ class _ExtentTree(_Tree):
         return data
 
     def _leaf(self, node: bytes, entries: int, first: int, end: int, block: int | None) -> None:
-        runs = self.found
-        left = self._left
+        add, new = self.found.append, tuple.__new__
+        left, begins = self._left, self._first_block
         volume_end = self._blocks.block_count
         reached = first
         raw = memoryview(node)[_HEADER_SIZE : _HEADER_SIZE + entries * _ENTRY_SIZE]
-        for lblk, length, start_high, start_low in EXT4_EXTENT.iter_unpack(raw):
+        for lblk, length, start_high, start_low in EXT4_EXTENT.iter_tuples(raw):
             state = WRITTEN
             if length > EXT_INIT_MAX_LEN:
                 length -= EXT_INIT_MAX_LEN  # noqa: PLW2901 - as the kernel's ext4_ext_get_actual_len
@@ -196,7 +196,7 @@ class _ExtentTree(_Tree):
                     block, lblk, stop, reached, end,
                 )  # fmt: skip
                 continue
-            if pblk <= self._first_block or pblk + length > volume_end:
+            if pblk <= begins or pblk + length > volume_end:
                 self._wrong_extent(
                     f"extent points at blocks {pblk} to {pblk + length}, the volume has {volume_end}",
                     block, lblk, stop, reached, end,
@@ -206,7 +206,7 @@ class _ExtentTree(_Tree):
             left -= length
             if left < 0:
                 raise _TooManyBlocks(lblk)
-            runs.append(Run(lblk, pblk, length, state))
+            add(new(Run, (lblk, pblk, length, state)))
             reached = stop
         self._left = left
 

@@ -112,6 +112,7 @@ def test_fast_forms_equal_construct(record: Record, data: st.DataObject):
     assert record.unpack(raw)._fields == tuple(names)
     assert record.unpack_many(raw, 2) == expected
     assert list(record.iter_unpack(raw)) == expected
+    assert list(record.iter_tuples(raw)) == expected
     table = numpy.frombuffer(raw, record.dtype())
     assert [tuple(plain(row[name]) for name in names) for row in table] == expected
 
