@@ -245,12 +245,13 @@ class Restorer:
             directory = Entry(path, "dir", MODE_OF_TYPE["dir"] | 0o700)
             while len(self._way) > 1 and self._way[-1].entry.path != directory.parent:
                 self._leave()
-            if entry.stored_name is not None or self._way[-1].entry.is_encrypted:
-                self._pass_by(directory, 1, for_want_of_key=False)
-                self.report.left_out += 1
-                self.report.damaged += 1
+            try:
+                if entry.stored_name is not None or self._way[-1].entry.is_encrypted:
+                    raise AlteredArchiveError("the record of the directory it is in is damaged", entry.shown)
+                self._target.enter(directory.name)
+            except (AlteredArchiveError, RestoreError) as error:
+                self._leave_out(error, directory)
                 return
-            self._target.enter(directory.name)
             if self._publication is not None:
                 self._publication.enter(directory.name, self._target)
             self._way.append(_Directory(directory, None, is_known=False))
@@ -357,7 +358,7 @@ class Restorer:
         entry = member.entry
         cipher: ContentsCipher | None = None
         size = entry.body_size
-        if entry.is_encrypted and self._plaintext is not None:
+        if entry.context is not None and self._plaintext is not None:
             cipher = self._plaintext.contents(entry)
             if cipher is None:
                 self._without_key(entry)
@@ -377,7 +378,7 @@ class Restorer:
                 status = os.fstat(fd)
                 identity = status.st_dev, status.st_ino
                 self._locks.add(lambda: (*target.names(), name), identity, entry)
-            self._publish(temporary, name, entry, identity)
+            self._publish(temporary, name, entry, identity, member.stored_bytes)
         except BaseException:
             target.remove(temporary)
             raise
@@ -474,14 +475,16 @@ class Restorer:
         """What to call something until it may be called `name`."""
         return self._target.temporary() if self._publication is not None else name
 
-    def _publish(self, temporary: bytes, name: bytes, entry: Entry, identity: tuple[int, int] | None) -> None:
-        """Something is whole: its name can be given."""
+    def _publish(
+        self, temporary: bytes, name: bytes, entry: Entry, identity: tuple[int, int] | None, size: int = 0
+    ) -> None:
+        """Something of `size` bytes is whole: its name can be given."""
         linked = None
         if entry.links > 1 and not entry.is_link and identity is not None:
             linked = self._links[entry.path] = Linked((*self._target.names(), temporary), identity, entry)
         if self._publication is not None:
             kind = "link" if entry.is_link else entry.type
-            self._publication.add(NewName(temporary, name, kind, linked), entry.data_bytes)
+            self._publication.add(NewName(temporary, name, kind, linked), size)
 
     def _refused(self, new: NewName, problem: RestoreError) -> None:
         """What was counted as restored could not get its name."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 
+from ext4img.backup.manifest import parse_member
 from ext4img.backup.manifest_line import ManifestLine
 from ext4img.backup.member import XATTR_DIRECTORY
 from ext4img.backup.passage import Member, Passage
@@ -24,7 +25,7 @@ def sound_members(archive: Archive, lost: Callable[[ManifestLine, ArchiveError],
     Bodies are not looked at: that is for who reads them. After the first damage members are no
     longer held against what came before them, each is only what the manifest says of it.
     """
-    lines = _Lines(archive.manifest())
+    lines = _Lines(archive.raw_manifest())
     passage = Passage(archive.input.cursor(), lines)
     passage.read_info()
     while True:
@@ -36,7 +37,9 @@ def sound_members(archive: Archive, lost: Callable[[ManifestLine, ArchiveError],
             if damaged is None or not _is_damaged(archive, damaged):
                 raise
             # Attributes in a member of their own are the next one's.
-            lost(next(lines, damaged) if damaged.path.startswith(XATTR_DIRECTORY) else damaged, error)
+            if damaged.path.startswith(XATTR_DIRECTORY):
+                damaged = lines.skip() or damaged
+            lost(damaged, error)
             following = lines.peek()
             if following is None:
                 return
@@ -57,28 +60,35 @@ def _is_damaged(archive: Archive, line: ManifestLine) -> bool:
     return False
 
 
-class _Lines(Iterator[ManifestLine]):
-    """The manifest's lines with a look back, and one ahead."""
+class _Lines(Iterator[bytes]):
+    """The manifest's lines as they stand, with a look back, and one ahead."""
 
-    def __init__(self, lines: Iterator[ManifestLine]) -> None:
+    def __init__(self, lines: Iterator[bytes]) -> None:
         self._lines = lines
-        self._ahead: ManifestLine | None = None
-        self._last: ManifestLine | None = None
+        self._ahead: bytes | None = None
+        self._last: bytes | None = None
 
-    def __next__(self) -> ManifestLine:
+    def __next__(self) -> bytes:
         line, self._ahead = self._ahead, None
         self._last = line if line is not None else next(self._lines)
         return self._last
-
-    def at(self, offset: int) -> ManifestLine | None:
-        """The line, drawn last or next, of the member that starts at `offset`; it is drawn then."""
-        if self._last is not None and self._last.offset == offset:
-            return self._last
-        line = self.peek()
-        return next(self) if line is not None and line.offset == offset else None
 
     def peek(self) -> ManifestLine | None:
         """The line that comes next."""
         if self._ahead is None:
             self._ahead = next(self._lines, None)
-        return self._ahead
+        return parse_member(self._ahead) if self._ahead is not None else None
+
+    def skip(self) -> ManifestLine | None:
+        """The same, and it comes no more."""
+        line = self.peek()
+        self._last, self._ahead = self._ahead, None
+        return line
+
+    def at(self, offset: int) -> ManifestLine | None:
+        """The line, drawn last or next, of the member that starts at `offset`; it is drawn then."""
+        last = parse_member(self._last) if self._last is not None else None
+        if last is not None and last.offset == offset:
+            return last
+        line = self.peek()
+        return self.skip() if line is not None and line.offset == offset else None
