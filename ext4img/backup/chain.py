@@ -8,7 +8,7 @@ from typing import Self
 
 from ext4img.backup.entry import VERITY, show
 from ext4img.backup.input import ArchiveSource
-from ext4img.backup.manifest_line import ManifestLine
+from ext4img.backup.manifest_line import ManifestLine, archive_in
 from ext4img.backup.member import BACKUP_PATH, XATTR_DIRECTORY, archive_path, tree_path
 from ext4img.backup.order import TreeOrder
 from ext4img.backup.passage import Member
@@ -112,11 +112,12 @@ class Chain:
     def _wanted(self) -> set[str]:
         """The archives that something is in."""
         wanted = set()
-        for line in self._newest.manifest():
-            if line.reference is not None:
-                if line.reference.archive >= len(self._chain):
-                    raise ArchiveError("it is said to be in an archive beyond the chain", show(line.path))
-                wanted.add(self._chain[line.reference.archive])
+        numbers = {archive_in(raw) for raw in self._newest.raw_manifest()}
+        for number in numbers:
+            if number is not None:
+                if number >= len(self._chain):
+                    raise ArchiveError(f"{self._newest.name}: members are said to be in an archive beyond its chain")
+                wanted.add(self._chain[number])
         return wanted
 
     def _take_base(self, base: ArchiveSource, wanted: set[str]) -> None:

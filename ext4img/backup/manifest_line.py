@@ -28,6 +28,7 @@ _PLAIN_LINE: Final = re.compile(
     rb',"data":[0-9]{1,20},"size":([0-9]{1,20}),"sha256":".{64}"'
     rb',"generation":([0-9]{1,20}),"i_size":([0-9]{1,20}),"ctime_ns":(-?[0-9]{1,20}),"version":([0-9]{1,20})\}'
 )
+_REFERENCE: Final = re.compile(rb',"in":([0-9]{1,20})[,}]')
 _UNUSUAL: Final = frozenset(("filename", "hash", "symlink", "unreadable", "in"))
 
 
@@ -167,6 +168,12 @@ def _around_digest(line: ManifestLine) -> tuple[str, str]:
         archive, base, atime_ns = line.reference
         after += f',"in":{archive},"base":"{base64.b64encode(base).decode()}","atime_ns":{atime_ns}'
     return before, after + "}"
+
+
+def archive_in(raw: bytes) -> int | None:
+    """Which archive of the chain has the member of a line; None for what is stored here."""
+    match = _REFERENCE.search(raw)
+    return int(match[1]) if match is not None else None
 
 
 class FilePlace(NamedTuple):

@@ -12,7 +12,15 @@ from ext4img.backup.entry import EXT4_VERITY_FL, NO_XATTRS, VERITY, Entry, Segme
 from ext4img.backup.info import INFO_LIMIT_BYTES, BackupInfo
 from ext4img.backup.input import Cursor
 from ext4img.backup.manifest import ManifestReader, ManifestWriter, parse_member
-from ext4img.backup.manifest_line import Closing, ManifestLine, build_line, digest_in, elsewhere_of, identity_of
+from ext4img.backup.manifest_line import (
+    Closing,
+    ManifestLine,
+    archive_in,
+    build_line,
+    digest_in,
+    elsewhere_of,
+    identity_of,
+)
 from ext4img.backup.member import (
     BACKUP_PATH,
     MANIFEST_PATH,
@@ -329,8 +337,8 @@ class Passage:
             if sha256 is not None:
                 member.expect(sha256, raw)
                 return
-            line = parse_member(raw)
-            if line.reference is None:
+            if archive_in(raw) is None:
+                line = parse_member(raw)
                 member.expect(line.sha256, raw)
                 member.unreadable = line.unreadable
                 _compare(line, member.line())
@@ -383,8 +391,7 @@ def _whole(size: int) -> Segments:
 
 def _is_stored(promised: bytes | ManifestLine) -> bool:
     """Whether a line is of a member of this archive."""
-    line = parse_member(promised) if isinstance(promised, bytes) else promised
-    return line.reference is None
+    return (archive_in(promised) if isinstance(promised, bytes) else promised.reference) is None
 
 
 def _compare(line: ManifestLine, seen: ManifestLine) -> None:
