@@ -94,7 +94,8 @@ class Publication:
         self._bytes = 0
         self._syncing: Thread | None = None
         self._failure: RestoreError | None = None
-        self._lost = False  # something did not reach the disk; what it was is not known
+        self.is_broken = False
+        """Whether a batch did not reach the disk, or could not be given its names: nothing gets a name any more."""
 
     def enter(self, name: bytes, folder: Folder) -> None:
         """The restore entered a directory, which is the current one of `folder` now."""
@@ -122,12 +123,12 @@ class Publication:
     def rescue(self) -> None:
         """After a failure: what is whole still gets its name if the disk takes it, or is taken away."""
         try:
-            if not self._lost:
+            if not self.is_broken:
                 self.settle()
-                return
         except (OSError, RestoreError):
-            self._lost = True
-        self._abandon()
+            self.is_broken = True
+        if self.is_broken:
+            self._abandon()
 
     def close(self) -> None:
         """Close what is open."""
@@ -147,8 +148,12 @@ class Publication:
 
     def _seal(self) -> None:
         """The batch before is on the disk by now, or soon: it gets its names. This one is its successor."""
-        self._wait()
-        self._publish(self._sealed)
+        try:
+            self._wait()
+            self._publish(self._sealed)
+        except BaseException:
+            self.is_broken = True
+            raise
         self._sealed, self._open = self._open, self._sealed
         self._names = self._bytes = 0
         if self._sealed:
@@ -170,7 +175,6 @@ class Publication:
             self._syncing.join()
             self._syncing = None
         if self._failure is not None:
-            self._lost = True
             raise self._failure
 
     def _publish(self, steps: _Steps) -> None:

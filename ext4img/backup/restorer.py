@@ -218,6 +218,8 @@ class Restorer:
                 return
             self._restore(member, name)
         except (RestoreError, NoKeyError, UnsupportedFeatureError) as error:
+            if self._is_broken():
+                raise
             self._leave_out(error, entry)
         except AlteredArchiveError as error:
             if not self._tolerant:
@@ -226,10 +228,14 @@ class Restorer:
         except FileExistsError:
             self._leave_out(self._target.taken(name), entry)
         except OSError as error:
-            if not _is_one_entrys(error):
+            if not _is_one_entrys(error) or self._is_broken():
                 raise
             where = self._target.shown(name) if name else entry.shown
             self._leave_out(RestoreError(f"it cannot be restored: {error.strerror}", where), entry)
+
+    def _is_broken(self) -> bool:
+        """Whether it is not this entry but the whole restore that cannot go on."""
+        return self._publication is not None and self._publication.is_broken
 
     def _stand_in(self, entry: Entry) -> None:
         """Directories on the way to `entry` whose members are damaged: plain ones are made, with no attributes.
