@@ -15,6 +15,7 @@ from ext4img.backup.entry import (
     MODE_OF_TYPE,
     NO_XATTRS,
     ROOT,
+    UNWRITTEN_MOST,
     VERITY,
     VERITY_ALIGNMENT_BYTES,
     Entry,
@@ -23,7 +24,6 @@ from ext4img.backup.entry import (
 )
 from ext4img.backup.filter import Filter, key_of
 from ext4img.backup.info import BackupInfo
-from ext4img.backup.member import UNWRITTEN_KEPT
 from ext4img.backup.read_ahead import WINDOW_BYTES, Extent, ReadAhead, Window
 from ext4img.backup.records import CONTEXT_BYTES
 from ext4img.backup.selection import Selection
@@ -381,13 +381,13 @@ class Collector:
         return target, None
 
     def _unwritten(self, contents: Contents, inode: Inode) -> Segments:
-        """Where blocks are allocated but not written; the first few ranges only."""
+        """Where blocks are allocated but not written."""
         size = self._block_size
         ranges = [(run.lblk * size, run.length * size) for run in contents.runs if run.state == UNWRITTEN]
-        if len(ranges) > UNWRITTEN_KEPT:
+        if len(ranges) > UNWRITTEN_MOST:
             place = Place(inode=inode.number)
-            self._problems.note(f"of {len(ranges)} unwritten ranges {UNWRITTEN_KEPT} are recorded", place)
-        return tuple(ranges[:UNWRITTEN_KEPT])
+            self._problems.note(f"of {len(ranges)} unwritten ranges {UNWRITTEN_MOST} are recorded", place)
+        return tuple(ranges[:UNWRITTEN_MOST])
 
     def _body(self, contents: Contents, segments: Segments, start: int = 0) -> Body:
         """The bytes of the segments, which are offsets from byte `start` of the file."""

@@ -40,7 +40,8 @@ class _Writer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BackupReport:
-    """What a backup wrote. `incomplete` counts members with parts that could not be read.
+    """What a backup wrote. `members` are the names in the tree, and verity trees: as `verify` counts them,
+    without the archive's own. `incomplete` counts those with parts that could not be read.
 
     `bytes` are those of the archive before compression; `unchanged` files are in earlier archives.
     """
@@ -107,7 +108,7 @@ def backup(
                 _check_not_of_chain(destination, base)
             info = replace(info, requires=(INCREMENTAL,))
         writer = stack.enter_context(_writer(destination, info, format, compress, overwrite))
-        kept = 0
+        members = kept = 0
         for entry, body in collector.entries():
             unchanged = base.unchanged(entry) if base is not None else None
             if unchanged is not None:
@@ -115,10 +116,11 @@ def backup(
                 kept += 1
             else:
                 writer.add(entry, body)
+            members += 1
             if progress is not None:
                 progress(writer.position, total)
         closing = writer.finish(base.chain if base is not None else ())
-    return BackupReport(closing.members, writer.position, closing.incomplete, closing.sha256, kept)
+    return BackupReport(members, writer.position, closing.incomplete, closing.sha256, kept)
 
 
 def _check_not_of_chain(destination: ArchiveDestination, base: Base) -> None:

@@ -32,6 +32,9 @@ VERITY_ALIGNMENT_BYTES: Final = 65536  # the kernel's fs/ext4/verity.c: the tree
 
 Segments = tuple[tuple[int, int], ...]
 
+UNWRITTEN_KEPT: Final = 32  # ranges in an inode record, for which an attribute must have room; more are elsewhere
+UNWRITTEN_MOST: Final = 50_000
+
 
 class Entry(NamedTuple):
     """One name in the tree, as it is without any key. Frozen.
@@ -43,7 +46,7 @@ class Entry(NamedTuple):
     `size` is the true i_size in bytes. The body, `body_size` bytes, is what a file's contents are
     in the archive: as they are, or if encrypted the ciphertext rounded up to the block. Only its
     `segments`, (offset, length) pairs in ascending order, hold data; the rest is holes.
-    `unwritten` are those holes that have blocks on the disk.
+    `unwritten` are those holes that have blocks on the disk; as read from a stream the first 32.
 
     `link_target`: of a symlink its target as shown without the key; of a further name of a file
     (`is_link`) the path of the first one. `stored_*` and `context` are the bytes on disk:

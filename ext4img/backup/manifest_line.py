@@ -13,7 +13,7 @@ import re
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final, NamedTuple
 
-from ext4img.backup.entry import Entry, Segments, parse_ranges, show
+from ext4img.backup.entry import UNWRITTEN_KEPT, Entry, Segments, parse_ranges, show
 from ext4img.backup.records import build_filename
 from ext4img.errors import AlteredArchiveError
 from ext4img.structs.fscrypt import FSCRYPT_SYMLINK_DATA
@@ -29,7 +29,7 @@ _PLAIN_LINE: Final = re.compile(
     rb',"generation":([0-9]{1,20}),"i_size":([0-9]{1,20}),"ctime_ns":(-?[0-9]{1,20}),"version":([0-9]{1,20})\}'
 )
 _REFERENCE: Final = re.compile(rb',"in":([0-9]{1,20})[,}]')
-_UNUSUAL: Final = frozenset(("filename", "hash", "symlink", "unreadable", "in"))
+_UNUSUAL: Final = frozenset(("filename", "hash", "symlink", "unwritten", "unreadable", "in"))
 
 
 class Identity(NamedTuple):
@@ -53,6 +53,7 @@ class Elsewhere(NamedTuple):
     filename: bytes | None = None
     name_hash: bytes | None = None
     symlink: bytes | None = None
+    unwritten: Segments = ()
 
 
 NOTHING_ELSEWHERE: Final = Elsewhere()
@@ -60,12 +61,14 @@ NOTHING_ELSEWHERE: Final = Elsewhere()
 
 def elsewhere_of(entry: Entry) -> Elsewhere:
     """What the manifest has to have of an entry."""
-    if entry.stored_name is None and entry.stored_target is None:
+    if entry.stored_name is None and entry.stored_target is None and not entry.unwritten:
         return NOTHING_ELSEWHERE
     if entry.is_link and entry.stored_name is not None:
         return Elsewhere(build_filename(entry.stored_name), entry.name_hash)
     if entry.stored_target is not None and len(entry.stored_target) > _TARGET_SHOWN_WHOLE:
         return Elsewhere(symlink=entry.stored_target)
+    if len(entry.unwritten) > UNWRITTEN_KEPT and not entry.is_link:
+        return Elsewhere(unwritten=entry.unwritten)
     return NOTHING_ELSEWHERE
 
 
@@ -90,7 +93,8 @@ class ManifestLine(NamedTuple):
 
     The rest is for trees that a stock tool extracted, where it may have no place else: `filename`
     and `name_hash`, record and casefold hash of an encrypted hard link's name; `symlink`, the
-    stored target of an encrypted symlink that cannot be told from the target that is shown.
+    stored target of an encrypted symlink that cannot be told from the target that is shown; and
+    `unwritten`, all such ranges of a file that has more of them than its inode record has room for.
     """
 
     path: bytes
@@ -104,6 +108,7 @@ class ManifestLine(NamedTuple):
     filename: bytes | None = None
     name_hash: bytes | None = None
     symlink: bytes | None = None
+    unwritten: Segments = ()
     unreadable: Segments = ()
     reference: Reference | None = None
 
@@ -162,6 +167,8 @@ def _around_digest(line: ManifestLine) -> tuple[str, str]:
         after += f',"hash":"{line.name_hash.hex()}"'
     if line.symlink is not None:
         after += f',"symlink":"{base64.b64encode(line.symlink).decode()}"'
+    if line.unwritten:
+        after += f',"unwritten":{json.dumps(line.unwritten, separators=(",", ":"))}'
     if line.unreadable:
         after += f',"unreadable":{json.dumps(line.unreadable, separators=(",", ":"))}'
     if line.reference is not None:
@@ -232,12 +239,13 @@ def parse_line(raw: bytes) -> ManifestLine | Closing:
         filename = base64.b64decode(found["filename"], validate=True) if "filename" in found else None
         name_hash = bytes.fromhex(found["hash"]) if "hash" in found else None
         symlink = base64.b64decode(found["symlink"], validate=True) if "symlink" in found else None
+        unwritten = parse_ranges(found["unwritten"]) if "unwritten" in found else ()
         unreadable = parse_ranges(found["unreadable"]) if "unreadable" in found else ()
         reference = None
         if "in" in found:
             base = base64.b64decode(found["base"], validate=True)
             reference = Reference(_whole(found, "in"), base, _integer(found, "atime_ns"))
-        return ManifestLine._make((*usual, filename, name_hash, symlink, unreadable, reference))
+        return ManifestLine._make((*usual, filename, name_hash, symlink, unwritten, unreadable, reference))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error) as error:
         raise AlteredArchiveError(f"the manifest has a line that is none: {show(raw[:60])!r} ({error})") from error
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from ext4img.backup.encdata import ENCDATA, encdata_of
-from ext4img.backup.entry import MODE_OF_TYPE, NO_XATTRS, ROOT, Entry, Segments, parse_ranges, show
+from ext4img.backup.entry import MODE_OF_TYPE, NO_XATTRS, ROOT, UNWRITTEN_KEPT, Entry, Segments, parse_ranges, show
 from ext4img.backup.pax import PATH_LIMIT_BYTES, TarHeader, directory_path, escape_key, parse_records, pax_record
 from ext4img.backup.records import build_filename, build_metadata, parse_filename, parse_metadata
 from ext4img.errors import AlteredArchiveError, ArchiveError, LimitError, UnsafeArchiveError
@@ -38,7 +38,6 @@ XATTR_ROOM_BYTES: Final = 768 << 10  # what does not fit travels in a member of 
 XATTR_MEMBER_LIMIT_BYTES: Final = 32 << 20
 INODE_LINE_LIMIT_BYTES: Final = 4096
 _ALL32: Final = 1 << 32
-UNWRITTEN_KEPT: Final = 32  # ranges; an xattr of the tree's target must have room for the line
 
 _TYPEFLAG: Final = {
     "file": REGTYPE,
@@ -298,8 +297,6 @@ def _inode_line(entry: Entry) -> bytes:
     if entry.unwritten and not entry.is_link:
         kept = entry.unwritten[:UNWRITTEN_KEPT]
         text += f',"unwritten":{json.dumps(kept, separators=(",", ":"))}'
-        if len(entry.unwritten) > UNWRITTEN_KEPT:
-            text += ',"unwritten_cut":true'
     return text.encode() + b"}"
 
 

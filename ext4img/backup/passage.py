@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Final
 
 from ext4img.backup.digest import DigestThread, sha256_hex
-from ext4img.backup.entry import EXT4_VERITY_FL, NO_XATTRS, VERITY, Entry, Segments, show
+from ext4img.backup.entry import EXT4_VERITY_FL, NO_XATTRS, UNWRITTEN_KEPT, VERITY, Entry, Segments, show
 from ext4img.backup.info import INFO_LIMIT_BYTES, BackupInfo
 from ext4img.backup.input import Cursor
 from ext4img.backup.manifest import ManifestReader, ManifestWriter, parse_member
@@ -341,6 +341,10 @@ class Passage:
                 line = parse_member(raw)
                 member.expect(line.sha256, raw)
                 member.unreadable = line.unreadable
+                if line.unwritten:  # more than the header has room for
+                    if line.unwritten[:UNWRITTEN_KEPT] != member.entry.unwritten:
+                        raise AlteredArchiveError("its unwritten ranges are not those written", show(member.path))
+                    member.entry = member.entry._replace(unwritten=line.unwritten)
                 _compare(line, member.line())
                 return
             # of an incremental backup: not stored here
@@ -396,7 +400,7 @@ def _is_stored(promised: bytes | ManifestLine) -> bool:
 
 def _compare(line: ManifestLine, seen: ManifestLine) -> None:
     """AlteredArchiveError where a member is not what the manifest says of it."""
-    if line == seen or line._replace(unreadable=()) == seen:
+    if line == seen or line._replace(unreadable=(), unwritten=seen.unwritten) == seen:
         return
     for what, promised, found in zip(ManifestLine._fields, line, seen, strict=True):
         if promised != found and what != "unreadable":

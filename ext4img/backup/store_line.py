@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
-from ext4img.backup.entry import VERITY, Entry, Segments, parse_ranges, show
+from ext4img.backup.entry import UNWRITTEN_KEPT, VERITY, Entry, Segments, parse_ranges, show
 from ext4img.backup.member import archive_path, entry_of, records_of
 from ext4img.backup.pax import TarHeader
 from ext4img.errors import AlteredArchiveError
@@ -65,6 +65,8 @@ def build_store_line(line: StoreLine) -> bytes:
         found["rdev"] = entry.rdev
     if entry.body_size:
         found |= {"body_size": entry.body_size, "segments": entry.segments, "sha256": line.sha256}
+    if len(entry.unwritten) > UNWRITTEN_KEPT and not entry.is_link:
+        found["unwritten"] = entry.unwritten
     if line.unreadable:
         found["unreadable"] = line.unreadable
     return json.dumps(found, separators=(",", ":")).encode() + b"\n"
@@ -78,6 +80,7 @@ def parse_store_line(raw: bytes) -> StoreLine:
         path = _unraw(found, "path")
         body_size, segments = _body(found)
         unreadable = parse_ranges(found.get("unreadable", ()))
+        unwritten = parse_ranges(found.get("unwritten", ()))
         sha256 = str(found.get("sha256", ""))
         if kind == VERITY:
             entry = Entry(path, VERITY, 0, inode=_whole(found, "inode"), body_size=body_size, segments=segments)
@@ -102,7 +105,10 @@ def parse_store_line(raw: bytes) -> StoreLine:
             raise ValueError("a body on what is no file")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error) as error:
         raise AlteredArchiveError(f"a line that is none: {show(raw[:60])!r} ({error})") from error
-    return StoreLine(entry_of(header, segments, body_size, xattrs), sha256, unreadable)
+    entry = entry_of(header, segments, body_size, xattrs)
+    if unwritten and unwritten[:UNWRITTEN_KEPT] != entry.unwritten:
+        raise AlteredArchiveError("its unwritten ranges are given in two ways that differ", entry.shown)
+    return StoreLine(entry._replace(unwritten=unwritten) if unwritten else entry, sha256, unreadable)
 
 
 def _body(found: dict[str, Any]) -> tuple[int, Segments]:
