@@ -48,6 +48,7 @@ def tell_restored(report: RestoreReport, out: Output, target: str, *, dry_run: b
                 "kept": report.kept,
                 "left_out": report.left_out,
                 "no_key": report.no_key,
+                "damaged": report.damaged,
                 "unset": dict(sorted(report.unset.items())),
                 "problems": [str(problem) for problem in report.problems],
             }
@@ -62,6 +63,10 @@ def tell_restored(report: RestoreReport, out: Output, target: str, *, dry_run: b
         if report.left_out:
             why = f", {report.no_key} of them for want of a key" if report.no_key else ""
             out.line(f"{plural(report.left_out, 'entry', 'entries')} left out{why}")
+        if report.damaged:
+            out.line(f"the backup is DAMAGED: {plural(report.damaged, 'member')} could not be restored")
+    if report.damaged:
+        return Exit.ARCHIVE
     return Exit.DONE if report.complete and all_set else Exit.PARTLY
 
 

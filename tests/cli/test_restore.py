@@ -176,6 +176,9 @@ def test_an_altered_file_is_told(archive: Path, capfd):
     assert run("dump", archive, "etc/passwd") == 6
     assert "not those that were written" in capfd.readouterr().err
     assert run("dump", archive, "etc/hostname") == 0
+    assert run("restore", archive, archive.parent / "t", "--only", "etc") == 6
+    assert "the backup is DAMAGED: 1 member could not be restored" in capfd.readouterr().out
+    assert sorted(os.listdir(archive.parent / "t/etc")) == ["alternatives", "hostname"]
 
 
 @pytest.fixture(params=["tar", "zstd", "store", "tree"])
