@@ -162,12 +162,12 @@ def places(data: bytes | bytearray) -> Iterator[Place]:
 
 
 def _directory_place(volume: Volume, inodes: Iterable[Inode], data: bytes | bytearray) -> Iterator[Place]:
-    """The last block of the directory with most blocks, and the names in it."""
+    """The last block of the directory with most names, and those in it."""
     size = volume.block_size
     directories = [inode for inode in inodes if inode.is_dir and inode.number != 2 and not inode.has_inline_data]
     if not directories:
         return
-    largest = max(directories, key=lambda inode: (inode.size, len(volume.directory(inode))))
+    largest = max(directories, key=lambda inode: (len(volume.directory(inode)), inode.size))
     run = [run for run in volume.runs(largest) if run.state == WRITTEN][-1]
     block = run.pblk + run.length - 1
     names = set()

@@ -66,6 +66,8 @@ class LostDirectories:
     def look_after(self, directory: int, listing: Listing) -> None:
         """See to the subdirectories that a directory names."""
         branches = [at for at in listing.branches() if listing.types[at] == EXT4_FT_DIR]
+        if not branches:
+            return
         numbers = [listing.inodes[at] for at in branches]
         for number, row in zip(numbers, self._inodes.rows(numbers), strict=True):
             if row is None or not row[_LINKS] or row[_MODE] >> 12 != _DIRECTORY:

@@ -109,7 +109,7 @@ def look_at(fs: View, seen: Seen, keys: Keys) -> None:
     with seen.expected():
         fs.path("/no such name").exists()
     with seen.expected():
-        for path in islice(fs.path("/").glob("*/[a-m]*"), MOST_LOOKUPS):
+        for path in islice(fs.path("/").glob("[!.]*"), MOST_LOOKUPS):
             with suppress(PathError):  # links may lead nowhere
                 path.resolve()
     with seen.expected():
