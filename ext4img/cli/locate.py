@@ -16,7 +16,7 @@ from ext4img.structs.inode import EXT4_ROOT_INO
 from ext4img.view.inode import Inode
 from ext4img.view.path import Ext4Path
 from ext4img.view.view import View
-from ext4img.view.walk import paths, walk
+from ext4img.view.walk import path_lists, walk
 from ext4img.volume.directory import DirEntry
 
 _INODE = re.compile(r"inode:([0-9]{1,10})|<([0-9]{1,10})>")
@@ -71,9 +71,9 @@ class Located(NamedTuple):
         for path, inode in walk(self.view, self.as_path()):
             yield str(path), inode
 
-    def paths(self) -> Iterator[str]:
-        """The paths alone, several times as fast."""
-        return paths(self.view, self.as_path())
+    def path_lists(self) -> Iterator[list[str]]:
+        """The paths alone, several times as fast, as many at a time as a directory has in a row."""
+        return path_lists(self.view, self.as_path())
 
 
 def locate(view: View, argument: str) -> Located:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from fnmatch import translate
 from functools import partial
-from itertools import islice
 from typing import Annotated
 
 import typer
@@ -96,13 +95,16 @@ def run(
 def _print_paths(out: Output, top: Located, tests: list[NameTest], null: bool) -> None:
     """Paths without a look at the inodes, many at a time."""
     end = "\0" if null else "\n"
-    paths = top.paths()
-    if tests:
-        paths = (text for text in paths if all(test(text) for test in tests))
-    if out.is_terminal and not null:
-        paths = map(quote, paths)
-    while batch := list(islice(paths, _PATH_BATCH)):
-        out.write((end.join(batch) + end).encode("utf-8", "surrogateescape"))
+    held: list[str] = []
+    for paths in top.path_lists():
+        if tests:
+            paths = [text for text in paths if all(test(text) for test in tests)]  # noqa: PLW2901
+        held += map(quote, paths) if out.is_terminal and not null else paths
+        if len(held) >= _PATH_BATCH:
+            out.write((end.join(held) + end).encode("utf-8", "surrogateescape"))
+            held.clear()
+    if held:
+        out.write((end.join(held) + end).encode("utf-8", "surrogateescape"))
 
 
 def _matching(
