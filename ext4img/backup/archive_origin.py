@@ -15,7 +15,6 @@ from typing import Final
 
 from ext4img.backup.digest import DigestThread
 from ext4img.backup.entry import Segments, show
-from ext4img.backup.manifest_line import ManifestLine
 from ext4img.backup.origin import NO_BODY, Found, Joined, Zeros
 from ext4img.backup.passage import CHUNK_BYTES, Member
 from ext4img.backup.reader import Archive
@@ -70,12 +69,17 @@ class ArchiveOrigin:
             member.finish(verify=True)
         if not entry.segments:
             return NO_BODY
-        line = member.expected
-        assert isinstance(line, ManifestLine), "a file's members come with their lines"
+        line = member.line()
+        try:
+            digest = bytes.fromhex(line.sha256)
+        except ValueError:
+            digest = b""
+        if len(digest) != _DIGEST_BYTES:
+            raise AlteredArchiveError(f"its digest in the manifest is {line.sha256[:80]!r}", entry.shown)
+        number = len(self._data)
         self._data.append(line.data)
         self._sizes.append(line.size)
-        self._digests += bytes.fromhex(line.sha256)
-        number = len(self._data) - 1
+        self._digests += digest
         if entry.data_bytes != entry.body_size:
             self._segments[number] = entry.segments
         if member.unreadable:

@@ -22,6 +22,7 @@ from ext4img.build import Options, plan, write
 from ext4img.build.inodes import FIRST_TIME_NS, LAST_TIME_NS
 from ext4img.errors import AlteredArchiveError, BuildError, NotFoundError, TruncatedArchiveError
 from tests import manifest
+from tests.backup.enemy import EnemyArchive
 from tests.backup.synthetic import TIMES, Tree, encrypted_tree, plain_tree
 from tests.build.judges import assert_clean, head
 from tests.build.test_random_trees import SLOW
@@ -399,6 +400,13 @@ class TestDamagedArchives:
         data[data.index(b"a path of 500 bytes")] ^= 1
         with pytest.raises(AlteredArchiveError, match="leaf"):
             rebuild(io.BytesIO(data), tmp_path / "o.img", salvage=True)
+
+    @pytest.mark.parametrize("digest", ["z" * 64, "ab" * 31 + "  ", "é" * 64])
+    def test_a_digest_that_is_none(self, digest: str, tmp_path: Path):
+        archive = EnemyArchive().root()
+        archive.add(b"f", data=b"contents", line={"sha256": digest})
+        with pytest.raises(AlteredArchiveError):
+            rebuild(io.BytesIO(archive.bytes()), tmp_path / "o.img")
 
     def test_truncated(self, tmp_path: Path):
         data = plain_tree().archive()
