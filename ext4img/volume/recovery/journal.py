@@ -310,12 +310,13 @@ def read_journal_superblock(journal: JournalSource, problems: Problems) -> Journ
         uuid=UUID(bytes=record.s_uuid),
         users=record.s_nr_users if version == 2 else 1,
         fast_commit_blocks=fast_commit_blocks,
-        lost_checksums=_lost_checksums(record) if version == 2 else False,
+        lost_checksums=_lost_checksums(record, version),
     )
 
 
-def _lost_checksums(record: Any) -> bool:
-    crc32c = record.s_feature_incompat & (JournalIncompat.CSUM_V2 | JournalIncompat.CSUM_V3)
+def _lost_checksums(record: Any, version: int) -> bool:
+    """Version 1 has neither features nor a checksum."""
+    crc32c = version == 2 and record.s_feature_incompat & (JournalIncompat.CSUM_V2 | JournalIncompat.CSUM_V3)
     return not crc32c and record.s_checksum_type == JBD2_CRC32C_CHKSUM and record.s_checksum != 0
 
 
