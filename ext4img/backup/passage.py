@@ -42,6 +42,7 @@ from ext4img.structs.tar import BLOCK_BYTES, REGTYPE
 CHUNK_BYTES: Final = 1 << 20
 _ATTRIBUTES: Final = "attributes"
 _END_LIMIT_BYTES: Final = 1 << 20  # of zeros after the manifest
+_NO_DIGEST: Final = "0" * 64
 _INODE_DIGITS: Final = 10
 
 
@@ -163,13 +164,31 @@ class Member:
                     yield offset, part.toreadonly()
             digests.wait()
             fill = padding(self.stored_bytes)
-            if fill and cursor.read(fill, "its padding").strip(b"\0"):
+            sound = not (fill and cursor.read(fill, "its padding").strip(b"\0"))
+            if not sound and self._promise is not None:
                 raise AlteredArchiveError("it is padded with something else than zeros")
         except ArchiveError as error:
             raise type(error)(error.reason, self.entry.shown) from error
-        self.digest = digest.hexdigest()
+        self.digest = digest.hexdigest() if sound else _NO_DIGEST  # on a stream it is told in the end
         if self._promise is not None and self._promise[0] != self.digest:
             raise AlteredArchiveError("its contents are not those that were written", self.entry.shown)
+
+
+class DamagedMembers(AlteredArchiveError):
+    """Members of a stream whose bytes are not those that were written, while all else of it is sound.
+
+    `errors` are those of members, by how many came before each of them. The reason is the first's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("nothing is wrong")
+        self.errors: dict[int, AlteredArchiveError] = {}
+
+    def add(self, place: int, error: AlteredArchiveError) -> None:
+        """Note a member."""
+        if not self.errors:
+            super().__init__(error.reason, error.member)
+        self.errors.setdefault(place, error)
 
 
 class Passage:
@@ -365,17 +384,29 @@ class Passage:
             return
         manifest = ManifestReader(self._cursor, header.size, start)
         lines = self._seen.lines()
+        damaged = DamagedMembers()
+        place = -1
         for line in manifest:
             if line.reference is not None:
                 continue
             seen = next(lines, None)
             if seen is None:
                 raise AlteredArchiveError("members that the manifest has are missing")
-            _compare(line, seen)
+            place += line.path != BACKUP_PATH and not line.path.startswith(XATTR_DIRECTORY)
+            try:
+                _compare(line, seen)
+            except AlteredArchiveError as error:
+                undisputed = line._replace(sha256=seen.sha256, head=seen.head)
+                if undisputed != seen._replace(unreadable=line.unreadable, unwritten=line.unwritten):
+                    raise
+                # Attributes in a member of their own are the next one's.
+                damaged.add(place + line.path.startswith(XATTR_DIRECTORY), error)
         if next(lines, None) is not None:
             raise AlteredArchiveError("members that the manifest does not have")
         self.closing = manifest.closing
         check_end(self._cursor, header.size)
+        if damaged.errors:
+            raise damaged
 
 
 def check_end(cursor: Cursor, manifest_size: int) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import Final
 
 from ext4img.backup.destination import HostDirectory
 from ext4img.backup.entry import Entry
 from ext4img.backup.folder import Exists
 from ext4img.backup.publication import Finish
 from ext4img.backup.restorer import Restorable, Restorer
-from ext4img.errors import RestoreError
+from ext4img.errors import ArchiveError, RestoreError
+
+_SOMETHING: Final = 1  # in place of an inode number
 
 
 class ImaginaryDirectory(HostDirectory):
@@ -81,6 +84,9 @@ class ImaginaryDirectory(HostDirectory):
 class Rehearsal(Restorer):
     """Goes through all that a restore does but for the writing; bodies are read and verified."""
 
+    def _give_up(self, inode: int, error: ArchiveError) -> None:
+        self.report.leave_out(error)
+
     def _finish_directory(self, fd: int, finish: Finish) -> None:
         pass
 
@@ -93,6 +99,7 @@ class Rehearsal(Restorer):
             else:
                 size = entry.size
         self._check_way(entry, name)
+        self._made = _SOMETHING
         for offset, part in member.chunks():
             self.report.bytes += max(min(len(part), size - offset), 0)
 
@@ -101,9 +108,11 @@ class Rehearsal(Restorer):
         if encrypted and self._plaintext is not None and self._plaintext.target(entry) is None:
             self._without_key(entry)
         self._check_way(entry, name)
+        self._made = _SOMETHING
 
     def _link(self, member: Restorable, name: bytes) -> None:
         self._check_way(member.entry, name)
+        self._made = _SOMETHING
 
     def _check_way(self, entry: Entry, name: bytes) -> None:
         """Exists where something is there that would stay."""

@@ -16,7 +16,7 @@ from ext4img.backup.restore_report import RestoreReport
 from ext4img.backup.restorer import Missing, Progress, Restorable, Restorer
 from ext4img.backup.sound import sound_members
 from ext4img.backup.source import BackupSource, open_backup
-from ext4img.backup.staging import Move, Overwrite, clear_stagings, staging
+from ext4img.backup.staging import Move, Overwrite, clear_stagings, discard, staging
 from ext4img.backup.trial import Key, keyring_for
 
 __all__ = ["Missing", "Overwrite", "Progress", "Restorable", "RestoreReport", "Restorer", "restore"]
@@ -108,6 +108,8 @@ def restore(
                         aside, plaintext, missing, False, devices, only=only, kernel_keys=lent, aside=True
                     )
                     restorer.run(opened.members(), opened.total_bytes, progress)
+                    if restorer.unwanted:
+                        discard(aside, restorer.unwanted, restorer.not_moved)
                     aside.sync()
                     move = Move(aside, target, overwrite, refused=restorer.not_moved, unset=restorer.report.unset)
                     move.check()

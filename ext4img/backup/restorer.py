@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
@@ -18,7 +19,7 @@ from ext4img.backup.kernel_policy import KernelKeys
 from ext4img.backup.locks import LOCKING_FLAGS, NOTHING_MERGED, Locks
 from ext4img.backup.manifest_line import ManifestLine
 from ext4img.backup.member import is_control, records_of, tree_path
-from ext4img.backup.passage import CHUNK_BYTES
+from ext4img.backup.passage import CHUNK_BYTES, DamagedMembers
 from ext4img.backup.plaintext import Plaintext
 from ext4img.backup.publication import Finish, Linked, NewName, Publication
 from ext4img.backup.restore_report import RestoreReport
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int | None], None]
 Missing = Literal["skip", "ciphertext"]
+NOTHING: Final = -1
+DIRECTORY: Final = 0  # in place of an inode number
 
 # A name, path or kind of file that the target cannot have: that entry is left out, the rest goes on.
 _ONE_ENTRY: Final = frozenset(
@@ -126,6 +129,10 @@ class Restorer:
         self._locks = Locks()
         self._inherits_acl = target.has_default_acl()
         self._publication: Publication | None = None
+        self._made = NOTHING  # the inode number of what the current member became
+        self._made_by_place = array("q")  # of each member, where it may turn out to be damaged
+        self.unwanted: dict[tuple[int, int], ArchiveError] = {}
+        """Device and inode of what was restored aside and is damaged."""
         if not aside:
             self._publication = Publication(
                 target, bool(overwrite), self._refused, self._finish_directory, _is_one_entrys
@@ -139,10 +146,16 @@ class Restorer:
         publication = self._publication
         try:
             with failing(self._target):
-                for member in members:
-                    self._take(member)
-                    if progress is not None:
-                        progress(member.offset + member.stored_bytes, total)
+                try:
+                    for member in members:
+                        self._made = NOTHING
+                        self._take(member)
+                        if publication is None:
+                            self._made_by_place.append(self._made)
+                        if progress is not None:
+                            progress(member.offset + member.stored_bytes, total)
+                except DamagedMembers as damaged:
+                    self._tell_apart(damaged)
                 while len(self._way) > 1:
                     self._leave()
                 if publication is not None:
@@ -156,6 +169,19 @@ class Restorer:
                 publication.close()
         if self._chosen is not None:
             self._chosen.check()
+
+    def _tell_apart(self, damaged: DamagedMembers) -> None:
+        """Note what was restored of damaged members, which are known to be so only now; else raise."""
+        for place, error in damaged.errors.items():
+            made = self._made_by_place[place] if 0 <= place < len(self._made_by_place) else DIRECTORY
+            if made == DIRECTORY:
+                raise damaged
+            if made != NOTHING:
+                self._give_up(made, error)
+
+    def _give_up(self, inode: int, error: ArchiveError) -> None:
+        """What was restored aside is damaged."""
+        self.unwanted[self._target.identity[0], inode] = error
 
     def finish_root(self, target: HostDirectory) -> None:
         """Give the target itself the root's attributes."""
@@ -200,6 +226,7 @@ class Restorer:
         entry = member.entry
         if entry.path == ROOT:
             self.root = entry
+            self._made = DIRECTORY
             self._way.append(_Directory(entry, None))
             return
         parent = entry.parent
@@ -317,6 +344,7 @@ class Restorer:
             names = self._plaintext.names(entry)
             if names is None:
                 self._without_key(entry)
+        self._made = DIRECTORY
         self._target.enter(name)
         if names is not None and self._kernel_keys is not None and self._way[-1].names is None:
             self._encrypt(entry)
@@ -380,7 +408,7 @@ class Restorer:
             self._apply(fd, entry, (entry.is_encrypted and cipher is None) or self._needs_records(entry))
             attributes.apply_flags(fd, entry, self.report.unset, but=LOCKING_FLAGS)
             identity = None
-            if entry.links > 1 or entry.flags & LOCKING_FLAGS:
+            if entry.links > 1 or entry.flags & LOCKING_FLAGS or self._publication is None:
                 status = os.fstat(fd)
                 identity = status.st_dev, status.st_ino
                 self._locks.add(lambda: (*target.names(), name), identity, entry)
@@ -485,6 +513,8 @@ class Restorer:
         self, temporary: bytes, name: bytes, entry: Entry, identity: tuple[int, int] | None, size: int = 0
     ) -> None:
         """Something of `size` bytes is whole: its name can be given."""
+        if identity is not None:
+            self._made = identity[1]
         linked = None
         if entry.links > 1 and not entry.is_link and identity is not None:
             linked = self._links[entry.path] = Linked((*self._target.names(), temporary), identity, entry)
@@ -497,11 +527,10 @@ class Restorer:
         self._uncount(new.kind)
         self.report.leave_out(problem)
 
-    def not_moved(self, kind: str, problem: RestoreError | None, path: str) -> None:
-        """What was restored aside is not to be, or can't be, where it belongs; `problem` if that is news."""
+    def not_moved(self, kind: str, problem: Ext4Error) -> None:
+        """What was restored aside is not to be, or can't be, where it belongs."""
         self._uncount(kind)
-        if problem is not None:
-            self.report.leave_out(problem)
+        self.report.leave_out(problem)
 
     def _uncount(self, kind: str) -> None:
         restored = self.report.restored
@@ -529,7 +558,7 @@ class Restorer:
             del self._links[entry.link_target]
         temporary = self._first_name(name)
         self._target.link(first.names, first.identity, temporary)
-        self._publish(temporary, name, entry, None)
+        self._publish(temporary, name, entry, first.identity)
 
     def _restore_fetched(self, member: Restorable, entry: Entry, name: bytes) -> None:
         """A further name as if it were the first."""

@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Final, Literal
 
@@ -23,7 +23,7 @@ from ext4img.backup.entry import TYPE_OF_MODE
 from ext4img.backup.folder import Exists, Folder
 from ext4img.backup.rename import rename_new
 from ext4img.backup.way import OPEN_DIRECTORY, Way
-from ext4img.errors import RestoreError
+from ext4img.errors import Ext4Error, RestoreError
 
 Overwrite = bool | Literal["newer"]
 Identity = tuple[int, int]
@@ -144,12 +144,53 @@ def _unlink_files(folder: int) -> list[bytes]:
     return directories
 
 
+def discard(
+    source: HostDirectory, unwanted: Mapping[Identity, Ext4Error], discarded: Callable[[str, Ext4Error], None]
+) -> None:
+    """Remove all names of some files (no directories); `discarded` is told of their types."""
+    way = Way(os.dup(source.first_fd))
+    try:
+        todo = [_discard_here(way, unwanted, discarded)]
+        while todo:
+            if todo[-1]:
+                way.step(todo[-1].pop())
+                todo.append(_discard_here(way, unwanted, discarded))
+                continue
+            todo.pop()
+            if todo:
+                way.leave()
+    finally:
+        way.close()
+
+
+def _discard_here(
+    way: Way, unwanted: Mapping[Identity, Ext4Error], discarded: Callable[[str, Ext4Error], None]
+) -> list[bytes]:
+    """The same in one directory, whose times stay; the directories in it."""
+    before = os.fstat(way.fd)
+    directories, found = [], False
+    with os.scandir(way.fd) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                directories.append(os.fsencode(entry.name))
+                continue
+            error = unwanted.get((before.st_dev, entry.inode()))
+            if error is not None:
+                kind = _kind(os.stat(entry.name, dir_fd=way.fd, follow_symlinks=False))
+                os.unlink(entry.name, dir_fd=way.fd)
+                discarded(kind, error)
+                found = True
+    if found:
+        os.utime(way.fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+    return directories
+
+
 class Move:
     """Of all that is in one directory into another of the same file system; both stay open.
 
     Directories that are on both sides are merged; with `overwrite` that of the target gets the
     other's attributes. With "newer" what is there stays unless it is older. What is not moved is
-    left where it is: `unwanted` (device and inode), and what `refused` is told of.
+    left where it is; `refused` is told of the types of what should have been moved, and why it was not.
     """
 
     def __init__(
@@ -158,15 +199,12 @@ class Move:
         target: HostDirectory,
         overwrite: Overwrite,
         *,
-        unwanted: Collection[Identity] = (),
-        refused: Callable[[str, RestoreError | None, str], None],
+        refused: Callable[[str, RestoreError], None],
         unset: Unset,
     ) -> None:
-        """`refused` is called with: the type, why (None if unwanted), the path."""
         self._source = source
         self._target = target
         self._overwrite = overwrite
-        self._unwanted = unwanted
         self._refused = refused
         self._unset = unset
         self.merged: dict[Identity, Identity] = {}
@@ -187,8 +225,6 @@ class Move:
             for name, old, new in _names(here, there):
                 if name is None:
                     self._finish(here, there, new)
-                elif (new.st_dev, new.st_ino) in self._unwanted:
-                    self._refused(_kind(new), None, there.shown(name))
                 else:
                     self._move(name, old, new, here, there)
 
@@ -201,9 +237,9 @@ class Move:
             elif self._overwrite != "newer" or old.st_mtime_ns < new.st_mtime_ns:
                 os.rename(name, name, src_dir_fd=here.fd, dst_dir_fd=there.fd)
         except FileExistsError:
-            self._refused(_kind(new), there.taken(name), there.shown(name))
+            self._refused(_kind(new), there.taken(name))
         except Exists as error:
-            self._refused(_kind(new), error, there.shown(name))
+            self._refused(_kind(new), error)
         else:
             there.made(name)
 

@@ -55,6 +55,13 @@ def assert_whole(tree: Tree, root: Path) -> None:
             assert contents(root, path) == tree.plain[path], path
 
 
+def intact(archive: BinaryIO) -> bool:
+    try:
+        return verify(archive).intact
+    except Ext4Error:
+        return False
+
+
 def judge(tree: Tree, data: bytes, opened: Callable[[bytes], BinaryIO], target: Path) -> str:
     """What became of an altered archive: "refused", "partly" restored, or "harmless" if all was restored rightly."""
     try:
@@ -64,12 +71,7 @@ def judge(tree: Tree, data: bytes, opened: Callable[[bytes], BinaryIO], target: 
             assert_whole(tree, target)
             if opened is as_stream:
                 assert files_below(target) == []
-        intact = None
-        try:
-            intact = verify(opened(data)).intact
-        except Ext4Error:
-            intact = False
-        assert not intact
+        assert not intact(opened(data))
         return "refused"
     assert_whole(tree, target)
     missing = len(tree.members) - 3 - len(files_below(target))
@@ -79,7 +81,7 @@ def judge(tree: Tree, data: bytes, opened: Callable[[bytes], BinaryIO], target: 
     assert report.left_out >= missing
     assert report.damaged
     assert all(isinstance(problem, (ArchiveError, RestoreError)) for problem in report.problems)
-    assert not verify(opened(data)).intact
+    assert not intact(opened(data))
     return "partly"
 
 

@@ -16,6 +16,7 @@ from ext4img.backup.restore_report import RestoreReport
 from ext4img.crypto.names import nokey_name
 from ext4img.errors import AlteredArchiveError, ArchiveError
 from tests.backup.synthetic import KEY, Tree, context_of, encrypted_tree, plain_tree
+from tests.backup.test_archive import as_stream
 from tests.backup.test_restore import contents, listed
 
 
@@ -165,3 +166,70 @@ def test_a_name_that_decrypts_to_none_is_one_members_affair(tmp_path: Path):
     assert isinstance(problem, AlteredArchiveError)
     assert contents(tmp_path / "t", b"secret/odd") == tree.plain[b"secret/odd"]
     assert report.left_out == 1
+
+
+class TestStream:
+    """What is damaged is known only in the end; until then all is restored aside."""
+
+    def test_each_body_in_turn(self, tmp_path: Path):
+        tree = plain_files()
+        data = tree.archive()
+        names: dict[bytes, set[bytes]] = {}
+        for entry, _ in tree.members:
+            names.setdefault(entry.link_target if entry.is_link else entry.path, set()).add(entry.path)
+        tried = 0
+        for number, line in enumerate(lines_of(data).values()):
+            if not line.size or line.path.startswith(b".ext4img/"):
+                continue
+            tried += 1
+            path = line.path.replace(b".ext4img~", b".ext4img")
+            for where in (line.size - 1, line.size) if line.size % 512 else (line.size - 1,):  # the padding, too
+                target = tmp_path / f"{number}-{where}"
+                report = restore(as_stream(flipped(data, line.data + where).getvalue()), target)
+                assert report.left_out == len(names[path]) == report.damaged
+                assert named(report) == {os.fsdecode(line.path)}
+                assert_all_but(tree, target, names[path])
+                for entry, _ in tree.members:  # that something was taken away is not seen
+                    if entry.type == "dir":
+                        folder = os.path.join(os.fsencode(target), entry.path)
+                        assert os.stat(folder).st_mtime_ns == entry.mtime_ns
+        assert tried > 10
+
+    def test_attributes(self, tmp_path: Path):
+        """They are not what was backed up, though all framing is sound."""
+        tree = plain_files()
+        data = tree.archive()
+        line = lines_of(data)[b"reserved-attribute"]
+        head = data[line.offset : line.data]
+        position = line.offset + head.index(b"uid=" if b"uid=" in head else b"mtime=") + 8
+        report = restore(as_stream(flipped(data, position).getvalue()), tmp_path / "t")
+        assert named(report) == {"reserved-attribute"}
+        assert_all_but(tree, tmp_path / "t", {b"reserved-attribute"})
+
+    def test_a_directorys_attributes(self, tmp_path: Path):
+        """All below it hangs on them: nothing is restored."""
+        data = plain_files().archive()
+        line = lines_of(data)[b"deep"]
+        position = line.offset + data[line.offset : line.data].index(b"mtime=") + 8
+        with pytest.raises(AlteredArchiveError, match="deep"):
+            restore(as_stream(flipped(data, position).getvalue()), tmp_path / "t")
+        assert os.listdir(tmp_path / "t") == []
+
+    def test_what_is_left_out_anyway(self, tmp_path: Path):
+        tree = encrypted_tree()
+        data = tree.archive()
+        small = next(entry for entry, _ in tree.members if entry.size == 2)
+        report = restore(
+            as_stream(flipped(data, lines_of(data)[small.path].data).getvalue()),
+            tmp_path / "t",
+            keys=[KEY],
+            only=["secret/odd"],
+        )
+        assert report.complete
+        assert contents(tmp_path / "t", b"secret/odd") == tree.plain[b"secret/odd"]
+
+    def test_in_a_rehearsal(self, tmp_path: Path):
+        data = encrypted_tree().archive()
+        position = data.index(b"nothing to hide")
+        report = restore(as_stream(flipped(data, position).getvalue()), tmp_path / "t", keys=[KEY], dry_run=True)
+        assert (report.left_out, report.damaged) == (1, 1)
