@@ -37,6 +37,7 @@ _INODE_KEY: Final = INODE.encode()
 XATTR_ROOM_BYTES: Final = 768 << 10  # what does not fit travels in a member of its own
 XATTR_MEMBER_LIMIT_BYTES: Final = 32 << 20
 INODE_LINE_LIMIT_BYTES: Final = 4096
+_decode: Final = json.JSONDecoder().raw_decode
 _ALL32: Final = 1 << 32
 
 _TYPEFLAG: Final = {
@@ -70,18 +71,20 @@ def header_of(entry: Entry, stored_size: int, sparse: bool, encdata: bool = Fals
     linkpath = entry.link_target
     if entry.is_link:
         linkpath = archive_path(linkpath)
-    header = TarHeader(
-        path,
-        LNKTYPE if entry.is_link else _TYPEFLAG[kind],
-        entry.mode,
-        entry.uid,
-        entry.gid,
-        stored_size,
-        (entry.mtime_ns, entry.atime_ns, entry.ctime_ns),
-        linkpath,
-        entry.rdev,
-        entry.body_size if sparse else None,
-        xattrs,
+    header = TarHeader._make(
+        (
+            path,
+            LNKTYPE if entry.is_link else _TYPEFLAG[kind],
+            entry.mode,
+            entry.uid,
+            entry.gid,
+            stored_size,
+            (entry.mtime_ns, entry.atime_ns, entry.ctime_ns),
+            linkpath,
+            entry.rdev,
+            entry.body_size if sparse else None,
+            xattrs,
+        )
     )
     return header, overflow
 
@@ -311,8 +314,9 @@ class _Inode:
         if not line or len(line) > INODE_LINE_LIMIT_BYTES:
             raise AlteredArchiveError(f"its {INODE} attribute has {len(line)} bytes")
         try:
-            found = json.loads(line.decode())
-            if type(found) is not dict:
+            text = line.decode()
+            found, end = _decode(text)
+            if type(found) is not dict or end != len(text):
                 raise TypeError("no object")
             self.number = number = found["number"]
             self.generation = generation = found["generation"]

@@ -37,6 +37,7 @@ _SIZE_AT = POSIX_HEADER.offset_of("size")
 _TYPEFLAG_AT = POSIX_HEADER.offset_of("typeflag")
 _ID_MAX = 0o7777777  # seven octal digits
 _BILLION: Final = 1_000_000_000
+_SMALL_NUMBERS: Final = {b"%d" % number: number for number in range(1, 1024)}
 _SIZE_MAX = 0o77777777777  # eleven
 _NO_RECORDS: Mapping[bytes, bytes] = MappingProxyType({})
 
@@ -144,6 +145,25 @@ def _record_start(key: bytes, value_size: int) -> bytes:
 
 def parse_records(data: bytes, what: str) -> dict[bytes, bytes]:
     """The records of a pax header. AlteredArchiveError where lengths lie or a key comes twice."""
+    records: dict[bytes, bytes] = {}
+    lines = data.split(b"\n")
+    if not lines.pop():
+        for line in lines:
+            digits, _, record = line.partition(b" ")
+            if _SMALL_NUMBERS.get(digits) != len(line) + 1:
+                break  # a newline in a value, a long record, or a wrong length
+            key, equals, value = record.partition(b"=")
+            if not equals:
+                break
+            records[key] = value
+        else:
+            if len(records) == len(lines):
+                return records
+    return _parse_records(data, what)
+
+
+def _parse_records(data: bytes, what: str) -> dict[bytes, bytes]:
+    """The same of any records, one by one."""
     records: dict[bytes, bytes] = {}
     at = 0
     end = len(data)

@@ -65,6 +65,9 @@ _OCTAL = re.compile(rb"([0-7]+)[\0 ]*")
 _DECIMAL = re.compile(rb"0|[1-9][0-9]{0,18}")
 _TIMES: Final = frozenset((b"mtime", b"atime", b"ctime"))
 _SPARSE: Final = frozenset((b"GNU.sparse.minor", b"GNU.sparse.name", b"GNU.sparse.realsize"))
+_POINT: Final = ord(".")
+_POINT_AT: Final = 10  # from 2001 to 2286
+_USUAL_TIME_BYTES: Final = 20
 _SECONDS_DIGITS: Final = 12
 _FRACTION_DIGITS: Final = 9
 _PREFIX_SIZE: Final = len(XATTR_PREFIX)
@@ -201,7 +204,7 @@ def _header(
         raise AlteredArchiveError("a member that is no file has a size", _shown(path))
     if mode > 0o7777:
         raise AlteredArchiveError(f"mode {mode:#o} has bits of a type in it", _shown(path))
-    return TarHeader(path, typeflag, mode, uid, gid, size, times, linkpath, rdev, sparse_size, xattrs)
+    return TarHeader._make((path, typeflag, mode, uid, gid, size, times, linkpath, rdev, sparse_size, xattrs))
 
 
 def _one_of(in_block: bytes, prefix: bytes, in_records: bytes | None, long: bytes | None, what: str) -> bytes:
@@ -291,6 +294,10 @@ def _number(records: dict[bytes, bytes], key: bytes, in_block: int, limit: int) 
 
 def _time(text: bytes) -> int:
     """Nanoseconds: at most twelve digits of seconds, nine of the fraction."""
+    if len(text) == _USUAL_TIME_BYTES and text[_POINT_AT] == _POINT:
+        digits = text[:_POINT_AT] + text[_POINT_AT + 1 :]
+        if digits.isdigit():
+            return int(digits)
     if text.startswith(b"-"):
         if text.startswith(b"--"):
             raise AlteredArchiveError(f"a time is {text[:40]!r}")

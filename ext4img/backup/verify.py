@@ -20,7 +20,9 @@ PROBLEMS_KEPT: Final = 10_000
 
 @dataclass(slots=True)
 class VerifyReport:
-    """`members` that were read (names in the tree, and verity trees), in `bytes` of archive. `problems` are at most 10,000 of `damaged`.
+    """`members` that were read (names in the tree, and verity trees), in `bytes` of archive.
+
+    `problems` are at most 10,000 of `damaged`.
 
     `incomplete` counts files with parts that could not be read when the backup was made: they
     are what was written, but not all that was on the image.
