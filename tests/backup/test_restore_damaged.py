@@ -179,7 +179,7 @@ class TestStream:
             names.setdefault(entry.link_target if entry.is_link else entry.path, set()).add(entry.path)
         tried = 0
         for number, line in enumerate(lines_of(data).values()):
-            if not line.size or line.path.startswith(b".ext4img/"):
+            if not line.size or line.path.startswith(b".ext4img/") or line.path == b"hole-only":
                 continue
             tried += 1
             path = line.path.replace(b".ext4img~", b".ext4img")
@@ -205,6 +205,14 @@ class TestStream:
         report = restore(as_stream(flipped(data, position).getvalue()), tmp_path / "t")
         assert named(report) == {"reserved-attribute"}
         assert_all_but(tree, tmp_path / "t", {b"reserved-attribute"})
+
+    def test_a_map_of_holes(self, tmp_path: Path):
+        """Where the next member is hangs on it, as far as a stream can be known."""
+        data = plain_files().archive()
+        line = lines_of(data)[b"hole-only"]
+        with pytest.raises(AlteredArchiveError, match="hole-only"):
+            restore(as_stream(flipped(data, line.data + line.size - 1).getvalue()), tmp_path / "t")
+        assert os.listdir(tmp_path / "t") == []
 
     def test_a_directorys_attributes(self, tmp_path: Path):
         """All below it hangs on them: nothing is restored."""
