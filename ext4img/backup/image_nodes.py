@@ -1,7 +1,4 @@
-"""Entries → the nodes of a new file system: names as stored, attributes as on disk, ciphertext as it is.
-
-What the choices for the new file system would make unreadable is refused here, by the policy's name.
-"""
+"""Entries → the nodes of a new file system: which are there, under which stored names, and which are one file."""
 
 from __future__ import annotations
 
@@ -16,81 +13,19 @@ from ext4img.backup.entry import (
     VERITY,
     VERITY_ALIGNMENT_BYTES,
     Entry,
-    Segments,
 )
+from ext4img.backup.entry_nodes import EntryNodes, Taken
+from ext4img.backup.image_form import Form
 from ext4img.backup.info import BackupInfo
-from ext4img.backup.lost_ranges import describe, without
+from ext4img.backup.lost_ranges import describe
 from ext4img.backup.manifest_line import identity_of
 from ext4img.backup.origin import Found, Origin
-from ext4img.build import ENCRYPTION_KEY, Node, stored_xattr
-from ext4img.build.inodes import FIRST_TIME_NS, LAST_TIME_NS
-from ext4img.build.nodes import Path, XattrKey
-from ext4img.crypto.policy import Policy, parse_context
-from ext4img.errors import AlteredArchiveError, BuildError, CorruptionError, LimitError, UnsupportedFeatureError
-from ext4img.structs.inode import EXT4_INDEX_FL
+from ext4img.build import Node
+from ext4img.build.nodes import Path
+from ext4img.errors import AlteredArchiveError, BuildError, LimitError
 
-PROBLEMS_KEPT: Final = 10_000
 _MOST_COMPONENTS: Final = 1 << 25
 """Of the paths of all directories together: what is nested without end would fill the memory."""
-_MOST_XATTRS: Final = 2 * 65536 // 16
-"""Entries of 16 bytes in the largest inode and the largest block."""
-
-
-class Form(NamedTuple):
-    """What of the new file system decides whether ciphertext stays readable there."""
-
-    block_size: int
-    keeps_uuid: bool
-
-    def check(self, entry: Entry, source_block_size: int) -> None:
-        """BuildError, with the policy's name, where the new form would make an entry unreadable."""
-        policy: Policy | None = None
-        if entry.context is not None:
-            policy = parse_context(entry.context, supported_only=False).policy
-            if policy.needs_inode_number and not self.keeps_uuid:
-                what = f"under another UUID it could not be read: policy {policy.describe()}"
-                raise BuildError(what, entry.shown)
-        if self.block_size == source_block_size or entry.type != "file":
-            return
-        if entry.flags & EXT4_VERITY_FL:
-            what = f"fs-verity counts from the end of the last block: it needs blocks of {source_block_size} bytes"
-            raise BuildError(what, entry.shown)
-        if policy is None or not entry.segments:
-            return
-        why = self._why_not(policy, entry, source_block_size)
-        if why is not None:
-            what = f"in blocks of {self.block_size} bytes it could not be read: {why}; policy {policy.describe()}"
-            raise BuildError(what, entry.shown)
-
-    def _why_not(self, policy: Policy, entry: Entry, source_block_size: int) -> str | None:
-        if not policy.log2_data_unit_size:
-            return f"its data units are blocks of {source_block_size} bytes"
-        fills = all(
-            offset % self.block_size == 0 and length % self.block_size == 0 for offset, length in entry.segments
-        )
-        if self.block_size > source_block_size and not fills:
-            return "its ciphertext does not fill them, and only the key can encrypt the rest"
-        return policy.unsupported(self.block_size)
-
-
-@dataclass(slots=True)
-class Taken:
-    """What was made into nodes, by type ("link": further names), and what was not."""
-
-    made: dict[str, int] = field(default_factory=dict)
-    incomplete: int = 0
-    left_out: int = 0
-    problems: list[BuildError] = field(default_factory=list)
-
-    def leave_out(self, error: BuildError) -> None:
-        """Note an entry that is not there."""
-        self.left_out += 1
-        self.note(error)
-
-    def note(self, error: BuildError) -> None:
-        """Note what is wrong with an entry that is there."""
-        if len(self.problems) < PROBLEMS_KEPT:
-            self.problems.append(error)
 
 
 class _Directory(NamedTuple):
@@ -124,6 +59,7 @@ class NodeMaker:
         self._chosen = chosen
         self._salvage = salvage
         self.taken = Taken()
+        self._entry_nodes = EntryNodes(form.block_size, self._info.block_size, self.taken, salvage=salvage)
         self._way: list[_Directory] = []
         self._components = 0
         self._passed_by = b""  # a directory that is left out with all below it
@@ -179,7 +115,8 @@ class NodeMaker:
             if self._is_there(entry):
                 yield from self._link(entry, path)
                 return
-            node = self._node(found, path)
+            is_linked = entry.type != "dir" and (entry.links > 1 or self._salvage) and entry.inode not in self._linked
+            node = self._entry_nodes.node(found, path, entry.inode if is_linked else None)
         except BuildError as error:
             if not self._salvage:
                 raise
@@ -308,96 +245,6 @@ class NodeMaker:
             self._unchosen[entry.inode] = found
         self._pass_by(entry, 0)
         return False
-
-    # What it is
-
-    def _node(self, found: Found, path: Path) -> Node:
-        entry = found.entry
-        if entry.context is not None:
-            try:
-                parse_context(entry.context, supported_only=False)
-            except (CorruptionError, UnsupportedFeatureError) as error:
-                raise BuildError(str(error), entry.shown) from error
-        is_linked = entry.type != "dir" and (entry.links > 1 or self._salvage) and entry.inode not in self._linked
-        times = entry.atime_ns, entry.mtime_ns, entry.ctime_ns, entry.crtime_ns or 0
-        if min(times) < FIRST_TIME_NS or max(times) > LAST_TIME_NS:
-            entry = self._with_times_of_ext4(entry)
-        return Node(
-            path,
-            entry.mode,
-            entry.uid,
-            entry.gid,
-            entry.size if entry.type == "file" else 0,
-            entry.atime_ns,
-            entry.mtime_ns,
-            entry.ctime_ns,
-            entry.crtime_ns,
-            entry.flags,
-            entry.generation,
-            entry.project_id,
-            entry.inode,
-            entry.inode if is_linked else None,
-            self._xattrs(entry),
-            self._segments(entry, found.unreadable) if entry.type == "file" else None,
-            entry.unwritten,
-            found.body,
-            entry.link_target if entry.stored_target is None else entry.stored_target,
-            entry.rdev,
-            entry.name_hash or b"",
-            self._is_linear(entry),
-            entry.version,
-            b"" if entry.stored_name is None else entry.name,
-        )
-
-    def _with_times_of_ext4(self, entry: Entry) -> Entry:
-        """The nearest times that ext4 has, in place of those that it has not."""
-        found = {name: getattr(entry, name) for name in ("atime_ns", "mtime_ns", "ctime_ns", "crtime_ns")}
-        nearest = {
-            name: min(max(time_ns, FIRST_TIME_NS), LAST_TIME_NS)
-            for name, time_ns in found.items()
-            if time_ns is not None and not FIRST_TIME_NS <= time_ns <= LAST_TIME_NS
-        }
-        told = ", ".join(f"{name} {found[name]}" for name in nearest)
-        self.taken.note(BuildError(f"{told}: ext4 has times from 1901 to 2446, the nearest is there", entry.shown))
-        return entry._replace(**nearest)
-
-    def _segments(self, entry: Entry, unreadable: Segments) -> Segments | None:
-        """Where data is, as the new blocks have it; None for all of it. Blocks that were not read become holes."""
-        block_size = self._form.block_size
-        if unreadable:
-            entry = entry._replace(segments=without(entry.segments, unreadable, block_size))
-        if block_size == self._info.block_size:
-            whole = ((0, entry.body_size),) if entry.body_size else ()
-            return None if entry.segments == whole and not entry.flags & EXT4_VERITY_FL else entry.segments
-        if entry.context is None:
-            return entry.segments
-        # Smaller blocks do without some of what stands behind the end.
-        end = -(-entry.size // block_size) * block_size
-        cut = ((offset, min(length, end - offset)) for offset, length in entry.segments)
-        return tuple((offset, length) for offset, length in cut if length > 0)
-
-    def _xattrs(self, entry: Entry) -> dict[XattrKey, bytes]:
-        if len(entry.xattrs) > _MOST_XATTRS:
-            raise BuildError(f"{len(entry.xattrs)} extended attributes are more than ext4 has room for", entry.shown)
-        xattrs: dict[XattrKey, bytes] = {}
-        for name, value in entry.xattrs.items():
-            try:
-                key, stored = stored_xattr(name, value)
-            except BuildError as error:
-                placed = BuildError(error.reason, entry.shown)
-                if not self._salvage:
-                    raise placed from error
-                self.taken.note(placed)
-                continue
-            xattrs[key] = stored
-        if entry.context is not None:
-            xattrs[ENCRYPTION_KEY] = entry.context
-        return xattrs
-
-    def _is_linear(self, entry: Entry) -> bool:
-        """Whether an encrypted directory of several blocks had no index, so that no-key names have no hashes."""
-        several = entry.size > self._info.block_size
-        return entry.type == "dir" and entry.context is not None and several and not entry.flags & EXT4_INDEX_FL
 
 
 def _facts(entry: Entry) -> int:

@@ -10,7 +10,8 @@ from typing import BinaryIO, Self, cast
 
 from ext4img.backup.archive_origin import ArchiveOrigin
 from ext4img.backup.chosen import Chosen
-from ext4img.backup.image_nodes import Form, NodeMaker
+from ext4img.backup.image_form import Form
+from ext4img.backup.image_nodes import NodeMaker
 from ext4img.backup.image_options import NewSize, NewUuid, image_options
 from ext4img.backup.input import ArchiveInput, ArchiveSource
 from ext4img.backup.member_origin import MemberOrigin
