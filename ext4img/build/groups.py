@@ -10,9 +10,9 @@ from typing import NamedTuple
 from uuid import UUID
 
 from ext4img.build.allocator import Piece
+from ext4img.build.areas import Areas, Kind, Places
 from ext4img.build.geometry import FIRST_INODE, Geometry
 from ext4img.build.inodes import Inodes
-from ext4img.build.layout import Areas, Kind, Places
 from ext4img.build.nodes import FT_DIR
 from ext4img.structs.group import (
     EXT4_BG_BLOCK_UNINIT,

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from struct import unpack
 
+from ext4img.build.areas import Area, Kind, Places
 from ext4img.build.directories import DirectoryForm, lay_out
 from ext4img.build.gather import gather
 from ext4img.build.geometry import Demand, Geometry, solve
 from ext4img.build.groups import GroupSummary, Usage, summarise
-from ext4img.build.layout import Area, Kind, Places, blocks_needed, place
+from ext4img.build.layout import blocks_needed, place
 from ext4img.build.nodes import Node
 from ext4img.build.numbering import by_number, give_numbers, highest_wanted
 from ext4img.build.options import FeatureChoice, Options

@@ -10,13 +10,13 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from ext4img.build.areas import Area, Kind
 from ext4img.build.destination import Destination
 from ext4img.build.directory_blocks import DirectoryWriter
 from ext4img.build.extents import build_blocks
 from ext4img.build.geometry import FIRST_INODE
 from ext4img.build.groups import descriptors
 from ext4img.build.inodes import put_checksum
-from ext4img.build.layout import Area, Kind
 from ext4img.build.nodes import Body
 from ext4img.build.plan import Plan
 from ext4img.build.special import journal_superblock, orphan_block, reserved_blocks, resize_map

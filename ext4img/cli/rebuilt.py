@@ -147,7 +147,7 @@ def _check_place(image: str, on_device: bool, device: bool, overwrite: bool) -> 
 
 
 def _tell_plan(plan: Plan, out: Output) -> None:
-    from ext4img.build.layout import Kind
+    from ext4img.build.areas import Kind
 
     if not out.json:
         for line in plan.lines():
