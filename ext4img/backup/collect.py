@@ -47,20 +47,19 @@ _NO_NAME: Final = DirEntry(b"", EXT4_ROOT_INO, EXT4_FT_DIR, b"")  # the root's
 
 
 class _Child(NamedTuple):
-    """What a name in a directory stands for. Of a small file also where its contents are, and read with what."""
+    """What a name in a directory stands for. Of a small file in one piece also where that is."""
 
     path: bytes
     plain_path: bytes
     named: DirEntry
     inode: Inode
     extent: Extent | None = None
-    window: Window | None = None
 
 
 class _Level(NamedTuple):
     """A directory that is being gone through: its paths end with a slash; `key` names its policy's."""
 
-    children: Iterator[_Child]
+    children: Iterator[tuple[_Child, Window]]
     is_encrypted: bool = False
     path: bytes = b""
     plain_path: bytes = b""
@@ -117,14 +116,14 @@ class Collector:
         root = self._view.root()
         if not root.is_dir:
             raise CorruptionError("the root is no directory", Place(inode=root.number))
-        yield self._entry(_Child(ROOT, ROOT, _NO_NAME, root), in_encrypted=False)
+        yield self._entry(_Child(ROOT, ROOT, _NO_NAME, root), None, in_encrypted=False)
         met = {root.number}
         verity: list[tuple[Entry, Inode]] = []
         stack = [_Level(self._children(_Level(iter(())), root), root.is_encrypted)]
         while stack:
             level = stack[-1]
             in_encrypted = level.is_encrypted
-            for child in level.children:
+            for child, window in level.children:
                 path, inode = child.path, child.inode
                 if inode.number in met:
                     self._found(f"directory {show(path)!r} is met twice", inode.number)
@@ -133,7 +132,7 @@ class Collector:
                     if not inode.is_dir and inode.links > 1 and inode.number in self._first_names:
                         yield self._further_name(child, in_encrypted), None
                         continue
-                    entry, body = self._entry(child, in_encrypted)
+                    entry, body = self._entry(child, window, in_encrypted)
                     if self._filter and not self._filter.takes(path, inode.is_dir, entry.context, level.key):
                         continue
                 except (CorruptionError, SourceError) as error:
@@ -161,8 +160,8 @@ class Collector:
             if found is not None:
                 yield found
 
-    def _children(self, level: _Level, directory: Inode) -> Iterator[_Child]:
-        """What is in a directory, in byte order of the shown names."""
+    def _children(self, level: _Level, directory: Inode) -> Iterator[tuple[_Child, Window]]:
+        """What is in a directory, in byte order of the shown names, and what each is read together with."""
         plain: dict[bytes, bytes] = {}
         try:
             names = self._view.listdir(directory)
@@ -194,30 +193,28 @@ class Collector:
                 except (CorruptionError, SourceError, NotFoundError) as error:
                     self._pass_over(error, stored.inode)
                     continue
-                children.append(_Child(path, plain_path, stored, inode))
+                extent = self._small_extent(inode) if inode.is_file else None
+                children.append(_Child(path, plain_path, stored, inode, extent))
             yield from self._in_windows(children)
 
-    def _in_windows(self, children: list[_Child]) -> Iterator[_Child]:
-        """The same; small files without a directory in between are to be read together."""
+    def _in_windows(self, children: list[_Child]) -> Iterator[tuple[_Child, Window]]:
+        """Small files without a directory in between are to be read together."""
         done = 0
         while done < len(children):
-            ready: list[_Child] = []
+            ready: list[tuple[_Child, Window]] = []
             extents: list[Extent] = []
             window = Window(self._ahead, extents)
             left = WINDOW_BYTES // 2  # the rest is for what lies between
             for child in islice(children, done, None):
-                inode = child.inode
-                extent = self._small_extent(inode) if inode.is_file else None
-                if extent is None:
-                    if extents and inode.is_dir:
+                extent = child.extent
+                if extent is not None:
+                    left -= extent[1]
+                    if left < 0 or (extents and not self._together):
                         break
-                    ready.append(child)
-                    continue
-                left -= extent[1]
-                if left < 0 or (extents and not self._together):
+                    extents.append(extent)
+                elif extents and child.inode.is_dir:
                     break
-                extents.append(extent)
-                ready.append(_Child(child.path, child.plain_path, child.named, inode, extent, window))
+                ready.append((child, window))
             done += len(ready)
             yield from ready
 
@@ -241,9 +238,9 @@ class Collector:
         """Bytes of a file's body: its size, of an encrypted one in whole blocks."""
         return -(-inode.size // self._block_size) * self._block_size if inode.is_encrypted else inode.size
 
-    def _entry(self, child: _Child, in_encrypted: bool) -> tuple[Entry, Body | None]:
+    def _entry(self, child: _Child, window: Window | None, in_encrypted: bool) -> tuple[Entry, Body | None]:
         """The entry of an inode's first name; `in_encrypted` where its directory's names are encrypted."""
-        path, _, named, inode, extent, window = child
+        path, _, named, inode, extent = child
         kind = inode.type
         if kind not in MODE_OF_TYPE:
             raise CorruptionError(f"mode {inode.mode:#o} is of no type", Place(inode=inode.number, field="i_mode"))

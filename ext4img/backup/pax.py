@@ -37,6 +37,7 @@ _SIZE_AT = POSIX_HEADER.offset_of("size")
 _TYPEFLAG_AT = POSIX_HEADER.offset_of("typeflag")
 _ID_MAX = 0o7777777  # seven octal digits
 _BILLION: Final = 1_000_000_000
+_TEN_DIGITS_NS: Final = 10**18
 _SMALL_NUMBERS: Final = {b"%d" % number: number for number in range(1, 1024)}
 _SIZE_MAX = 0o77777777777  # eleven
 _NO_RECORDS: Mapping[bytes, bytes] = MappingProxyType({})
@@ -105,13 +106,8 @@ def encode(header: TarHeader) -> bytes:
         size = 0
     seconds = 0
     if header.times is not None:
-        mtime_ns, atime_ns, ctime_ns = header.times
-        records += (
-            pax_record(b"mtime", pax_time(mtime_ns)),
-            pax_record(b"atime", pax_time(atime_ns)),
-            pax_record(b"ctime", pax_time(ctime_ns)),
-        )
-        seconds = min(max(mtime_ns // _BILLION, 0), _SIZE_MAX)
+        records.append(_time_records(*header.times))
+        seconds = min(max(header.times[0] // _BILLION, 0), _SIZE_MAX)
     if header.sparse_size is not None:
         records += (pax_record(b"GNU.sparse.major", b"1"), pax_record(b"GNU.sparse.minor", b"0"))
         if path is not header.path:
@@ -190,6 +186,33 @@ def pax_time(time_ns: int) -> bytes:
         return b"-" + pax_time(-time_ns)
     seconds, fraction_ns = divmod(time_ns, _BILLION)
     return (b"%d.%09d" % (seconds, fraction_ns)).rstrip(b"0") if fraction_ns else b"%d" % seconds
+
+
+def _time_records(mtime_ns: int, atime_ns: int, ctime_ns: int) -> bytes:
+    """The three records of a member's times."""
+    if (
+        min(mtime_ns, atime_ns, ctime_ns) >= _TEN_DIGITS_NS
+        and max(mtime_ns, atime_ns, ctime_ns) < 10 * _TEN_DIGITS_NS
+        and mtime_ns % 10
+        and atime_ns % 10
+        and ctime_ns % 10
+    ):  # from 2001 to 2286, no digits to be left out: most are so
+        mtime, atime, ctime = b"%d" % mtime_ns, b"%d" % atime_ns, b"%d" % ctime_ns
+        return b"30 mtime=%b.%b\n30 atime=%b.%b\n30 ctime=%b.%b\n" % (
+            mtime[:10],
+            mtime[10:],
+            atime[:10],
+            atime[10:],
+            ctime[:10],
+            ctime[10:],
+        )
+    return b"".join(
+        (
+            pax_record(b"mtime", pax_time(mtime_ns)),
+            pax_record(b"atime", pax_time(atime_ns)),
+            pax_record(b"ctime", pax_time(ctime_ns)),
+        )
+    )
 
 
 @lru_cache(maxsize=4096)

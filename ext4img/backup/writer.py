@@ -193,22 +193,24 @@ class ArchiveWriter:
         """Header, sparse map, body and padding, and the manifest's line about them."""
         offset = self.position
         head = encode(header)
-        self._write(head)
+        write = self._output.write
+        write(head)
         sha256 = NO_BODY
         size = len(before)
         unreadable: Segments = ()
         if size or body is not None:
             digest = hashlib.sha256(before)
-            self._write(before)
+            write(before)
             if body is not None:
                 for chunk in body.chunks:
                     size += len(chunk)
                     self._digests.update(digest, chunk)
-                    self._write(chunk)
+                    write(chunk)
                 self._digests.wait()
                 unreadable = tuple(body.unreadable)
-            self._write(_ZEROS[: -size % BLOCK_BYTES])
+            write(_ZEROS[: -size % BLOCK_BYTES])
             sha256 = digest.hexdigest()
+        self.position += len(head) + size + -size % BLOCK_BYTES
         if size != header.size:
             raise AlteredArchiveError(f"its body has {size} bytes, {header.size} were announced", show(header.path))
         self._manifest.add(
