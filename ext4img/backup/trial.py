@@ -12,11 +12,13 @@ from typing import Final
 
 from ext4img.backup.entry import Entry
 from ext4img.backup.plaintext import Plaintext
+from ext4img.backup.reader import Archive
+from ext4img.backup.sound import sound_members
 from ext4img.backup.source import BackupMember, BackupSource
 from ext4img.crypto.keyring import Keyring
 from ext4img.crypto.names import is_padded_name
 from ext4img.crypto.policy import Policy
-from ext4img.errors import WrongKeyError
+from ext4img.errors import AlteredArchiveError, WrongKeyError
 
 Key = bytes | tuple[bytes, bytes | None]
 """A master key, or one with the descriptor that version 1 policies know it by."""
@@ -52,13 +54,14 @@ def _opens(archive: BackupSource, policy: Policy, plaintext: Plaintext) -> bool:
     """Whether what stands under the policy decrypts to something sensible, at each of several places."""
     names = ends = 0
     directories: list[Entry] = []
-    for member in archive.members():
+    for member in _readable(archive):
         entry = member.entry
         if entry.type == "verity":
             continue
         while directories and not entry.path.startswith(directories[-1].path + b"/"):
             directories.pop()
-        if entry.stored_name is not None and directories and names < _NAMES_ENOUGH:
+        known = directories and directories[-1].path == entry.parent
+        if entry.stored_name is not None and known and names < _NAMES_ENOUGH:
             context = plaintext.context(directories[-1])
             cipher = plaintext.names(directories[-1]) if context is not None and context.policy == policy else None
             if cipher is not None:
@@ -90,8 +93,19 @@ def _ends_in_zeros(member: BackupMember, plaintext: Plaintext) -> bool | None:
         return None
     unit = cipher.data_unit_size
     first = entry.body_size // unit - 1
-    end = cipher.decrypt(member.read()[first * unit :], first)[-min(spare, unit) :]
+    try:
+        body = member.read()
+    except AlteredArchiveError:
+        return None
+    end = cipher.decrypt(body[first * unit :], first)[-min(spare, unit) :]
     return not end.strip(b"\0")
+
+
+def _readable(archive: BackupSource) -> Iterable[BackupMember]:
+    """Damage is told when it is come to in earnest."""
+    if isinstance(archive, Archive) and archive.seekable:
+        return sound_members(archive, lambda line, error: None)
+    return archive.members()
 
 
 def _count(policies: tuple[Policy, ...]) -> str:

@@ -15,7 +15,7 @@ from ext4img.backup.manifest_line import ManifestLine
 from ext4img.backup.restore_report import RestoreReport
 from ext4img.crypto.names import nokey_name
 from ext4img.errors import AlteredArchiveError, ArchiveError
-from tests.backup.synthetic import KEY, Tree, context_of, encrypted_tree, plain_tree
+from tests.backup.synthetic import KEY, Tree, context_of, encrypted_tree, plain_tree, v1_context_of
 from tests.backup.test_archive import as_stream
 from tests.backup.test_restore import contents, listed
 
@@ -150,6 +150,19 @@ def test_many_at_once(tmp_path: Path):
     assert named(report) == {".", "a", "a/empty", "a/first", "deep", "old"}
     latin = b"caf\xe9-" * 40
     assert_all_but(tree, tmp_path / "t", {b"a/empty", b"a/first", b"a/second", latin + b"/third", b"old"})
+
+
+def test_a_key_is_found_out_all_the_same(tmp_path: Path):
+    """Of version 1 with a descriptor that says nothing: names and ends of files are looked at."""
+    tree = encrypted_tree(context=v1_context_of(b"ext4img!"))
+    data = tree.archive()
+    small = next(entry for entry, _ in tree.members if entry.size == 2)
+    empty = next(entry for entry, _ in tree.members if entry.type == "fifo")
+    lines = lines_of(data)
+    positions = lines[small.path].data + 4000, lines[empty.path].offset + 600
+    report = restore(flipped(data, *positions), tmp_path / "t", keys=[KEY])
+    assert (report.left_out, report.damaged) == (2, 2)
+    assert contents(tmp_path / "t", b"secret/odd") == tree.plain[b"secret/odd"]
 
 
 def test_a_name_that_decrypts_to_none_is_one_members_affair(tmp_path: Path):
