@@ -111,9 +111,17 @@ def restore(
                     if restorer.unwanted:
                         discard(aside, restorer.unwanted, restorer.not_moved)
                     aside.sync()
-                    move = Move(aside, target, overwrite, refused=restorer.not_moved, unset=restorer.report.unset)
+                    move = Move(
+                        aside,
+                        target,
+                        overwrite,
+                        resume=resume,
+                        refused=restorer.not_moved,
+                        unset=restorer.report.unset,
+                    )
                     move.check()
                     move.run()
+                    restorer.report.kept += move.kept
                 restorer.lock(target, move.merged)
             if restorer.root is not None and (target.is_new or overwrite or resume):
                 restorer.finish_root(target)

@@ -189,7 +189,8 @@ class Move:
     """Of all that is in one directory into another of the same file system; both stay open.
 
     Directories that are on both sides are merged; with `overwrite` that of the target gets the
-    other's attributes. With "newer" what is there stays unless it is older. What is not moved is
+    other's attributes. With "newer" what is there stays unless it is older, with `resume` if it has
+    the same type, size and time: an earlier move was interrupted behind it. What is not moved is
     left where it is; `refused` is told of the types of what should have been moved, and why it was not.
     """
 
@@ -199,16 +200,20 @@ class Move:
         target: HostDirectory,
         overwrite: Overwrite,
         *,
+        resume: bool = False,
         refused: Callable[[str, RestoreError], None],
         unset: Unset,
     ) -> None:
         self._source = source
         self._target = target
         self._overwrite = overwrite
+        self._resume = resume
         self._refused = refused
         self._unset = unset
         self.merged: dict[Identity, Identity] = {}
         """Which directory of the target one of the source has become."""
+        self.kept = 0
+        """How many an earlier move had done, or are newer."""
 
     def check(self) -> None:
         """Compare all names before anything is moved: Exists where one is taken and not to be overwritten."""
@@ -216,7 +221,9 @@ class Move:
             for name, old, new in _names(here, there):
                 if old is None or name is None:
                     continue
-                if not self._overwrite or (stat.S_ISDIR(old.st_mode) or stat.S_ISDIR(new.st_mode)):
+                if self._resume and _is_moved(old, new) and there.has_exactly(name):
+                    continue
+                if not self._overwrite or stat.S_ISDIR(old.st_mode) or stat.S_ISDIR(new.st_mode):
                     raise there.taken(name)
 
     def run(self) -> None:
@@ -234,7 +241,10 @@ class Move:
                 _rename(name, stat.S_ISDIR(new.st_mode), here, there)
             elif not there.has_exactly(name):
                 raise there.taken(name)
-            elif self._overwrite != "newer" or old.st_mtime_ns < new.st_mtime_ns:
+            elif self._stays(old, new):
+                self.kept += 1
+                return
+            else:
                 os.rename(name, name, src_dir_fd=here.fd, dst_dir_fd=there.fd)
         except FileExistsError:
             self._refused(_kind(new), there.taken(name))
@@ -243,10 +253,15 @@ class Move:
         else:
             there.made(name)
 
+    def _stays(self, old: os.stat_result, new: os.stat_result) -> bool:
+        if self._resume and _is_moved(old, new):
+            return new.st_nlink == 1  # names of one file must all be of the same one
+        return self._overwrite == "newer" and old.st_mtime_ns >= new.st_mtime_ns
+
     def _finish(self, here: Folder, there: Folder, status: os.stat_result) -> None:
         if here.depth:
             self.merged[here.identity] = there.identity
-            if self._overwrite:
+            if self._overwrite or self._resume:
                 attributes.copy(here.fd, there.fd, status, self._unset)
 
 
@@ -285,6 +300,14 @@ def _names(here: Folder, there: Folder) -> Iterator[tuple[bytes | None, os.stat_
             frames.append((os.listdir(here.fd), new))
         else:
             yield name, old, new
+
+
+def _is_moved(old: os.stat_result, new: os.stat_result) -> bool:
+    return (stat.S_IFMT(old.st_mode), old.st_size, old.st_mtime_ns) == (
+        stat.S_IFMT(new.st_mode),
+        new.st_size,
+        new.st_mtime_ns,
+    )
 
 
 def _kind(status: os.stat_result) -> str:

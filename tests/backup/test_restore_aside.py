@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from ext4img.backup import restore
+from ext4img.backup import staging as staging_module
 from ext4img.backup.destination import HostDirectory
+from ext4img.backup.rename import rename_new
 from ext4img.backup.staging import clear_stagings, remove_tree, staging
+from ext4img.errors import RestoreError
 from tests.backup.synthetic import KEY, Tree, encrypted_tree
 from tests.backup.test_archive import as_file, as_stream
 from tests.backup.test_restore import contents
@@ -154,6 +157,34 @@ def test_merged_directories_get_their_attributes_if_asked(opened, tmp_path: Path
             assert (status.st_uid, status.st_gid) == (1000, 100)
         flags = subprocess.run(["lsattr", "-d", str(target / "d")], capture_output=True, text=True, check=True).stdout
         assert "d" in flags.split()[0]
+
+
+def test_a_move_that_was_interrupted_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tree = encrypted_tree()
+    data = tree.archive()
+    (tmp_path / "t/secret").mkdir(parents=True)  # so that its files are moved one by one
+    moves = 0
+
+    def interrupted(name: bytes, here: int, new_name: bytes, there: int) -> None:
+        nonlocal moves
+        moves += 1
+        if moves == 6:
+            raise KeyboardInterrupt
+        rename_new(name, here, new_name, there)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(staging_module, "rename_new", interrupted)
+        restore(as_stream(data), tmp_path / "t", keys=[KEY])
+    assert len([name for _, _, names in os.walk(tmp_path / "t") for name in names]) >= 4
+    with pytest.raises(RestoreError, match="there already"):
+        restore(as_stream(data), tmp_path / "t", keys=[KEY])
+    report = restore(as_stream(data), tmp_path / "t", keys=[KEY], resume=True)
+    assert report.complete
+    assert report.kept >= 1
+    for path, body in tree.plain.items():
+        assert contents(tmp_path / "t", path) == body
+    assert os.stat(tmp_path / "t/secret/linked").st_nlink == 3
+    assert os.stat(tmp_path / "t/secret").st_mtime_ns == tree.members[2][0].mtime_ns
 
 
 def test_many_directories_are_merged_with_few_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
