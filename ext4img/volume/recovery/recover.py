@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ext4img.errors import CorruptionError, Ext4Error, NotFoundError, Place, SourceError, UnsupportedFeatureError
 from ext4img.sources.base import Source
-from ext4img.structs.superblock import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
+from ext4img.structs.superblock import EXT4_SUPER_BLOCK, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.features import Compat, Incompat
@@ -178,6 +178,9 @@ def _journal_device(device: Source, superblock: Superblock, problems: Problems) 
         raise CorruptionError(
             f"{device.name} is the journal {journal.uuid}, the volume's journal is {superblock.journal_uuid}"
         )
+    if journal.block_size != superblock.block_size:  # to jbd2 "unsupported block size"
+        reason = f"{device.name} has blocks of {journal.block_size} bytes, the volume of {superblock.block_size}"
+        raise CorruptionError(reason, Place(record=EXT4_SUPER_BLOCK.name, field="s_log_block_size"))
     return journal
 
 
