@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ext4img.view.view import View
 
 
-_NUMBERS_AT_ONCE = 1024  # inodes asked for together: what is held of a directory of any size
+_NUMBERS_AT_ONCE = 4096  # inodes asked for together: what is held of a directory of any size
 # Below paths longer than this, names alone are held: in a deep tree the paths of all levels together
 # would be as long as the depth squared.
 _LONG_PREFIX = 256

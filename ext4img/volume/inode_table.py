@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from struct import Struct
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 WINDOW_BYTES = 64 << 10
 CACHE_BYTES = 4 << 20
 _SINGLES = 3  # so many inodes of a window in a row one by one, then all of it at once
-_SEVERAL = 6  # so many inodes of a window are worth reading all of it
-_DECODED_WINDOWS = 16
+_PART_WORTH_ALL = 8  # to decode a window takes as long as reading an eighth of it one by one
+_DECODED_WINDOWS = 4  # what is decoded fills a processor's cache soon
 _WINDOWS_A_PIECE = 16  # of columns: NumPy is worth its calls from some thousand inodes on
 _LITTLE_ENDIAN = sys.byteorder == "little"  # what decodes whole windows counts on it
 _MODE = EXT4_INODE.offset_of("i_mode")
@@ -54,6 +55,7 @@ class InodeTable:
         self._count = superblock.inode_count
         self._window_blocks = max(WINDOW_BYTES // superblock.block_size, 1)
         self._per_window = self._window_blocks * superblock.block_size // self._size
+        self._worth_all = max(self._per_window // _PART_WORTH_ALL, 2)
         self._most_windows = max(CACHE_BYTES // (self._window_blocks * superblock.block_size), 4)
         self._windows: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._most_single_blocks = max(CACHE_BYTES // superblock.block_size, 4)
@@ -106,29 +108,42 @@ class InodeTable:
         return self._alone(number) if row is None else tuple.__new__(Inode, row)
 
     def rows(self, numbers: Sequence[int]) -> list[Row | None]:
-        """The fields of many inodes, those of one window at once where several are asked for.
+        """The fields of many inodes, those of one window at once where several of it are asked for.
 
         None stands for those that `self[number]` has to be asked for: it raises, or goes another way.
         """
+        ascending = sorted(numbers)
+        rows = self._rows(ascending)
+        if ascending == numbers:
+            return rows
+        # Indexed directories are in the order of hashes.
+        by_number = dict(zip(ascending, rows, strict=True))
+        return [by_number[number] for number in numbers]
+
+    def _rows(self, numbers: list[int]) -> list[Row | None]:
+        """The same, of numbers in ascending order."""
         found: list[Row | None] = []
         add = found.append
-        row_of = self._row
         window, first = self._current, self._current_first
         end = first + len(window)
         for number in numbers:
             if first <= number < end:
                 add(window[number - first])
             else:
-                further = numbers[len(found) : len(found) + _SEVERAL][-1]
-                add(row_of(number, 0 < abs(further - number) < self._per_window))
+                at = len(found)
+                window_first = number - (number - 1) % self._per_group % self._per_window
+                several = bisect_left(numbers, window_first + self._per_window, at) - at
+                # Where one window leads to the next, the rest of that is likely to be wanted soon.
+                worth = _SINGLES if window_first == end else self._worth_all
+                add(self._row(number, several > worth))
                 window, first = self._current, self._current_first
                 end = first + len(window)
         return found
 
-    def _row(self, number: int, at_once: bool = False) -> Row | None:
+    def _row(self, number: int, at_once: bool | None = None) -> Row | None:
         """The inode's fields where its window is decoded; None for one that has to be read alone.
 
-        With `at_once` the window is decoded for the first that is asked for.
+        `at_once` says whether to decode the window; without it, what was asked for last decides.
         """
         index = number - self._current_first
         if 0 <= index < len(self._current):
@@ -137,19 +152,24 @@ class InodeTable:
             return None
         group, index = divmod(number - 1, self._per_group)
         key = (group, index // self._per_window)
-        decoded = self._decoded.get(key) or self._wanted(key, at_once)
+        decoded = self._decoded.get(key)
         if not decoded:
-            return None
+            if not (self._asked_again(key) if at_once is None else at_once):
+                return None
+            decoded = self._decode_and_keep(key)
+            if not decoded:
+                return None
         self._current, self._current_first = decoded, number - index % self._per_window
         return decoded[index % self._per_window]
 
-    def _wanted(self, key: tuple[int, int], at_once: bool) -> list[Row | None]:
-        """All inodes of a window, at once or when many of it have been asked for in a row; else none."""
+    def _asked_again(self, key: tuple[int, int]) -> bool:
+        """Whether several inodes of a window have been asked for in a row."""
         if key != self._singles_key:
             self._singles_key, self._singles = key, 0
-        if self._singles < _SINGLES and not at_once:
-            self._singles += 1
-            return []
+        self._singles += 1
+        return self._singles > _SINGLES
+
+    def _decode_and_keep(self, key: tuple[int, int]) -> list[Row | None]:
         window = self._load(key)
         decoded = self._decode(key, window) if window else []
         if decoded:

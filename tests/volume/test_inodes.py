@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ext4img
 from ext4img.errors import CorruptionError
 from ext4img.structs.inode import EXT4_INODE, EXT4_INODE_EXTRA
 from ext4img.volume import checksum
 from ext4img.volume.inode import InodeFormat, from_raw
 from ext4img.volume.inode_rows import rows_of
+from tests.conftest import UnpackedImage
 
 FORM = InodeFormat(256, 4096, True, True, False, True)
 
@@ -151,3 +155,18 @@ def test_huge_files_count_blocks():
     raw = raw_inode(i_mode=0o100644, i_flags=0x40000, i_blocks_lo=3, l_i_blocks_high=1)
     assert from_raw(12, raw, FORM).sectors == (3 + (1 << 32)) * 8
     assert from_raw(12, raw, FORM._replace(has_huge_file=False)).sectors == 3
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    numbers=st.lists(st.integers(1, 600), max_size=300),
+    others=st.lists(st.integers(1, 600), max_size=20),
+)
+def test_rows_are_those_of_each(numbers: list[int], others: list[int], fixture_image: Callable[[str], UnpackedImage]):
+    """In any order, with repetitions and with numbers that there are none of; whatever was asked before."""
+    with ext4img.open(fixture_image("plain-4k").path) as fs, ext4img.open(fixture_image("plain-4k").path) as other:
+        table, last = fs.volume.inodes, fs.superblock.inode_count
+        for asked in (numbers, others, numbers):
+            for number, row in zip(asked, table.rows(asked), strict=True):
+                assert row is None or row == other.volume.inode(number)
+                assert row is None or number <= last
