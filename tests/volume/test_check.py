@@ -331,6 +331,19 @@ def test_fresh_file_systems(tmp_path: Path, options: str):
         assert_told(image, "orphan file block checksum")
 
 
+@pytest.mark.parametrize("group_count", [1, 2, 16, 17, 18, 32])
+def test_copies_of_descriptors_where_groups_are_few(tmp_path: Path, group_count: int):
+    """A meta group of 16 that is cut short has its copies in the groups that there are, if any."""
+    if shutil.which("mke2fs") is None:
+        pytest.skip("mke2fs is not installed")
+    raw = tmp_path / "image"
+    options = ["-t", "ext4", "-b", "1024", "-g", "512", "-O", "meta_bg,^resize_inode,^has_journal"]
+    subprocess.run(["mke2fs", "-q", "-F", *options, raw, str(group_count * 512 + 1)], capture_output=True, check=True)
+    with ext4img.open(raw) as fs:
+        assert fs.volume.superblock.group_count == group_count
+    assert checked(raw)[1] == []
+
+
 def test_claims():
     """Overlaps by the run that reaches furthest, as intervals of owners."""
     claims = Claims()

@@ -127,8 +127,8 @@ def _check_descriptor_copies(volume: Volume) -> None:
     for index in range(-(-len(groups.readable()) // per_block)):
         primary = groups.descriptor_block(index)
         in_meta = meta and index >= superblock.first_meta_group
-        last_of_meta = (index + 1) * per_block - 1
-        there = [1, 2] if last_of_meta < superblock.group_count else [1] if last_of_meta > per_block * index + 1 else []
+        first = index * per_block
+        there = [copy for copy, group in ((1, first + 1), (2, first + per_block - 1)) if group < superblock.group_count]
         for copy in there if in_meta else copies:
             block = groups.descriptor_block(index, copy)
             try:
