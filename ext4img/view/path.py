@@ -224,7 +224,13 @@ class Ext4Path:
         )  # fmt: skip
         exact = {f"st_{kind}time": time / _BILLION for kind, time in zip("amc", times, strict=True)}
         exact |= {f"st_{kind}time_ns": time for kind, time in zip("amc", times, strict=True)}
-        more = {"st_blksize": self._view.block_size, "st_blocks": inode.sectors, "st_rdev": os.makedev(major, minor)}
+        # A file in its inode takes none; the kernel counts it as if it did (ext4_file_getattr).
+        inline_sectors = -(-inode.size // 512) if inode.has_inline_data and inode.is_file else 0
+        more = {
+            "st_blksize": self._view.block_size,
+            "st_blocks": inode.sectors + inline_sectors,
+            "st_rdev": os.makedev(major, minor),
+        }
         return os.stat_result(plain, exact | more)
 
     def exists(self, *, follow_symlinks: bool = True) -> bool:

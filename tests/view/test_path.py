@@ -299,7 +299,7 @@ def test_the_docstrings_tree(tmp_path: Path, image_of: Callable[..., Path]):
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("name", ["plain-4k", "ext2-1k", "sample-encrypted", "ext4-bigalloc"])
+@pytest.mark.parametrize("name", ["plain-4k", "ext2-1k", "sample-encrypted", "ext4-bigalloc", "ext4-inline"])
 def test_stat_is_the_kernels(name: str, fixture_image: Callable[[str], UnpackedImage]):
     image = fixture_image(name)
     fields = [field for field in dir(os.stat_result) if field.startswith("st_")]
