@@ -139,6 +139,8 @@ def _check_features(names: tuple[str, ...]) -> None:
 
 
 def _check_place(image: str, on_device: bool, device: bool, overwrite: bool) -> None:
+    if image == "-":
+        raise Failure(Exit.USAGE, "an image is made as a file, not on standard output", "./- is a file of that name")
     if on_device and not device:
         text = f"{quote(image)}: a block device, and what is there would be gone"
         raise Failure(Exit.SYSTEM, text, "--device writes to it all the same")
