@@ -65,8 +65,8 @@ class InodeTable:
         self._singles_key = (-1, -1)
         self._singles = 0
         # The window whose inodes were asked for last, decoded: most questions end here.
-        self._current: list[Row | None] = []
-        self._current_first = 0
+        # One attribute, so that a thread never sees the one's rows with the other's first number.
+        self._current: tuple[list[Row | None], int] = ([], 0)
         # Checksums of 16 bits, which inodes of 128 bytes have, are rare enough to go one by one.
         self._in_bulk = _LITTLE_ENDIAN and (self._size > EXT4_INODE.size or not self._verify)
 
@@ -79,7 +79,7 @@ class InodeTable:
     def overrides(self, overrides: dict[int, bytes]) -> None:
         self._overrides = overrides
         self._decoded.clear()
-        self._current = []
+        self._current = ([], 0)
 
     def raw(self, number: int) -> bytes:
         """The inode's bytes as they stand (or as recovery leaves them). Numbers start at 1."""
@@ -124,7 +124,7 @@ class InodeTable:
         """The same, of numbers in ascending order."""
         found: list[Row | None] = []
         add = found.append
-        window, first = self._current, self._current_first
+        window, first = self._current
         end = first + len(window)
         for number in numbers:
             if first <= number < end:
@@ -136,7 +136,7 @@ class InodeTable:
                 # Where one window leads to the next, the rest of that is likely to be wanted soon.
                 worth = _SINGLES if window_first == end else self._worth_all
                 add(self._row(number, several > worth))
-                window, first = self._current, self._current_first
+                window, first = self._current
                 end = first + len(window)
         return found
 
@@ -145,9 +145,10 @@ class InodeTable:
 
         `at_once` says whether to decode the window; without it, what was asked for last decides.
         """
-        index = number - self._current_first
-        if 0 <= index < len(self._current):
-            return self._current[index]
+        rows, first = self._current
+        index = number - first
+        if 0 <= index < len(rows):
+            return rows[index]
         if not self._in_bulk or not 1 <= number <= self._count:
             return None
         group, index = divmod(number - 1, self._per_group)
@@ -159,7 +160,7 @@ class InodeTable:
             decoded = self._decode_and_keep(key)
             if not decoded:
                 return None
-        self._current, self._current_first = decoded, number - index % self._per_window
+        self._current = decoded, number - index % self._per_window
         return decoded[index % self._per_window]
 
     def _asked_again(self, key: tuple[int, int]) -> bool:
@@ -185,6 +186,8 @@ class InodeTable:
         """
         group, index = key
         first = group * self._per_group + index * self._per_window + 1
+        # The last block may have room for more inodes than the group has: the next numbers are elsewhere.
+        window = window[: (self._per_group - index * self._per_window) * self._size]
         if flags and not any_flags(window, self._form, flags):
             decoded: list[Row | None] = [NOT_IN_USE] * (len(window) // self._size)
         else:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +13,9 @@ from hypothesis import strategies as st
 
 import ext4img
 from ext4img.errors import CorruptionError
+from ext4img.structs.group import EXT4_GROUP_DESC
 from ext4img.structs.inode import EXT4_INODE, EXT4_INODE_EXTRA
+from ext4img.structs.superblock import EXT4_SUPER_BLOCK
 from ext4img.volume import checksum
 from ext4img.volume.inode import InodeFormat, from_raw
 from ext4img.volume.inode_rows import rows_of
@@ -170,3 +175,27 @@ def test_rows_are_those_of_each(numbers: list[int], others: list[int], fixture_i
             for number, row in zip(asked, table.rows(asked), strict=True):
                 assert row is None or row == other.volume.inode(number)
                 assert row is None or number <= last
+
+
+def test_a_group_whose_last_block_has_room_for_more(tmp_path: Path):
+    """No mke2fs makes such groups, but the kernel mounts them: what fills the block up has no numbers."""
+    if shutil.which("mke2fs") is None:
+        pytest.skip("mke2fs is not installed")
+    path = tmp_path / "image"
+    options = ["-b", "4096", "-g", "512", "-N", "128", "-O", "^metadata_csum,^uninit_bg,^64bit,^has_journal,^flex_bg"]
+    subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", *options, path, "8M"], capture_output=True, check=True)
+    raw = bytearray(path.read_bytes())
+    for field, value in (("s_inodes_per_group", 24), ("s_inodes_count", 4 * 24)):  # of 32, of 4 * 32
+        at = 1024 + EXT4_SUPER_BLOCK.offset_of(field)
+        raw[at : at + 4] = value.to_bytes(4, "little")
+    for group in range(1, 4):
+        table = EXT4_GROUP_DESC.unpack(raw, 4096 + group * EXT4_GROUP_DESC.size).bg_inode_table_lo
+        for index in range(32):
+            inode = raw_inode(i_mode=0o100644, i_links_count=1, i_uid=group * 100 + index)
+            raw[table * 4096 + index * 256 : table * 4096 + (index + 1) * 256] = inode
+    expected = {number: (number - 1) // 24 * 100 + (number - 1) % 24 for number in range(25, 97)}
+    with ext4img.open(raw) as fs:
+        table = fs.volume.inodes
+        assert {number: fs.inode(number).uid for number in expected} == expected
+        assert {row[0]: row[2] for row in table.rows(list(expected)) if row} == expected
+        assert {inode.number: inode.uid for inode in table.scan() if inode.number > 24} == expected
