@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
+from collections.abc import Callable
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ext4img.backup import pax as framing
+from ext4img.backup import pax_reader
 from ext4img.backup.input import ArchiveInput
-from ext4img.backup.pax import TarHeader, encode, pax_record, pax_time
+from ext4img.backup.pax import TarHeader, encode, parse_records, pax_record, pax_time
 from ext4img.backup.pax_reader import read_header
-from ext4img.errors import Ext4Error, TruncatedArchiveError
+from ext4img.errors import AlteredArchiveError, Ext4Error, TruncatedArchiveError
 from ext4img.structs.tar import DIRTYPE, REGTYPE, SYMTYPE
 from tests.backup.enemy import TIMES
 
@@ -131,7 +136,7 @@ def pax(records: bytes, size: int | None = None) -> bytes:
         ("a sparse version of the future", pax(pax_record(b"GNU.sparse.major", b"2"))),
         ("sparse keys without a version", pax(pax_record(b"GNU.sparse.realsize", b"2"))),
         ("more records than allowed", pax(b"", size=(1 << 20) + 1)),
-        ("records twice", pax(b"") [:512] + pax(b"")),
+        ("records twice", pax(b"")[:512] + pax(b"")),
         ("a global header", SOUND.replace(b"x\0", b"g\0", 1)),
         ("an old GNU sparse header", encode(TarHeader(b"f", b"S", times=TIMES))),
         ("a volume label", encode(TarHeader(b"f", b"V"))),
@@ -143,3 +148,58 @@ def pax(records: bytes, size: int | None = None) -> bytes:
 def test_refused(what: str, raw: bytes):
     with pytest.raises(Ext4Error):
         parse(raw)
+
+
+RECORD_KEYS = st.sampled_from([b"mtime", b"path", b"SCHILY.xattr.user.x", b"", b"a b"])
+
+
+@given(
+    st.lists(st.tuples(RECORD_KEYS, st.binary(max_size=40)), max_size=5, unique_by=lambda pair: pair[0]),
+    st.integers(0, 400),
+    st.sampled_from([b"", b"\n", b"0", b"=", b" ", b"\r"]),
+)
+def test_records_by_lines_are_records_one_by_one(records: list[tuple[bytes, bytes]], at: int, put: bytes):
+    """Sound ones, and such as have a byte more or another one somewhere: the short way is never another way."""
+    sound = b"".join(pax_record(key, value) for key, value in records)
+    assert parse_records(sound, "these") == dict(records)
+    for data in (sound[:at] + put + sound[at:], sound[:at] + put + sound[at + 1 :]):
+        assert parsed(parse_records, data) == parsed(framing._parse_records, data)
+
+
+@given(st.binary(max_size=40))
+def test_records_of_any_bytes(data: bytes):
+    assert parsed(parse_records, data) == parsed(framing._parse_records, data)
+
+
+def parsed(parse: Callable[[bytes, str], dict[bytes, bytes]], data: bytes) -> dict[bytes, bytes] | None:
+    """None where they are refused."""
+    try:
+        return parse(data, "these")
+    except AlteredArchiveError:
+        return None
+
+
+@given(st.integers(-(10**21) + 1, 10**21 - 1))
+def test_times_there_and_back(time_ns: int):
+    """In the form of pax: POSIX.1-2001, decimal seconds; whatever its length."""
+    text = pax_time(time_ns)
+    assert Decimal(text.decode()) * 10**9 == time_ns
+    assert not re.search(rb"\.[0-9]*0\Z|\.\Z", text)
+    assert pax_reader._time(text) == time_ns
+
+
+@given(st.tuples(*[st.integers(-(10**18), 10**20) | st.integers(10**18, 10**19)] * 3))
+def test_three_times_are_those_of_each(times: tuple[int, int, int]):
+    keys = (b"mtime", b"atime", b"ctime")
+    expected = b"".join(pax_record(key, pax_time(time)) for key, time in zip(keys, times, strict=True))
+    assert framing._time_records(*times) == expected
+
+
+@given(st.text("0123456789.-+_ ", max_size=24))
+def test_what_is_no_time(text: str):
+    match = re.fullmatch(r"(-?)([0-9]{1,12})(?:\.([0-9]{1,9}))?", text)
+    if match is None:
+        with pytest.raises(AlteredArchiveError):
+            pax_reader._time(text.encode())
+    else:
+        assert pax_reader._time(text.encode()) == int(Decimal(text) * 10**9)
