@@ -210,16 +210,19 @@ class NodeMaker:
         """The path of stored names."""
         if entry.path == ROOT:
             return ()
-        parent = entry.parent
-        while self._way and self._way[-1].entry_path != parent:
-            self._way.pop()
-        if not self._way:
+        parent, _, name = entry.path.rpartition(b"/")
+        parent = parent or ROOT
+        way = self._way
+        while way and way[-1].entry_path != parent:
+            way.pop()
+        if not way:
             raise BuildError("the directory that it is in has not come before it", entry.shown)
-        directory = self._way[-1]
-        if (entry.stored_name is not None) != directory.encrypted:
+        directory = way[-1]
+        stored_name = entry.stored_name
+        if (stored_name is not None) != directory.encrypted:
             what = "without its stored name in" if directory.encrypted else "with a stored name, but not in"
             raise AlteredArchiveError(f"{what} an encrypted directory", entry.shown)
-        return (*directory.path, entry.name if entry.stored_name is None else entry.stored_name)
+        return (*directory.path, name if stored_name is None else stored_name)
 
     def _enter(self, entry: Entry, path: Path) -> None:
         self._components += len(path)

@@ -49,8 +49,12 @@ _CHECKSUM_HI: Final = EXT4_INODE.size + EXT4_INODE_EXTRA.offset_of("i_checksum_h
 _BLOCK_AREA: Final = EXT4_INODE.offset_of("i_block")
 _BLOCK_AREA_SIZE: Final = EXT4_INODE.span("i_block").size
 _OFFSETS: Final = {field.name: (field.offset, _U16 if field.size == 2 else _U32) for field in EXT4_INODE.fields}
-_pack = EXT4_INODE.pack
-_pack_extra = EXT4_INODE_EXTRA.pack
+# Both records in one: for every inode they are packed together, as a rule.
+_BOTH: Final = Struct(
+    EXT4_INODE.byte_order + "".join(field.code for field in (*EXT4_INODE.fields, *EXT4_INODE_EXTRA.fields))
+)
+assert _BOTH.size == EXT4_INODE.size + EXT4_INODE_EXTRA.size
+_pack_both: Final = _BOTH.pack
 
 
 def encode_time(time_ns: int) -> tuple[int, int]:
@@ -114,50 +118,45 @@ class Inodes:
             crtime, crtime_extra = encode_time(node.crtime_ns or 0)
         except ValueError as error:
             raise BuildError(f"time out of ext4's range: {error}", show_path(node.path)) from None
-        extra = self.stride > EXT4_INODE.size
-        if not extra and (atime_extra | ctime_extra | mtime_extra) & 3:
-            raise BuildError("a time after 2038 needs inodes of more than 128 bytes", show_path(node.path))
-        self.records += _pack(
-            (
-                mode,
-                uid & 0xFFFF,
-                size & 0xFFFFFFFF,
-                atime,
-                ctime,
-                mtime,
-                0,
-                gid & 0xFFFF,
-                links,
-                0,
-                node.flags & ~LAYOUT_FLAGS | flags,
-                version & 0xFFFFFFFF,
-                area,
-                node.generation,
-                0,
-                size >> 32,
-                0,
-                0,
-                0,
-                uid >> 16,
-                gid >> 16,
-                0,
-                0,
-            )
+        record = _pack_both(
+            mode,
+            uid & 0xFFFF,
+            size & 0xFFFFFFFF,
+            atime,
+            ctime,
+            mtime,
+            0,
+            gid & 0xFFFF,
+            links,
+            0,
+            node.flags & ~LAYOUT_FLAGS | flags,
+            version & 0xFFFFFFFF,
+            area,
+            node.generation,
+            0,
+            size >> 32,
+            0,
+            0,
+            0,
+            uid >> 16,
+            gid >> 16,
+            0,
+            0,
+            EXT4_INODE_EXTRA.size,
+            0,
+            ctime_extra,
+            mtime_extra,
+            atime_extra,
+            crtime,
+            crtime_extra,
+            version >> 32,
+            node.project_id,
         )
-        if extra:
-            self.records += _pack_extra(
-                (
-                    EXT4_INODE_EXTRA.size,
-                    0,
-                    ctime_extra,
-                    mtime_extra,
-                    atime_extra,
-                    crtime,
-                    crtime_extra,
-                    version >> 32,
-                    node.project_id,
-                )
-            )
+        if self.stride == EXT4_INODE.size:
+            if (atime_extra | ctime_extra | mtime_extra) & 3:
+                raise BuildError("a time after 2038 needs inodes of more than 128 bytes", show_path(node.path))
+            record = record[: EXT4_INODE.size]
+        self.records += record
         self.types.append(FILE_TYPES.get(mode & S_IFMT, 0))
         self.names.append(node.shown or (node.path[-1] if node.path else b""))
         self.parents.append(parent)
