@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from ext4img.backup.collect import Collector
-from ext4img.backup.entry import ROOT, VERITY, Entry, show
+from ext4img.backup.entry import ROOT, UNWRITTEN_KEPT, VERITY, Entry, show
 from ext4img.backup.input import ArchiveSource
 from ext4img.backup.source import BackupMember, BackupSource, open_backup
 from ext4img.backup.tree import ExtractedTree
@@ -100,8 +100,9 @@ def _only_on_image(entry: Entry, backup: BackupSource, report: CompareReport) ->
 
 def _differences(member: BackupMember, entry: Entry, body: Body | None, passed_over: frozenset[str]) -> list[str]:
     """Names of the fields that are not the same but for those passed over, and "contents"."""
-    ours = member.entry._replace(xattrs=dict(member.entry.xattrs))
-    theirs = entry._replace(xattrs=dict(entry.xattrs))
+    ours, theirs = member.entry, entry
+    if len(ours.unwritten) == UNWRITTEN_KEPT:  # of more, a stream and an extracted tree show the first
+        theirs = theirs._replace(unwritten=theirs.unwritten[:UNWRITTEN_KEPT])
     fields = zip(Entry._fields, ours, theirs, strict=True)
     what = [name for name, one, other in fields if one != other and name not in passed_over]
     if ours.segments == theirs.segments and ours.body_size:

@@ -21,6 +21,8 @@ from ext4img.structs.fscrypt import FSCRYPT_SYMLINK_DATA
 LINE_LIMIT_BYTES: Final = 2 << 20
 _TARGET_SHOWN_WHOLE: Final = FSCRYPT_SYMLINK_DATA.size + 149  # the shown form of longer ones has a digest in it
 NO_BODY: Final = hashlib.sha256(b"").hexdigest()
+_decode: Final = json.JSONDecoder().raw_decode
+_LINE_ENDS: Final = ("\n", "")
 _DIGEST_DIGITS: Final = 64
 # What stands before the numbers in a string of JSON can't be taken for them: a quote in it has a backslash before.
 _PLAIN_LINE: Final = re.compile(
@@ -203,8 +205,9 @@ def file_place(raw: bytes) -> FilePlace | None:
 def parse_line(raw: bytes) -> ManifestLine | Closing:
     """A line back. AlteredArchiveError where it is not one."""
     try:
-        found = json.loads(raw.decode())
-        if not isinstance(found, dict):
+        text = raw.decode()
+        found, end = _decode(text)
+        if not isinstance(found, dict) or text[end:] not in _LINE_ENDS:
             raise TypeError("no object")
         if "members" in found:
             chain = tuple(map(str, found.get("chain", ())))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import ext4img
-from ext4img.backup import Archive, backup, open_backup, verify
+from ext4img.backup import Archive, backup, compare, open_backup, verify
 from ext4img.backup.entry import UNWRITTEN_KEPT, Entry
 from ext4img.backup.member import INODE, INODE_LINE_LIMIT_BYTES, records_of
 from ext4img.errors import AlteredArchiveError
@@ -84,3 +84,6 @@ def test_of_an_image(tmp_path: Path):
         backup(fs, tmp_path / "a.tar")
     with Archive(tmp_path / "a.tar") as archive:
         assert archive.member(b"f").entry.unwritten == tuple((block * 4096, 4096) for block in range(1, 200, 2))
+    with ext4img.open(image) as fs:
+        assert compare(tmp_path / "a.tar", fs).same
+        assert compare(as_stream((tmp_path / "a.tar").read_bytes()), fs).same
