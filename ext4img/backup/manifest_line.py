@@ -149,12 +149,8 @@ def digest_in(raw: bytes, line: ManifestLine) -> str | None:
 
 def _around_digest(line: ManifestLine) -> tuple[str, str]:
     """What stands before and after the digest of the body."""
-    try:
-        path = f'"path":{encode_basestring_ascii(line.path.decode())}'
-    except UnicodeDecodeError:
-        path = f'"path_base64":"{base64.b64encode(line.path).decode()}"'
     before = (
-        f'{{{path},"inode":{line.inode},"offset":{line.offset},"head":"{line.head}"'
+        f'{_start(line.path)}{line.inode},"offset":{line.offset},"head":"{line.head}"'
         f',"data":{line.data},"size":{line.size},"sha256":"'
     )
     after = '"'
@@ -177,6 +173,19 @@ def _around_digest(line: ManifestLine) -> tuple[str, str]:
         archive, base, atime_ns = line.reference
         after += f',"in":{archive},"base":"{base64.b64encode(base).decode()}","atime_ns":{atime_ns}'
     return before, after + "}"
+
+
+def _start(path: bytes) -> str:
+    """What a line begins with."""
+    try:
+        return f'{{"path":{encode_basestring_ascii(path.decode())},"inode":'
+    except UnicodeDecodeError:
+        return f'{{"path_base64":"{base64.b64encode(path).decode()}","inode":'
+
+
+def line_start(path: bytes) -> bytes:
+    """What the line of a member of this name begins with, as it is written."""
+    return _start(path).encode()
 
 
 def archive_in(raw: bytes) -> int | None:

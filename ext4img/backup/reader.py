@@ -13,8 +13,8 @@ from typing import Self
 
 from ext4img.backup.entry import show
 from ext4img.backup.input import ArchiveInput, ArchiveSource, Cursor
-from ext4img.backup.manifest import ManifestReader, find_manifest, tail_bytes
-from ext4img.backup.manifest_line import Closing, ManifestLine, build_line
+from ext4img.backup.manifest import ManifestReader, find_manifest, parse_member, tail_bytes
+from ext4img.backup.manifest_line import Closing, ManifestLine, build_line, line_start
 from ext4img.backup.member import MANIFEST_PATH, XATTR_DIRECTORY, archive_path
 from ext4img.backup.passage import Member, Passage, Tools, check_end
 from ext4img.backup.pax_reader import read_header
@@ -109,8 +109,14 @@ class Archive:
     def member(self, path: bytes) -> Member:
         """The member of one tree path, found by the manifest. Only on a file; NotFoundError."""
         wanted = archive_path(path)
+        start = line_start(wanted)
+        raw_before: bytes | None = None
+        for raw in self.raw_manifest():
+            if raw.startswith(start):
+                return self.member_at(parse_member(raw), parse_member(raw_before) if raw_before else None)
+            raw_before = raw
         before: ManifestLine | None = None
-        for line in self.manifest():
+        for line in self.manifest():  # lines that others wrote may look otherwise
             if line.path == wanted:
                 return self.member_at(line, before)
             before = line
