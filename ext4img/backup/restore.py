@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Sequence
 
@@ -18,6 +19,7 @@ from ext4img.backup.sound import sound_members
 from ext4img.backup.source import BackupSource, open_backup
 from ext4img.backup.staging import Move, Overwrite, clear_stagings, discard, staging
 from ext4img.backup.trial import Key, keyring_for
+from ext4img.errors import TruncatedArchiveError
 
 __all__ = ["Missing", "Overwrite", "Progress", "Restorable", "RestoreReport", "Restorer", "restore"]
 
@@ -34,6 +36,7 @@ def restore(
     devices: bool = False,
     encrypt: bool = False,
     dry_run: bool = False,
+    salvage: bool = False,
     bases: Sequence[ArchiveSource] = (),
     progress: Progress | None = None,
 ) -> RestoreReport:
@@ -53,13 +56,17 @@ def restore(
     With `dry_run` nothing is written, but all is read: the report is what it would be.
     `progress` is called with bytes of the archive done and in all.
 
+    A damaged member is left out and reported, all others are restored. Only with `salvage` an
+    archive that was cut short is restored as far as it goes; it has lost what could prove that
+    what is there was not altered, and the report's last problem says where it ends.
+
     WrongKeyError before anything is written. TruncatedArchiveError, AlteredArchiveError and
     UnsafeArchiveError name the member; nothing that is not whole has been given its name. An
     archive that is read as a stream appears in the destination only when all of it has been read.
     RestoreError where the target fails: no room, no such place. NotFoundError for a path in `only`
     that is not in the backup.
     """
-    opened = archive if isinstance(archive, BackupSource) else open_backup(archive, bases)
+    opened = archive if isinstance(archive, BackupSource) else _open(archive, bases, salvage)
     try:
         keys = list(keys)
         keyring = keyring_for(opened, keys)
@@ -75,6 +82,7 @@ def restore(
                 resume=resume,
                 aside=True,
                 tolerant=opened.seekable,
+                salvage=salvage,
             )
             rehearsal.run(_members(opened, rehearsal), opened.total_bytes, progress)
             return rehearsal.report
@@ -105,7 +113,15 @@ def restore(
             else:
                 with staging(target) as aside:
                     restorer = Restorer(
-                        aside, plaintext, missing, False, devices, only=only, kernel_keys=lent, aside=True
+                        aside,
+                        plaintext,
+                        missing,
+                        False,
+                        devices,
+                        only=only,
+                        kernel_keys=lent,
+                        aside=True,
+                        salvage=salvage,
                     )
                     restorer.run(opened.members(), opened.total_bytes, progress)
                     if restorer.unwanted:
@@ -130,6 +146,35 @@ def restore(
     finally:
         if opened is not archive:
             opened.close()
+
+
+def _open(source: ArchiveSource, bases: Sequence[ArchiveSource], salvage: bool) -> BackupSource:
+    """Open a backup; with `salvage` one that was cut short is read as a stream, up to its end."""
+    try:
+        return open_backup(source, bases)
+    except TruncatedArchiveError:
+        if not salvage or not isinstance(source, (str, bytes, os.PathLike)):
+            raise
+    return _CutShort(os.fsdecode(source))
+
+
+class _Stream(io.FileIO):
+    """A file that is read from its start to its end only."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _CutShort(Archive):
+    """An archive file without its end."""
+
+    def __init__(self, path: str) -> None:
+        self._file = _Stream(path)
+        super().__init__(self._file)
+
+    def close(self) -> None:
+        super().close()
+        self._file.close()
 
 
 def _members(source: BackupSource, restorer: Restorer) -> Iterable[Restorable]:

@@ -31,6 +31,7 @@ from ext4img.errors import (
     Ext4Error,
     NoKeyError,
     RestoreError,
+    TruncatedArchiveError,
     UnsafeArchiveError,
     UnsupportedFeatureError,
 )
@@ -99,12 +100,14 @@ class Restorer:
         kernel_keys: KernelKeys | None = None,
         aside: bool = False,
         tolerant: bool = False,
+        salvage: bool = False,
     ) -> None:
         """See `restore`. `fetch` gives a member by its path, for further names of what is not restored.
 
         With `kernel_keys` encrypted directories are to be encrypted ones again. With `aside` all
         that is restored is thrown away unless all of it is whole: names are given at once. With
-        `tolerant` a damaged member is left out, and the rest goes on.
+        `tolerant` a damaged member is left out, and the rest goes on. With `salvage` an archive
+        that ends too early has its end there.
         """
         self.report = RestoreReport()
         self.root: Entry | None = None
@@ -123,6 +126,7 @@ class Restorer:
         self._left_out_count = 0  # 1 if what is below is missing, 0 if it is not wanted
         self._left_out_key = False  # for want of a key
         self._tolerant = tolerant
+        self._salvage = salvage
         self._lost: list[bytes] = []  # damaged members since the last sound one: directories may be among them
         self._proven: set[bytes] = set()  # policies under which some name has decrypted to one
         self._links: dict[bytes, Linked] = {}  # by the path of the first name
@@ -156,6 +160,10 @@ class Restorer:
                             progress(member.offset + member.stored_bytes, total)
                 except DamagedMembers as damaged:
                     self._tell_apart(damaged)
+                except TruncatedArchiveError as error:
+                    if not self._salvage:
+                        raise
+                    self.report.leave_out(error)
                 while len(self._way) > 1:
                     self._leave()
                 if publication is not None:

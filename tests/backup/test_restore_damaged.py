@@ -14,7 +14,7 @@ from ext4img.backup.entry import EXT4_VERITY_FL
 from ext4img.backup.manifest_line import ManifestLine
 from ext4img.backup.restore_report import RestoreReport
 from ext4img.crypto.names import nokey_name
-from ext4img.errors import AlteredArchiveError, ArchiveError
+from ext4img.errors import AlteredArchiveError, ArchiveError, TruncatedArchiveError
 from tests.backup.synthetic import KEY, Tree, context_of, encrypted_tree, plain_tree, v1_context_of
 from tests.backup.test_archive import as_stream
 from tests.backup.test_restore import contents, listed
@@ -254,3 +254,32 @@ class TestStream:
         position = data.index(b"nothing to hide")
         report = restore(as_stream(flipped(data, position).getvalue()), tmp_path / "t", keys=[KEY], dry_run=True)
         assert (report.left_out, report.damaged) == (1, 1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_archive_that_was_cut_short_is_salvaged_if_asked(stream: bool, tmp_path: Path):
+    tree = plain_files()
+    data = tree.archive()
+    lines = lines_of(data)
+    cuts = [lines[path].offset + more for path in (b"a/first", b"deep/" + b"0-" + b"d" * 60) for more in (0, 100)]
+    cuts += [lines[b"old"].data, lines[b"old"].data + 1, len(data) - 20_000]
+    for number, cut in enumerate(cuts):
+        path = tmp_path / f"{number}.tar"
+        path.write_bytes(data[:cut])
+        target = tmp_path / str(number)
+        with pytest.raises(TruncatedArchiveError):
+            restore(as_stream(data[:cut]) if stream else path, target)
+        assert not target.exists() or os.listdir(target) == []
+        report = restore(as_stream(data[:cut]) if stream else path, target, salvage=True)
+        assert report.left_out == report.damaged == 1
+        assert isinstance(report.problems[-1], TruncatedArchiveError)
+        gone = {
+            line.path.replace(b".ext4img~", b".ext4img")
+            for line in lines.values()
+            if line.data + -(-line.size // 512) * 512 > cut or line.offset >= cut
+        }
+        assert_all_but(tree, target, gone)
+        for entry, _ in tree.members:
+            if entry.type == "dir" and entry.path not in gone:
+                status = os.stat(os.path.join(os.fsencode(target), entry.path))
+                assert status.st_mtime_ns == entry.mtime_ns
