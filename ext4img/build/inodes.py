@@ -46,6 +46,9 @@ _U16: Final = Struct("<H")
 _U32: Final = Struct("<I")
 _CHECKSUM_LO: Final = EXT4_INODE.offset_of("l_i_checksum_lo")
 _CHECKSUM_HI: Final = EXT4_INODE.size + EXT4_INODE_EXTRA.offset_of("i_checksum_hi")
+_SIZE_LO: Final = EXT4_INODE.offset_of("i_size_lo")
+_SIZE_HIGH: Final = EXT4_INODE.offset_of("i_size_high")
+_GENERATION: Final = EXT4_INODE.offset_of("i_generation")
 _BLOCK_AREA: Final = EXT4_INODE.offset_of("i_block")
 _BLOCK_AREA_SIZE: Final = EXT4_INODE.span("i_block").size
 _OFFSETS: Final = {field.name: (field.offset, _U16 if field.size == 2 else _U32) for field in EXT4_INODE.fields}
@@ -210,7 +213,10 @@ class Inodes:
 
     def size(self, index: int) -> int:
         """i_size in bytes."""
-        return self.get(index, "i_size_lo") | self.get(index, "i_size_high") << 32
+        at = index * self.stride
+        low: int = _U32.unpack_from(self.records, at + _SIZE_LO)[0]
+        high: int = _U32.unpack_from(self.records, at + _SIZE_HIGH)[0]
+        return high << 32 | low if high else low
 
     def set_size(self, index: int, size: int) -> None:
         """Set i_size in bytes."""
@@ -219,7 +225,8 @@ class Inodes:
 
     def checksum_seed(self, seed: int, index: int) -> int:
         """What the checksums of the inode and its blocks start from."""
-        return checksum.inode_seed(seed, self.numbers[index], self.get(index, "i_generation"))
+        generation: int = _U32.unpack_from(self.records, index * self.stride + _GENERATION)[0]
+        return checksum.inode_seed(seed, self.numbers[index], generation)
 
     def write(self, index: int, table: bytearray, at: int, seed: int | None) -> None:
         """Put the whole inode into a piece of inode table; `seed` None: without checksums."""
