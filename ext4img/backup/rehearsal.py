@@ -10,7 +10,8 @@ from ext4img.backup.destination import HostDirectory
 from ext4img.backup.entry import Entry
 from ext4img.backup.folder import Exists
 from ext4img.backup.publication import Finish
-from ext4img.backup.restorer import Restorable, Restorer
+from ext4img.backup.restorable import Restorable
+from ext4img.backup.restorer import Restorer
 from ext4img.errors import ArchiveError, RestoreError
 
 _SOMETHING: Final = 1  # in place of an inode number

@@ -13,8 +13,9 @@ from ext4img.backup.kernel_policy import KernelKeys
 from ext4img.backup.plaintext import Plaintext
 from ext4img.backup.reader import Archive
 from ext4img.backup.rehearsal import ImaginaryDirectory, Rehearsal
+from ext4img.backup.restorable import Restorable
 from ext4img.backup.restore_report import RestoreReport
-from ext4img.backup.restorer import Missing, Progress, Restorable, Restorer
+from ext4img.backup.restorer import Missing, Progress, Restorer
 from ext4img.backup.sound import sound_members
 from ext4img.backup.source import BackupSource, open_backup
 from ext4img.backup.staging import Move, Overwrite, clear_stagings, discard, staging

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Literal
 
 from ext4img.backup import attributes
 from ext4img.backup.attributes import FS_CASEFOLD_FL
@@ -22,6 +21,8 @@ from ext4img.backup.member import is_control, records_of, tree_path
 from ext4img.backup.passage import CHUNK_BYTES, DamagedMembers
 from ext4img.backup.plaintext import Plaintext
 from ext4img.backup.publication import Finish, Linked, NewName, Publication
+from ext4img.backup.refusal import is_one_entrys
+from ext4img.backup.restorable import Restorable
 from ext4img.backup.restore_report import RestoreReport
 from ext4img.backup.staging import Overwrite
 from ext4img.crypto.policy import NONCE_SIZE
@@ -44,21 +45,6 @@ Missing = Literal["skip", "ciphertext"]
 NOTHING: Final = -1
 DIRECTORY: Final = 0  # in place of an inode number
 
-# A name, path or kind of file that the target cannot have: that entry is left out, the rest goes on.
-_ONE_ENTRY: Final = frozenset(
-    (
-        errno.EACCES,
-        errno.EFBIG,
-        errno.EILSEQ,
-        errno.EINVAL,
-        errno.EMLINK,
-        errno.ENAMETOOLONG,
-        errno.ENOTSUP,
-        errno.EOPNOTSUPP,
-        errno.EPERM,
-    )
-)
-
 
 class _Directory:
     """A directory of the archive on the way to the current member. `names` decrypts what is in it."""
@@ -70,17 +56,6 @@ class _Directory:
         self.is_known = is_known  # whether `entry` is what was backed up
         self.names = names
         self.made: set[bytes] | None = set() if names is not None else None  # names restored here
-
-
-class Restorable(Protocol):
-    """What is restored: a member of an archive, or what looks like one. See `Member`."""
-
-    entry: Entry
-    offset: int
-    stored_bytes: int
-
-    def chunks(self) -> Iterator[tuple[int, memoryview]]:
-        """(offset in the body, at most 1 MiB of it), for reading, until the next is drawn."""
 
 
 class Restorer:
@@ -139,7 +114,7 @@ class Restorer:
         """Device and inode of what was restored aside and is damaged."""
         if not aside:
             self._publication = Publication(
-                target, bool(overwrite), self._refused, self._finish_directory, _is_one_entrys
+                target, bool(overwrite), self._refused, self._finish_directory, is_one_entrys
             )
 
     def run(self, members: Iterable[Restorable], total: int | None, progress: Progress | None = None) -> None:
@@ -263,7 +238,7 @@ class Restorer:
         except FileExistsError:
             self._leave_out(self._target.taken(name), entry)
         except OSError as error:
-            if not _is_one_entrys(error) or self._is_broken():
+            if not is_one_entrys(error) or self._is_broken():
                 raise
             where = self._target.shown(name) if name else entry.shown
             self._leave_out(RestoreError(f"it cannot be restored: {error.strerror}", where), entry)
@@ -605,8 +580,3 @@ class Restorer:
         self._left_out = directory.path + b"/"
         self._left_out_count = count
         self._left_out_key = for_want_of_key
-
-
-def _is_one_entrys(error: OSError) -> bool:
-    """Whether it is the entry that the target refuses, and not the target that is at its end."""
-    return error.errno in _ONE_ENTRY
