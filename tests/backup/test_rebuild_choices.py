@@ -18,13 +18,15 @@ from ext4img.backup import backup, rebuild
 from ext4img.backup.compressed import zstd_module
 from ext4img.backup.entry import EXT4_VERITY_FL, VERITY, Entry
 from ext4img.backup.rebuilder import Rebuild
-from ext4img.build import Options, plan, write
+from ext4img.build import Node, Options, plan, write
 from ext4img.build.inodes import FIRST_TIME_NS, LAST_TIME_NS
 from ext4img.errors import AlteredArchiveError, BuildError, NotFoundError, TruncatedArchiveError
+from ext4img.volume.mapping import UNWRITTEN
 from tests import manifest
 from tests.backup.enemy import EnemyArchive
 from tests.backup.synthetic import TIMES, Tree, encrypted_tree, plain_tree
 from tests.build.judges import assert_clean, head
+from tests.build.samples import Repeated
 from tests.build.test_random_trees import SLOW
 from tests.build.trees import Built, reader_differences, trees
 from tests.conftest import UnpackedImage
@@ -74,6 +76,21 @@ class TestWhereItComesFrom:
         expected = (tmp_path / "copy.img").read_bytes()
         assert (tmp_path / "a.tar.img").read_bytes() == expected
         assert (tmp_path / "store.img").read_bytes() == expected
+
+    def test_any_number_of_unwritten_ranges(self, tmp_path: Path):
+        ranges = tuple((number * 8192, 4096) for number in range(100))
+        nodes = [Node((), 0o040755), Node((b"f",), 0o100644, size=100 * 8192, segments=(), unwritten=ranges)]
+        write(plan(nodes), lambda _: Repeated(), tmp_path / "i.img")
+        with ext4img.open(tmp_path / "i.img") as fs:
+            backup(fs, tmp_path / "a.tar")
+            rebuild(fs, tmp_path / "copy.img")
+        with (tmp_path / "a.tar").open("rb") as file:
+            rebuild(io.BytesIO(file.read()), tmp_path / "restored.img")
+        for name in ("copy.img", "restored.img"):
+            with ext4img.open(tmp_path / name) as fs:
+                runs = fs.path("/f").inode.runs()
+                assert [(run.lblk * 4096, run.length * 4096) for run in runs] == list(ranges)
+                assert {run.state for run in runs} == {UNWRITTEN}
 
     def test_a_stream_is_kept_while_it_is_read(self, fixture_image: Fixture, tmp_path: Path):
         archive = archive_of(fixture_image("sample-encrypted"), tmp_path / "a.tar")
