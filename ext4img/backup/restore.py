@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable, Sequence
 
@@ -20,7 +19,6 @@ from ext4img.backup.sound import sound_members
 from ext4img.backup.source import BackupSource, open_backup
 from ext4img.backup.staging import Move, Overwrite, clear_stagings, discard, staging
 from ext4img.backup.trial import Key, keyring_for
-from ext4img.errors import TruncatedArchiveError
 
 __all__ = ["Missing", "Overwrite", "Progress", "Restorable", "RestoreReport", "Restorer", "restore"]
 
@@ -67,7 +65,7 @@ def restore(
     RestoreError where the target fails: no room, no such place. NotFoundError for a path in `only`
     that is not in the backup.
     """
-    opened = archive if isinstance(archive, BackupSource) else _open(archive, bases, salvage)
+    opened = archive if isinstance(archive, BackupSource) else open_backup(archive, bases, salvage=salvage)
     try:
         keys = list(keys)
         keyring = keyring_for(opened, keys)
@@ -147,35 +145,6 @@ def restore(
     finally:
         if opened is not archive:
             opened.close()
-
-
-def _open(source: ArchiveSource, bases: Sequence[ArchiveSource], salvage: bool) -> BackupSource:
-    """Open a backup; with `salvage` one that was cut short is read as a stream, up to its end."""
-    try:
-        return open_backup(source, bases)
-    except TruncatedArchiveError:
-        if not salvage or not isinstance(source, (str, bytes, os.PathLike)):
-            raise
-    return _CutShort(os.fsdecode(source))
-
-
-class _Stream(io.FileIO):
-    """A file that is read from its start to its end only."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-class _CutShort(Archive):
-    """An archive file without its end."""
-
-    def __init__(self, path: str) -> None:
-        self._file = _Stream(path)
-        super().__init__(self._file)
-
-    def close(self) -> None:
-        super().close()
-        self._file.close()
 
 
 def _members(source: BackupSource, restorer: Restorer) -> Iterable[Restorable]:

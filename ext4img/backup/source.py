@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from ext4img.backup.entry import Entry, Segments
 from ext4img.backup.info import BackupInfo
 from ext4img.backup.input import ArchiveSource
 from ext4img.backup.reader import Archive
+from ext4img.errors import TruncatedArchiveError
 
 
 class BackupMember(Protocol):
@@ -56,10 +58,11 @@ class BackupSource(Protocol):
         """Close what was opened. May be called twice."""
 
 
-def open_backup(source: ArchiveSource, bases: Sequence[ArchiveSource] = ()) -> BackupSource:
+def open_backup(source: ArchiveSource, bases: Sequence[ArchiveSource] = (), *, salvage: bool = False) -> BackupSource:
     """Open whatever kind of backup it is. ArchiveError where it is none.
 
     What an incremental archive builds on is looked for among `bases`, then in its own directory.
+    With `salvage` an archive that was cut short is read as a stream, up to where it ends: an error.
     """
     if isinstance(source, (str, bytes, os.PathLike)) and _is_directory(os.fsdecode(source)):
         from ext4img.backup.store import Store
@@ -67,12 +70,36 @@ def open_backup(source: ArchiveSource, bases: Sequence[ArchiveSource] = ()) -> B
 
         path = os.fsdecode(source)
         return Store(path) if Store.is_one(path) else ExtractedTree(path)
-    archive = Archive(source)
+    try:
+        archive = Archive(source)
+    except TruncatedArchiveError:
+        if not salvage or not isinstance(source, (str, bytes, os.PathLike)):
+            raise
+        return _CutShort(os.fsdecode(source))
     if not archive.info.requires:
         return archive
     from ext4img.backup.chain import Chain
 
     return Chain(archive, bases)
+
+
+class _Stream(io.FileIO):
+    """A file that is read from its start to its end only."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _CutShort(Archive):
+    """An archive file without its end."""
+
+    def __init__(self, path: str) -> None:
+        self._file = _Stream(path)
+        super().__init__(self._file)
+
+    def close(self) -> None:
+        super().close()
+        self._file.close()
 
 
 def _is_directory(path: str) -> bool:

@@ -54,16 +54,17 @@ class ArchiveOptions:
 
 
 @contextmanager
-def open_archive(options: ArchiveOptions) -> Iterator[BackupSource]:
-    """The backup, open for reading. Failures in the block are about it."""
+def open_archive(options: ArchiveOptions, *, salvage: bool = False) -> Iterator[BackupSource]:
+    """The backup, open for reading; with `salvage` also one that was cut short. Failures in the block are about it."""
     with about(options.subject):
-        opened = _open(options)
+        opened = _open(options, salvage)
         with closing(opened):
             yield opened
 
 
-def _open(options: ArchiveOptions) -> BackupSource:
-    opened = open_backup(sys.stdin.buffer if options.archive == STDIN else options.archive, options.base or ())
+def _open(options: ArchiveOptions, salvage: bool) -> BackupSource:
+    source = sys.stdin.buffer if options.archive == STDIN else options.archive
+    opened = open_backup(source, options.base or (), salvage=salvage)
     if isinstance(opened, Chain):
         for name in opened.unrelated:
             warn(f"{quote(name)}: warning: {options.label} does not build on it")

@@ -55,7 +55,7 @@ _ADVICE: tuple[tuple[type[BaseException], str], ...] = (
     (NoKeyError, "give its key with --key-file FILE, or --unlock to be asked for a passphrase"),
     (WrongKeyError, "`ext4img keys IMAGE` lists the keys that the image wants"),
     (KeyFormatError, "a key is 16 to 64 raw bytes, the same in hexadecimal, or a recovery code of fscrypt"),
-    (TruncatedArchiveError, "the backup was interrupted, or not copied in full"),
+    (TruncatedArchiveError, "it was interrupted, or not copied in full; `restore --salvage` takes what there is"),
     (MissingArchiveError, "--base PATH names an archive that it builds on, or a directory where they are"),
     (UnsafeArchiveError, "nothing of this member was written"),
 )

@@ -216,3 +216,15 @@ def test_each_form_serves_each_command(carrier: Path, fixture_image, archive: Pa
     devices = frozenset({"char", "block"})
     assert_none(tree_differences(tmp_path / "t", image.manifest, left_out=devices, fields=frozenset()))
     assert run("restore", carrier, "--image", tmp_path / "new.img") == 0
+
+
+def test_what_there_is_of_a_cut_archive(archive: Path, tmp_path: Path, capfd):
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
+    target = tmp_path / "target"
+    assert run("restore", cut, target) == 6
+    assert "--salvage" in capfd.readouterr().err
+    assert not target.exists() or not list(target.iterdir())
+    assert run("restore", "--salvage", cut, target, *ALICE) == 6
+    assert "byte offset" in capfd.readouterr().err
+    assert list(target.iterdir())

@@ -32,7 +32,11 @@ def run(
         BlockSizeChoice | None, typer.Option("--block-size", help="Bytes of a block of the new image.")
     ] = None,
     salvage: Annotated[
-        bool, typer.Option("--salvage", help="Leave out and tell what the new image can't hold.")
+        bool,
+        typer.Option(
+            "--salvage",
+            help="Restore what there is of an archive that was cut short. With --image: leave out what it can't hold.",
+        ),
     ] = False,
     ciphertext: Annotated[
         bool, typer.Option("--ciphertext", help="What no key opens is restored as ciphertext, not left out.")
@@ -89,13 +93,13 @@ def run(
                 json=json,
                 quiet=quiet,
             )
-    if block_size is not None or salvage or choices != NewImageOptions():
+    if block_size is not None or choices != NewImageOptions():
         raise Failure(Exit.USAGE, "choices for a new image need --image")
     if encrypt and not keys.given:
         raise Failure(Exit.USAGE, "--encrypt needs the keys: the target's file system encrypts with them")
     keys.check_stdin(backup)
     assert directory is not None
-    with open_archive(backup) as opened, progress(f"Restoring {backup.label}", quiet) as show:
+    with open_archive(backup, salvage=salvage) as opened, progress(f"Restoring {backup.label}", quiet) as show:
         if keys.has_passphrases:
             need_file(opened, backup, "what it says of its keys is read before it is restored")
         report = restore(
@@ -109,6 +113,7 @@ def run(
             devices=devices,
             encrypt=encrypt,
             dry_run=dry_run,
+            salvage=salvage,
             progress=show,
         )
     return tell_restored(report, Output(json), directory, dry_run=dry_run)
