@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from ext4img.errors import CorruptionError, NotDirectoryError, Place, SourceError
@@ -40,7 +40,7 @@ _BOTH = EXT4_ENCRYPT_FL | EXT4_CASEFOLD_FL
 class _Known:
     """What is kept of a directory between look-ups in it."""
 
-    __slots__ = ("form", "inode", "lookups", "names", "runs", "tree")
+    __slots__ = ("form", "inode", "is_sound", "lookups", "names", "runs", "tree")
 
     def __init__(self, inode: Inode, form: DirectoryFormat, runs: list[Run]) -> None:
         self.inode = inode
@@ -48,6 +48,7 @@ class _Known:
         self.runs = runs
         self.tree: HashTree | None = None
         self.lookups = 0
+        self.is_sound = True  # until reading all of it has shown otherwise
         self.names: dict[bytes, Row] | None = None
 
 
@@ -92,10 +93,14 @@ class Directories:
         if inode.has_inline_data:
             return Listing(self._inline_entries(inode, form))
         found = Listing()
-        for run in self._runs(inode):
-            for start in range(0, run.length, WINDOW_BLOCKS):
-                self._window(run.pblk + start, min(WINDOW_BLOCKS, run.length - start), form, found)
+        self._read(self._runs(inode), form, self._problems, found)
         return found
+
+    def _read(self, runs: Iterable[Run], form: DirectoryFormat, problems: Problems, found: Listing) -> None:
+        """Add the entries of all blocks of these runs."""
+        for run in runs:
+            for start in range(0, run.length, WINDOW_BLOCKS):
+                self._window(run.pblk + start, min(WINDOW_BLOCKS, run.length - start), form, problems, found)
 
     def lookup(self, inode: Inode, name: bytes, hash_: tuple[int, int] | None = None) -> DirEntry | None:
         """The entry of this stored name, or None; through the index where there is one.
@@ -120,8 +125,10 @@ class Directories:
             except (CorruptionError, SourceError) as error:
                 # and then without the index, as the kernel does
                 self._problems.unreadable(error, Place(inode=inode.number))
-        if known.lookups >= _SINGLE_LOOKUPS and inode.size <= _MOST_BYTES_NAMED:
-            return _entry(self._named(known).get(name))
+        if known.lookups >= _SINGLE_LOOKUPS and known.is_sound and inode.size <= _MOST_BYTES_NAMED:
+            names = self._named(known)
+            if names is not None:
+                return _entry(names.get(name))
         known.lookups += 1
         for run in known.runs:
             for pblk in range(run.pblk, run.pblk + run.length):
@@ -131,9 +138,18 @@ class Directories:
                     return entry
         return None
 
-    def _named(self, known: _Known) -> dict[bytes, Row]:
-        """All names of a directory that is asked again and again; the oldest of others are dropped."""
-        listing = self.listing(known.inode)
+    def _named(self, known: _Known) -> dict[bytes, Row] | None:
+        """All names of a directory that is asked again and again; the oldest of others are dropped.
+
+        None where anything in it is damaged: a name is looked for up to where it is found, and what
+        is wrong elsewhere has no part in that, however often it is asked for.
+        """
+        listing = Listing()
+        try:
+            self._read(known.runs, known.form, Problems("strict"), listing)
+        except (CorruptionError, SourceError):
+            known.is_sound = False
+            return None
         # Backwards, as of two equal names the first is the one that is found.
         names = dict(zip(reversed(listing.names), reversed(list(listing.rows())), strict=True))
         known.names = names
@@ -211,15 +227,15 @@ class Directories:
         except (SourceError, CorruptionError) as error:
             self._problems.unreadable(error, Place(inode=form.inode, block=pblk))
             return None
-        self._verify(data, form, pblk)
+        self._verify(data, form, pblk, self._problems)
         return data
 
-    def _verify(self, data: bytes, form: DirectoryFormat, pblk: int) -> None:
+    def _verify(self, data: bytes, form: DirectoryFormat, pblk: int, problems: Problems) -> None:
         if form.seed is not None:
             try:
                 verify_block(data, form, pblk)
             except CorruptionError as error:
-                self._problems.found(error)
+                problems.found(error)
 
     def _format(self, inode: Inode) -> DirectoryFormat:
         return DirectoryFormat(
@@ -251,22 +267,22 @@ class Directories:
         reason = f"directory has a hole from logical block {first} to {end}"
         self._problems.found(CorruptionError(reason, Place(inode=inode.number)))
 
-    def _window(self, pblk: int, count: int, form: DirectoryFormat, found: Listing) -> None:
+    def _window(self, pblk: int, count: int, form: DirectoryFormat, problems: Problems, found: Listing) -> None:
         """Add the entries of neighbouring blocks, read at once."""
         try:
             data = self._blocks.read_data(pblk, count)
         except (SourceError, CorruptionError) as error:
             if count == 1:
-                self._problems.unreadable(error, Place(inode=form.inode, block=pblk))
+                problems.unreadable(error, Place(inode=form.inode, block=pblk))
                 return
             for block in range(pblk, pblk + count):  # one bad sector costs one block
-                self._window(block, 1, form, found)
+                self._window(block, 1, form, problems, found)
             return
         size = self._block_size
         for number in range(count):
             block_data = data[number * size : (number + 1) * size] if count > 1 else data
-            self._verify(block_data, form, pblk + number)
-            parse_block(block_data, form, self._problems, pblk + number, found)
+            self._verify(block_data, form, pblk + number, problems)
+            parse_block(block_data, form, problems, pblk + number, found)
 
     def _inline_entries(self, inode: Inode, form: DirectoryFormat) -> Iterator[DirEntry]:
         in_block_area, in_xattr = self._inline_parts(inode)

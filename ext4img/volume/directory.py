@@ -188,7 +188,10 @@ def find_entry(data: bytes, name: bytes, form: DirectoryFormat, problems: Proble
             number, rec_len, name_len, file_type = _header(data, offset)
             start = offset + _HEADER_SIZE
             if name_len == len(name) and number and data[start : start + name_len] == name:
-                if number > count or rec_len < name_len + _HEADER_SIZE or file_type > 7:
+                following = offset + rec_len
+                if number > count or rec_len < name_len + _HEADER_SIZE or rec_len & 3 or file_type > 7:
+                    break
+                if following > last and following != len(data):
                     break
                 return DirEntry(name, number, file_type, b"")
             if rec_len < _MIN_REC_LEN or rec_len & 3:
@@ -219,7 +222,9 @@ def parse_entries(
         if huge:
             # 16 bits do not hold 64 KiB (ext4_rec_len_from_disk)
             rec_len = end if rec_len in (0xFFFF, 0) else (rec_len & 0xFFFC) | (rec_len & 3) << 16
-        if rec_len < _MIN_REC_LEN or rec_len & 3 or offset + rec_len > end:
+        following = offset + rec_len
+        # Nothing fits into what one that ends just before the block's end would leave (ext4_check_dir_entry).
+        if rec_len < _MIN_REC_LEN or rec_len & 3 or (following > end - _MIN_REC_LEN and following != end):
             problems.found(_damaged(f"rec_len is {rec_len}", form, block, offset, "rec_len"))
             return
         if number and name_len:

@@ -109,3 +109,15 @@ def test_a_name_inside_a_name_is_none():
     block += entry(0, b"", SIZE - len(block))
     assert find_entry(block, b"evil", FORM, Problems("strict")) is None
     assert [found.inode for found in parsed(block, Problems("strict"))] == [10, 12]
+
+
+def test_a_name_whose_entry_is_damaged_is_not_found():
+    """ext4_check_dir_entry, which ext4_search_dir calls for the entry whose name fits."""
+    for rec_len in (0, 8, 13, 18, SIZE - 32, SIZE - 28, SIZE - 20, SIZE, 0xFFFC):
+        block = (entry(2, b"a", 12) + entry(2, b"b", 12) + entry(3, b"name", 16)).ljust(SIZE, b"\0")
+        block = block[:28] + rec_len.to_bytes(2, "little") + block[30:]
+        quick, careful = Problems("report"), Problems("report")
+        assert find_entry(block, b"name", FORM, quick) is None
+        assert b"name" not in [found.name for found in parse_entries(block, 0, FORM, careful, None)]
+        assert list(quick) == list(careful) != []
+        assert find_entry(block, b"b", FORM, Problems("strict")) == DirEntry(b"b", 2, 1, b"")
