@@ -47,8 +47,8 @@ from ext4img.errors import (
 )
 
 if TYPE_CHECKING:
+    from ext4img.backup.archive.reader import Archive
     from ext4img.backup.create import BackupReport, backup
-    from ext4img.backup.reader import Archive
     from ext4img.backup.rebuild import RebuildReport, rebuild
     from ext4img.backup.restore import RestoreReport, restore
     from ext4img.backup.verify import VerifyReport, verify

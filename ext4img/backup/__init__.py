@@ -3,12 +3,12 @@
 The public functions are these; the package root has the main ones too.
 """
 
+from ext4img.backup.archive.passage import Member
+from ext4img.backup.archive.reader import Archive
 from ext4img.backup.compare import CompareReport, Difference, compare
 from ext4img.backup.create import BackupReport, backup
 from ext4img.backup.entry import Entry
 from ext4img.backup.info import BackupInfo
-from ext4img.backup.passage import Member
-from ext4img.backup.reader import Archive
 from ext4img.backup.rebuild import RebuildReport, rebuild
 from ext4img.backup.restore import RestoreReport, restore
 from ext4img.backup.source import BackupMember, BackupSource, open_backup

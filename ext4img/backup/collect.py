@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
+from ext4img.backup.archive.writer import Body
 from ext4img.backup.entry import (
     EXT4_VERITY_FL,
     MODE_OF_TYPE,
@@ -27,7 +28,6 @@ from ext4img.backup.info import BackupInfo
 from ext4img.backup.read_ahead import WINDOW_BYTES, Extent, ReadAhead, Window
 from ext4img.backup.records import CONTEXT_BYTES
 from ext4img.backup.selection import Selection
-from ext4img.backup.writer import Body
 from ext4img.crypto.names import nokey_target
 from ext4img.errors import CorruptionError, NotFoundError, Place, SourceError
 from ext4img.structs.directory import EXT4_FT_DIR

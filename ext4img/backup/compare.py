@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from ext4img.backup.archive.input import ArchiveSource
+from ext4img.backup.archive.writer import Body
 from ext4img.backup.collect import Collector
 from ext4img.backup.entry import ROOT, UNWRITTEN_KEPT, VERITY, Entry, show
-from ext4img.backup.input import ArchiveSource
 from ext4img.backup.source import BackupMember, BackupSource, open_backup
-from ext4img.backup.tree import ExtractedTree
-from ext4img.backup.writer import Body
+from ext4img.backup.stores.tree import ExtractedTree
 from ext4img.view.view import View
 
 Progress = Callable[[int, int | None], None]

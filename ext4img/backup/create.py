@@ -8,17 +8,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal, Protocol, cast
 
+from ext4img.backup.archive.compressed import FrameWriter
+from ext4img.backup.archive.incremental import INCREMENTAL, Base
+from ext4img.backup.archive.input import ArchiveSource
+from ext4img.backup.archive.manifest_line import Closing, ManifestLine
+from ext4img.backup.archive.output import ArchiveDestination, open_output
+from ext4img.backup.archive.reader import Archive
+from ext4img.backup.archive.writer import ArchiveWriter, Body
 from ext4img.backup.collect import Collector
-from ext4img.backup.compressed import FrameWriter
 from ext4img.backup.entry import Entry
 from ext4img.backup.filter import Filter
-from ext4img.backup.incremental import INCREMENTAL, Base
 from ext4img.backup.info import BackupInfo
-from ext4img.backup.input import ArchiveSource
-from ext4img.backup.manifest_line import Closing, ManifestLine
-from ext4img.backup.output import ArchiveDestination, open_output
-from ext4img.backup.reader import Archive
-from ext4img.backup.writer import ArchiveWriter, Body
 from ext4img.errors import ArchiveError, Ext4Error
 from ext4img.view.path import PathLike
 from ext4img.view.view import View
@@ -145,7 +145,7 @@ def _writer(
     overwrite: bool,
 ) -> Iterator[_Writer]:
     if format == "dir":
-        from ext4img.backup.store_writer import StoreWriter
+        from ext4img.backup.stores.store_writer import StoreWriter
 
         if not isinstance(destination, (str, bytes, os.PathLike)) or overwrite or compress:
             what = "a directory store needs a path of its own: it is no stream, overwrites nothing, compresses nothing"

@@ -10,9 +10,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from ext4img.backup.destination import HostDirectory
 from ext4img.backup.entry import MODE_OF_TYPE, ROOT, Entry
 from ext4img.backup.restore import Progress, Restorable, Restorer, RestoreReport
+from ext4img.backup.restoring.destination import HostDirectory
 from ext4img.errors import CorruptionError, Ext4Error, NoKeyError, Place, SourceError, UnsupportedFeatureError
 from ext4img.view.file import File
 from ext4img.view.inode import Inode

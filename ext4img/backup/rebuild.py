@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ext4img.backup.input import ArchiveSource
+from ext4img.backup.archive.input import ArchiveSource
 from ext4img.backup.source import BackupSource
 from ext4img.errors import BuildError
 from ext4img.view.view import View
 
 if TYPE_CHECKING:
-    from ext4img.backup.image_options import NewSize, NewUuid
+    from ext4img.backup.rebuilding.image_options import NewSize, NewUuid
 
 Progress = Callable[[int, int | None], None]
 ImagePath = str | os.PathLike[str]
@@ -88,7 +88,7 @@ def rebuild(
     under policies whose data units are blocks. AlteredArchiveError and its kin as for every reader
     of archives: then there is no image. NotFoundError for a path in `only` that is not there.
     """
-    from ext4img.backup.rebuilder import Rebuild  # with all that builds, which reading does without
+    from ext4img.backup.rebuilding.rebuilder import Rebuild  # with all that builds, which reading does without
 
     if not overwrite and not is_device(image) and os.path.lexists(image):
         raise BuildError(f"{os.fspath(image)}: is there already")

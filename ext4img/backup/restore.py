@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
+from ext4img.backup.archive.input import ArchiveSource
+from ext4img.backup.archive.reader import Archive
+from ext4img.backup.archive.sound import sound_members
 from ext4img.backup.chosen import ChosenPath
-from ext4img.backup.destination import HostDirectory, failing
-from ext4img.backup.input import ArchiveSource
-from ext4img.backup.kernel_policy import KernelKeys
 from ext4img.backup.plaintext import Plaintext
-from ext4img.backup.reader import Archive
-from ext4img.backup.rehearsal import ImaginaryDirectory, Rehearsal
-from ext4img.backup.restorable import Restorable
-from ext4img.backup.restore_report import RestoreReport
-from ext4img.backup.restorer import Missing, Progress, Restorer
-from ext4img.backup.sound import sound_members
+from ext4img.backup.restoring.destination import HostDirectory, failing
+from ext4img.backup.restoring.kernel_policy import KernelKeys
+from ext4img.backup.restoring.rehearsal import ImaginaryDirectory, Rehearsal
+from ext4img.backup.restoring.restorable import Restorable
+from ext4img.backup.restoring.restore_report import RestoreReport
+from ext4img.backup.restoring.restorer import Missing, Progress, Restorer
+from ext4img.backup.restoring.staging import Move, Overwrite, clear_stagings, discard, staging
+from ext4img.backup.restoring.trial import Key, keyring_for
 from ext4img.backup.source import BackupSource, open_backup
-from ext4img.backup.staging import Move, Overwrite, clear_stagings, discard, staging
-from ext4img.backup.trial import Key, keyring_for
 
 __all__ = ["Missing", "Overwrite", "Progress", "Restorable", "RestoreReport", "Restorer", "restore"]
 

@@ -8,10 +8,10 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
+from ext4img.backup.archive.input import ArchiveSource
+from ext4img.backup.archive.reader import Archive
 from ext4img.backup.entry import Entry, Segments
 from ext4img.backup.info import BackupInfo
-from ext4img.backup.input import ArchiveSource
-from ext4img.backup.reader import Archive
 from ext4img.errors import TruncatedArchiveError
 
 
@@ -65,8 +65,8 @@ def open_backup(source: ArchiveSource, bases: Sequence[ArchiveSource] = (), *, s
     With `salvage` an archive that was cut short is read as a stream, up to where it ends: an error.
     """
     if isinstance(source, (str, bytes, os.PathLike)) and _is_directory(os.fsdecode(source)):
-        from ext4img.backup.store import Store
-        from ext4img.backup.tree import ExtractedTree
+        from ext4img.backup.stores.store import Store
+        from ext4img.backup.stores.tree import ExtractedTree
 
         path = os.fsdecode(source)
         return Store(path) if Store.is_one(path) else ExtractedTree(path)
@@ -78,7 +78,7 @@ def open_backup(source: ArchiveSource, bases: Sequence[ArchiveSource] = (), *, s
         return _CutShort(os.fsdecode(source))
     if not archive.info.requires:
         return archive
-    from ext4img.backup.chain import Chain
+    from ext4img.backup.archive.chain import Chain
 
     return Chain(archive, bases)
 

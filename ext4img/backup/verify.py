@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from ext4img.backup.input import ArchiveSource
-from ext4img.backup.manifest import parse_member
-from ext4img.backup.manifest_line import Closing, ManifestLine
-from ext4img.backup.passage import Passage
-from ext4img.backup.reader import Archive
+from ext4img.backup.archive.input import ArchiveSource
+from ext4img.backup.archive.manifest import parse_member
+from ext4img.backup.archive.manifest_line import Closing, ManifestLine
+from ext4img.backup.archive.passage import Passage
+from ext4img.backup.archive.reader import Archive
 from ext4img.backup.source import BackupSource, open_backup
 from ext4img.errors import ArchiveError, Ext4Error
 

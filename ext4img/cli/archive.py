@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ext4img.backup.chain import Chain
+from ext4img.backup.archive.chain import Chain
 from ext4img.backup.source import BackupSource, open_backup
 from ext4img.cli.exits import Exit
 from ext4img.cli.failure import STDIN_NAME, Failure, about

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ext4img.backup.restoring.trial import Key, keyring_for
 from ext4img.backup.source import BackupSource
-from ext4img.backup.trial import Key, keyring_for
 from ext4img.backup.unlock import unlock
 from ext4img.cli.archive import STDIN, ArchiveOptions
 from ext4img.cli.exits import Exit

@@ -88,7 +88,7 @@ def make_image(
     quiet: bool,
 ) -> int:
     """Rebuild `source` as `image`, or show the plan; the exit code."""
-    from ext4img.backup.rebuilder import Rebuild
+    from ext4img.backup.rebuilding.rebuilder import Rebuild
 
     out = Output(json)
     size = parse_size(choices.size)

@@ -9,10 +9,10 @@ import hashlib
 import io
 from typing import Any
 
+from ext4img.backup.archive.manifest_line import Closing, Identity, ManifestLine, build_closing, build_line
+from ext4img.backup.archive.member import BACKUP_PATH, MANIFEST_PATH, is_control
+from ext4img.backup.archive.pax import TarHeader, encode, padding
 from ext4img.backup.info import BackupInfo
-from ext4img.backup.manifest_line import Closing, Identity, ManifestLine, build_closing, build_line
-from ext4img.backup.member import BACKUP_PATH, MANIFEST_PATH, is_control
-from ext4img.backup.pax import TarHeader, encode, padding
 from ext4img.structs.tar import DIRTYPE, LNKTYPE, REGTYPE, SYMTYPE
 from tests.backup.synthetic import UUID
 

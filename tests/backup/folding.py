@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ext4img.backup import folder, staging
-from ext4img.backup.rename import rename_new
+from ext4img.backup.restoring import folder, staging
+from ext4img.backup.restoring.rename import rename_new
 
 NAME_LIMIT_BYTES = 143  # eCryptfs
 

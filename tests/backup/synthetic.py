@@ -12,9 +12,9 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
+from ext4img.backup.archive.writer import ArchiveWriter, Body
 from ext4img.backup.entry import EXT4_VERITY_FL, MODE_OF_TYPE, ROOT, VERITY, Entry
 from ext4img.backup.info import BackupInfo
-from ext4img.backup.writer import ArchiveWriter, Body
 from ext4img.crypto.keyring import Keyring
 from ext4img.crypto.names import nokey_name
 from ext4img.crypto.policy import EncryptionContext, Policy, parse_context

@@ -14,10 +14,10 @@ from typing import Any, BinaryIO, cast
 import pytest
 
 from ext4img.backup import Archive, verify
+from ext4img.backup.archive.manifest_line import Closing, parse_line
+from ext4img.backup.archive.writer import ArchiveWriter, Body
 from ext4img.backup.entry import VERITY, Entry
 from ext4img.backup.info import BackupInfo
-from ext4img.backup.manifest_line import Closing, parse_line
-from ext4img.backup.writer import ArchiveWriter, Body
 from ext4img.errors import AlteredArchiveError, ArchiveError, NotFoundError, UnsafeArchiveError
 from tests.backup.synthetic import Tree, encrypted_tree, plain_tree
 

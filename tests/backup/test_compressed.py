@@ -15,7 +15,7 @@ import pytest
 
 import ext4img
 from ext4img.backup import Archive, backup, restore, verify
-from ext4img.backup.compressed import FRAME_BYTES, FrameWriter
+from ext4img.backup.archive.compressed import FRAME_BYTES, FrameWriter
 from ext4img.errors import ArchiveError, Ext4Error
 from tests.backup.synthetic import KEY, Tree, encrypted_tree
 from tests.backup.test_archive import as_file, as_stream

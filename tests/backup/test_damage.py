@@ -18,8 +18,9 @@ from typing import BinaryIO
 
 import pytest
 
-from ext4img.backup import Archive, restore, staging, verify
-from ext4img.backup.output import open_output
+from ext4img.backup import Archive, restore, verify
+from ext4img.backup.archive.output import open_output
+from ext4img.backup.restoring import staging
 from ext4img.errors import ArchiveError, Ext4Error, RestoreError, TruncatedArchiveError
 from tests.backup.synthetic import KEY, Tree, encrypted_tree
 from tests.backup.test_archive import as_file, as_stream

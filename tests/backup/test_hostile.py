@@ -17,10 +17,10 @@ from typing import BinaryIO
 import pytest
 
 from ext4img.backup import Archive, rebuild, restore, verify
+from ext4img.backup.archive.manifest_line import Identity
+from ext4img.backup.archive.member import FILENAME, MANIFEST_PATH
+from ext4img.backup.archive.pax import TarHeader
 from ext4img.backup.info import BackupInfo
-from ext4img.backup.manifest_line import Identity
-from ext4img.backup.member import FILENAME, MANIFEST_PATH
-from ext4img.backup.pax import TarHeader
 from ext4img.backup.records import build_filename, build_metadata
 from ext4img.crypto.names import nokey_name
 from ext4img.errors import AlteredArchiveError, ArchiveError, Ext4Error, UnsafeArchiveError

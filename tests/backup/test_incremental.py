@@ -14,11 +14,11 @@ import pytest
 
 import ext4img
 from ext4img.backup import Archive, backup, restore, verify
-from ext4img.backup.chain import Chain
+from ext4img.backup.archive.chain import Chain
+from ext4img.backup.archive.incremental import INCREMENTAL, Base
+from ext4img.backup.archive.writer import ArchiveWriter, Body
 from ext4img.backup.entry import Entry
-from ext4img.backup.incremental import INCREMENTAL, Base
 from ext4img.backup.source import open_backup
-from ext4img.backup.writer import ArchiveWriter, Body
 from ext4img.errors import AlteredArchiveError, ArchiveError
 from tests.backup.synthetic import KEY, UUID, Tree, encrypted_tree
 from tests.backup.test_archive import as_stream, same

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import pytest
 
 from ext4img.backup import restore
-from ext4img.backup.attributes import FS_APPEND_FL, FS_IMMUTABLE_FL, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS
+from ext4img.backup.restoring.attributes import FS_APPEND_FL, FS_IMMUTABLE_FL, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS
 from tests.backup.synthetic import Tree
 from tests.backup.test_archive import as_file, as_stream
 

@@ -10,7 +10,7 @@ import pytest
 from ext4img.backup import Archive
 from ext4img.backup.lookup import file_contents, find_member
 from ext4img.backup.plaintext import Plaintext
-from ext4img.backup.trial import keyring_for
+from ext4img.backup.restoring.trial import keyring_for
 from ext4img.errors import AlteredArchiveError, IsDirectoryError, NoKeyError, NotFoundError, NotRegularFileError
 from tests.backup.synthetic import KEY, Tree, encrypted_tree, plain_tree
 

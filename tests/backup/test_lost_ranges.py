@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ext4img.backup.entry import Segments
-from ext4img.backup.lost_ranges import describe, without
+from ext4img.backup.rebuilding.lost_ranges import describe, without
 
 RANGE = st.tuples(st.integers(0, 60), st.integers(1, 25))
 

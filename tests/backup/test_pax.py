@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext4img.backup import pax as framing
-from ext4img.backup import pax_reader
-from ext4img.backup.input import ArchiveInput
-from ext4img.backup.pax import TarHeader, encode, parse_records, pax_record, pax_time
-from ext4img.backup.pax_reader import read_header
+from ext4img.backup.archive import pax as framing
+from ext4img.backup.archive import pax_reader
+from ext4img.backup.archive.input import ArchiveInput
+from ext4img.backup.archive.pax import TarHeader, encode, parse_records, pax_record, pax_time
+from ext4img.backup.archive.pax_reader import read_header
 from ext4img.errors import AlteredArchiveError, Ext4Error, TruncatedArchiveError
 from ext4img.structs.tar import DIRTYPE, REGTYPE, SYMTYPE
 from tests.backup.enemy import TIMES

@@ -11,11 +11,11 @@ from typing import BinaryIO
 import pytest
 
 from ext4img.backup import Archive
-from ext4img.backup.compressed import FRAME_BYTES, FrameWriter
+from ext4img.backup.archive.compressed import FRAME_BYTES, FrameWriter
+from ext4img.backup.archive.writer import ArchiveWriter, Body
 from ext4img.backup.entry import Entry
-from ext4img.backup.store import Store
-from ext4img.backup.store_writer import StoreWriter
-from ext4img.backup.writer import ArchiveWriter, Body
+from ext4img.backup.stores.store import Store
+from ext4img.backup.stores.store_writer import StoreWriter
 from tests.backup.synthetic import Tree
 
 PARTS = 40

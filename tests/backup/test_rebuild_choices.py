@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import ext4img
 from ext4img.backup import backup, rebuild
-from ext4img.backup.compressed import zstd_module
+from ext4img.backup.archive.compressed import zstd_module
 from ext4img.backup.entry import EXT4_VERITY_FL, VERITY, Entry
-from ext4img.backup.rebuilder import Rebuild
+from ext4img.backup.rebuilding.rebuilder import Rebuild
 from ext4img.build import Node, Options, plan, write
 from ext4img.build.inodes import FIRST_TIME_NS, LAST_TIME_NS
 from ext4img.errors import AlteredArchiveError, BuildError, NotFoundError, TruncatedArchiveError

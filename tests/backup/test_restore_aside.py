@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from ext4img.backup import restore
-from ext4img.backup import staging as staging_module
-from ext4img.backup.destination import HostDirectory
-from ext4img.backup.rename import rename_new
-from ext4img.backup.staging import clear_stagings, remove_tree, staging
+from ext4img.backup.restoring import staging as staging_module
+from ext4img.backup.restoring.destination import HostDirectory
+from ext4img.backup.restoring.rename import rename_new
+from ext4img.backup.restoring.staging import clear_stagings, remove_tree, staging
 from ext4img.errors import RestoreError
 from tests.backup.synthetic import KEY, Tree, encrypted_tree
 from tests.backup.test_archive import as_file, as_stream

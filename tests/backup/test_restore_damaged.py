@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from ext4img.backup import Archive, restore
+from ext4img.backup.archive.manifest_line import ManifestLine
 from ext4img.backup.entry import EXT4_VERITY_FL
-from ext4img.backup.manifest_line import ManifestLine
-from ext4img.backup.restore_report import RestoreReport
+from ext4img.backup.restoring.restore_report import RestoreReport
 from ext4img.crypto.names import nokey_name
 from ext4img.errors import AlteredArchiveError, ArchiveError, TruncatedArchiveError
 from tests.backup.synthetic import KEY, Tree, context_of, encrypted_tree, plain_tree, v1_context_of

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ext4img.backup import restore
-from ext4img.backup.attributes import FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, SETTABLE_FLAGS
+from ext4img.backup.restoring.attributes import FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, SETTABLE_FLAGS
 from tests.backup.synthetic import Tree
 from tests.backup.test_archive import as_file
 

@@ -12,9 +12,9 @@ from typing import BinaryIO
 import pytest
 
 from ext4img.backup import restore
-from ext4img.backup.destination import HostDirectory
 from ext4img.backup.entry import MODE_OF_TYPE, Entry
-from ext4img.backup.restorer import Restorer
+from ext4img.backup.restoring.destination import HostDirectory
+from ext4img.backup.restoring.restorer import Restorer
 from ext4img.errors import ArchiveError, UnsafeArchiveError
 from tests.backup.enemy import EnemyArchive
 from tests.backup.synthetic import Tree

@@ -11,8 +11,8 @@ from typing import BinaryIO
 import pytest
 
 from ext4img.backup import restore
-from ext4img.backup.rename import _in_two_steps
-from ext4img.backup.staging import Move
+from ext4img.backup.restoring.rename import _in_two_steps
+from ext4img.backup.restoring.staging import Move
 from ext4img.errors import RestoreError
 from tests.backup.folding import fold_names
 from tests.backup.synthetic import KEY, Tree, encrypted_tree

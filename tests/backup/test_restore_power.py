@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from ext4img.backup import folder, publication, restore
-from ext4img.backup.rename import rename_new
+from ext4img.backup import restore
+from ext4img.backup.restoring import folder, publication
+from ext4img.backup.restoring.rename import rename_new
 from ext4img.backup.way import sync_file_system
 from ext4img.errors import RestoreError
 from tests.backup.synthetic import Tree

@@ -15,13 +15,13 @@ import pytest
 
 import ext4img
 from ext4img.backup import Archive, backup, restore, verify
+from ext4img.backup.archive.writer import Body
 from ext4img.backup.entry import VERITY
 from ext4img.backup.source import open_backup
-from ext4img.backup.store import Store
-from ext4img.backup.store_line import StoreLine, build_store_line, parse_store_line
-from ext4img.backup.store_writer import StoreWriter
-from ext4img.backup.tree import ExtractedTree
-from ext4img.backup.writer import Body
+from ext4img.backup.stores.store import Store
+from ext4img.backup.stores.store_line import StoreLine, build_store_line, parse_store_line
+from ext4img.backup.stores.store_writer import StoreWriter
+from ext4img.backup.stores.tree import ExtractedTree
 from ext4img.errors import AlteredArchiveError, ArchiveError, Ext4Error, TruncatedArchiveError, WrongKeyError
 from tests.backup.synthetic import KEY, OTHER_KEY, Tree, encrypted_tree, plain_tree
 from tests.backup.test_archive import same

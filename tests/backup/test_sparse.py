@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext4img.backup.input import ArchiveInput
-from ext4img.backup.sparse import REGION_LIMIT, encode_map, read_map
+from ext4img.backup.archive.input import ArchiveInput
+from ext4img.backup.archive.sparse import REGION_LIMIT, encode_map, read_map
 from ext4img.errors import AlteredArchiveError, Ext4Error, LimitError, TruncatedArchiveError
 
 

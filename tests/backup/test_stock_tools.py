@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from ext4img.backup.archive.member import archive_path, records_of
 from ext4img.backup.entry import VERITY, Entry
-from ext4img.backup.member import archive_path, records_of
 from tests.backup.synthetic import Tree, encrypted_tree, plain_tree
 
 TARS = ["tar", "bsdtar"]

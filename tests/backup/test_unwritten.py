@@ -10,8 +10,8 @@ import pytest
 
 import ext4img
 from ext4img.backup import Archive, backup, compare, open_backup, verify
+from ext4img.backup.archive.member import INODE, INODE_LINE_LIMIT_BYTES, records_of
 from ext4img.backup.entry import UNWRITTEN_KEPT, Entry
-from ext4img.backup.member import INODE, INODE_LINE_LIMIT_BYTES, records_of
 from ext4img.errors import AlteredArchiveError
 from tests.backup.synthetic import Tree
 from tests.backup.test_archive import as_file, as_stream

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ext4img
-from ext4img.backup.rebuilder import Rebuild
+from ext4img.backup.rebuilding.rebuilder import Rebuild
 from ext4img.cli.main import main as command_line
 from ext4img.sources import Source
 from ext4img.view.view import View

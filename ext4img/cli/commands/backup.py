@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
+from ext4img.backup.archive.incremental import Base
 from ext4img.backup.create import BackupReport, backup
-from ext4img.backup.incremental import Base
 from ext4img.cli.describe import size_text
 from ext4img.cli.exits import Exit
 from ext4img.cli.facts import plural

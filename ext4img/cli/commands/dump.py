@@ -9,7 +9,7 @@ import typer
 
 from ext4img.backup.lookup import file_contents, find_member
 from ext4img.backup.plaintext import Plaintext
-from ext4img.backup.trial import keyring_for
+from ext4img.backup.restoring.trial import keyring_for
 from ext4img.cli.archive import ArchiveOptions, need_file, open_archive
 from ext4img.cli.archive_keys import ArchiveKeyOptions
 from ext4img.cli.attempts import Attempts
