@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -105,7 +106,8 @@ class FoldedLookup:
         """All names of a directory by their folded form; kept for further questions unless very many."""
         kept = self._kept.get(directory)
         if kept is not None:
-            self._kept.move_to_end(directory)
+            with suppress(KeyError):  # another thread may have dropped them just now
+                self._kept.move_to_end(directory)
             return kept
         alike: Alike = {}
         count = 0

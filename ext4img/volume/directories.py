@@ -154,7 +154,8 @@ class Directories:
         names = dict(zip(reversed(listing.names), reversed(list(listing.rows())), strict=True))
         known.names = names
         self._names_held += len(names)
-        for other in self._known.values():
+        # A list, as other threads may look into further directories meanwhile.
+        for other in list(self._known.values()) if self._names_held > _CACHED_NAMES else ():
             if self._names_held <= _CACHED_NAMES:
                 break
             if other.names is not None and other is not known:

@@ -6,6 +6,7 @@ import sys
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -313,7 +314,8 @@ class InodeTable:
     def _load(self, key: tuple[int, int]) -> bytes:
         window = self._windows.get(key)
         if window is not None:
-            self._windows.move_to_end(key)
+            with suppress(KeyError):  # another thread may have dropped it just now; the bytes are at hand
+                self._windows.move_to_end(key)
             return window
         group, index = key
         first = index * self._window_blocks

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
 
 import pytest
 
 import ext4img
+from ext4img.volume import blocks, directories
 from ext4img.volume.problems import Checks
 from tests.conftest import UnpackedImage
 from tests.hostile.editing import EditedImage
@@ -37,3 +41,28 @@ def test_names_are_kept_where_all_is_sound(fixture_image: Callable[[str], Unpack
         for _ in range(3):
             assert {path: fs.path(path).inode.number for path in numbers} == numbers
             assert not fs.path("/kinds/none of them").exists()
+
+
+def test_threads_share_a_view(fixture_image: Callable[[str], UnpackedImage], monkeypatch: pytest.MonkeyPatch):
+    """With caches so small that each drops what the others have just found."""
+    monkeypatch.setattr(blocks, "CACHE_BYTES", 0)
+    monkeypatch.setattr(directories, "_CACHED_NAMES", 10)
+    monkeypatch.setattr(directories, "_CACHED_DIRECTORIES", 3)
+    path = fixture_image("ext2-1k").path
+    with ext4img.open(path) as fs:
+        numbers = [(str(path), inode.number) for path, inode in fs.walk()]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ext4img.open(path) as fs:
+
+            def look_up(seed: int) -> None:
+                rng = Random(seed)
+                for text, number in rng.choices(numbers, k=1500):
+                    assert fs.path(text).inode.number == number
+                    assert fs.inode(number).number == number
+
+            with ThreadPoolExecutor(4) as threads:
+                assert list(threads.map(look_up, range(4))) == [None] * 4
+    finally:
+        sys.setswitchinterval(interval)
