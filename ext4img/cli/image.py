@@ -53,6 +53,8 @@ def open_view(options: VolumeOptions, checks: ChecksChoice) -> Iterator[View]:
 
 
 def _open(options: VolumeOptions, checks: ChecksChoice, opened: ExitStack) -> View:
+    if options.block_size is not None and options.superblock is None:
+        raise Failure(Exit.USAGE, "--block-size says what --superblock counts, which is not given")
     journal_device = None
     if options.journal_device is not None:
         with about(options.journal_device):

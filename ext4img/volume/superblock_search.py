@@ -64,6 +64,8 @@ def read_superblock(
     are reported, a backup that is looked for. NotExt4Error, CorruptionError,
     UnsupportedFeatureError, SourceError.
     """
+    if block is None and block_size is not None:
+        raise ValueError("block_size says what superblock counts, which is not given")
     if source.size < SUPERBLOCK_OFFSET + SUPERBLOCK_SIZE:
         raise NotExt4Error(f"{source.name}: too short for a file system ({source.size} bytes)")
     if block is not None:

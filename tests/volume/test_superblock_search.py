@@ -94,7 +94,7 @@ def test_superblock_by_option(layout: bytes):
         ext4img.open(data, superblock=0)
     with pytest.raises(ext4img.NotExt4Error):
         ext4img.open(data, superblock=1 << 60)
-    for wrong in ({"superblock": -1}, {"superblock": 1, "block_size": 1000}):
+    for wrong in ({"superblock": -1}, {"superblock": 1, "block_size": 1000}, {"block_size": 4096}):
         with pytest.raises(ValueError, match="block"):
             ext4img.open(data, **wrong)  # type: ignore[arg-type]
 
