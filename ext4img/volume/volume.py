@@ -73,6 +73,7 @@ class Volume:
         if source.size < self.superblock.size:
             reason = f"the image is cut short: {source.size} bytes of the file system's {self.superblock.size}"
             self.problems.found(CorruptionError(reason))
+        self._last_xattrs: tuple[Inode, RawXattrs] | None = None
         self.recovery: Recovery | None = None
         overlay = None
         if journal == "replay":
@@ -155,12 +156,16 @@ class Volume:
 
     def raw_xattrs(self, inode: Inode) -> RawXattrs:
         """All attributes by (name index, name), values as stored; the inode's own come first."""
+        last = self._last_xattrs
+        if last is not None and last[0] is inode:  # asked for its context, then for all
+            return last[1]
         found: RawXattrs = {}
         if inode.inline_xattrs:
             found = parse_inline(inode.inline_xattrs, inode.number, self._xattr_value, self.problems)
         if inode.xattr_block:
             for key, value in self._xattr_block(inode).items():
                 found.setdefault(key, value)
+        self._last_xattrs = inode, found
         return found
 
     def xattrs(self, inode: Inode) -> dict[str, bytes]:

@@ -158,6 +158,7 @@ class Scene:
             mount = self.mounts[name]
             rows = [
                 ("cp IMAGE", self.fresh(f"cp --sparse=never {image} {out}")),
+                ("cp IMAGE, on the disk as a backup is", self.fresh(f"cp --sparse=never {image} {out}; sync {out}")),
                 ("tar of the mounted plaintext", self.fresh(f"tar --xattrs -C {mount} -cf {out} .")),
                 ("debugfs rdump", self.fresh(f"mkdir {out}; debugfs -R 'rdump / {out}' {image}")),
                 ("ext4img backup, no key", self.fresh(f"{tool} backup {image} {out}")),
