@@ -19,7 +19,7 @@ import pytest
 from ext4img.backup import Archive, rebuild, restore, verify
 from ext4img.backup.archive.manifest_line import Identity
 from ext4img.backup.archive.member import FILENAME, MANIFEST_PATH
-from ext4img.backup.archive.pax import TarHeader
+from ext4img.backup.archive.pax import TarHeader, pax_record
 from ext4img.backup.info import BackupInfo
 from ext4img.backup.records import build_filename, build_metadata
 from ext4img.crypto.names import nokey_name
@@ -316,6 +316,19 @@ def test_attributes_that_no_file_can_have(opened, places):
     error = refused(archive, opened, places[0])
     assert isinstance(error, AlteredArchiveError)
     assert error.member == "f"
+
+
+@both
+@pytest.mark.parametrize("overflow", [8193, 8000, 0])
+def test_more_attributes_than_a_file_can_have(overflow: int, opened, places):
+    """A block of 64 KiB and an inode as large have room for 8192 entries of 16 bytes."""
+    archive = EnemyArchive().root()
+    if overflow:
+        records = b"".join(pax_record(b"user.%d" % number, b"") for number in range(overflow))
+        archive.raw(TarHeader(b".ext4img/xattrs/500", REGTYPE), records, inode=500)
+    archive.add(b"f", inode=500, xattrs={b"user.x%d" % number: b"" for number in range(8193 - min(overflow, 8192))})
+    error = refused(archive, opened, places[0])
+    assert isinstance(error, AlteredArchiveError)
 
 
 @pytest.mark.parametrize("digest", ["z" * 64, "A" * 64, "\u0663" * 64])

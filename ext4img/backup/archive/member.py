@@ -43,6 +43,7 @@ _INODE_KEY: Final = INODE.encode()
 
 XATTR_ROOM_BYTES: Final = 768 << 10  # what does not fit travels in a member of its own
 XATTR_MEMBER_LIMIT_BYTES: Final = 32 << 20
+XATTRS_MOST: Final = 8192  # in an inode and a block of 64 KiB each: an entry has at least 16 bytes
 INODE_LINE_LIMIT_BYTES: Final = 4096
 _decode: Final = json.JSONDecoder().raw_decode
 _ALL32: Final = 1 << 32
@@ -119,6 +120,8 @@ def entry_of(
             raise AlteredArchiveError(f"attribute {name!r} comes twice", member)
         else:
             xattrs[name] = value
+    if len(xattrs) > XATTRS_MOST:
+        raise AlteredArchiveError(f"{len(xattrs)} attributes; a file can have {XATTRS_MOST}", member)
     if xattrs and any("\0" in name for name in xattrs):
         raise AlteredArchiveError("an attribute whose name has a NUL in it", member)
     try:
@@ -242,7 +245,8 @@ _kept_is_path = lru_cache(maxsize=256)(_is_path)  # most members have their neig
 
 def parse_overflow(data: bytes, member: str) -> dict[str, bytes]:
     """The attributes of a member below `.ext4img/xattrs/`, in the form of pax records."""
-    return {show(key): value for key, value in parse_records(data, f"the attributes {member!r}").items()}
+    records = parse_records(data, f"the attributes {member!r}", XATTRS_MOST)
+    return {show(key): value for key, value in records.items()}
 
 
 def records_of(entry: Entry) -> dict[str, bytes]:

@@ -139,8 +139,10 @@ def _record_start(key: bytes, value_size: int) -> bytes:
     return b"%d %b=" % (rest + digits, key)
 
 
-def parse_records(data: bytes, what: str) -> dict[bytes, bytes]:
-    """The records of a pax header. AlteredArchiveError where lengths lie or a key comes twice."""
+def parse_records(data: bytes, what: str, most: int | None = None) -> dict[bytes, bytes]:
+    """The records of a pax header, at most so many. AlteredArchiveError where lengths lie or a key comes twice."""
+    if most is not None:
+        return _parse_records(data, what, most)
     records: dict[bytes, bytes] = {}
     lines = data.split(b"\n")
     if not lines.pop():
@@ -158,7 +160,7 @@ def parse_records(data: bytes, what: str) -> dict[bytes, bytes]:
     return _parse_records(data, what)
 
 
-def _parse_records(data: bytes, what: str) -> dict[bytes, bytes]:
+def _parse_records(data: bytes, what: str, most: int | None = None) -> dict[bytes, bytes]:
     """The same of any records, one by one."""
     records: dict[bytes, bytes] = {}
     at = 0
@@ -175,6 +177,8 @@ def _parse_records(data: bytes, what: str) -> dict[bytes, bytes]:
         key = data[space + 1 : equals]
         if key in records:
             raise AlteredArchiveError(f"{what}: pax key {key!r} comes twice")
+        if len(records) == most:
+            raise AlteredArchiveError(f"{what}: more than {most} pax records")
         records[key] = data[equals + 1 : stop - 1]
         at = stop
     return records
