@@ -106,6 +106,45 @@ def test_resumed(target: Path):
     assert_as_it_was(target)
 
 
+@both
+def test_resumed_when_all_was_done(opened: Callable[[bytes], BinaryIO], target: Path):
+    """Killed behind the last lock: a directory that takes nothing more has all that it needs."""
+    tree = Tree()
+    tree.add(b"locked", "dir", flags=FS_IMMUTABLE_FL)
+    tree.add(b"locked/below", "dir", flags=FS_IMMUTABLE_FL)
+    tree.add(b"locked/first", "file", b"fixed", flags=FS_IMMUTABLE_FL)
+    archive = tree.archive()
+    assert restore(opened(archive), target).complete
+    report = restore(opened(archive), target, resume=True)
+    assert report.complete, report.problems
+    if os.geteuid() == 0:
+        assert not report.unset
+    assert report.kept == 1
+    assert flags_of(target / "locked") & LOCKS == FS_IMMUTABLE_FL
+
+
+@both
+def test_what_is_locked_and_in_the_way_is_left_out(opened: Callable[[bytes], BinaryIO], target: Path):
+    """It does not keep the rest away, whatever way the archive comes."""
+    tree = Tree()
+    for name in (b"a", b"b", b"c"):
+        tree.add(name, "file", b"new")
+    tree.add(b"closed", "dir")
+    tree.add(b"closed/f", "file", b"new")
+    (target / "closed").mkdir(parents=True)
+    (target / "b").write_bytes(b"old")
+    set_flags(target / "b", flags_of(target / "b") | FS_IMMUTABLE_FL)
+    set_flags(target / "closed", flags_of(target / "closed") | FS_IMMUTABLE_FL)
+    report = restore(opened(tree.archive()), target, overwrite=True)
+    assert report.left_out == 2
+    assert {path.name: path.read_bytes() for path in target.iterdir() if path.is_file()} == {
+        "a": b"new",
+        "b": b"old",
+        "c": b"new",
+    }
+    assert sorted(os.listdir(target)) == ["a", "b", "c", "closed"]
+
+
 def test_a_directory_named_like_a_temporary_file_does_not_hinder_resuming(tmp_path: Path):
     tree = Tree()
     tree.add(b".ext4img-00000000-1.partial", "dir")

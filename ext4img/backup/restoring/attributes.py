@@ -153,6 +153,20 @@ def copy(source: int, target: int, status: os.stat_result, unset: Unset) -> None
     add_flags(target, flags & SETTABLE_FLAGS & ~(FS_IMMUTABLE_FL | FS_APPEND_FL), unset)
 
 
+def is_finished(fd: int, mode: int, uid: int, gid: int, mtime_ns: int) -> bool:
+    """Whether an open directory is locked and has these: locks come last, so an earlier restore was done with it."""
+    status = os.fstat(fd)
+    found = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns
+    if found != (mode & 0o7777, uid, gid, mtime_ns):
+        return False
+    try:
+        return bool(_flags_of(fd) & (FS_IMMUTABLE_FL | FS_APPEND_FL))
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        return False
+
+
 def apply_flags(fd: int, entry: Entry, unset: Unset, *, but: int = 0) -> None:
     """Inode flags (not those of `but`) and project, on an open file that has all the rest by now."""
     if entry.project_id:

@@ -368,8 +368,11 @@ class Restorer:
         target.leave()
 
     def _finish_directory(self, fd: int, finish: Finish) -> None:
-        self._apply(fd, finish.entry, finish.with_records)
-        attributes.apply_flags(fd, finish.entry, self.report.unset, but=LOCKING_FLAGS)
+        entry = finish.entry
+        if self._resume and attributes.is_finished(fd, entry.mode, entry.uid, entry.gid, entry.mtime_ns):
+            return
+        self._apply(fd, entry, finish.with_records)
+        attributes.apply_flags(fd, entry, self.report.unset, but=LOCKING_FLAGS)
 
     def _file(self, member: Restorable, name: bytes) -> None:
         entry = member.entry

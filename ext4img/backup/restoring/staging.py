@@ -21,6 +21,7 @@ from ext4img.backup.restoring import attributes
 from ext4img.backup.restoring.attributes import Unset
 from ext4img.backup.restoring.destination import HostDirectory
 from ext4img.backup.restoring.folder import Exists, Folder
+from ext4img.backup.restoring.refusal import is_one_entrys
 from ext4img.backup.restoring.rename import rename_new
 from ext4img.backup.way import OPEN_DIRECTORY, Way
 from ext4img.errors import Ext4Error, RestoreError
@@ -250,6 +251,11 @@ class Move:
             self._refused(_kind(new), there.taken(name))
         except Exists as error:
             self._refused(_kind(new), error)
+        except OSError as error:
+            if not is_one_entrys(error):
+                raise
+            problem = RestoreError(f"it cannot be restored: {error.strerror}", there.shown(name))
+            self._refused(_kind(new), problem)
         else:
             there.made(name)
 
@@ -261,6 +267,10 @@ class Move:
     def _finish(self, here: Folder, there: Folder, status: os.stat_result) -> None:
         if here.depth:
             self.merged[here.identity] = there.identity
+            if self._resume and attributes.is_finished(
+                there.fd, status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns
+            ):
+                return
             if self._overwrite or self._resume:
                 attributes.copy(here.fd, there.fd, status, self._unset)
 
