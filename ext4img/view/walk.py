@@ -138,7 +138,7 @@ class _Names:
         self.prefix_length = len(prefix) if len(prefix) > _LONG_PREFIX else 0
         self.texts, listing = _listing(view, "" if self.prefix_length else prefix, directory)
         self.inodes = listing.inodes
-        self.branches = iter(listing.branches())
+        self.branches = iter(_directories(view, listing))
         self.done = 0
 
     def paths(self, prefix: str, end: int) -> list[str]:
@@ -146,6 +146,16 @@ class _Names:
         texts = self.texts[self.done : end] if self.done or end < len(self.texts) else self.texts
         self.done = end
         return [prefix + text for text in texts] if prefix else texts
+
+
+def _directories(view: View, listing: Listing) -> list[int]:
+    """The positions of what may be a directory. Where damage is reported the inodes tell, not the entries:
+    one that calls a directory a file would hide all below it.
+    """
+    if view.problems.checks != "report":
+        return listing.branches()
+    rows = _rows(view, listing.inodes)
+    return [at for at, fields in enumerate(rows) if fields is None or fields[_MODE] >> 12 == _DIRECTORY]
 
 
 def _listing(view: View, prefix: str, directory: stored.Inode) -> tuple[list[str], Listing]:

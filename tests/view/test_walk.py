@@ -109,6 +109,21 @@ def test_a_walk_from_anywhere(fixture_image: Fixture):
             assert entry == path.entry
 
 
+def test_a_directory_that_its_entry_calls_a_file(fixture_image: Fixture):
+    """The kernel's getdents64 says so, too; what is below is there all the same."""
+    image = fixture_image("ext2-1k")
+    data = image.path.read_bytes()
+    assert data.count(b"\x05\x02kinds") == 1
+    data = data.replace(b"\x05\x02kinds", b"\x05\x01kinds")
+    for checks in ("strict", "report", "off"):
+        with ext4img.open(data, checks=checks) as fs:
+            assert {bytes(path) for path, _ in fs.walk()} == image.manifest.by_path.keys()
+            below = [path for path in fs.paths() if path.startswith("/kinds/")]
+            assert bool(below) == (checks == "report")
+            if checks == "report":
+                assert {path.encode("utf-8", "surrogateescape") for path in fs.paths()} == image.manifest.by_path.keys()
+
+
 @pytest.mark.parametrize(("number", "reason"), [(0xFFFF, "names inode 65535, there are"), (255, "not in use")])
 def test_entries_that_lead_nowhere(fixture_image: Fixture, number: int, reason: str):
     """An inode outside the file system's, and one that is not in use."""
