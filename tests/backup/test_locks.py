@@ -107,6 +107,20 @@ def test_resumed(target: Path):
 
 
 @both
+def test_resumed_before_the_locks(opened: Callable[[bytes], BinaryIO], target: Path):
+    """Killed when all had its name, and before anything was locked."""
+    tree = Tree()
+    tree.add(b"fixed", "file", b"fixed", flags=FS_IMMUTABLE_FL)
+    archive = tree.archive()
+    assert restore(opened(archive), target).complete
+    set_flags(target / "fixed", flags_of(target / "fixed") & ~LOCKS)
+    report = restore(opened(archive), target, resume=True)
+    assert report.complete, report.problems
+    assert report.kept == 1
+    assert flags_of(target / "fixed") & LOCKS == FS_IMMUTABLE_FL
+
+
+@both
 def test_resumed_when_all_was_done(opened: Callable[[bytes], BinaryIO], target: Path):
     """Killed behind the last lock: a directory that takes nothing more has all that it needs."""
     tree = Tree()

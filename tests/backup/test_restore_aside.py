@@ -64,6 +64,23 @@ def test_the_next_run_takes_away_what_a_killed_one_left(left_over: Path, resume:
     assert contents(left_over, b"secret/odd") == tree.plain[b"secret/odd"]
 
 
+def test_the_token_goes_after_the_tree(left_over: Path, monkeypatch: pytest.MonkeyPatch):
+    """Killed while it clears up: the next run still knows what is left."""
+    real = os.rmdir
+
+    def killed(name: bytes, *, dir_fd: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rmdir", killed)
+    with pytest.raises(KeyboardInterrupt), HostDirectory(left_over) as target:
+        clear_stagings(target)
+    monkeypatch.setattr(os, "rmdir", real)
+    assert staged(left_over)
+    with HostDirectory(left_over) as target:
+        clear_stagings(target)
+    assert not staged(left_over)
+
+
 def test_what_only_looks_like_it_stays(left_over: Path, tmp_path: Path):
     (name,) = staged(left_over)
     copy = left_over / ".ext4img-01234567.staging"

@@ -52,7 +52,14 @@ def staging(target: HostDirectory) -> Iterator[HostDirectory]:
             with HostDirectory(_TREE, aside) as tree:
                 yield tree
         finally:
-            remove_tree(target.first_fd, name)
+            _remove_staging(target.first_fd, name, aside.fd)
+
+
+def _remove_staging(folder: int, name: bytes, aside: int) -> None:
+    """What is staged first: as long as there is any of it, the token is there to know it by."""
+    with suppress(FileNotFoundError):
+        remove_tree(aside, _TREE)
+    remove_tree(folder, name)
 
 
 def clear_stagings(target: HostDirectory) -> None:
@@ -68,7 +75,7 @@ def clear_stagings(target: HostDirectory) -> None:
             continue
         try:
             if _is_left_over(fd, match[1]):
-                remove_tree(target.fd, name)
+                _remove_staging(target.fd, name, fd)
                 target.is_new |= not os.listdir(target.fd)
         finally:
             os.close(fd)
@@ -212,7 +219,7 @@ class Move:
         self._refused = refused
         self._unset = unset
         self.merged: dict[Identity, Identity] = {}
-        """Which directory of the target one of the source has become."""
+        """What of the target has the place of what of the source: directories, and files moved earlier."""
         self.kept = 0
         """How many an earlier move had done, or are newer."""
 
@@ -244,6 +251,8 @@ class Move:
                 raise there.taken(name)
             elif self._stays(old, new):
                 self.kept += 1
+                if self._resume and _is_moved(old, new):  # it has yet to be locked, maybe
+                    self.merged[new.st_dev, new.st_ino] = old.st_dev, old.st_ino
                 return
             else:
                 os.rename(name, name, src_dir_fd=here.fd, dst_dir_fd=there.fd)
