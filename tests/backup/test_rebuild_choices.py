@@ -498,8 +498,8 @@ class TestDamagedArchives:
 
     def test_attributes_without_end(self, tmp_path: Path):
         tree = Tree()
-        tree.add(b"f", "file", b"x", xattrs={f"user.{number}": b"" for number in range(10_000)})
-        with pytest.raises(BuildError, match="'f': 10000 extended attributes are more than"):
+        tree.add(b"f", "file", b"x", xattrs={f"user.{number}": b"" for number in range(8000)})
+        with pytest.raises(BuildError, match="'f': the names of [0-9]+ extended attributes do not fit"):
             rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img")
 
     def test_inode_numbers_without_end(self, tmp_path: Path):

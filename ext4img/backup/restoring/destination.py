@@ -56,7 +56,9 @@ def failing(target: HostDirectory) -> Iterator[None]:
     except Ext4Error:  # some are OSErrors, too
         raise
     except OSError as error:
-        raise RestoreError(f"the restore cannot go on: {error.strerror}", target.shown()) from error
+        inside = target.shown()
+        place = target.path if inside == "." else inside
+        raise RestoreError(f"the restore cannot go on: {error.strerror}", place) from error
 
 
 def _make(path: str, folder: int | None) -> bool:
