@@ -54,7 +54,7 @@ def main() -> None:
         preparing = multiprocessing.get_context("fork").Process(target=scene.prepare)
         preparing.start()
         preparing.join()
-        chosen = [group for group in scene.groups() if not words or any(word in group.title for word in words)]
+        chosen = [group for group in scene.groups() if not words or any(word in group.title.lower() for word in words)]
         for archive, command in scene.archives():
             if any(str(archive) in argument for group in chosen for _, row in group.rows for argument in row):
                 stack.callback(archive.unlink, missing_ok=True)

@@ -38,7 +38,7 @@ def _once(command: list[str]) -> Measured:
     assert process.stdout is not None
     last = b""
     lines = 0
-    while part := process.stdout.read1(1 << 20):  # type: ignore[attr-defined]
+    while part := process.stdout.read1(1 << 16):  # type: ignore[attr-defined]
         lines += part.count(b"\n")
         last = last[-200:] + part
     _, status, usage = os.wait4(process.pid, 0)
