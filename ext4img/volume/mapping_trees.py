@@ -5,6 +5,7 @@ Kernel: fs/ext4/extents.c, fs/ext4/indirect.c.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from operator import itemgetter
 from struct import unpack
 from typing import TYPE_CHECKING
@@ -45,7 +46,7 @@ class _TooManyBlocks(Exception):
         self.lblk = lblk
 
 
-class _Tree:
+class _Tree(ABC):
     """What both kinds of mapping have in common: what is found, and what is lost."""
 
     def __init__(self, mapper: Mapper, inode: Inode) -> None:
@@ -66,8 +67,9 @@ class _Tree:
             reason = f"maps more blocks than the volume's {self._blocks.block_count}, so some of them twice"
             self._lost(CorruptionError(reason, Place(inode=self._inode)), error.lblk, LBLK_END)
 
+    @abstractmethod
     def _collect(self) -> None:
-        raise NotImplementedError
+        """Fill them, as far as there are blocks left to map."""
 
     def _lost(self, error: CorruptionError, first: int, stop: int) -> None:
         """Logical blocks that cannot be had, and why."""

@@ -17,7 +17,7 @@ from ext4img.backup.archive.passage import CHUNK_BYTES, Member
 from ext4img.backup.archive.reader import Archive
 from ext4img.backup.digest import DigestThread
 from ext4img.backup.entry import Segments, show
-from ext4img.backup.rebuilding.origin import NO_BODY, Found, Joined, Zeros
+from ext4img.backup.rebuilding.origin import NO_BODY, Bodies, Found
 from ext4img.build import Body
 from ext4img.errors import AlteredArchiveError, ArchiveError
 
@@ -27,7 +27,7 @@ _WINDOW_BYTES: Final = 256 << 10
 _NEAR_BYTES: Final = 64 << 10  # small bodies so far behind the last one are likely to be followed by others
 
 
-class ArchiveOrigin:
+class ArchiveOrigin(Bodies):
     """An `Origin`. The archive must be a file: its bodies are read in the order of the image.
 
     Close it to end the thread that digests; the archive stays open.
@@ -38,6 +38,7 @@ class ArchiveOrigin:
     def __init__(self, archive: Archive) -> None:
         if not archive.seekable:
             raise ArchiveError(f"{archive.name}: a stream can't be read in the order of an image: a file is needed")
+        super().__init__()
         self.archive = archive
         self.info = archive.info
         self.total_bytes = archive.input.size
@@ -49,9 +50,7 @@ class ArchiveOrigin:
         self._digests = bytearray()
         self._segments: dict[int, Segments] = {}  # of those with holes
         self._verified: set[int] = set()  # of which not all will be asked for
-        self._joined: dict[int, tuple[int, int, int]] = {}
         self._open: dict[int, _ArchiveBody] = {}  # begun, and not read to their ends
-        self._last: tuple[int, Body] | None = None
         self._window = b""  # a part of the archive with many small bodies
         self._window_at = 0
 
@@ -86,28 +85,7 @@ class ArchiveOrigin:
             self._verified.add(number)
         return number
 
-    def join(self, body: int, past_end: int, start: int) -> int:
-        """See `Origin`."""
-        number = past_end if body == NO_BODY else body
-        self._joined[number] = body, past_end, start
-        return number
-
-    def body(self, number: int) -> Body:
-        """See `Origin`."""
-        if self._last is not None and self._last[0] == number:
-            return self._last[1]
-        body: Body
-        if number in self._joined:
-            contents, past_end, start = self._joined[number]
-            body = Joined(self._part(contents), self._part(past_end), start)
-        else:
-            body = self._part(number)
-        self._last = number, body
-        return body
-
-    def _part(self, number: int) -> Body:
-        if number == NO_BODY:
-            return Zeros()
+    def _open_body(self, number: int) -> Body:
         body: Body | None = self._open.get(number)
         if body is None:
             body = self._begun(number)

@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator
 from typing import Final, cast
 
 from ext4img.backup.entry import Segments
-from ext4img.backup.rebuilding.origin import NO_BODY, Found, Joined, Zeros
+from ext4img.backup.rebuilding.origin import NO_BODY, Bodies, Found
 from ext4img.backup.source import BackupMember, BackupSource
 from ext4img.build import Body
 from ext4img.errors import AlteredArchiveError
@@ -20,19 +20,18 @@ _MOST_PASSES: Final = 2  # what stands past the end of verity files comes after 
 Chunks = Generator[tuple[int, memoryview]]
 
 
-class MemberOrigin:
+class MemberOrigin(Bodies):
     """An `Origin`. Close it when the image is written; the backup stays open."""
 
     incomplete = 0
 
     def __init__(self, backup: BackupSource) -> None:
+        super().__init__()
         self._backup = backup
         self.info = backup.info
         self.total_bytes = backup.total_bytes
         self.position = 0
-        self._joined: dict[int, tuple[int, int, int]] = {}
         self._passes: list[_Pass] = []
-        self._last: tuple[int, Body] | None = None
 
     def entries(self) -> Iterator[Found]:
         """See `Origin`. What is encrypted is read, since holes may have become zeros on a host.
@@ -46,27 +45,8 @@ class MemberOrigin:
                 entry = entry._replace(segments=_data_of(member))
             yield Found(entry, number if entry.segments else NO_BODY, member.unreadable)
 
-    def join(self, body: int, past_end: int, start: int) -> int:
-        """See `Origin`."""
-        number = past_end if body == NO_BODY else body
-        self._joined[number] = body, past_end, start
-        return number
-
-    def body(self, number: int) -> Body:
-        """See `Origin`."""
-        if self._last is not None and self._last[0] == number:
-            return self._last[1]
-        body: Body
-        if number in self._joined:
-            contents, past_end, start = self._joined[number]
-            body = Joined(self._part(contents), self._part(past_end), start)
-        else:
-            body = self._part(number)
-        self._last = number, body
-        return body
-
-    def _part(self, number: int) -> Body:
-        return Zeros() if number == NO_BODY else _MemberBody(self, number)
+    def _open_body(self, number: int) -> Body:
+        return _MemberBody(self, number)
 
     def open(self, body: _MemberBody) -> Chunks:
         """The chunks of a body from its start on; who uses that way through the backup must open again."""

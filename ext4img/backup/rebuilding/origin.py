@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
@@ -41,6 +42,40 @@ class Origin(Protocol):
 
     def body(self, number: int) -> Body:
         """The contents by their number, in the form that `ext4img.build.write` takes."""
+
+
+class Bodies(ABC):
+    """Bodies by their numbers, those that were joined as one; the last one is kept, as it is read in pieces."""
+
+    def __init__(self) -> None:
+        self._joined: dict[int, tuple[int, int, int]] = {}
+        self._last: tuple[int, Body] | None = None
+
+    def join(self, body: int, past_end: int, start: int) -> int:
+        """See `Origin`."""
+        number = past_end if body == NO_BODY else body
+        self._joined[number] = body, past_end, start
+        return number
+
+    def body(self, number: int) -> Body:
+        """See `Origin`."""
+        if self._last is not None and self._last[0] == number:
+            return self._last[1]
+        body: Body
+        if number in self._joined:
+            contents, past_end, start = self._joined[number]
+            body = Joined(self._part(contents), self._part(past_end), start)
+        else:
+            body = self._part(number)
+        self._last = number, body
+        return body
+
+    def _part(self, number: int) -> Body:
+        return Zeros() if number == NO_BODY else self._open_body(number)
+
+    @abstractmethod
+    def _open_body(self, number: int) -> Body:
+        """One that is not joined, by its own number."""
 
 
 class Joined:
