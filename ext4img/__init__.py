@@ -11,9 +11,7 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ext4img.errors import (
@@ -47,25 +45,42 @@ from ext4img.errors import (
 )
 
 if TYPE_CHECKING:
-    from ext4img.backup.archive.reader import Archive
-    from ext4img.backup.create import BackupReport, backup
-    from ext4img.backup.rebuild import RebuildReport, rebuild
-    from ext4img.backup.restore import RestoreReport, restore
-    from ext4img.backup.verify import VerifyReport, verify
+    from ext4img.archive.backup_info import BackupInfo
+    from ext4img.archive.entry import Entry
+    from ext4img.archive.manifest_line import ManifestLine
+    from ext4img.archive.member_reader import Member
+    from ext4img.archive.open_backup import BackupMember, BackupSource, open_backup
+    from ext4img.archive.reader import Archive
+    from ext4img.archive.unlock import unlock
+    from ext4img.archive.verify import VerifyReport, verify
+    from ext4img.archiver.create import BackupReport, backup
+    from ext4img.comparison.compare import CompareReport, Difference, compare
+    from ext4img.crypto.keyring import Keyring
     from ext4img.crypto.policy import EncryptionContext, Policy
-    from ext4img.crypto.unlock import CostLimits
-    from ext4img.crypto.unlock.keyfile import parse_key
+    from ext4img.extractor import extract
+    from ext4img.fs.file import File
+    from ext4img.fs.filesystem import FileSystem
+    from ext4img.fs.inode import Inode
+    from ext4img.fs.path import Ext4Path
+    from ext4img.fs.policies import PolicyUse
+    from ext4img.fs.protectors import Protector
+    from ext4img.fs.verity import Verity
+    from ext4img.mkfs.options import Options
+    from ext4img.mkfs.plan import Plan
+    from ext4img.progress import Progress
+    from ext4img.rebuilder.rebuild import RebuildReport, rebuild
+    from ext4img.rebuilder.rebuild_plan import Rebuild
+    from ext4img.restorer.report import RestoreReport
+    from ext4img.restorer.restore import restore
     from ext4img.sources import Openable, Source
-    from ext4img.view.file import File
-    from ext4img.view.inode import Inode
-    from ext4img.view.path import Ext4Path
-    from ext4img.view.policies import PolicyUse
-    from ext4img.view.protectors import Protector
-    from ext4img.view.verity import Verity
-    from ext4img.view.view import View
-    from ext4img.volume.directory import DirEntry
+    from ext4img.unlocking import CostLimits
+    from ext4img.unlocking.keyfile import parse_key
+    from ext4img.volume.check import CheckSummary
+    from ext4img.volume.check.run_check import check
+    from ext4img.volume.dir_block import DirEntry
+    from ext4img.volume.features import Features
     from ext4img.volume.mapping import Run
-    from ext4img.volume.problems import Checks, Problem
+    from ext4img.volume.problems import Checks, Problem, Problems
     from ext4img.volume.superblock import Superblock
     from ext4img.volume.volume import Journal, Volume
 
@@ -81,7 +96,7 @@ def open(
     journal_device: Openable | None = None,
     superblock: int | None = None,
     block_size: int | None = None,
-) -> View:
+) -> FileSystem:
     """Open an ext2, ext3 or ext4 image for reading; use it in a `with` statement.
 
     `image` is a path (regular file or block device), bytes, a descriptor, or any seekable binary
@@ -97,7 +112,7 @@ def open(
 
     NotExt4Error, UnsupportedFeatureError, SourceError, CorruptionError.
     """
-    from ext4img.view.view import View
+    from ext4img.fs.filesystem import FileSystem
     from ext4img.volume.volume import Volume
 
     owned: list[Source] = []
@@ -116,7 +131,7 @@ def open(
         for opened in owned:
             opened.close()
         raise
-    return View(volume, owned=owned)
+    return FileSystem(volume, owned=owned)
 
 
 def _opened(image: Openable, offset: int, owned: list[Source]) -> Source:
@@ -131,25 +146,75 @@ def _opened(image: Openable, offset: int, owned: list[Source]) -> Source:
 
 # Everything starts at once: what a name stands for is imported when it is first asked for.
 _HOMES = {
-    "backup": ("Archive", "BackupReport", "RebuildReport", "RestoreReport", "VerifyReport", "rebuild", "restore",
-               "verify"),
-    "crypto.policy": ("EncryptionContext", "Policy"),
-    "crypto.unlock": ("CostLimits",),
-    "crypto.unlock.keyfile": ("parse_key",),
-    "sources": ("Openable", "Source"),
-    "view.file": ("File",),
-    "view.inode": ("Inode",),
-    "view.path": ("Ext4Path",),
-    "view.policies": ("PolicyUse",),
-    "view.protectors": ("Protector",),
-    "view.verity": ("Verity",),
-    "view.view": ("View",),
-    "volume.directory": ("DirEntry",),
+    "archive.backup_info": ("BackupInfo",),
+    "archive.entry": ("Entry",),
+    "archive.manifest_line": ("ManifestLine",),
+    "archive.member_reader": ("Member",),
+    "archive.open_backup": (
+        "BackupMember",
+        "BackupSource",
+        "open_backup",
+    ),
+    "archive.reader": ("Archive",),
+    "archive.unlock": ("unlock",),
+    "archive.verify": (
+        "VerifyReport",
+        "verify",
+    ),
+    "archiver.create": (
+        "BackupReport",
+        "backup",
+    ),
+    "comparison.compare": (
+        "CompareReport",
+        "Difference",
+        "compare",
+    ),
+    "crypto.keyring": ("Keyring",),
+    "crypto.policy": (
+        "EncryptionContext",
+        "Policy",
+    ),
+    "extractor": ("extract",),
+    "fs.file": ("File",),
+    "fs.filesystem": ("FileSystem",),
+    "fs.inode": ("Inode",),
+    "fs.path": ("Ext4Path",),
+    "fs.policies": ("PolicyUse",),
+    "fs.protectors": ("Protector",),
+    "fs.verity": ("Verity",),
+    "mkfs.options": ("Options",),
+    "mkfs.plan": ("Plan",),
+    "progress": ("Progress",),
+    "rebuilder.rebuild": (
+        "RebuildReport",
+        "rebuild",
+    ),
+    "rebuilder.rebuild_plan": ("Rebuild",),
+    "restorer.report": ("RestoreReport",),
+    "restorer.restore": ("restore",),
+    "sources": (
+        "Openable",
+        "Source",
+    ),
+    "unlocking": ("CostLimits",),
+    "unlocking.keyfile": ("parse_key",),
+    "volume.check": ("CheckSummary",),
+    "volume.check.run_check": ("check",),
+    "volume.dir_block": ("DirEntry",),
+    "volume.features": ("Features",),
     "volume.mapping": ("Run",),
-    "volume.problems": ("Checks", "Problem"),
+    "volume.problems": (
+        "Checks",
+        "Problem",
+        "Problems",
+    ),
     "volume.superblock": ("Superblock",),
-    "volume.volume": ("Journal", "Volume"),
-}  # fmt: skip
+    "volume.volume": (
+        "Journal",
+        "Volume",
+    ),
+}
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
@@ -165,42 +230,39 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-class _Face(ModuleType):
-    """`backup` is a function here and a package as well, which stays importable by its name."""
-
-    @property
-    def backup(self) -> Any:
-        """The function, also after the import system has put the package in its place."""
-        return import_module("ext4img.backup.create").backup
-
-    @backup.setter
-    def backup(self, package: ModuleType) -> None:
-        """What the import system does when it has loaded the package: it counts for nothing."""
-
-
-sys.modules[__name__].__class__ = _Face
-
 __all__ = [
     "AlteredArchiveError",
     "Archive",
     "ArchiveError",
+    "BackupInfo",
+    "BackupMember",
     "BackupReport",
+    "BackupSource",
     "BuildError",
+    "CheckSummary",
     "Checks",
     "ChecksumError",
+    "CompareReport",
     "CorruptionError",
     "CostLimits",
+    "Difference",
     "DirEntry",
     "EncryptionContext",
     "EncryptionError",
+    "Entry",
     "Ext4Error",
     "Ext4Path",
+    "Features",
     "File",
+    "FileSystem",
     "Inode",
     "IsDirectoryError",
     "Journal",
     "KeyFormatError",
+    "Keyring",
     "LimitError",
+    "ManifestLine",
+    "Member",
     "MissingArchiveError",
     "NoKeyError",
     "NotDirectoryError",
@@ -209,12 +271,17 @@ __all__ = [
     "NotRegularFileError",
     "NotSymlinkError",
     "Openable",
+    "Options",
     "PathError",
     "Place",
+    "Plan",
     "Policy",
     "PolicyUse",
     "Problem",
+    "Problems",
+    "Progress",
     "Protector",
+    "Rebuild",
     "RebuildReport",
     "RestoreError",
     "RestoreReport",
@@ -229,14 +296,18 @@ __all__ = [
     "UnsupportedFeatureError",
     "VerifyReport",
     "Verity",
-    "View",
     "Volume",
     "WrongKeyError",
     "__version__",
     "backup",
+    "check",
+    "compare",
+    "extract",
     "open",
+    "open_backup",
     "parse_key",
     "rebuild",
     "restore",
+    "unlock",
     "verify",
 ]

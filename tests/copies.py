@@ -26,7 +26,7 @@ IV_INO_LBLK = 0x08 | 0x10
 LARGEST_KERNEL_BLOCK = 4096  # of a kernel with pages of that size
 
 
-def expected_copy(path: Path, fs: ext4img.View, *, same_numbers: bool = False) -> Manifest:
+def expected_copy(path: Path, fs: ext4img.FileSystem, *, same_numbers: bool = False) -> Manifest:
     """The manifest, but for what a copy decides itself: layout, and inode numbers where nothing hangs on them.
 
     AssertionError where the copy's numbers tell files apart or join them as the original's do not.
@@ -59,7 +59,7 @@ def needs_number(entry: Entry) -> bool:
     return context[:1] == b"\2" and bool(context[3] & IV_INO_LBLK)
 
 
-def reader_differences(fs: ext4img.View, expected: Manifest) -> Iterator[str]:
+def reader_differences(fs: ext4img.FileSystem, expected: Manifest) -> Iterator[str]:
     """What ext4img sees of a copy without keys."""
     yield from manifest.head_differences(fs, expected)
     yield from manifest.attribute_differences(fs, expected, with_keys=False)

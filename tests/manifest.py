@@ -157,9 +157,7 @@ def _inode_differences(where: bytes, entry: Entry, inode: Any) -> Iterator[str]:
         if key in entry and key not in unstable:
             yield from _differs(where, key, entry[key], getattr(inode, attribute))
     yield from _differs(where, "size", entry.get("disk_size", entry["size"]), inode.size)
-    yield from _differs(
-        where, "flags", hex(entry["flags"] & USER_VISIBLE_FLAGS), hex(inode.flags & USER_VISIBLE_FLAGS)
-    )
+    yield from _differs(where, "flags", hex(entry["flags"] & USER_VISIBLE_FLAGS), hex(inode.flags & USER_VISIBLE_FLAGS))
     if "rdev" in entry:
         yield from _differs(where, "rdev", tuple(entry["rdev"]), tuple(inode.rdev))
     if "projid" in entry:

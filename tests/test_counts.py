@@ -54,12 +54,12 @@ def source(data: bytes) -> CountingSource:
     return CountingSource(data)
 
 
-def windows(fs: ext4img.View) -> int:
+def windows(fs: ext4img.FileSystem) -> int:
     """Windows of the inode table that hold inodes in use."""
     return len({inode.number // 256 for inode in fs.volume.inodes.scan()})
 
 
-def directory_runs(fs: ext4img.View) -> int:
+def directory_runs(fs: ext4img.FileSystem) -> int:
     return sum(max(len(inode.runs()), 1) for _, inode in fs.walk() if inode.is_dir)
 
 

@@ -23,18 +23,18 @@ from collections import Counter
 from pathlib import Path
 
 import ext4img
-from ext4img.backup import backup, restore, verify
+from ext4img import backup, restore, verify
 
 BACKUP = """
 import sys, ext4img
-from ext4img.backup import backup
+from ext4img import backup
 step = lambda done, total: print(done, flush=True)
 with ext4img.open(sys.argv[1]) as fs:
     backup(fs, sys.argv[2], progress=step)
 """
 RESTORE = """
 import sys
-from ext4img.backup import restore
+from ext4img import restore
 step = lambda done, total: print(done, flush=True)
 restore(sys.argv[1], sys.argv[2], keys=[bytes.fromhex(key) for key in sys.argv[3:]], progress=step)
 """

@@ -29,7 +29,7 @@ from ext4img.volume.mapping import WRITTEN
 from ext4img.volume.volume import Volume
 
 HOW = ("zeros", "garbage", "unreadable")
-Listing = dict[bytes, tuple[int, str]]
+DirListing = dict[bytes, tuple[int, str]]
 """Path → inode number, digest of all that is shown there."""
 
 
@@ -43,7 +43,7 @@ class Place:
     inodes: frozenset[int] = frozenset()
     names: frozenset[tuple[int, bytes]] = frozenset()
 
-    def depends(self, listing: Listing) -> set[bytes]:
+    def depends(self, listing: DirListing) -> set[bytes]:
         """Paths that may be lost: of the inodes and names concerned, and what is below them."""
         number_of = {path: number for path, (number, _) in listing.items()}
         lost: set[bytes] = set()
@@ -99,7 +99,7 @@ class UnreadableSource(Source):
         return self._inner.read_at(offset, length)
 
 
-def listing_of(fs: ext4img.View) -> Listing:
+def listing_of(fs: ext4img.FileSystem) -> DirListing:
     """All that is shown of an image."""
     contents: dict[int, str] = {}
     return {bytes(path): (inode.number, digest_of(inode, contents)) for path, inode in fs.walk("/")}
@@ -193,7 +193,7 @@ def damaged(data: bytes | bytearray, place: Place, how: str) -> Source:
     return BytesSource(copy)
 
 
-def try_damage(data: bytes | bytearray, sound: Listing, place: Place, how: str) -> Result:
+def try_damage(data: bytes | bytearray, sound: DirListing, place: Place, how: str) -> Result:
     """Read the image with this place destroyed, and compare."""
     dependent = place.depends(sound)
     told: dict[str, Any] = {"place": place, "how": how, "names": len(sound), "dependent": len(dependent)}
@@ -217,7 +217,7 @@ def try_damage(data: bytes | bytearray, sound: Listing, place: Place, how: str) 
     )  # fmt: skip
 
 
-def _is_as_before(fs: ext4img.View, number: int, digest: str) -> bool:
+def _is_as_before(fs: ext4img.FileSystem, number: int, digest: str) -> bool:
     try:
         return digest_of(fs.inode(number), {}) == digest
     except ext4img.Ext4Error:

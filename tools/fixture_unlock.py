@@ -11,13 +11,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ext4img.crypto.unlock import Secrets, open_policy
-from ext4img.crypto.unlock.e4crypt import derive_key, parse_salt
+from ext4img.unlocking import Secrets, open_policy
+from ext4img.unlocking.e4crypt import derive_key, parse_salt
 from tools.fixture_encrypted import PAD_4, PAD_16, PAD_32, encrypted_directory, key
 from tools.fixture_tree import Tree
 from tools.kernel_view import Key
 
-VECTORS = Path(__file__).parent.parent / "tests" / "crypto" / "vectors" / "unlock.json"
+VECTORS = Path(__file__).parent.parent / "tests" / "unlocking" / "vectors" / "unlock.json"
 SUPERBLOCK_SALT = "00112233-4455-6677-8899-aabbccddeeff"
 E4CRYPT_PASSPHRASE = "hunter2"
 

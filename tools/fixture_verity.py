@@ -1,4 +1,4 @@
-"""An image of fs-verity files that the kernel's configuration here can't make: tests/view/vectors/verity.
+"""An image of fs-verity files that the kernel's configuration here can't make: tests/fs/vectors/verity.
 
     python -m tools.fixture_verity
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from tools.fixture_tree import lines
 from tools.loop_mount import run
 
-TARGET = Path(__file__).parent.parent / "tests" / "view" / "vectors" / "verity"
+TARGET = Path(__file__).parent.parent / "tests" / "fs" / "vectors" / "verity"
 BLOCK = 4096
 ALIGNMENT = 65536
 SIGNATURE = b"not a real signature, and longer than what is left of a line"

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, cast
 
+from ext4img.fs.filesystem import FileSystem
 from ext4img.sources import FileSource
-from ext4img.view.view import View
 from ext4img.volume.problems import CHECKS, Checks
 from tools.fuzz.consumers import back_up, rebuild
 from tools.fuzz.exercise import exercise
@@ -81,7 +81,7 @@ def read_image(job: list[str]) -> dict[str, Any]:
     return {"size": size, "names": len(seen.listing), "problems": len(told), "first": told[0] if told else ""}
 
 
-def _make_of_it(fs: View) -> None:
+def _make_of_it(fs: FileSystem) -> None:
     """A backup, and a new image; the first to fail does not keep the other from being tried.
 
     Not of large ones: the bounds are for each thing, and reading alone takes half of them.

@@ -30,7 +30,6 @@ from typing import NamedTuple
 from ext4img.crypto.codec import ContentsCipher, NamesCipher
 from ext4img.crypto.keyring import Keyring
 from ext4img.crypto.modes import MODES, PAIRS_V1, PAIRS_V2, Mode
-from ext4img.crypto.names import parse_nokey_name
 from ext4img.crypto.policy import (
     DIRECT_KEY,
     IV_INO_LBLK_32,
@@ -40,6 +39,7 @@ from ext4img.crypto.policy import (
     build_context,
     parse_context,
 )
+from ext4img.names.nokey import parse_nokey_name
 from tools import kernel_ioctl
 from tools.loop_mount import loop_mounted, run
 

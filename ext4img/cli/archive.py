@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from ext4img.backup.archive.chain import Chain
-from ext4img.backup.source import BackupSource, open_backup
-from ext4img.cli.exits import Exit
-from ext4img.cli.failure import STDIN_NAME, Failure, about
+from ext4img.archive.incremental_chain import IncrementalChain
+from ext4img.archive.open_backup import BackupSource, open_backup
+from ext4img.cli.error_report import STDIN_NAME, Failure, about
+from ext4img.cli.exit_codes import Exit
 from ext4img.cli.output import warn
 from ext4img.cli.quoting import quote
 
@@ -65,7 +65,7 @@ def open_archive(options: ArchiveOptions, *, salvage: bool = False) -> Iterator[
 def _open(options: ArchiveOptions, salvage: bool) -> BackupSource:
     source = sys.stdin.buffer if options.archive == STDIN else options.archive
     opened = open_backup(source, options.base or (), salvage=salvage)
-    if isinstance(opened, Chain):
+    if isinstance(opened, IncrementalChain):
         for name in opened.unrelated:
             warn(f"{quote(name)}: warning: {options.label} does not build on it")
     return opened

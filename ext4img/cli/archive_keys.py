@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ext4img.backup.restoring.trial import Key, keyring_for
-from ext4img.backup.source import BackupSource
-from ext4img.backup.unlock import unlock
+from ext4img.archive.key_check import Key, keyring_for
+from ext4img.archive.open_backup import BackupSource
+from ext4img.archive.unlock import unlock
 from ext4img.cli.archive import STDIN, ArchiveOptions
-from ext4img.cli.exits import Exit
-from ext4img.cli.failure import Failure
+from ext4img.cli.error_report import Failure
+from ext4img.cli.exit_codes import Exit
 from ext4img.cli.keys import RAW_PROTECTOR_KEY_BYTES, GivenKey, PassphraseOptions
 from ext4img.errors import Ext4Error, WrongKeyError
 

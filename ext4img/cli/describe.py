@@ -6,54 +6,23 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ext4img.cli.output import text_fields
-from ext4img.structs.inode import EXT4_ENCRYPT_FL
-from ext4img.view.inode import Inode
+from ext4img.fs.inode import Inode
+from ext4img.structs.inode import INODE_FLAGS
 
 _BILLION = 1_000_000_000
-# Bit, letter and name of lsattr (e2fsprogs, lib/e2p/pf.c), in its order.
-FLAGS = (
-    (0x00000001, "s", "secure_deletion"),
-    (0x00000002, "u", "undelete"),
-    (0x00000008, "S", "synchronous_updates"),
-    (0x00010000, "D", "synchronous_directory_updates"),
-    (0x00000010, "i", "immutable"),
-    (0x00000020, "a", "append_only"),
-    (0x00000040, "d", "no_dump"),
-    (0x00000080, "A", "no_atime"),
-    (0x00000004, "c", "compression_requested"),
-    (EXT4_ENCRYPT_FL, "E", "encrypted"),
-    (0x00004000, "j", "journaled_data"),
-    (0x00001000, "I", "indexed_directory"),
-    (0x00008000, "t", "no_tailmerging"),
-    (0x00020000, "T", "top_of_directory_hierarchies"),
-    (0x00080000, "e", "extents"),
-    (0x00800000, "C", "no_cow"),
-    (0x02000000, "x", "dax"),
-    (0x40000000, "F", "casefold"),
-    (0x10000000, "N", "inline_data"),
-    (0x20000000, "P", "project_hierarchy"),
-    (0x00100000, "V", "verity"),
-    (0x00000400, "m", "dont_compress"),
-)
-# Bits that lsattr has no letter for (kernel: fs/ext4/ext4.h).
-_MORE_FLAGS = ((0x00040000, "huge_file"), (0x00200000, "ea_inode"))
+_KNOWN_FLAGS = sum(flag.bit for flag in INODE_FLAGS)
 
 
 def flag_letters(flags: int) -> str:
     """The flags as lsattr prints them."""
-    return "".join(letter if flags & bit else "-" for bit, letter, _ in FLAGS)
+    return "".join(flag.letter if flags & flag.bit else "-" for flag in INODE_FLAGS if flag.letter)
 
 
 def flag_names(flags: int) -> list[str]:
     """The flags' names; bits without one as hex."""
-    names = [name for bit, _, name in FLAGS if flags & bit]
-    known = sum(bit for bit, _, _ in FLAGS)
-    for bit, name in _MORE_FLAGS:
-        known |= bit
-        if flags & bit:
-            names.append(name)
-    if flags & ~known:
-        names.append(f"{flags & ~known:#x}")
+    names = [flag.name for flag in INODE_FLAGS if flags & flag.bit]
+    if flags & ~_KNOWN_FLAGS:
+        names.append(f"{flags & ~_KNOWN_FLAGS:#x}")
     return names
 
 

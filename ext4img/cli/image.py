@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from ext4img.cli.exits import Exit
-from ext4img.cli.failure import Failure, about, explain
+from ext4img.cli.error_report import Failure, about, explain
+from ext4img.cli.exit_codes import Exit
+from ext4img.cli.file_magic import advice_for
 from ext4img.cli.options import ChecksChoice, ImageOptions, VolumeOptions
 from ext4img.cli.output import warn
 from ext4img.cli.quoting import quote
-from ext4img.cli.recognise import advice_for
 from ext4img.errors import NotExt4Error
+from ext4img.fs.filesystem import FileSystem
 from ext4img.sources import open_source
 from ext4img.sources.partitions import partition_source
-from ext4img.view.view import View
 from ext4img.volume.volume import Volume
 
 if TYPE_CHECKING:
@@ -23,36 +23,36 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_image(options: ImageOptions, keys: ImageKeyOptions | None = None) -> Iterator[View]:
+def open_image(options: ImageOptions, keys: ImageKeyOptions | None = None) -> Iterator[FileSystem]:
     """The view of the image, with the keys that were given.
 
     Failures in the block are about the image. With `--checks report` what was read around is told
     when the block ends, and makes the exit code Exit.PARTLY.
     """
-    with open_view(options, options.checks) as view:
+    with open_file_system(options, options.checks) as fs:
         try:
             with about(options.image):
                 if keys is not None:
-                    keys.add_to(view)
-                yield view
+                    keys.add_to(fs)
+                yield fs
         finally:
-            for problem in view.problems:
+            for problem in fs.problems:
                 warn(f"{quote(options.image)}: warning: {problem}")
-        problems = len(view.problems) + view.problems.dropped
-        if problems and view.problems.checks == "report":
+        problems = len(fs.problems) + fs.problems.dropped
+        if problems and fs.problems.checks == "report":
             told = f"{quote(options.image)}: read around {problems} problem{'s' * (problems != 1)}"
             raise Failure(Exit.PARTLY, told)
 
 
 @contextmanager
-def open_view(options: VolumeOptions, checks: ChecksChoice) -> Iterator[View]:
+def open_file_system(options: VolumeOptions, checks: ChecksChoice) -> Iterator[FileSystem]:
     """The view of the image alone: what is read around is left to the caller to tell."""
     with ExitStack() as opened:
-        view = _open(options, checks, opened)
-        yield view
+        fs = _open(options, checks, opened)
+        yield fs
 
 
-def _open(options: VolumeOptions, checks: ChecksChoice, opened: ExitStack) -> View:
+def _open(options: VolumeOptions, checks: ChecksChoice, opened: ExitStack) -> FileSystem:
     if options.block_size is not None and options.superblock is None:
         raise Failure(Exit.USAGE, "--block-size says what --superblock counts, which is not given")
     journal_device = None
@@ -74,4 +74,4 @@ def _open(options: VolumeOptions, checks: ChecksChoice, opened: ExitStack) -> Vi
             )
         except NotExt4Error as error:
             raise explain(error, options.image, *advice_for(source)) from error
-        return View(volume)
+        return FileSystem(volume)

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ext4img.cli.exits import Exit
-from ext4img.cli.failure import Failure, explain
+from ext4img.cli.error_report import Failure, explain
+from ext4img.cli.exit_codes import Exit
 from ext4img.cli.quoting import quote
 from ext4img.crypto.policy import DESCRIPTOR_SIZE, Policy
 from ext4img.errors import Ext4Error, WrongKeyError
-from ext4img.view.view import View
+from ext4img.fs.filesystem import FileSystem
 
 if TYPE_CHECKING:
-    from ext4img.crypto.unlock import CostLimits
+    from ext4img.unlocking import CostLimits
 
 STDIN = "-"
 _NAMES_THAT_TELL = 2
@@ -93,7 +93,7 @@ class KeyOptions:
         return descriptor
 
     def _parsed(self, label: str, data: bytes) -> GivenKey:
-        from ext4img.crypto.unlock.keyfile import parse_key
+        from ext4img.unlocking.keyfile import parse_key
 
         try:
             return GivenKey(label, parse_key(data, self.key_format.value))
@@ -151,7 +151,7 @@ class PassphraseOptions(KeyOptions):
     @property
     def limits(self) -> CostLimits | None:
         """What hashing may cost; None for the usual."""
-        from ext4img.crypto.unlock import NO_LIMITS
+        from ext4img.unlocking import NO_LIMITS
 
         return NO_LIMITS if self.any_cost else None
 
@@ -167,44 +167,44 @@ class PassphraseOptions(KeyOptions):
 class ImageKeyOptions(PassphraseOptions):
     """For an image."""
 
-    def add_to(self, view: View) -> None:
+    def add_to(self, fs: FileSystem) -> None:
         """Give the view all keys. Failure if one of them opens nothing."""
         keys = len(self.key_file or ()) + len(self.key_env or ()) + self.key_prompt
-        for place, (label, _, failure) in enumerate(self.tried_on(view)):
+        for place, (label, _, failure) in enumerate(self.tried_on(fs)):
             if failure is not None:
-                raise self.refused(failure, label, _LISTS_KEYS, place < keys and _has_untried(view))
+                raise self.refused(failure, label, _LISTS_KEYS, place < keys and _has_untried(fs))
 
-    def tried_on(self, view: View) -> list[tuple[str, tuple[Policy, ...], Ext4Error | None]]:
+    def tried_on(self, fs: FileSystem) -> list[tuple[str, tuple[Policy, ...], Ext4Error | None]]:
         """Give the view all keys: (where each came from, the policies it opened, why none)."""
         results: list[tuple[str, tuple[Policy, ...], Ext4Error | None]] = []
         descriptor = self.descriptor
         for key in self.read():
             try:
-                results.append((key.label, self._add(view, key.raw, descriptor), None))
+                results.append((key.label, self._add(fs, key.raw, descriptor), None))
             except Ext4Error as error:
                 results.append((key.label, (), error))
         for label, passphrase in self.passphrases():
             try:
-                results.append((label, self._unlock(view, passphrase), None))
+                results.append((label, self._unlock(fs, passphrase), None))
             except Ext4Error as error:
                 results.append((label, (), error))
         return results
 
-    def _add(self, view: View, raw: bytes, descriptor: bytes | None) -> tuple[Policy, ...]:
+    def _add(self, fs: FileSystem, raw: bytes, descriptor: bytes | None) -> tuple[Policy, ...]:
         try:
-            return view.add_key(raw, descriptor)
+            return fs.add_key(raw, descriptor)
         except WrongKeyError:
             if len(raw) != RAW_PROTECTOR_KEY_BYTES:
                 raise
             # It may be the key of one of fscrypt's raw-key protectors, which wraps the master key.
             try:
-                return self._unlock(view, None, raw)
+                return self._unlock(fs, None, raw)
             except Ext4Error:
                 pass
             raise
 
-    def _unlock(self, view: View, passphrase: bytes | None, *raw_keys: bytes) -> tuple[Policy, ...]:
-        return view.unlock(
+    def _unlock(self, fs: FileSystem, passphrase: bytes | None, *raw_keys: bytes) -> tuple[Policy, ...]:
+        return fs.unlock(
             passphrase,
             raw_keys=raw_keys,
             salts=self.salt or (),
@@ -213,12 +213,12 @@ class ImageKeyOptions(PassphraseOptions):
         )
 
 
-def _has_untried(view: View) -> bool:
+def _has_untried(fs: FileSystem) -> bool:
     """Whether there are version 1 policies with hardly a name below them that would show whether a key is theirs."""
-    for policy, use in view.policies().items():
+    for policy, use in fs.policies().items():
         if policy.version == 1:
-            directories = (view.inode(number) for number, _ in use.sample)
-            if sum(len(view.volume.directory(directory)) for directory in directories) < _NAMES_THAT_TELL:
+            directories = (fs.inode(number) for number, _ in use.sample)
+            if sum(len(fs.volume.directory(directory)) for directory in directories) < _NAMES_THAT_TELL:
                 return True
     return False
 

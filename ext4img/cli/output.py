@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any, BinaryIO
 
-from ext4img.cli.exits import Exit
-from ext4img.cli.failure import Failure
+from ext4img.cli.error_report import Failure
+from ext4img.cli.exit_codes import Exit
 from ext4img.cli.quoting import harmless, quote
 
 

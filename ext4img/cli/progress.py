@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ext4img.cli.quoting import harmless
+from ext4img.progress import Progress
 
-Progress = Callable[[int, int | None], None]
 _REDRAW_SECONDS = 0.1
 
 

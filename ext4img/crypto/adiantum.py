@@ -14,7 +14,7 @@ import numpy
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from ext4img.crypto.batches import BatchCipher, Bytes
-from ext4img.crypto.messages import check_lengths
+from ext4img.crypto.name_cipher import check_lengths
 from ext4img.crypto.nhpoly1305 import MAX_RAGGED, NH_KEY_SIZE, NhPoly1305, Poly1305
 from ext4img.crypto.xchacha import keystreams
 

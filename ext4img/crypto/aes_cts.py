@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from ext4img.crypto.messages import check_lengths, xor
+from ext4img.crypto.name_cipher import check_lengths, xor
 
 _BLOCK = 16
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from ext4img.crypto.numpy_pays import numpy_pays
-from ext4img.crypto.units import Buffer, UnitCipher
+from ext4img.crypto.data_cipher import Buffer, UnitCipher
+from ext4img.worth_importing_numpy import worth_importing_numpy
 
 if TYPE_CHECKING:
     from ext4img.crypto.xts_batches import XtsBatches
@@ -57,7 +57,7 @@ class Xts(UnitCipher):
 
     def _batches(self, units: int, unit_size: int) -> XtsBatches | None:
         if self._whole is not None and (
-            units < _BATCH_UNITS or unit_size > _BATCH_UNIT_SIZE or not numpy_pays(units * _BATCH_SAVES_US)
+            units < _BATCH_UNITS or unit_size > _BATCH_UNIT_SIZE or not worth_importing_numpy(units * _BATCH_SAVES_US)
         ):
             return None
         from ext4img.crypto.xts_batches import XtsBatches

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy
 from numpy.typing import NDArray
 
-from ext4img.crypto.units import Buffer, UnitCipher
+from ext4img.crypto.data_cipher import Buffer, UnitCipher
 
 Bytes = NDArray[numpy.uint8]
 

@@ -8,8 +8,8 @@ from functools import partial
 from cryptography.hazmat.primitives.ciphers import algorithms
 
 from ext4img.crypto import modes
-from ext4img.crypto.messages import MessageCipher
-from ext4img.crypto.units import UnitCipher
+from ext4img.crypto.data_cipher import UnitCipher
+from ext4img.crypto.name_cipher import MessageCipher
 from ext4img.errors import UnsupportedFeatureError
 
 

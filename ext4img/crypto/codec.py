@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ext4img.crypto.iv import IvScheme
-from ext4img.crypto.names import NAME_MAX, encrypted_length
 from ext4img.errors import CorruptionError
+from ext4img.names.nokey import NAME_MAX, encrypted_length
 
 if TYPE_CHECKING:
-    from ext4img.crypto.messages import MessageCipher
-    from ext4img.crypto.units import Buffer, UnitCipher
+    from ext4img.crypto.data_cipher import Buffer, UnitCipher
+    from ext4img.crypto.name_cipher import MessageCipher
 
 
 class ContentsCipher:

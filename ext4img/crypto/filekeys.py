@@ -21,7 +21,7 @@ from ext4img.crypto.kdf import (
 )
 from ext4img.crypto.modes import Mode
 from ext4img.crypto.policy import Policy
-from ext4img.crypto.siphash import siphash24
+from ext4img.names.siphash import siphash24
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from ext4img.crypto.batches import Bytes
-from ext4img.crypto.messages import check_lengths
+from ext4img.crypto.name_cipher import check_lengths
 from ext4img.crypto.polyval import Polyval, Words
 
 _BLOCK: Final = 16

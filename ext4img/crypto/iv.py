@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ext4img.crypto.numpy_pays import numpy_pays
 from ext4img.crypto.policy import Policy
+from ext4img.worth_importing_numpy import worth_importing_numpy
 
 _MASK_32 = 0xFFFFFFFF
 _MASK_64 = 0xFFFFFFFFFFFFFFFF
@@ -44,7 +44,7 @@ class IvScheme(NamedTuple):
 
     def ivs(self, first: int, count: int) -> bytes:
         """The IVs of `count` data units from `first` on, one after the other."""
-        if count < _MANY or not numpy_pays(count * 0.2):
+        if count < _MANY or not worth_importing_numpy(count * 0.2):
             return b"".join([self.iv(index) for index in range(first, first + count)])
         import numpy
 

@@ -14,9 +14,9 @@ from ext4img.errors import KeyFormatError, UnsupportedFeatureError
 
 if TYPE_CHECKING:
     from ext4img.crypto.codec import ContentsCipher, NamesCipher
+    from ext4img.crypto.data_cipher import UnitCipher
     from ext4img.crypto.filekeys import FileKeys
-    from ext4img.crypto.messages import MessageCipher
-    from ext4img.crypto.units import UnitCipher
+    from ext4img.crypto.name_cipher import MessageCipher
 
 T = TypeVar("T")
 

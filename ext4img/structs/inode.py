@@ -1,5 +1,7 @@
 """struct ext4_inode: 128 bytes, then what i_extra_isize says is there (kernel: fs/ext4/ext4.h)."""
 
+from typing import NamedTuple
+
 from ext4img.structs.declaration import Bytes, Int16ul, Int32sl, Int32ul, Struct
 from ext4img.structs.record import Record
 
@@ -8,26 +10,68 @@ EXT4_JOURNAL_INO = 8
 EXT4_N_BLOCKS = 15
 EXT4_NDIR_BLOCKS = 12
 
-# i_flags
+# i_flags (FS_*_FL in include/uapi/linux/fs.h; NOCOW is known to lsattr alone)
 EXT4_SECRM_FL = 0x00000001
+EXT4_UNRM_FL = 0x00000002
+EXT4_COMPR_FL = 0x00000004
 EXT4_SYNC_FL = 0x00000008
 EXT4_IMMUTABLE_FL = 0x00000010
 EXT4_APPEND_FL = 0x00000020
 EXT4_NODUMP_FL = 0x00000040
 EXT4_NOATIME_FL = 0x00000080
+EXT4_NOCOMPR_FL = 0x00000400
 EXT4_ENCRYPT_FL = 0x00000800
 EXT4_INDEX_FL = 0x00001000
 EXT4_JOURNAL_DATA_FL = 0x00004000
+EXT4_NOTAIL_FL = 0x00008000
 EXT4_DIRSYNC_FL = 0x00010000
 EXT4_TOPDIR_FL = 0x00020000
 EXT4_HUGE_FILE_FL = 0x00040000
 EXT4_EXTENTS_FL = 0x00080000
 EXT4_VERITY_FL = 0x00100000
 EXT4_EA_INODE_FL = 0x00200000
+EXT4_NOCOW_FL = 0x00800000
 EXT4_DAX_FL = 0x02000000
 EXT4_INLINE_DATA_FL = 0x10000000
 EXT4_PROJINHERIT_FL = 0x20000000
 EXT4_CASEFOLD_FL = 0x40000000
+
+
+class InodeFlag(NamedTuple):
+    """One bit of i_flags: the letter that lsattr and chattr have for it ("" for none), and its name."""
+
+    bit: int
+    letter: str
+    name: str
+
+
+# In the order of lsattr, names as `lsattr -l` has them (e2fsprogs, lib/e2p/pf.c); then those that it does not show.
+INODE_FLAGS = (
+    InodeFlag(EXT4_SECRM_FL, "s", "secure_deletion"),
+    InodeFlag(EXT4_UNRM_FL, "u", "undelete"),
+    InodeFlag(EXT4_SYNC_FL, "S", "synchronous_updates"),
+    InodeFlag(EXT4_DIRSYNC_FL, "D", "synchronous_directory_updates"),
+    InodeFlag(EXT4_IMMUTABLE_FL, "i", "immutable"),
+    InodeFlag(EXT4_APPEND_FL, "a", "append_only"),
+    InodeFlag(EXT4_NODUMP_FL, "d", "no_dump"),
+    InodeFlag(EXT4_NOATIME_FL, "A", "no_atime"),
+    InodeFlag(EXT4_COMPR_FL, "c", "compression_requested"),
+    InodeFlag(EXT4_ENCRYPT_FL, "E", "encrypted"),
+    InodeFlag(EXT4_JOURNAL_DATA_FL, "j", "journaled_data"),
+    InodeFlag(EXT4_INDEX_FL, "I", "indexed_directory"),
+    InodeFlag(EXT4_NOTAIL_FL, "t", "no_tailmerging"),
+    InodeFlag(EXT4_TOPDIR_FL, "T", "top_of_directory_hierarchies"),
+    InodeFlag(EXT4_EXTENTS_FL, "e", "extents"),
+    InodeFlag(EXT4_NOCOW_FL, "C", "no_cow"),
+    InodeFlag(EXT4_DAX_FL, "x", "dax"),
+    InodeFlag(EXT4_CASEFOLD_FL, "F", "casefold"),
+    InodeFlag(EXT4_INLINE_DATA_FL, "N", "inline_data"),
+    InodeFlag(EXT4_PROJINHERIT_FL, "P", "project_hierarchy"),
+    InodeFlag(EXT4_VERITY_FL, "V", "verity"),
+    InodeFlag(EXT4_NOCOMPR_FL, "m", "dont_compress"),
+    InodeFlag(EXT4_HUGE_FILE_FL, "", "huge_file"),
+    InodeFlag(EXT4_EA_INODE_FL, "", "ea_inode"),
+)
 
 # i_mode's file types (POSIX)
 S_IFMT = 0xF000

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from google_crc32c import extend, value
 
+from ext4img.structs.crc16 import crc16
 from ext4img.structs.directory import EXT4_DIR_ENTRY_TAIL
 from ext4img.structs.group import EXT4_GROUP_DESC, EXT4_GROUP_DESC_HI
 from ext4img.structs.inode import EXT4_INODE, EXT4_INODE_EXTRA
@@ -66,7 +67,7 @@ def group_descriptor(seed: int, group: int, raw: bytes) -> int:
 
 def group_descriptor_crc16(uuid: UUID, group: int, raw: bytes) -> int:
     """bg_checksum with uninit_bg only: crc16 over UUID, number, and the descriptor without it."""
-    return crc16(0xFFFF, uuid.bytes + _WORD(group) + raw[:_BG_CHECKSUM] + raw[_BG_CHECKSUM + 2 :])
+    return crc16(uuid.bytes + _WORD(group) + raw[:_BG_CHECKSUM] + raw[_BG_CHECKSUM + 2 :])
 
 
 def inode(seed_of_inode: int, raw: bytes) -> int:
@@ -159,26 +160,6 @@ def orphan_block(seed_of_inode: int, block_number: int, entries: bytes) -> int:
 def ea_inode_value(seed: int, contents: bytes) -> int:
     """Hash of an ea_inode's contents, kept in its i_atime (kernel: ext4_xattr_inode_hash)."""
     return int(extend(seed, contents)) ^ INVERT
-
-
-def _crc16_table() -> tuple[int, ...]:
-    table = []
-    for byte in range(256):
-        crc = byte
-        for _ in range(8):
-            crc = crc >> 1 ^ 0xA001 if crc & 1 else crc >> 1
-        table.append(crc)
-    return tuple(table)
-
-
-_CRC16 = _crc16_table()
-
-
-def crc16(crc: int, data: bytes) -> int:
-    """Linux' crc16 (lib/crc16.c): reflected polynomial 0x8005, no inversions."""
-    for byte in data:
-        crc = crc >> 8 ^ _CRC16[(crc ^ byte) & 0xFF]
-    return crc
 
 
 EXT4_GROUP_DESC_SIZE_64BIT = EXT4_GROUP_DESC.size + EXT4_GROUP_DESC_HI.size

@@ -217,11 +217,11 @@ class Contents:
             return
         done = 0
         for piece in _block_pieces(disk_offset, len(buffer), size):
-            view = buffer[done : done + piece]
+            fs = buffer[done : done + piece]
             try:
-                self._blocks.read_bytes_into(disk_offset + done, view)
+                self._blocks.read_bytes_into(disk_offset + done, fs)
             except SourceError as one:
-                self._unreadable(one, disk_offset + done, view, file_offset + done)
+                self._unreadable(one, disk_offset + done, fs, file_offset + done)
             done += piece
 
     def _lost(self, offset: int, length: int) -> None:

@@ -1,310 +1,296 @@
-"""Directory entries as they are stored: linear blocks, indexed directories, inline ones.
-
-An indexed directory's leaves are ordinary blocks of entries, and its index blocks look like empty
-entries to whoever reads linearly, so listing needs no index (kernel: fs/ext4/dir.c, namei.c).
-"""
+"""Listing directories, and finding one name in them, on one volume."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from functools import lru_cache
-from itertools import chain
-from struct import Struct
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from ext4img.errors import ChecksumError, CorruptionError, Place
-from ext4img.structs.directory import (
-    DX_COUNTLIMIT,
-    DX_ENTRY,
-    DX_NODE_ENTRIES_OFFSET,
-    DX_ROOT_INFO,
-    DX_ROOT_INFO_OFFSET,
-    DX_TAIL,
-    EXT4_DIR_ENTRY,
-    EXT4_DIR_ENTRY_HASH,
-    EXT4_DIR_ENTRY_TAIL,
-    EXT4_FT_DIR_CSUM,
-    EXT4_FT_MAX,
-)
+from ext4img.errors import CorruptionError, NotDirectoryError, Place, SourceError
+from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ENCRYPT_FL, EXT4_INDEX_FL
 from ext4img.volume import checksum
+from ext4img.volume.blocks import BlockReader
+from ext4img.volume.dir_block import (
+    DirectoryFormat,
+    DirEntry,
+    find_entry,
+    parse_block,
+    parse_entries,
+    verify_block,
+)
+from ext4img.volume.features import Compat, Incompat
+from ext4img.volume.inode import Inode
+from ext4img.volume.listing import DirListing, Row
+from ext4img.volume.mapping import LOST, WRITTEN, Mapper, Run
 from ext4img.volume.problems import Problems
+from ext4img.volume.superblock import Superblock
 
 if TYPE_CHECKING:
-    from ext4img.volume.listing import Listing
+    from ext4img.volume.htree import HashTree
 
-FILE_TYPES = ("unknown", "file", "dir", "char", "block", "fifo", "socket", "symlink")
-_HEADER_SIZE = EXT4_DIR_ENTRY.size
-_MIN_REC_LEN = 12
-_header = EXT4_DIR_ENTRY.unpack_tuple
-_HUGE_BLOCK = 1 << 16
-_DOTS = [b".", b".."]
-_NO_NAMES = frozenset((b"", *_DOTS))
-# By the name's length; the shortest are always looked at, as they may be none.
-_LEAST_REC_LEN = tuple(_HEADER_SIZE + name_len if name_len > 2 else _HUGE_BLOCK for name_len in range(256))
-_KNOWN_TYPES = bytes(range(EXT4_FT_MAX))
-# "." and ".." as most directories begin: all of an entry but the inode number before it and, of the
-# first, two bytes that are left over.
-_DOT_HEAD, _DOT = slice(4, 9), b"\x0c\0\1\2."
-_DOTDOT_HEAD, _DOTDOT = slice(16, 22), b"\x0c\0\2\2.."
-_DOTS_SIZE = 2 * _MIN_REC_LEN
-_LEAST_ALIKE = 8
-_LITTLE_ENDIAN = sys.byteorder == "little"
+INLINE_PARENT_SIZE = 4
+WINDOW_BLOCKS = 64
+_CACHED_DIRECTORIES = 4096
+_CACHED_NAMES = 200_000  # some 40 MiB
+_SINGLE_LOOKUPS = 2  # so many look-ups block by block, then all names of the directory are kept
+_MOST_BYTES_NAMED = 1 << 20
+_BOTH = EXT4_ENCRYPT_FL | EXT4_CASEFOLD_FL
 
 
-class DirEntry(NamedTuple):
-    """A name in a directory, as stored.
+class _Known:
+    """What is kept of a directory between look-ups in it."""
 
-    `file_type` is the entry's own word (0 unknown, 1 file, 2 dir, 3 char, 4 block, 5 fifo,
-    6 socket, 7 symlink; always 0 without the filetype feature). `hash` holds the 8 bytes that
-    follow the name in directories both encrypted and case-insensitive, else nothing.
+    __slots__ = ("form", "inode", "is_sound", "lookups", "names", "runs", "tree")
+
+    def __init__(self, inode: Inode, form: DirectoryFormat, runs: list[Run]) -> None:
+        self.inode = inode
+        self.form = form
+        self.runs = runs
+        self.tree: HashTree | None = None
+        self.lookups = 0
+        self.is_sound = True  # until reading all of it has shown otherwise
+        self.names: dict[bytes, Row] | None = None
+
+
+class Directories:
+    """The directories of one volume, names as stored.
+
+    `inline_parts` gives the two pieces of contents that stand in an inode itself.
     """
 
-    name: bytes
-    inode: int
-    file_type: int
-    hash: bytes
+    def __init__(
+        self,
+        superblock: Superblock,
+        blocks: BlockReader,
+        mapper: Mapper,
+        seed: int,
+        problems: Problems,
+        inline_parts: Callable[[Inode], tuple[bytes, bytes]],
+    ) -> None:
+        self._superblock = superblock
+        self._block_size = superblock.block_size
+        self._blocks = blocks
+        self._mapper = mapper
+        self._seed = seed
+        self._problems = problems
+        self._inline_parts = inline_parts
+        self._checksums = superblock.has_metadata_checksums and problems.verify
+        self._has_filetype = Incompat.FILETYPE in superblock.features
+        self._has_index = Compat.DIR_INDEX in superblock.features
+        self._has_large_dir = Incompat.LARGEDIR in superblock.features
+        self._known: OrderedDict[int, _Known] = OrderedDict()
+        self._names_held = 0
 
+    def entries(self, inode: Inode) -> list[DirEntry]:
+        """All entries in the order of the disk, "." and ".." left out. NotDirectoryError."""
+        return self.listing(inode).entries()
 
-class DirectoryFormat(NamedTuple):
-    """What decides how one directory's blocks are read."""
+    def listing(self, inode: Inode) -> DirListing:
+        """The same as columns."""
+        if not inode.is_dir:
+            raise NotDirectoryError.at(f"inode {inode.number}")
+        form = self._format(inode)
+        if inode.has_inline_data:
+            return DirListing(self._inline_entries(inode, form))
+        found = DirListing()
+        self._read(self._runs(inode), form, self._problems, found)
+        return found
 
-    inode: int
-    seed: int | None  # of its checksums; None where there are none
-    has_filetype: bool
-    has_hash: bool  # encrypted and case-insensitive
-    inode_count: int
+    def _read(self, runs: Iterable[Run], form: DirectoryFormat, problems: Problems, found: DirListing) -> None:
+        """Add the entries of all blocks of these runs."""
+        for run in runs:
+            for start in range(0, run.length, WINDOW_BLOCKS):
+                self._window(run.pblk + start, min(WINDOW_BLOCKS, run.length - start), form, problems, found)
 
+    def lookup(self, inode: Inode, name: bytes, hash_: tuple[int, int] | None = None) -> DirEntry | None:
+        """The entry of this stored name, or None; through the index where there is one.
 
-def parse_block(data: bytes, form: DirectoryFormat, problems: Problems, block: int | None, listing: Listing) -> None:
-    """Add the entries of one sound block: `parse_entries` without its detours, in a third of the time.
+        `hash_` gives the (major, minor) hash where it cannot be computed from the stored name:
+        encrypted and case-insensitive directories.
+        """
+        if inode.has_inline_data:
+            return next((entry for entry in self.entries(inode) if entry.name == name), None)
+        known = self._know(inode)
+        if known.names is not None:
+            return _entry(known.names.get(name))
+        tree = known.tree
+        if tree is not None and not (tree.uses_siphash and hash_ is None):
+            major = hash_[0] if hash_ else tree.hash_of(name, self._superblock.hash_seed)
+            try:
+                for block in self._leaves(known, tree, major):
+                    entry = find_entry(block, name, known.form, self._problems)
+                    if entry is not None:
+                        return entry
+                return None
+            except (CorruptionError, SourceError) as error:
+                # and then without the index, as the kernel does
+                self._problems.unreadable(error, Place(inode=inode.number))
+        if known.lookups >= _SINGLE_LOOKUPS and known.is_sound and inode.size <= _MOST_BYTES_NAMED:
+            names = self._named(known)
+            if names is not None:
+                return _entry(names.get(name))
+        known.lookups += 1
+        for run in known.runs:
+            for pblk in range(run.pblk, run.pblk + run.length):
+                data = self._verified(known.form, pblk)
+                entry = find_entry(data, name, known.form, self._problems) if data else None
+                if entry is not None:
+                    return entry
+        return None
 
-    What is damaged or carries hashes is left to `parse_entries`.
-    """
-    end = len(data)
-    if not form.has_hash and form.has_filetype and end < _HUGE_BLOCK and _parse_sound(data, form, listing):
-        return
-    for entry in parse_entries(data, 0, form, problems, block):
-        listing.add(*entry)
+    def _named(self, known: _Known) -> dict[bytes, Row] | None:
+        """All names of a directory that is asked again and again; the oldest of others are dropped.
 
-
-class _NeedsCloserLook(Exception):
-    """Leaves the quick way for `parse_entries`; never this module."""
-
-
-def _parse_sound(data: bytes, form: DirectoryFormat, listing: Listing) -> bool:
-    """Add the entries of a block; False, and none added, where any of it needs a closer look."""
-    start = _DOTS_SIZE if data[_DOT_HEAD] == _DOT and data[_DOTDOT_HEAD] == _DOTDOT else 0
-    try:
-        alike = _run_of_alike(data, start)
-        if alike:
-            names, inodes, types, start = _columns(data, start, alike)
-            others = list(_fields(data, start))
-            names += others[::3]
-            inodes += others[1::3]
-            types += bytes(others[2::3])
-        else:
-            others = list(_fields(data, start))
-            names, inodes, types = others[::3], others[1::3], bytes(others[2::3])
-    except _NeedsCloserLook:
-        return False
-    if inodes and not inodes[-1]:  # the checksum's place
-        del names[-1], inodes[-1]
-        types = types[:-1]
-    if 0 in inodes:
-        used = [at for at, number in enumerate(inodes) if number]
-        names, inodes = [names[at] for at in used], [inodes[at] for at in used]
-        types = bytes(types[at] for at in used)
-    if types.translate(None, _KNOWN_TYPES) or (inodes and max(inodes) > form.inode_count):
-        return False
-    listing.names += names
-    listing.inodes += inodes
-    listing.types += types
-    return True
-
-
-def _fields(data: bytes, offset: int) -> Iterator[Any]:
-    """Name, inode and type of every entry from `offset` on, one after the other: no object an entry."""
-    header, least = _header, _LEAST_REC_LEN
-    last = len(data) - _MIN_REC_LEN
-    lengths = 0
-    while offset <= last:
-        number, rec_len, name_len, file_type = header(data, offset)
-        start = offset + _HEADER_SIZE
-        name = data[start : start + name_len]
-        if rec_len < least[name_len] and (name_len > 2 or rec_len < _MIN_REC_LEN or (number and name in _NO_NAMES)):
-            raise _NeedsCloserLook
-        yield name
-        yield number
-        yield file_type
-        lengths |= rec_len
-        offset += rec_len
-    if offset != len(data) or lengths & 3:
-        raise _NeedsCloserLook
-
-
-def _run_of_alike(data: bytes, offset: int) -> int:
-    """How many entries from `offset` on are as long as the first, in themselves and in their names, and
-    of its type; 0 where they are too few to be read as a table. Names that count up are alike.
-    """
-    _, rec_len, name_len, _ = _header(data, offset)
-    second = offset + rec_len
-    if name_len < 3 or rec_len & 3 or rec_len < _LEAST_REC_LEN[name_len] or not _LITTLE_ENDIAN:
-        return 0
-    if data[offset + 4 : offset + _HEADER_SIZE] != data[second + 4 : second + _HEADER_SIZE]:
-        return 0
-    # The words that hold lengths and type, of all at once: the first bit in which one differs.
-    heads = memoryview(data)[offset:].cast("I")[1 :: rec_len >> 2].tobytes()
-    different = int.from_bytes(heads, "little") ^ int.from_bytes(heads[:4] * (len(heads) >> 2), "little")
-    alike = (different & -different).bit_length() - 1 >> 5 if different else len(heads) >> 2
-    return alike if alike >= _LEAST_ALIKE and offset + alike * rec_len <= len(data) else 0
-
-
-def _columns(data: bytes, offset: int, count: int) -> tuple[list[bytes], list[int], bytes, int]:
-    """Names, inodes and types of `count` entries that `_run_of_alike` found, and where they end."""
-    _, rec_len, name_len, file_type = _header(data, offset)
-    end = offset + count * rec_len
-    table = memoryview(data)[offset:end]
-    names = list(chain.from_iterable(_names_of_alike(rec_len, name_len)(table)))
-    return names, table.cast("I")[:: rec_len >> 2].tolist(), bytes((file_type,)) * count, end
-
-
-@lru_cache(maxsize=256)
-def _names_of_alike(rec_len: int, name_len: int) -> Callable[[memoryview], Iterator[tuple[bytes]]]:
-    return Struct(f"{_HEADER_SIZE}x{name_len}s{rec_len - _HEADER_SIZE - name_len}x").iter_unpack
-
-
-def find_entry(data: bytes, name: bytes, form: DirectoryFormat, problems: Problems) -> DirEntry | None:
-    """The entry of this name in one block, or None."""
-    position = data.find(name)
-    if position < 0 and form.seed is not None:
-        return None  # not a byte of it, in a block whose checksum was right
-    if len(data) < _HUGE_BLOCK and not form.has_hash and form.has_filetype:
-        # Only what the chain of entries leads to is a name: names hold any bytes.
-        count = form.inode_count
-        last = len(data) - _MIN_REC_LEN
-        offset = 0
-        while offset <= last:
-            number, rec_len, name_len, file_type = _header(data, offset)
-            start = offset + _HEADER_SIZE
-            if name_len == len(name) and number and data[start : start + name_len] == name:
-                following = offset + rec_len
-                if number > count or rec_len < name_len + _HEADER_SIZE or rec_len & 3 or file_type > 7:
-                    break
-                if following > last and following != len(data):
-                    break
-                return DirEntry(name, number, file_type, b"")
-            if rec_len < _MIN_REC_LEN or rec_len & 3:
+        None where anything in it is damaged: a name is looked for up to where it is found, and what
+        is wrong elsewhere has no part in that, however often it is asked for.
+        """
+        listing = DirListing()
+        try:
+            self._read(known.runs, known.form, Problems("strict"), listing)
+        except (CorruptionError, SourceError):
+            known.is_sound = False
+            return None
+        # Backwards, as of two equal names the first is the one that is found.
+        names = dict(zip(reversed(listing.names), reversed(list(listing.rows())), strict=True))
+        known.names = names
+        self._names_held += len(names)
+        # A list, as other threads may look into further directories meanwhile.
+        for other in list(self._known.values()) if self._names_held > _CACHED_NAMES else ():
+            if self._names_held <= _CACHED_NAMES:
                 break
-            offset += rec_len
-        if offset == len(data):
+            if other.names is not None and other is not known:
+                self._names_held -= len(other.names)
+                other.names = None
+                other.lookups = 0
+        return names
+
+    def index(self, inode: Inode) -> HashTree | None:
+        """The directory's index, or None where it has none or a damaged one (a problem)."""
+        return None if inode.has_inline_data else self._know(inode).tree
+
+    def entries_of_hash(self, inode: Inode, major: int) -> Iterator[DirEntry]:
+        """All entries of the leaves that may hold a major hash; of all blocks without an index."""
+        known = self._know(inode)
+        if known.tree is None:
+            yield from self.entries(inode)
+            return
+        try:
+            leaves = list(self._leaves(known, known.tree, major))
+        except (CorruptionError, SourceError) as error:
+            self._problems.unreadable(error, Place(inode=inode.number))
+            yield from self.entries(inode)
+            return
+        for block in leaves:
+            yield from parse_entries(block, 0, known.form, self._problems, None)
+
+    def _leaves(self, known: _Known, tree: HashTree, major: int) -> Iterator[bytes]:
+        for lblk in tree.blocks(major):
+            yield self._logical_block(known, lblk)
+
+    def _know(self, inode: Inode) -> _Known:
+        known = self._known.get(inode.number)
+        # Another inode of the same number: a recovered one, or one that was made by hand.
+        if known is not None and (known.inode is inode or known.inode == inode):
+            return known
+        known = _Known(inode, self._format(inode), list(self._runs(inode)))
+        if self._has_index and inode.flags & EXT4_INDEX_FL:
+            from ext4img.volume.htree import HashTree  # which a listing does without
+
+            try:
+                known.tree = HashTree(
+                    inode.number,
+                    lambda lblk: self._logical_block(known, lblk),
+                    self._superblock.hash_unsigned,
+                    self._has_large_dir,
+                )
+            except (CorruptionError, SourceError) as error:
+                # a name can still be found by reading all of it
+                self._problems.unreadable(error, Place(inode=inode.number))
+        self._known[inode.number] = known
+        if len(self._known) > _CACHED_DIRECTORIES:
+            old = self._known.popitem(last=False)[1]
+            self._names_held -= len(old.names or ())
+        return known
+
+    def _logical_block(self, known: _Known, lblk: int) -> bytes:
+        for run in known.runs:
+            if run.lblk <= lblk < run.end:
+                pblk = run.pblk + lblk - run.lblk
+                data = self._blocks.read(pblk)
+                if known.form.seed is not None:
+                    verify_block(data, known.form, pblk)
+                return data
+        raise CorruptionError(f"directory index names logical block {lblk}, a hole", Place(inode=known.form.inode))
+
+    def _verified(self, form: DirectoryFormat, pblk: int) -> bytes | None:
+        try:
+            data = self._blocks.read(pblk)
+        except (SourceError, CorruptionError) as error:
+            self._problems.unreadable(error, Place(inode=form.inode, block=pblk))
             return None
-    return next((entry for entry in parse_entries(data, 0, form, problems, None) if entry.name == name), None)
+        self._verify(data, form, pblk, self._problems)
+        return data
 
+    def _verify(self, data: bytes, form: DirectoryFormat, pblk: int, problems: Problems) -> None:
+        if form.seed is not None:
+            try:
+                verify_block(data, form, pblk)
+            except CorruptionError as error:
+                problems.found(error)
 
-def parse_entries(
-    data: bytes | memoryview, start: int, form: DirectoryFormat, problems: Problems, block: int | None
-) -> Iterator[DirEntry]:
-    """The entries of one block (or inline area) from byte `start` on, "." and ".." left out.
-
-    A damaged entry ends its block, as its length cannot be trusted: raised or noted.
-    """
-    end = len(data)
-    huge = end >= _HUGE_BLOCK
-    extra = EXT4_DIR_ENTRY_HASH.size if form.has_hash else 0
-    known_type = form.has_filetype
-    offset = start
-    while offset < end:
-        if end - offset < _HEADER_SIZE:
-            problems.found(_damaged("entry runs past the end of its block", form, block, offset))
-            return
-        number, rec_len, name_len, file_type = _header(data, offset)
-        if huge:
-            # 16 bits do not hold 64 KiB (ext4_rec_len_from_disk)
-            rec_len = end if rec_len in (0xFFFF, 0) else (rec_len & 0xFFFC) | (rec_len & 3) << 16
-        following = offset + rec_len
-        # Nothing fits into what one that ends just before the block's end would leave (ext4_check_dir_entry).
-        if rec_len < _MIN_REC_LEN or rec_len & 3 or (following > end - _MIN_REC_LEN and following != end):
-            problems.found(_damaged(f"rec_len is {rec_len}", form, block, offset, "rec_len"))
-            return
-        if number and name_len:
-            name = bytes(data[offset + _HEADER_SIZE : offset + _HEADER_SIZE + name_len])
-            if name not in _DOTS:
-                need = _HEADER_SIZE + (name_len + 3 & ~3) + extra
-                if rec_len < _HEADER_SIZE + name_len or (extra and rec_len < need):
-                    reason = f"name of {name_len} bytes does not fit into rec_len {rec_len}"
-                    problems.found(_damaged(reason, form, block, offset, "name_len"))
-                    return
-                if number > form.inode_count:
-                    reason = f"entry {name!r} names inode {number}, there are {form.inode_count}"
-                    problems.found(_damaged(reason, form, block, offset, "inode"))
-                else:
-                    stored_hash = bytes(data[offset + need - extra : offset + need]) if extra else b""
-                    # As the kernel: a type it does not know says nothing (get_dtype).
-                    shown_type = file_type if known_type and file_type < EXT4_FT_MAX else 0
-                    yield DirEntry(name, number, shown_type, stored_hash)
-        elif number:
-            problems.found(_damaged("entry in use has no name", form, block, offset, "name_len"))
-        offset += rec_len
-
-
-def _damaged(
-    reason: str, form: DirectoryFormat, block: int | None, offset: int, field: str | None = None
-) -> CorruptionError:
-    place = Place(inode=form.inode, block=block, offset=offset, record=EXT4_DIR_ENTRY.name, field=field)
-    return CorruptionError(f"directory: {reason}", place)
-
-
-def verify_block(data: bytes, form: DirectoryFormat, block: int) -> None:
-    """ChecksumError unless the block's checksum fits: in the tail of its entries or of its index."""
-    if form.seed is None:
-        return
-    # The index first: what was a leaf before it became an index block may still end in the tail of
-    # one, but no block with a tail has an entry that reaches its end, as index blocks do.
-    index = index_entries_offset(data)
-    if index is None:
-        zero1, rec_len, zero2, kind, stored = EXT4_DIR_ENTRY_TAIL.unpack_tuple(
-            data, len(data) - EXT4_DIR_ENTRY_TAIL.size
-        )
-        record = EXT4_DIR_ENTRY_TAIL.name
-        if (zero1, rec_len, zero2, kind) != (0, EXT4_DIR_ENTRY_TAIL.size, 0, EXT4_FT_DIR_CSUM):
-            raise CorruptionError(
-                "directory block without a checksum", Place(inode=form.inode, block=block, record=record)
-            )
-        computed = checksum.directory_block(form.seed, data)
-    else:
-        limit, count = DX_COUNTLIMIT.unpack_tuple(data, index)
-        tail = index + limit * DX_ENTRY.size
-        if count > limit or count == 0 or tail + DX_TAIL.size > len(data):
-            raise CorruptionError(
-                f"directory index block with {count} entries of {limit}",
-                Place(inode=form.inode, block=block, record=DX_COUNTLIMIT.name),
-            )
-        stored = DX_TAIL.unpack_tuple(data, tail)[1]
-        covered = data[: index + count * DX_ENTRY.size]
-        computed = checksum.htree_block(form.seed, covered, data[tail : tail + DX_TAIL.size])
-        record = DX_TAIL.name
-    if stored != computed:
-        raise ChecksumError(
-            f"directory block checksum is {stored:#x}, computed {computed:#x}",
-            Place(inode=form.inode, block=block, record=record),
+    def _format(self, inode: Inode) -> DirectoryFormat:
+        return DirectoryFormat(
+            inode.number,
+            checksum.inode_seed(self._seed, inode.number, inode.generation) if self._checksums else None,
+            self._has_filetype,
+            inode.flags & _BOTH == _BOTH,
+            self._superblock.inode_count,
         )
 
+    def _runs(self, inode: Inode) -> Iterator[Run]:
+        """Its written runs up to i_size; holes and lost blocks are problems, not entries."""
+        end = -(-inode.size // self._block_size)
+        reached = 0
+        for run in self._mapper.runs(inode):
+            if run.lblk >= end:
+                break
+            if run.lblk > reached:
+                self._hole(inode, reached, run.lblk)
+            reached = min(run.end, end)
+            if run.state == WRITTEN:
+                yield Run(run.lblk, run.pblk, reached - run.lblk, WRITTEN)
+            elif run.state != LOST:  # what is lost has been reported by the mapping
+                self._hole(inode, run.lblk, reached)
+        if reached < end:
+            self._hole(inode, reached, end)
 
-def index_entries_offset(data: bytes) -> int | None:
-    """Where the index entries of a block begin: after the root's info or after a node's header.
+    def _hole(self, inode: Inode, first: int, end: int) -> None:
+        reason = f"directory has a hole from logical block {first} to {end}"
+        self._problems.found(CorruptionError(reason, Place(inode=inode.number)))
 
-    None where the block is neither (kernel: get_dx_countlimit).
-    """
-    size = len(data)
-    _, rec_len, _, _ = _header(data, 0)
-    if rec_len == size or (size >= _HUGE_BLOCK and rec_len in (0, 0xFFFF)):
-        return DX_NODE_ENTRIES_OFFSET
-    if rec_len == _MIN_REC_LEN:
-        dotdot_rec_len = _header(data, _MIN_REC_LEN)[1]
-        if dotdot_rec_len != size - _MIN_REC_LEN and not (size >= _HUGE_BLOCK and dotdot_rec_len >= size - 0x10000):
-            return None
-        zero, _, info_length, _, _ = DX_ROOT_INFO.unpack_tuple(data, DX_ROOT_INFO_OFFSET)
-        if zero == 0 and info_length == DX_ROOT_INFO.size:
-            return DX_ROOT_INFO_OFFSET + DX_ROOT_INFO.size
-    return None
+    def _window(self, pblk: int, count: int, form: DirectoryFormat, problems: Problems, found: DirListing) -> None:
+        """Add the entries of neighbouring blocks, read at once."""
+        try:
+            data = self._blocks.read_data(pblk, count)
+        except (SourceError, CorruptionError) as error:
+            if count == 1:
+                problems.unreadable(error, Place(inode=form.inode, block=pblk))
+                return
+            for block in range(pblk, pblk + count):  # one bad sector costs one block
+                self._window(block, 1, form, problems, found)
+            return
+        size = self._block_size
+        for number in range(count):
+            block_data = data[number * size : (number + 1) * size] if count > 1 else data
+            self._verify(block_data, form, pblk + number, problems)
+            parse_block(block_data, form, problems, pblk + number, found)
+
+    def _inline_entries(self, inode: Inode, form: DirectoryFormat) -> Iterator[DirEntry]:
+        in_block_area, in_xattr = self._inline_parts(inode)
+        yield from parse_entries(in_block_area, INLINE_PARENT_SIZE, form, self._problems, None)
+        if in_xattr:
+            yield from parse_entries(in_xattr, 0, form, self._problems, None)
+
+
+def _entry(row: Row | None) -> DirEntry | None:
+    return None if row is None else DirEntry._make(row)

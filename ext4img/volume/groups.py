@@ -146,7 +146,7 @@ class Groups:
         """
         if number or self._problems.checks != "report":
             return None
-        from ext4img.volume.root_search import find_first_inode_table
+        from ext4img.volume.salvage.root import find_first_inode_table
 
         table = find_first_inode_table(self._superblock, self._blocks, self._seed)
         if table is None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 
-from ext4img.crypto.dirhash import UNSIGNED, dirhash
 from ext4img.errors import CorruptionError, Place
+from ext4img.names.dirhash import UNSIGNED, dirhash
 from ext4img.structs.directory import (
     DX_COUNTLIMIT,
     DX_ENTRY,

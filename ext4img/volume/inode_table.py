@@ -17,12 +17,12 @@ from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.groups import Groups
 from ext4img.volume.inode import Inode, InodeFormat, from_raw
-from ext4img.volume.inode_rows import NOT_IN_USE, Row, any_flags, rows_of
+from ext4img.volume.inode_batch import NOT_IN_USE, Row, any_flags, rows_of
 from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock
 
 if TYPE_CHECKING:
-    from ext4img.volume.inode_columns import InodeColumns
+    from ext4img.volume.inode_arrays import InodeArrays
 
 WINDOW_BYTES = 64 << 10
 CACHE_BYTES = 4 << 20
@@ -229,7 +229,7 @@ class InodeTable:
                 count = min(self._per_window, used - start)
                 yield from self._scan_window((group, start // self._per_window), count, flags)
 
-    def columns(self) -> Iterator[InodeColumns]:
+    def columns(self) -> Iterator[InodeArrays]:
         """The same inodes as NumPy arrays, some thousands at a time: ten times as fast, without objects.
 
         Damage is told as `scan` tells it.
@@ -239,8 +239,8 @@ class InodeTable:
             for start in range(0, used, per_piece):
                 yield self._columns(group, start, min(per_piece, used - start))
 
-    def _columns(self, group: int, start: int, count: int) -> InodeColumns:
-        from ext4img.volume.inode_columns import columns_from, columns_of
+    def _columns(self, group: int, start: int, count: int) -> InodeArrays:
+        from ext4img.volume.inode_arrays import columns_from, columns_of
 
         first = group * self._per_group + start + 1
         size = self._superblock.block_size

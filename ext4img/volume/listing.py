@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import repeat
 
 from ext4img.structs.directory import EXT4_FT_DIR, EXT4_FT_UNKNOWN
-from ext4img.volume.directory import DirEntry
+from ext4img.volume.dir_block import DirEntry
 
 Row = tuple[bytes, int, int, bytes]
 """The fields of a DirEntry."""
@@ -14,7 +14,7 @@ Row = tuple[bytes, int, int, bytes]
 _DIRECTORIES = bytes((EXT4_FT_UNKNOWN, EXT4_FT_DIR))
 
 
-class Listing:
+class DirListing:
     """Names as stored, inode numbers, file types and hashes, in the order of the disk.
 
     `hashes` is empty where the directory has none; see `DirEntry` for what each is.
@@ -50,10 +50,10 @@ class Listing:
         new = tuple.__new__
         return [new(DirEntry, row) for row in self.rows()]
 
-    def only(self, positions: Iterable[int]) -> Listing:
+    def only(self, positions: Iterable[int]) -> DirListing:
         """The entries at these positions."""
         rows = list(self.rows())
-        return Listing(rows[position] for position in positions)
+        return DirListing(rows[position] for position in positions)
 
     def branches(self) -> list[int]:
         """The positions of what may be a directory: type 0 is "unknown", and the inode has to tell."""

@@ -16,17 +16,17 @@ from ext4img.structs.inode import EXT4_EA_INODE_FL
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.contents import Contents
-from ext4img.volume.directories import Directories
-from ext4img.volume.directory import DirEntry
+from ext4img.volume.dir_block import DirEntry
+from ext4img.volume.directory import Directories
 from ext4img.volume.features import Features, Incompat
 from ext4img.volume.groups import Groups
 from ext4img.volume.inode import Inode
 from ext4img.volume.inode_table import InodeTable
-from ext4img.volume.listing import Listing
+from ext4img.volume.listing import DirListing
 from ext4img.volume.mapping import HOLE, LOST, UNWRITTEN, WRITTEN, Mapper, Mapping, Run, Runs
 from ext4img.volume.problems import Checks, Problems
 from ext4img.volume.recovery.recover import Recovery, recover
-from ext4img.volume.superblock_search import read_superblock
+from ext4img.volume.salvage.superblock import read_superblock
 from ext4img.volume.xattr import (
     ENCRYPTION_CONTEXT,
     INLINE_DATA,
@@ -39,7 +39,7 @@ from ext4img.volume.xattr import (
 
 if TYPE_CHECKING:
     from ext4img.volume.htree import HashTree
-    from ext4img.volume.lost_directories import LostDirectories
+    from ext4img.volume.salvage.directories import LostDirectories
 
 Journal = Literal["replay", "ignore"]
 INLINE_PARENT_SIZE = 4
@@ -94,8 +94,8 @@ class Volume:
         )
         self._lost: LostDirectories | None = None
         if self.problems.checks == "report":
-            from ext4img.volume.lost_directories import LostDirectories
-            from ext4img.volume.rescue import rescue_root
+            from ext4img.volume.salvage.directories import LostDirectories
+            from ext4img.volume.salvage.inodes import rescue_root
 
             rescue_root(superblock, self.blocks, self.inodes, self._mapper, self.checksum_seed, self.problems)
             self._lost = LostDirectories(
@@ -230,7 +230,7 @@ class Volume:
         """
         return self.listing(inode).entries()
 
-    def listing(self, inode: Inode) -> Listing:
+    def listing(self, inode: Inode) -> DirListing:
         """The same entries as columns."""
         listing = self.directories.listing(inode)
         if self._lost is not None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ext4img.cli.file_magic import what_is_on
 from ext4img.cli.main import main
-from ext4img.cli.recognise import what_is_on
 from tests.conftest import UnpackedImage
 from tests.sources.test_partitions import disk, expected
 from tools.loop_mount import run

@@ -10,16 +10,19 @@ from collections.abc import Callable
 
 import pytest
 
-from ext4img.cli.describe import FLAGS, flag_letters, flag_names
+from ext4img.cli.describe import flag_letters, flag_names
 from ext4img.cli.main import main
+from ext4img.structs.inode import INODE_FLAGS
 from tests.conftest import UnpackedImage
 from tests.manifest import USER_VISIBLE_FLAGS
 from tools.loop_mount import loop_mounted
 
 
 def test_letters_and_bits_are_unique():
-    assert len({letter for _, letter, _ in FLAGS}) == len({bit for bit, _, _ in FLAGS}) == len(FLAGS)
-    assert flag_letters(0) == "-" * len(FLAGS)
+    letters = [flag.letter for flag in INODE_FLAGS if flag.letter]
+    assert len(set(letters)) == len(letters)
+    assert len({flag.bit for flag in INODE_FLAGS}) == len(INODE_FLAGS)
+    assert flag_letters(0) == "-" * len(letters)
     assert flag_names(0x00080000 | 0x04000000) == ["extents", "0x4000000"]
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ext4img.cli.output import text_fields, text_list_fields
-from tests.backup.synthetic import Tree
+from tests.archive.synthetic import Tree
 
 NAMES = st.lists(st.binary(max_size=20).map(lambda name: name.decode("utf-8", "surrogateescape")), unique=True)
 

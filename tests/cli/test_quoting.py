@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext4img.cli.failure import explain, lines
+from ext4img.cli.error_report import explain, lines
 from ext4img.cli.quoting import harmless, quote
 from ext4img.errors import NotFoundError
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from ext4img.backup.restore import RestoreReport
 from ext4img.cli.main import main
 from ext4img.cli.output import Output
-from ext4img.cli.restored import tell_restored
+from ext4img.cli.report_restore import tell_restored
+from ext4img.restorer.restore import RestoreReport
 from tests.cli.test_against_kernel import key_options
 from tests.conftest import UnpackedImage
 from tests.host_tree import ALL_FIELDS, tree_differences

@@ -13,7 +13,7 @@ from ext4img.cli.main import command_names
 from tests.cli.transcripts import REPOSITORY
 from tests.conftest import UnpackedImage
 
-HEAVY = {"numpy", "cryptography", "rich", "pydantic", "ext4img.backup", "ext4img.build"}
+HEAVY = {"numpy", "cryptography", "rich", "pydantic", "ext4img.archive", "ext4img.archiver", "ext4img.mkfs"}
 PLAIN = {"info": [], "ls": ["/kinds"], "find": ["--type", "f"], "stat": ["/names"], "cat": ["/attributes/in-inode"],
          "tree": ["/kinds"], "xattr": ["/attributes/acl"]}  # fmt: skip
 
@@ -37,15 +37,6 @@ def test_plain_images_need_nothing_heavy(command: str, fixture_image: Callable[[
     assert loaded == {f"ext4img.cli.commands.{command}"}
 
 
-def test_the_face_has_backup_as_a_function_whatever_is_imported():
-    code = (
-        "import ext4img, sys\nassert 'ext4img.backup' not in sys.modules\nimport ext4img.backup.records\n"
-        "from ext4img.backup import Entry\nfrom ext4img import backup, restore\n"
-        "assert ext4img.backup is backup and callable(backup) and ext4img.restore is restore"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
-
-
 def test_every_command_has_help():
     for command in command_names():
         done = subprocess.run(
@@ -61,7 +52,7 @@ def test_every_command_is_documented():
 
 
 def test_exit_codes_are_documented():
-    from ext4img.cli.exits import Exit
+    from ext4img.cli.exit_codes import Exit
 
     text = (Path(REPOSITORY) / "docs" / "cli.md").read_text(encoding="utf-8")
     assert all(f"\n| {code:d} |" in text for code in Exit)

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from ext4img.crypto.dirhash import UNSIGNED, dirhash, dirhashes, siphash_dirhash
 from ext4img.crypto.keyring import Keyring
-from ext4img.crypto.names import nokey_name, nokey_target, parse_nokey_name
 from ext4img.crypto.policy import EncryptionContext, build_context, parse_context
+from ext4img.names.dirhash import UNSIGNED, dirhash, dirhashes, siphash_dirhash
+from ext4img.names.nokey import nokey_name, nokey_target, parse_nokey_name
 from ext4img.sources import FileSource
 from ext4img.structs.inode import EXT4_CASEFOLD_FL
 from ext4img.volume.mapping import WRITTEN

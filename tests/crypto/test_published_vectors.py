@@ -15,7 +15,7 @@ from ext4img.crypto.aes_cts import CbcCts
 from ext4img.crypto.aes_xts import Xts
 from ext4img.crypto.hctr2 import Hctr2
 from ext4img.crypto.polyval import Polyval
-from ext4img.crypto.siphash import siphash24
+from ext4img.names.siphash import siphash24
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "vectors" / "published.json").read_text())
 unhex = bytes.fromhex

@@ -9,7 +9,7 @@ import pytest
 
 PREPARE = """
 import sys
-from ext4img.crypto.dirhash import dirhashes
+from ext4img.names.dirhash import dirhashes
 from ext4img.crypto.keyring import Keyring
 from ext4img.crypto.policy import Policy, build_context, parse_context
 keyring = Keyring()

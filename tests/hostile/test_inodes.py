@@ -21,7 +21,7 @@ def test_sizes_near_the_end_of_numbers(edit: Edit, path: str, low: int, high: in
     is_file = image.volume.inode(number).is_file
     if is_file and high:
 
-        def read_all(fs: ext4img.View) -> bytes:
+        def read_all(fs: ext4img.FileSystem) -> bytes:
             return fs.path(path).read_bytes()
 
         with ext4img.open(bytes(image), checks="off") as fs, pytest.raises(ext4img.LimitError):

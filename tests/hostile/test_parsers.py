@@ -9,8 +9,8 @@ from ext4img.errors import CorruptionError, Ext4Error, Place
 from ext4img.sources import BytesSource
 from ext4img.structs.superblock import EXT4_SUPER_BLOCK, EXT4_SUPER_MAGIC
 from ext4img.volume.blocks import BlockReader
-from ext4img.volume.check.claims import Claims
-from ext4img.volume.directory import DirectoryFormat, parse_entries, verify_block
+from ext4img.volume.check.block_owners import BlockOwners
+from ext4img.volume.dir_block import DirectoryFormat, parse_entries, verify_block
 from ext4img.volume.groups import Groups
 from ext4img.volume.htree import HashTree
 from ext4img.volume.inode import InodeFormat, from_raw
@@ -157,7 +157,7 @@ def test_descriptor(raw, checks):
 
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 20), st.integers(1, 5)), max_size=30), st.integers(1, 4))
 def test_claims(runs, unit):
-    claims = Claims()
+    claims = BlockOwners()
     owners: dict[int, list[int]] = {}
     for start, count, owner in runs:
         claims.add(start, count, owner)

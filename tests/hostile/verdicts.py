@@ -38,7 +38,7 @@ def assert_told(image: EditedImage | bytes, *words: str) -> None:
     assert any(all(word in problem for word in words) for problem in problems), problems[:20]
 
 
-def assert_strict_refuses(image: EditedImage | bytes, read: Callable[[ext4img.View], object]) -> None:
+def assert_strict_refuses(image: EditedImage | bytes, read: Callable[[ext4img.FileSystem], object]) -> None:
     with pytest.raises(ext4img.CorruptionError), ext4img.open(bytes(image)) as fs:
         read(fs)
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 import ext4img
-from ext4img.backup import backup, rebuild
+from ext4img import backup, rebuild
 from ext4img.errors import BuildError
-from tests.build.judges import assert_clean, debugfs
 from tests.conftest import UnpackedImage
 from tests.copies import expected_copy, kernel_differences, reader_differences
 from tests.host_tree import ALL_FIELDS, tree_differences
 from tests.manifest import Manifest, assert_none, disk_bytes
+from tests.mkfs.judges import assert_clean, debugfs
 from tools import kernel_ioctl
 from tools.loop_mount import loop_mounted, run
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import ext4img
-from ext4img.backup import backup, restore
+from ext4img import backup, restore
 from tests import manifest
 from tests.conftest import UnpackedImage
 from tests.host_tree import ALL_FIELDS, tree_differences

@@ -18,7 +18,7 @@ from ext4img.structs.inode import EXT4_INODE, EXT4_INODE_EXTRA
 from ext4img.structs.superblock import EXT4_SUPER_BLOCK
 from ext4img.volume import checksum
 from ext4img.volume.inode import InodeFormat, from_raw
-from ext4img.volume.inode_rows import rows_of
+from ext4img.volume.inode_batch import rows_of
 from tests.conftest import UnpackedImage
 
 FORM = InodeFormat(256, 4096, True, True, False, True)

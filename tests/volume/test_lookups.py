@@ -10,7 +10,8 @@ from random import Random
 import pytest
 
 import ext4img
-from ext4img.volume import blocks, directories
+from ext4img.volume import blocks
+from ext4img.volume import directory as directories
 from ext4img.volume.problems import Checks
 from tests.conftest import UnpackedImage
 from tests.hostile.editing import EditedImage

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ext4img.fs.filesystem import FileSystem
 from ext4img.sources import BytesSource
-from ext4img.view.view import View
 from ext4img.volume.problems import CHECKS, Checks
 from ext4img.volume.volume import Journal
 from tools.fuzz.chooser import RandomChooser
@@ -108,7 +108,7 @@ def crash_job(target: Target, seed: str, index: int, kinds: list[str]) -> dict[s
     return {"told": told, "complained": seen.complained}
 
 
-def _consumer(index: int) -> Callable[[View], None] | None:
+def _consumer(index: int) -> Callable[[FileSystem], None] | None:
     """What is made of the image in this run: a backup, a new image, or neither (but a command is run)."""
     return (back_up, rebuild, None)[index % 3]
 

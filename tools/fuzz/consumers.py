@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import ext4img
-from ext4img.backup.rebuilding.rebuilder import Rebuild
 from ext4img.cli.main import main as command_line
+from ext4img.fs.filesystem import FileSystem
+from ext4img.rebuilder.rebuild_plan import Rebuild
 from ext4img.sources import Source
-from ext4img.view.view import View
 
 MOST_BYTES_WRITTEN = 48 << 20
 _MEMORY = Path("/dev/shm")
@@ -63,12 +63,12 @@ class FullDisk(io.RawIOBase):
         return length
 
 
-def back_up(fs: View) -> None:
+def back_up(fs: FileSystem) -> None:
     """Write a backup of everything."""
     ext4img.backup(fs, FullDisk())  # type: ignore[arg-type]
 
 
-def rebuild(fs: View) -> None:
+def rebuild(fs: FileSystem) -> None:
     """Plan a new image of everything, and write it if it is small."""
     with Rebuild(fs) as planned, _directory() as directory:
         if planned.plan.data_bytes <= MOST_BYTES_WRITTEN:

@@ -13,11 +13,11 @@ from itertools import islice
 
 import ext4img
 from ext4img.errors import Ext4Error, NoKeyError, PathError
+from ext4img.fs.filesystem import FileSystem
+from ext4img.fs.inode import Inode
+from ext4img.fs.path import Ext4Path
 from ext4img.sources import Source
 from ext4img.structs.inode import EXT4_VERITY_FL
-from ext4img.view.inode import Inode
-from ext4img.view.path import Ext4Path
-from ext4img.view.view import View
 from ext4img.volume.check import check
 from ext4img.volume.problems import Checks
 from ext4img.volume.volume import Journal
@@ -62,7 +62,7 @@ def exercise(
     keys: Keys,
     modes: Sequence[Checks] = ("report", "off", "strict"),
     journal: Journal = "replay",
-    then: Callable[[View], None] | None = None,
+    then: Callable[[FileSystem], None] | None = None,
     journal_device: Source | None = None,
 ) -> Seen:
     """Run through `source` in each mode, with `keys` in the first of them; what that one showed.
@@ -86,7 +86,7 @@ def exercise(
     return first
 
 
-def look_at(fs: View, seen: Seen, keys: Keys) -> None:
+def look_at(fs: FileSystem, seen: Seen, keys: Keys) -> None:
     """Everything an open image can be asked."""
     with seen.expected():
         for path, inode in islice(fs.walk("/"), MOST_ENTRIES):
@@ -128,7 +128,7 @@ def look_at(fs: View, seen: Seen, keys: Keys) -> None:
         check(fs.volume)
 
 
-def _digest_entry(fs: View, path: Ext4Path, inode: Inode, seen: Seen, digest: hashlib._Hash) -> None:
+def _digest_entry(fs: FileSystem, path: Ext4Path, inode: Inode, seen: Seen, digest: hashlib._Hash) -> None:
     fields = inode.fields
     # Where things stand is not shown; what recovery and access do to some of it is no damage.
     shown = fields._replace(block_area=b"", inline_xattrs=b"", xattr_block=0, extra_size=0, sectors=0)
@@ -166,7 +166,7 @@ def _read(inode: Inode, seen: Seen, digest: hashlib._Hash) -> None:
                 digest.update(file.pread(start, count))
 
 
-def _look_up(fs: View, path: Ext4Path, key: bytes, seen: Seen) -> None:
+def _look_up(fs: FileSystem, path: Ext4Path, key: bytes, seen: Seen) -> None:
     """What the index says of a name belongs to what is shown."""
     seen.listing[key] = b""
     with seen.expected():

@@ -51,7 +51,7 @@ from ext4img.structs.xattr import (
     EXT4_XATTR_MAGIC,
 )
 from ext4img.volume import checksum
-from ext4img.volume.directory import index_entries_offset
+from ext4img.volume.dir_block import index_entries_offset
 from ext4img.volume.features import Compat, Incompat, RoCompat
 from ext4img.volume.inode import Inode
 from ext4img.volume.mapping import WRITTEN, Run

@@ -11,13 +11,13 @@ from typing import Annotated
 
 import typer
 
-from ext4img.backup.archive.incremental import Base
-from ext4img.backup.create import BackupReport, backup
+from ext4img.archive.incremental_base import IncrementalBase
+from ext4img.archiver.create import BackupReport, backup
 from ext4img.cli.describe import size_text
-from ext4img.cli.exits import Exit
-from ext4img.cli.facts import plural
-from ext4img.cli.failure import Failure, about, explain
+from ext4img.cli.error_report import Failure, about, explain
+from ext4img.cli.exit_codes import Exit
 from ext4img.cli.image import open_image
+from ext4img.cli.key_value import plural
 from ext4img.cli.keys import ImageKeyOptions
 from ext4img.cli.options import ImageOptions, Json, Quiet
 from ext4img.cli.output import Output, warn
@@ -25,7 +25,7 @@ from ext4img.cli.progress import progress
 from ext4img.cli.quoting import quote
 from ext4img.crypto.policy import DESCRIPTOR_SIZE, IDENTIFIER_SIZE
 from ext4img.errors import ArchiveError
-from ext4img.view.view import View
+from ext4img.fs.filesystem import FileSystem
 
 STDOUT = "-"
 
@@ -97,12 +97,12 @@ def run(
     if form is FormatChoice.dir:
         _check_for_store(to_stdout, {"--since": since, "--compress": compress, "--overwrite": overwrite})
     policy = _key_id(one_policy) if one_policy is not None else None
-    with open_image(image, keys) as view, _base(since, view) as base:
+    with open_image(image, keys) as fs, _base(since, fs) as base:
         destination = sys.stdout.buffer if to_stdout else archive
         try:
             with progress(f"Backing up {quote(image.image)}", quiet) as show:
                 report = backup(
-                    view,
+                    fs,
                     destination,
                     only=only or (),
                     exclude=exclude or (),
@@ -150,13 +150,13 @@ def _tell(report: BackupReport, out: Output, archive: str, compressed: bool) -> 
 
 
 @contextmanager
-def _base(since: str | None, view: View) -> Iterator[Base | None]:
+def _base(since: str | None, fs: FileSystem) -> Iterator[IncrementalBase | None]:
     """What the backup builds on."""
     if since is None:
         yield None
         return
     with about(since):
-        base = Base(since, view.superblock.uuid)
+        base = IncrementalBase(since, fs.superblock.uuid)
     with base:
         yield base
 

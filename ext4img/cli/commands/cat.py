@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from ext4img.cli.attempts import Attempts
 from ext4img.cli.image import open_image
 from ext4img.cli.keys import ImageKeyOptions
-from ext4img.cli.locate import locate
+from ext4img.cli.multi_path import Attempts
 from ext4img.cli.options import ImageOptions
 from ext4img.cli.output import Output
+from ext4img.cli.path_arg import locate
 
 _CHUNK_BYTES = 1 << 20
 
@@ -30,13 +30,13 @@ def run(
     """
     out = Output()
     buffer = memoryview(bytearray(_CHUNK_BYTES))
-    with open_image(image, keys) as view:
+    with open_image(image, keys) as fs:
         attempts = Attempts("cat", image.image, len(paths))
         for argument in paths:
             with attempts:
-                located = locate(view, argument)
+                located = locate(fs, argument)
                 inode = located.followed()
-                opened = view.open_ciphertext if ciphertext else view.open_inode
+                opened = fs.open_ciphertext if ciphertext else fs.open_inode
                 with opened(inode, located.path) as file:
                     while count := file.readinto(buffer):
                         out.write(buffer[:count])

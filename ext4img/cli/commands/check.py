@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from ext4img.cli.describe import size_text
-from ext4img.cli.exits import Exit
-from ext4img.cli.facts import plural
-from ext4img.cli.failure import about
-from ext4img.cli.image import open_view
+from ext4img.cli.error_report import about
+from ext4img.cli.exit_codes import Exit
+from ext4img.cli.image import open_file_system
+from ext4img.cli.key_value import plural
 from ext4img.cli.options import ChecksChoice, Json, Quiet, VolumeOptions
 from ext4img.cli.output import Output
 from ext4img.cli.progress import progress
@@ -32,16 +32,16 @@ def run(
     Nothing is written and nothing repaired. Where the superblock is damaged, a backup is looked for.
     """
     out = Output(json)
-    with open_view(image, ChecksChoice.report) as view, about(image.image):
-        inode_size = view.superblock.inode_size
+    with open_file_system(image, ChecksChoice.report) as fs, about(image.image):
+        inode_size = fs.superblock.inode_size
 
-        def show_inodes(what: str, done: int, total: int) -> None:
-            if show is not None and what == "inodes":
-                show(done * inode_size, total * inode_size)
+        def show_inodes(done: int, total: int | None) -> None:
+            if show is not None:
+                show(done * inode_size, None if total is None else total * inode_size)
 
         with progress(f"Checking {image.image}", quiet) as show:
-            summary = check(view.volume, contents=contents, progress=show_inodes)
-        problems = list(view.problems)
+            summary = check(fs.volume, contents=contents, progress=show_inodes)
+        problems = list(fs.problems)
     if json:
         for problem in problems:
             out.record(_problem_record(problem))

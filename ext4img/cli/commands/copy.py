@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from ext4img.cli.exits import Exit
-from ext4img.cli.failure import Failure
+from ext4img.cli.error_report import Failure
+from ext4img.cli.exit_codes import Exit
 from ext4img.cli.image import open_image
 from ext4img.cli.keys import ImageKeyOptions
 from ext4img.cli.options import BlockSizeChoice, ImageOptions, Json, Quiet
-from ext4img.cli.rebuilt import NewImageOptions, make_image
+from ext4img.cli.report_rebuild import NewImageOptions, make_image
 
 
 def run(
@@ -40,9 +40,9 @@ def run(
     if image.block_size is not None and image.superblock is None:
         text = "--block-size says what --superblock counts, which is not given"
         raise Failure(Exit.USAGE, text, "--new-block-size is that of the copy")
-    with open_image(image, keys) as view:
+    with open_image(image, keys) as fs:
         return make_image(
-            view,
+            fs,
             copy,
             choices,
             block_size=int(new_block_size) if new_block_size else None,

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from ext4img.backup.lookup import file_contents, find_member
-from ext4img.backup.plaintext import Plaintext
-from ext4img.backup.restoring.trial import keyring_for
+from ext4img.archive.decryption import EntryDecryptor
+from ext4img.archive.key_check import keyring_for
+from ext4img.archive.lookup import file_contents, find_member
 from ext4img.cli.archive import ArchiveOptions, need_file, open_archive
 from ext4img.cli.archive_keys import ArchiveKeyOptions
-from ext4img.cli.attempts import Attempts
-from ext4img.cli.exits import Exit
+from ext4img.cli.exit_codes import Exit
+from ext4img.cli.multi_path import Attempts
 from ext4img.cli.output import Output, warn
 
 _ZEROS = memoryview(bytes(1 << 20))
@@ -37,7 +37,7 @@ def run(
     with open_archive(backup) as opened:
         need_file(opened, backup, "files are looked up by the manifest at its end")
         given = keys.of(opened)
-        plaintext = Plaintext(keyring_for(opened, given), opened.info) if given else None
+        plaintext = EntryDecryptor(keyring_for(opened, given), opened.info) if given else None
         attempts = Attempts("dump", backup.subject, len(paths))
         incomplete = False
         for path in paths:

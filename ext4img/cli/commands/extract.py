@@ -7,16 +7,16 @@ from typing import Annotated
 
 import typer
 
-from ext4img.backup.extract import extract
 from ext4img.cli.image import open_image
 from ext4img.cli.keys import ImageKeyOptions
-from ext4img.cli.locate import Located, locate
 from ext4img.cli.options import ImageOptions, Json, Quiet
 from ext4img.cli.output import Output
+from ext4img.cli.path_arg import Located, locate
 from ext4img.cli.progress import progress
 from ext4img.cli.quoting import quote
-from ext4img.cli.restored import tell_restored
-from ext4img.view.inode import Inode
+from ext4img.cli.report_restore import tell_restored
+from ext4img.extractor import extract
+from ext4img.fs.inode import Inode
 
 _TARGET = b"."
 
@@ -40,10 +40,10 @@ def run(
     Owners, modes, times and attributes go with it as far as the system allows. What no key opens is
     left out and told. Nothing is written outside DIRECTORY, whatever names and links the image has.
     """
-    with open_image(image, keys) as view, progress(f"Extracting from {quote(image.image)}", quiet) as show:
-        found = [locate(view, argument) for argument in paths]
+    with open_image(image, keys) as fs, progress(f"Extracting from {quote(image.image)}", quiet) as show:
+        found = [locate(fs, argument) for argument in paths]
         report = extract(
-            view,
+            fs,
             _tree(found),
             directory,
             ciphertext=ciphertext,

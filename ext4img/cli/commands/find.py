@@ -12,16 +12,16 @@ from typing import Annotated
 
 import typer
 
-from ext4img.cli.attempts import Attempts
 from ext4img.cli.describe import inode_record
 from ext4img.cli.image import open_image
 from ext4img.cli.keys import ImageKeyOptions
-from ext4img.cli.locate import Located, locate
-from ext4img.cli.long import LongForm, Row, long_lines
+from ext4img.cli.long_format import LongForm, Row, long_lines
+from ext4img.cli.multi_path import Attempts
 from ext4img.cli.options import ImageOptions, Json, Paths, parse_bytes
 from ext4img.cli.output import Output
+from ext4img.cli.path_arg import Located, locate
 from ext4img.cli.quoting import quote
-from ext4img.view.inode import Inode
+from ext4img.fs.inode import Inode
 
 _TYPES = {"f": "file", "d": "dir", "l": "symlink", "b": "block", "c": "char", "p": "fifo", "s": "socket"}
 _BILLION = 1_000_000_000
@@ -80,11 +80,11 @@ def run(
         *_time_tests(newer, older),
     ]
     wanted = paths or ["/"]
-    with open_image(image, keys) as view:
+    with open_image(image, keys) as fs:
         attempts = Attempts("find", image.image, len(wanted))
         for argument in wanted:
             with attempts:
-                top = locate(view, argument)
+                top = locate(fs, argument)
                 if inode_tests or long or json or mindepth or maxdepth is not None:
                     _print(out, _matching(top, name_tests, inode_tests, mindepth, maxdepth), long, null)
                 else:

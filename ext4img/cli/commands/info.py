@@ -7,13 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from ext4img.cli.describe import size_text, time_text
-from ext4img.cli.facts import Facts, plural, write_facts
 from ext4img.cli.image import open_image
+from ext4img.cli.key_value import Facts, plural, write_facts
 from ext4img.cli.options import ImageOptions, Json
 from ext4img.cli.output import Output, text_fields
 from ext4img.cli.policies import policy_record
 from ext4img.cli.quoting import quote
-from ext4img.view.view import View
+from ext4img.fs.filesystem import FileSystem
 from ext4img.volume.features import Compat, Incompat, RoCompat
 from ext4img.volume.recovery.recover import Recovery
 from ext4img.volume.superblock import Superblock
@@ -46,14 +46,14 @@ def run(
     Recovery happens in memory; the image is not touched.
     """
     out = Output(json)
-    with open_image(image) as view:
+    with open_image(image) as fs:
         if json:
-            out.record(_record(view, image.image, policies))
+            out.record(_record(fs, image.image, policies))
             return
-        out.line(f"{quote(image.image)}: {_kind(view.superblock)}\n")
-        facts = _facts(view)
+        out.line(f"{quote(image.image)}: {_kind(fs.superblock)}\n")
+        facts = _facts(fs)
         if policies:
-            facts += _policy_facts(view)
+            facts += _policy_facts(fs)
         write_facts(out, facts)
 
 
@@ -65,8 +65,8 @@ def _kind(superblock: Superblock) -> str:
     return "ext3" if Compat.HAS_JOURNAL in features else "ext2"
 
 
-def _facts(view: View) -> Facts:
-    sb = view.superblock
+def _facts(fs: FileSystem) -> Facts:
+    sb = fs.superblock
     facts = [
         ("UUID", str(sb.uuid)),
         ("Label", quote(sb.label) if sb.label else "-"),
@@ -75,9 +75,9 @@ def _facts(view: View) -> Facts:
         ("Inodes", f"{sb.inode_count} of {sb.inode_size} bytes"),
         ("Groups", f"{sb.group_count} of {sb.blocks_per_group} blocks and {sb.inodes_per_group} inodes"),
         ("Features", _wrapped(sb.features.names)),
-        ("Journal", _journal_text(view)),
-        ("Encryption", _encryption_text(view)),
-        ("Checksums", _checksums_text(view)),
+        ("Journal", _journal_text(fs)),
+        ("Encryption", _encryption_text(fs)),
+        ("Checksums", _checksums_text(fs)),
         ("State", ", ".join(name for bit, name in _STATES if sb.state & bit) or "not clean"),
         ("Made", _moment(sb.mkfs_time)),
         ("Mounted", f"{_moment(sb.mount_time)}, {plural(sb.mount_count, 'time')} since the last check"),
@@ -118,27 +118,27 @@ def _seed_hex(sb: Superblock) -> str:
     return b"".join(word.to_bytes(4, "little") for word in sb.hash_seed).hex()
 
 
-def _checksums_text(view: View) -> str:
-    if view.superblock.has_metadata_checksums:
-        return "crc32c of all metadata" + (", verified" if view.problems.verify else ", not verified")
-    return "of group descriptors only" if RoCompat.GDT_CSUM in view.features else "none"
+def _checksums_text(fs: FileSystem) -> str:
+    if fs.superblock.has_metadata_checksums:
+        return "crc32c of all metadata" + (", verified" if fs.problems.verify else ", not verified")
+    return "of group descriptors only" if RoCompat.GDT_CSUM in fs.features else "none"
 
 
-def _encryption_text(view: View) -> str:
-    if Incompat.ENCRYPT not in view.features:
+def _encryption_text(fs: FileSystem) -> str:
+    if Incompat.ENCRYPT not in fs.features:
         return "none"
     return "possible; `ext4img keys` lists the policies in use"
 
 
-def _journal_text(view: View) -> str:
-    sb = view.superblock
+def _journal_text(fs: FileSystem) -> str:
+    sb = fs.superblock
     if Compat.HAS_JOURNAL not in sb.features:
         where = "none"
     elif sb.journal_inode:
         where = f"inode {sb.journal_inode}"
     else:
         where = f"on another device, UUID {sb.journal_uuid}"
-    recovery = view.volume.recovery
+    recovery = fs.volume.recovery
     if recovery is None:
         needed = Incompat.RECOVER in sb.features
         return f"{where}; ignored, though it needs recovery" if needed else f"{where}; ignored"
@@ -169,19 +169,19 @@ def _recovery_texts(recovery: Recovery) -> list[str]:
     return told
 
 
-def _policy_facts(view: View) -> Facts:
+def _policy_facts(fs: FileSystem) -> Facts:
     return [
         (
             "Policy",
             f"{policy.describe()}\n{plural(use.files, 'file')} of {size_text(use.bytes)},"
             f" {plural(use.directories, 'directory', 'directories')}, {plural(use.symlinks, 'symlink')}",
         )
-        for policy, use in view.policies().items()
+        for policy, use in fs.policies().items()
     ]
 
 
-def _record(view: View, image: str, policies: bool) -> dict[str, Any]:
-    sb = view.superblock
+def _record(fs: FileSystem, image: str, policies: bool) -> dict[str, Any]:
+    sb = fs.superblock
     record: dict[str, Any] = {
         **text_fields("image", image),
         "type": _kind(sb),
@@ -194,7 +194,7 @@ def _record(view: View, image: str, policies: bool) -> dict[str, Any]:
         "hash": _hash_name(sb),
         "hash_seed": _seed_hex(sb),
         "journal_uuid": str(sb.journal_uuid),
-        "recovery": _recovery_record(view.volume.recovery),
+        "recovery": _recovery_record(fs.volume.recovery),
     }
     for field in _NUMBERS:
         record[field] = getattr(sb, field)
@@ -207,7 +207,7 @@ def _record(view: View, image: str, policies: bool) -> dict[str, Any]:
                 "symlinks": use.symlinks,
                 "bytes": use.bytes,
             }
-            for policy, use in view.policies().items()
+            for policy, use in fs.policies().items()
         ]
     return record
 

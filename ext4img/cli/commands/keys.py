@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from ext4img.cli.describe import size_text
-from ext4img.cli.exits import Exit
-from ext4img.cli.facts import Facts, plural, write_facts
-from ext4img.cli.failure import explain
+from ext4img.cli.error_report import explain
+from ext4img.cli.exit_codes import Exit
 from ext4img.cli.image import open_image
+from ext4img.cli.key_value import Facts, plural, write_facts
 from ext4img.cli.keys import ImageKeyOptions
 from ext4img.cli.options import ImageOptions, Json
 from ext4img.cli.output import Output, text_fields, warn
 from ext4img.cli.policies import policy_record
 from ext4img.cli.quoting import quote
 from ext4img.crypto.policy import Policy
-from ext4img.view.policies import PolicyUse
-from ext4img.view.protectors import Protector
+from ext4img.fs.policies import PolicyUse
+from ext4img.fs.protectors import Protector
 
 
 def run(image: ImageOptions, keys: ImageKeyOptions, json: Json = False) -> int:
@@ -27,16 +27,16 @@ def run(image: ImageOptions, keys: ImageKeyOptions, json: Json = False) -> int:
     """
     out = Output(json)
     code = Exit.DONE
-    with open_image(image) as view:
+    with open_image(image) as fs:
         opened_by: dict[Policy, list[str]] = {}
-        for label, policies, error in keys.tried_on(view):
+        for label, policies, error in keys.tried_on(fs):
             for policy in policies:
                 opened_by.setdefault(policy, []).append(label)
             if error is not None:
                 warn(explain(error, label).text)
                 code = Exit.KEY
-        used = view.policies()
-        protectors = view.protectors(keys.fscrypt_dir or ())
+        used = fs.policies()
+        protectors = fs.protectors(keys.fscrypt_dir or ())
         if not json:
             out.line(f"{quote(image.image)}: {plural(len(used), 'encryption policy', 'encryption policies')} in use")
         for policy, use in used.items():

@@ -6,17 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from ext4img.backup.entry import VERITY, Entry, show
-from ext4img.backup.info import BackupInfo
-from ext4img.backup.source import BackupMember
+from ext4img.archive.backup_info import BackupInfo
+from ext4img.archive.entry import VERITY, Entry
+from ext4img.archive.open_backup import BackupMember
 from ext4img.cli.archive import ArchiveOptions, open_archive
 from ext4img.cli.describe import time_text
-from ext4img.cli.facts import Facts, write_facts
+from ext4img.cli.key_value import Facts, write_facts
 from ext4img.cli.options import Json
 from ext4img.cli.output import Output, text_fields, text_list_fields
 from ext4img.cli.policies import policy_record
 from ext4img.cli.quoting import quote
 from ext4img.crypto.policy import parse_context
+from ext4img.names.paths import decode_path
 
 
 def run(
@@ -56,7 +57,7 @@ def _info(out: Output, info: BackupInfo) -> None:
                 "inode_count": info.inode_count,
                 "features": list(info.features),
                 "tool": info.tool,
-                "only": [show(path) for path in info.only],
+                "only": [decode_path(path) for path in info.only],
                 "policies": [policy_record(policy) for policy in info.policies],
             }
         )

@@ -6,19 +6,19 @@ from typing import Annotated
 
 import typer
 
-from ext4img.cli.attempts import Attempts
-from ext4img.cli.children import Child, children
 from ext4img.cli.describe import inode_record
+from ext4img.cli.dir_listing import Child, children
 from ext4img.cli.image import open_image
 from ext4img.cli.keys import ImageKeyOptions
-from ext4img.cli.locate import Located, locate
-from ext4img.cli.long import LongForm, Row, long_lines
+from ext4img.cli.long_format import LongForm, Row, long_lines
+from ext4img.cli.multi_path import Attempts
 from ext4img.cli.options import ImageOptions, Json, Paths
 from ext4img.cli.output import Output, text_fields
+from ext4img.cli.path_arg import Located, locate
 from ext4img.cli.quoting import columns_of, quote
 from ext4img.errors import CorruptionError, PathError, Place
-from ext4img.view.inode import Inode
-from ext4img.view.view import View
+from ext4img.fs.filesystem import FileSystem
+from ext4img.fs.inode import Inode
 
 _GAP = 2
 
@@ -43,15 +43,15 @@ def run(
     """
     wanted = paths or ["/"]
     form = LongForm(inode, human, full_time) if long or full_time else None
-    with open_image(image, keys) as view:
-        listing = _Listing(view, Output(json), form, inode, not unsorted)
+    with open_image(image, keys) as fs:
+        listing = _Listing(fs, Output(json), form, inode, not unsorted)
         attempts = Attempts("ls", image.image, len(wanted))
         listing.has_headers = recursive or len(wanted) > 1
         single: list[Located] = []
         directories: list[tuple[bytes, Inode]] = []
         for argument in wanted:
             with attempts:
-                located = locate(view, argument)
+                located = locate(fs, argument)
                 # As ls: a link to a directory is listed as that directory, but with -l as a link.
                 target = located.inode if form or directory else _followed(located)
                 if target.is_dir and not directory:
@@ -77,8 +77,8 @@ def _followed(located: Located) -> Inode:
 
 
 class _Listing:
-    def __init__(self, view: View, out: Output, form: LongForm | None, with_inode: bool, sort: bool) -> None:
-        self._view = view
+    def __init__(self, fs: FileSystem, out: Output, form: LongForm | None, with_inode: bool, sort: bool) -> None:
+        self._fs = fs
         self._out = out
         self._form = form
         self._with_inode = with_inode
@@ -106,12 +106,12 @@ class _Listing:
     def show_directory(self, path: bytes, directory: Inode) -> list[Child]:
         """What is in a directory, below its name if several are listed."""
         out = self._out
-        found = children(self._view, directory, self._sort)
+        found = children(self._fs, directory, self._sort)
         if self.has_headers and not out.json:
             out.write((b"" if self._is_first else b"\n") + out.name(path) + b":\n")
             self._is_first = False
         needs_inodes = out.json or self._form is not None
-        rows = [Row(child.name, child.number, child.inode(self._view) if needs_inodes else None) for child in found]
+        rows = [Row(child.name, child.number, child.inode(self._fs) if needs_inodes else None) for child in found]
         self.show(rows, path)
         return found
 
@@ -123,12 +123,12 @@ class _Listing:
             path, directory = todo.pop()
             below = []
             for child in self.show_directory(path, directory):
-                inode = child.inode(self._view) if child.may_be_directory else None
+                inode = child.inode(self._fs) if child.may_be_directory else None
                 if inode is None or not inode.is_dir:
                     continue
                 if inode.number in met:
                     reason = f"directory {child.name!r} is met twice"
-                    self._view.problems.found(CorruptionError(reason, Place(inode=inode.number)))
+                    self._fs.problems.found(CorruptionError(reason, Place(inode=inode.number)))
                     continue
                 met.add(inode.number)
                 below.append((_join(path, child.name), inode))

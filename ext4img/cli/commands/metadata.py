@@ -8,16 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from ext4img.backup.records import build_filename, build_metadata
-from ext4img.cli.attempts import Attempts
-from ext4img.cli.exits import Exit
-from ext4img.cli.facts import Facts, write_facts
-from ext4img.cli.failure import Failure, explain
+from ext4img.archive.encryption_records import build_filename, build_metadata
+from ext4img.cli.error_report import Failure, explain
+from ext4img.cli.exit_codes import Exit
 from ext4img.cli.image import open_image
+from ext4img.cli.key_value import Facts, write_facts
 from ext4img.cli.keys import ImageKeyOptions
-from ext4img.cli.locate import Located, locate
+from ext4img.cli.multi_path import Attempts
 from ext4img.cli.options import ImageOptions, Json
 from ext4img.cli.output import Output, text_fields
+from ext4img.cli.path_arg import Located, locate
 from ext4img.cli.quoting import quote
 
 _RECORDS = {
@@ -46,11 +46,11 @@ def run(
     out = Output(json)
     if save is not None and len(paths) != 1:
         raise typer.BadParameter("--save takes one PATH")
-    with open_image(image, keys) as view:
+    with open_image(image, keys) as fs:
         attempts = Attempts("metadata", image.image, len(paths))
         for position, argument in enumerate(paths):
             with attempts:
-                located = locate(view, argument)
+                located = locate(fs, argument)
                 records = _records(located)
                 if save is not None:
                     _save(save, records)
@@ -65,18 +65,18 @@ def run(
 
 def _records(located: Located) -> dict[str, bytes]:
     """Raw records by the names under which they are saved; none of what is not encrypted."""
-    view, inode, entry = located.view, located.inode, located.entry
+    fs, inode, entry = located.fs, located.inode, located.entry
     records: dict[str, bytes] = {}
     context = inode.encryption
     if context is not None:
         records["metadata.e5"] = build_metadata(inode.size, context.raw)
-    if entry is not None and located.directory and view.inode(located.directory).is_encrypted:
+    if entry is not None and located.directory and fs.inode(located.directory).is_encrypted:
         if inode.is_dir and context is not None:
             records["filename.ed"] = build_filename(entry.name, inode.mode, context.raw)
         else:
             records["filename.ef"] = build_filename(entry.name)
     if context is not None and inode.is_symlink:
-        records["symlink"] = view.volume.symlink_target_stored(inode)
+        records["symlink"] = fs.volume.symlink_target_stored(inode)
     return records
 
 

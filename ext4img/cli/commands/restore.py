@@ -6,16 +6,16 @@ from typing import Annotated
 
 import typer
 
-from ext4img.backup.restore import restore
 from ext4img.cli.archive import ArchiveOptions, need_file, open_archive
 from ext4img.cli.archive_keys import ArchiveKeyOptions
-from ext4img.cli.exits import Exit
-from ext4img.cli.failure import Failure
+from ext4img.cli.error_report import Failure
+from ext4img.cli.exit_codes import Exit
 from ext4img.cli.options import BlockSizeChoice, Json, Quiet
 from ext4img.cli.output import Output
 from ext4img.cli.progress import progress
-from ext4img.cli.rebuilt import NewImageOptions, make_image
-from ext4img.cli.restored import tell_restored
+from ext4img.cli.report_rebuild import NewImageOptions, make_image
+from ext4img.cli.report_restore import tell_restored
+from ext4img.restorer.restore import restore
 
 
 def run(

@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from ext4img.cli.attempts import Attempts
 from ext4img.cli.describe import flag_letters, flag_names, inode_record, time_text
-from ext4img.cli.facts import Facts, plural, write_facts
 from ext4img.cli.image import open_image
+from ext4img.cli.key_value import Facts, plural, write_facts
 from ext4img.cli.keys import ImageKeyOptions
-from ext4img.cli.locate import Located, locate
+from ext4img.cli.multi_path import Attempts
 from ext4img.cli.options import ImageOptions, Json
 from ext4img.cli.output import Output, text_list_fields
+from ext4img.cli.path_arg import Located, locate
 from ext4img.cli.policies import policy_record
 from ext4img.cli.quoting import quote
 from ext4img.crypto.policy import EncryptionContext
@@ -49,11 +49,11 @@ def run(
     Times are UTC. Flags are shown as lsattr does.
     """
     out = Output(json)
-    with open_image(image, keys) as view:
+    with open_image(image, keys) as fs:
         attempts = Attempts("stat", image.image, len(paths))
         for position, argument in enumerate(paths):
             with attempts:
-                located = locate(view, argument)
+                located = locate(fs, argument)
                 if follow:
                     located = located._replace(inode=located.followed())
                 if verity:
@@ -90,7 +90,7 @@ def _facts(located: Located, runs: bool) -> Facts:
         facts.append(("Deleted", time_text(inode.dtime * _BILLION, full=True)))
     if inode.rdev is not None:
         facts.append(("Device", f"{inode.rdev[0]}, {inode.rdev[1]}"))
-    xattrs = located.view.volume.xattrs(inode)
+    xattrs = located.fs.volume.xattrs(inode)
     if xattrs:
         facts.append(("Attributes", "\n".join(f"{quote(name)} ({len(xattrs[name])} bytes)" for name in sorted(xattrs))))
     facts += _encryption_facts(located)
@@ -104,15 +104,15 @@ def _facts(located: Located, runs: bool) -> Facts:
 
 def _encryption_facts(located: Located) -> Facts:
     facts: Facts = []
-    view = located.view
+    fs = located.fs
     context, problem = _context(located)
     if context is not None:
-        there = "the key is there" if view.keyring.has(context.policy) else "the key is not there"
+        there = "the key is there" if fs.keyring.has(context.policy) else "the key is not there"
         facts.append(("Encryption", f"{context.policy.describe()}; {there}"))
         facts.append(("Nonce", context.nonce.hex()))
     elif problem:
         facts.append(("Encryption", problem))
-    if located.entry is not None and located.directory and view.inode(located.directory).is_encrypted:
+    if located.entry is not None and located.directory and fs.inode(located.directory).is_encrypted:
         facts.append(("Stored name", located.entry.name.hex()))
         if located.entry.hash:
             facts.append(("Name hash", located.entry.hash.hex()))
@@ -154,17 +154,17 @@ def _record(located: Located, runs: bool) -> dict[str, Any]:
     inode = located.inode
     record = inode_record(located.shown, inode)
     record["flag_names"] = flag_names(inode.flags)
-    record |= text_list_fields("xattrs", located.view.volume.xattrs(inode))
+    record |= text_list_fields("xattrs", located.fs.volume.xattrs(inode))
     context, problem = _context(located)
     if context is not None:
         record["encryption"] = {
             **policy_record(context.policy),
             "nonce": context.nonce.hex(),
-            "has_key": located.view.keyring.has(context.policy),
+            "has_key": located.fs.keyring.has(context.policy),
         }
     elif problem:
         record["encryption"] = {"problem": problem}
-    if located.entry is not None and located.directory and located.view.inode(located.directory).is_encrypted:
+    if located.entry is not None and located.directory and located.fs.inode(located.directory).is_encrypted:
         record["stored_name"] = located.entry.name.hex()
         if located.entry.hash:
             record["name_hash"] = located.entry.hash.hex()

@@ -6,17 +6,17 @@ from typing import Annotated
 
 import typer
 
-from ext4img.cli.children import children
 from ext4img.cli.describe import inode_record
+from ext4img.cli.dir_listing import children
 from ext4img.cli.image import open_image
 from ext4img.cli.keys import ImageKeyOptions
-from ext4img.cli.locate import locate
-from ext4img.cli.long import target_of
+from ext4img.cli.long_format import target_of
 from ext4img.cli.options import ImageOptions, Json
 from ext4img.cli.output import Output
+from ext4img.cli.path_arg import locate
 from ext4img.errors import CorruptionError, Place
-from ext4img.view.inode import Inode
-from ext4img.view.view import View
+from ext4img.fs.filesystem import FileSystem
+from ext4img.fs.inode import Inode
 
 
 def run(
@@ -34,10 +34,10 @@ def run(
     With --json each line is an inode with its path, parents first.
     """
     out = Output(json)
-    with open_image(image, keys) as view:
-        top = locate(view, path)
+    with open_image(image, keys) as fs:
+        top = locate(fs, path)
         inode = top.followed()
-        tree = _Tree(view, out, level, directories)
+        tree = _Tree(fs, out, level, directories)
         if not json:
             out.write(out.name(top.shown) + b"\n")
         tree.show(top.shown, inode)
@@ -48,8 +48,8 @@ def run(
 
 
 class _Tree:
-    def __init__(self, view: View, out: Output, level: int | None, only_directories: bool) -> None:
-        self._view = view
+    def __init__(self, fs: FileSystem, out: Output, level: int | None, only_directories: bool) -> None:
+        self._fs = fs
         self._out = out
         self._level = level
         self._only_directories = only_directories
@@ -82,7 +82,7 @@ class _Tree:
             self.directories += 1
             if inode.number in met:
                 reason = f"directory {name!r} is met twice"
-                self._view.problems.found(CorruptionError(reason, Place(inode=inode.number)))
+                self._fs.problems.found(CorruptionError(reason, Place(inode=inode.number)))
             elif self._level is None or len(stack) < self._level:
                 met.add(inode.number)
                 stack.append(self._below(child_path, inode))
@@ -91,8 +91,8 @@ class _Tree:
         """(name, path, inode) of what is in a directory, the last first."""
         prefix = path if path.endswith(b"/") else path + b"/"
         found = []
-        for child in reversed(children(self._view, directory)):
-            inode = child.inode(self._view)
+        for child in reversed(children(self._fs, directory)):
+            inode = child.inode(self._fs)
             if not self._only_directories or (inode is not None and inode.is_dir):
                 found.append((child.name, prefix + child.name, inode))
         return found

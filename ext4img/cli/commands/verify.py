@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from ext4img.backup.compare import compare
-from ext4img.backup.source import BackupSource
-from ext4img.backup.verify import VerifyReport, verify
-from ext4img.cli.against import AgainstOptions
+from ext4img.archive.open_backup import BackupSource
+from ext4img.archive.verify import VerifyReport, verify
 from ext4img.cli.archive import ArchiveOptions, need_file, open_archive
-from ext4img.cli.exits import Exit
-from ext4img.cli.facts import plural
+from ext4img.cli.compare_options import AgainstOptions
+from ext4img.cli.exit_codes import Exit
 from ext4img.cli.image import open_image
+from ext4img.cli.key_value import plural
 from ext4img.cli.options import Json, Quiet
 from ext4img.cli.output import Output, text_fields, warn
 from ext4img.cli.progress import progress
 from ext4img.cli.quoting import quote
+from ext4img.comparison.compare import compare
 
 
 def run(backup: ArchiveOptions, against: AgainstOptions, quiet: Quiet = False, json: Json = False) -> int:
@@ -65,11 +65,11 @@ def _tell(report: VerifyReport, out: Output, label: str) -> None:
 def _compare(opened: BackupSource, against: AgainstOptions, out: Output, label: str, quiet: bool) -> bool:
     """Tell where the backup is not what the image holds; whether it is."""
     image = quote(against.image)
-    with open_image(against) as view:
-        if opened.info.uuid != view.superblock.uuid:
-            warn(f"{image}: warning: it is another file system than that of the backup: UUID {view.superblock.uuid}")
+    with open_image(against) as fs:
+        if opened.info.uuid != fs.superblock.uuid:
+            warn(f"{image}: warning: it is another file system than that of the backup: UUID {fs.superblock.uuid}")
         with progress(f"Comparing with {image}", quiet) as show:
-            report = compare(opened, view, progress=show)
+            report = compare(opened, fs, progress=show)
         for path, what in report.differences:
             if out.json:
                 out.record({"kind": "difference", **text_fields("path", path), "what": what.split(", ")})

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from ext4img.cli.attempts import Attempts
 from ext4img.cli.image import open_image
 from ext4img.cli.keys import ImageKeyOptions
-from ext4img.cli.locate import locate
+from ext4img.cli.multi_path import Attempts
 from ext4img.cli.options import ImageOptions, Json
 from ext4img.cli.output import Output, text_fields
+from ext4img.cli.path_arg import locate
 from ext4img.cli.quoting import quote
 from ext4img.errors import NotFoundError
 
@@ -45,12 +45,12 @@ def run(
     out = Output(json)
     if encoding is Encoding.raw and (name is None or json):
         raise typer.BadParameter("--encoding raw writes one value: it needs --name and no --json")
-    with open_image(image, keys) as view:
+    with open_image(image, keys) as fs:
         attempts = Attempts("xattr", image.image, len(paths))
         for argument in paths:
             with attempts:
-                located = locate(view, argument)
-                found = view.volume.xattrs(located.inode)
+                located = locate(fs, argument)
+                found = fs.volume.xattrs(located.inode)
                 if name is not None:
                     if name not in found:
                         raise NotFoundError.at(located.path, f"No such attribute: {name}")

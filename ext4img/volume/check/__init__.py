@@ -4,6 +4,6 @@
 nothing and repairs nothing; docs/checks.md lists what is looked at.
 """
 
-from ext4img.volume.check.whole import CheckSummary, Progress, check
+from ext4img.volume.check.run_check import CheckSummary, check
 
-__all__ = ["CheckSummary", "Progress", "check"]
+__all__ = ["CheckSummary", "check"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ext4img.errors import ChecksumError, CorruptionError, Place, SourceError
 from ext4img.volume import checksum
-from ext4img.volume.check.claims import Claims
+from ext4img.volume.check.block_owners import BlockOwners
 from ext4img.volume.groups import Group
 from ext4img.volume.volume import Volume
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MOST_RANGES = 8  # of one kind that are told for one bitmap
 
 
-def check_bitmaps(volume: Volume, claims: Claims, inodes: array[int], directories: array[int]) -> None:
+def check_bitmaps(volume: Volume, claims: BlockOwners, inodes: array[int], directories: array[int]) -> None:
     """Compare every initialised bitmap with what is in use.
 
     `inodes` are the numbers of the inodes in use, ascending; `directories` those of directories.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ext4img.crypto.dirhash import dirhashes
 from ext4img.errors import CorruptionError, Place, SourceError
+from ext4img.names.dirhash import dirhashes
 from ext4img.structs.directory import (
     DX_COUNTLIMIT,
     DX_ENTRY,

@@ -22,7 +22,7 @@ from ext4img.structs.inode import (
     S_IFREG,
 )
 from ext4img.structs.xattr import EXT4_XATTR_ENTRY, EXT4_XATTR_HEADER
-from ext4img.volume.check.claims import Claims
+from ext4img.volume.check.block_owners import BlockOwners
 from ext4img.volume.features import Compat, Incompat, RoCompat
 from ext4img.volume.inode import Inode
 from ext4img.volume.mapping import LOST, UNWRITTEN, Mapping
@@ -31,20 +31,15 @@ from ext4img.volume.xattr import INLINE_DATA
 
 BAD_BLOCKS_INODE = 1
 _FLAGS_NEED = (
-    (EXT4_EXTENTS_FL, Incompat.EXTENTS),
-    (EXT4_INLINE_DATA_FL, Incompat.INLINE_DATA),
-    (EXT4_ENCRYPT_FL, Incompat.ENCRYPT),
-    (EXT4_CASEFOLD_FL, Incompat.CASEFOLD),
-    (EXT4_EA_INODE_FL, Incompat.EA_INODE),
-    (EXT4_VERITY_FL, RoCompat.VERITY),
-    (EXT4_HUGE_FILE_FL, RoCompat.HUGE_FILE),
-    (EXT4_INDEX_FL, Compat.DIR_INDEX),
+    ("EXT4_EXTENTS_FL", EXT4_EXTENTS_FL, Incompat.EXTENTS),
+    ("EXT4_INLINE_DATA_FL", EXT4_INLINE_DATA_FL, Incompat.INLINE_DATA),
+    ("EXT4_ENCRYPT_FL", EXT4_ENCRYPT_FL, Incompat.ENCRYPT),
+    ("EXT4_CASEFOLD_FL", EXT4_CASEFOLD_FL, Incompat.CASEFOLD),
+    ("EXT4_EA_INODE_FL", EXT4_EA_INODE_FL, Incompat.EA_INODE),
+    ("EXT4_VERITY_FL", EXT4_VERITY_FL, RoCompat.VERITY),
+    ("EXT4_HUGE_FILE_FL", EXT4_HUGE_FILE_FL, RoCompat.HUGE_FILE),
+    ("EXT4_INDEX_FL", EXT4_INDEX_FL, Compat.DIR_INDEX),
 )
-_FLAG_NAMES = {
-    EXT4_EXTENTS_FL: "EXT4_EXTENTS_FL", EXT4_INLINE_DATA_FL: "EXT4_INLINE_DATA_FL",
-    EXT4_ENCRYPT_FL: "EXT4_ENCRYPT_FL", EXT4_CASEFOLD_FL: "EXT4_CASEFOLD_FL", EXT4_EA_INODE_FL: "EXT4_EA_INODE_FL",
-    EXT4_VERITY_FL: "EXT4_VERITY_FL", EXT4_HUGE_FILE_FL: "EXT4_HUGE_FILE_FL", EXT4_INDEX_FL: "EXT4_INDEX_FL",
-}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -69,7 +64,7 @@ class InodeTables:
 class InodeChecker:
     """Checks inodes of one volume, one after the other, and then what several of them share."""
 
-    def __init__(self, volume: Volume, claims: Claims) -> None:
+    def __init__(self, volume: Volume, claims: BlockOwners) -> None:
         self._volume = volume
         self._claims = claims
         self._problems = volume.problems
@@ -130,9 +125,9 @@ class InodeChecker:
             yield f"i_mode is {inode.mode:#o}: no type of file", "i_mode"
         if inode.size >> 63:
             yield f"i_size is {inode.size}: negative to the kernel", "i_size_high"
-        for flag, feature in _FLAGS_NEED:
+        for name, flag, feature in _FLAGS_NEED:
             if flags & flag and feature not in self._superblock.features:
-                yield f"{_FLAG_NAMES[flag]} is set without the feature", "i_flags"
+                yield f"{name} is set without the feature", "i_flags"
         if flags & EXT4_INLINE_DATA_FL and flags & EXT4_EXTENTS_FL:
             yield "inline data and extents at once", "i_flags"
         if flags & EXT4_INDEX_FL and not inode.is_dir:

@@ -14,7 +14,7 @@ from ext4img.structs.superblock import (
     SUPERBLOCK_SIZE,
 )
 from ext4img.volume import checksum
-from ext4img.volume.check.claims import FILE_SYSTEM, Claims
+from ext4img.volume.check.block_owners import FILE_SYSTEM, BlockOwners
 from ext4img.volume.features import Compat, Incompat, RoCompat
 from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock, parse_superblock
@@ -42,7 +42,7 @@ def check_superblocks(volume: Volume) -> None:
         _check_mmp(volume)
 
 
-def claim_own_blocks(volume: Volume, claims: Claims) -> None:
+def claim_own_blocks(volume: Volume, claims: BlockOwners) -> None:
     """Superblocks, descriptors, bitmaps and inode tables; problems where they lie out of range."""
     superblock, groups = volume.superblock, volume.groups
     meta = Incompat.META_BG in superblock.features

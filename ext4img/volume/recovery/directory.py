@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 
-from ext4img.crypto.dirhash import dirhash
 from ext4img.errors import CorruptionError, Place
+from ext4img.names.dirhash import dirhash
 from ext4img.structs.directory import (
     DX_COUNTLIMIT,
     DX_ENTRY,
@@ -25,7 +25,7 @@ from ext4img.structs.directory import (
 )
 from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ENCRYPT_FL, EXT4_INDEX_FL
 from ext4img.volume import checksum
-from ext4img.volume.directory import DirectoryFormat, index_entries_offset, verify_block
+from ext4img.volume.dir_block import DirectoryFormat, index_entries_offset, verify_block
 from ext4img.volume.features import Compat, Incompat
 from ext4img.volume.inode import Inode
 from ext4img.volume.mapping import WRITTEN, Run

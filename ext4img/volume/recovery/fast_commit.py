@@ -57,7 +57,7 @@ from ext4img.volume.recovery.directory import RecoveryDirectory, Removed
 from ext4img.volume.recovery.editor import RecoveryEditor
 from ext4img.volume.recovery.extents import RecoveryExtents, empty_root
 from ext4img.volume.recovery.journal import JournalSource, JournalSuperblock
-from ext4img.volume.recovery.recovered import FastCommits
+from ext4img.volume.recovery.recovery_report import FastCommits
 
 MOST_TAGS = 1_000_000
 MOST_BLOCKS_BEHIND = 4096

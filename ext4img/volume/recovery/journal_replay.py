@@ -21,7 +21,7 @@ from ext4img.volume.recovery.journal import JournalIncompat, JournalSource, Jour
 from ext4img.volume.recovery.journal_log import JournalLog, Tag
 from ext4img.volume.recovery.journal_scan import SEQUENCE_MASK, Scan, Transaction, scan_log
 from ext4img.volume.recovery.overlay import Overlay
-from ext4img.volume.recovery.recovered import Replay
+from ext4img.volume.recovery.recovery_report import Replay
 
 
 def follows(later: int, earlier: int) -> bool:

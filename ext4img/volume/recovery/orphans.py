@@ -24,7 +24,7 @@ from ext4img.volume.inode import Inode
 from ext4img.volume.mapping import LOST, WRITTEN, Mapper, Runs
 from ext4img.volume.problems import Problems
 from ext4img.volume.recovery.editor import RecoveryEditor
-from ext4img.volume.recovery.recovered import Orphans
+from ext4img.volume.recovery.recovery_report import Orphans
 from ext4img.volume.recovery.truncate import BlockMapCut, ExtentCut
 
 MOST_ORPHAN_FILE_BLOCKS = 512  # EXT4_MAX_ORPHAN_FILE_BLOCKS

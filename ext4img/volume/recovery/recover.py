@@ -29,7 +29,7 @@ from ext4img.volume.recovery.journal import (
     read_journal_superblock,
 )
 from ext4img.volume.recovery.overlay import Draft, Overlay
-from ext4img.volume.recovery.recovered import FastCommits, Orphans, Replay
+from ext4img.volume.recovery.recovery_report import FastCommits, Orphans, Replay
 from ext4img.volume.superblock import Superblock, parse_superblock
 
 
@@ -167,7 +167,7 @@ def _journal_inode(superblock: Superblock, table: InodeTable, problems: Problems
             raise
         problems.unreadable(error, Place(inode=number))
         problems.note("the journal is found by the superblock's copy of its inode", Place(inode=number))
-    from ext4img.volume.root_search import journal_inode_copy
+    from ext4img.volume.salvage.root import journal_inode_copy
 
     return journal_inode_copy(superblock)
 

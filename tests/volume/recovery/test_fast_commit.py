@@ -22,7 +22,7 @@ from ext4img.volume.recovery.editor import RecoveryEditor
 from ext4img.volume.recovery.fast_commit import replay_fast_commits, scan_fast_commits
 from ext4img.volume.recovery.journal import JournalIncompat, read_journal_superblock
 from ext4img.volume.recovery.overlay import Draft
-from ext4img.volume.recovery.recovered import FastCommits
+from ext4img.volume.recovery.recovery_report import FastCommits
 from ext4img.volume.volume import Volume
 from tests.volume.recovery.journal_log import Log
 

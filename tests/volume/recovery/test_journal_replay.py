@@ -10,7 +10,7 @@ from ext4img.volume.problems import Checks, Problems
 from ext4img.volume.recovery import journal_checksum
 from ext4img.volume.recovery.journal import JournalCompat, JournalIncompat, read_journal_superblock
 from ext4img.volume.recovery.journal_replay import follows, replay_journal
-from ext4img.volume.recovery.recovered import Replay
+from ext4img.volume.recovery.recovery_report import Replay
 from tests.volume.recovery.journal_log import Log, MemoryJournal
 
 VOLUME_BLOCKS = 1 << 40

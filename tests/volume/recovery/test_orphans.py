@@ -14,7 +14,7 @@ from ext4img.structs.directory import EXT4_ORPHAN_BLOCK_TAIL
 from ext4img.structs.inode import EXT4_INODE
 from ext4img.structs.superblock import EXT4_SUPER_BLOCK
 from ext4img.volume.recovery.recover import Recovery
-from ext4img.volume.recovery.recovered import Orphans
+from ext4img.volume.recovery.recovery_report import Orphans
 from ext4img.volume.volume import Volume
 
 CUT = {13: 204900, 14: 0, 15: 12588}

@@ -1,0 +1,203 @@
+"""A backup as a directory: each body a file, all else in one file of JSON Lines beside them.
+
+For tools that deduplicate or transfer files: unchanged files stay unchanged files. A store has
+`backup.json` (as in an archive), `entries.jsonl` (`store_line`), the bodies below `tree/` under
+the names of the archive, and verity trees below `verity/` under inode numbers. Holes are holes;
+owners, modes, times and attributes are in `entries.jsonl` only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import BinaryIO, Final, Self
+
+from ext4img.archive.backup_info import INFO_LIMIT_BYTES, BackupInfo
+from ext4img.archive.directory_store_line import LINE_LIMIT_BYTES, DirectoryStoreLine, parse_store_line
+from ext4img.archive.entry import VERITY, Entry
+from ext4img.archive.entry_codec import archive_path
+from ext4img.archive.manifest_line import Closing, build_closing, parse_line
+from ext4img.archive.tree_order import TreeOrder
+from ext4img.errors import (
+    AlteredArchiveError,
+    ArchiveError,
+    NotFoundError,
+    TruncatedArchiveError,
+)
+from ext4img.hostfs.safe_dir import SafeDir
+from ext4img.names.paths import decode_path
+from ext4img.structs.inode import EXT4_VERITY_FL
+
+INFO: Final = b"backup.json"
+LINES: Final = b"entries.jsonl"
+TREE: Final = b"tree"
+VERITY_FOLDER: Final = b"verity"
+CHUNK_BYTES: Final = 1 << 20
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class DirectoryStoreMember:
+    """One entry of a store; see `BackupMember`."""
+
+    def __init__(self, line: DirectoryStoreLine, offset: int, store: DirectoryStore) -> None:
+        self.entry = line.entry
+        self.offset = offset
+        self.stored_bytes = line.entry.data_bytes
+        self.unreadable = line.unreadable
+        self._sha256 = line.sha256
+        self._store = store
+
+    def chunks(self) -> Iterator[tuple[int, memoryview]]:
+        """See `BackupMember`. AlteredArchiveError where the data is not what was written."""
+        entry = self.entry
+        if not entry.body_size:
+            return
+        digest = hashlib.sha256()
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        fd = self._store.open_body(entry)
+        try:
+            if os.fstat(fd).st_size != entry.body_size:
+                raise AlteredArchiveError("its body has another size than was written", entry.shown)
+            for start, length in entry.segments:
+                end = start + length
+                for offset in range(start, end, CHUNK_BYTES):
+                    part = buffer[: min(CHUNK_BYTES, end - offset)]
+                    if os.preadv(fd, [part], offset) != len(part):
+                        raise AlteredArchiveError("it got shorter while it was read", entry.shown)
+                    digest.update(part)
+                    yield offset, part.toreadonly()
+        finally:
+            os.close(fd)
+        if digest.hexdigest() != self._sha256:
+            raise AlteredArchiveError("its contents are not those that were written", entry.shown)
+
+    def read(self) -> bytes:
+        """See `BackupMember`."""
+        body = bytearray(self.entry.body_size)
+        for offset, part in self.chunks():
+            body[offset : offset + len(part)] = part
+        return bytes(body)
+
+
+class DirectoryStore:
+    """A store, open for reading; see `BackupSource`. Its lines are checked as a whole at once."""
+
+    seekable = True
+
+    def __init__(self, path: str) -> None:
+        self.name = path
+        self.total_bytes: int | None = 0
+        self._closing = ExitStack()
+        try:
+            self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._closing.callback(os.close, self._root)
+            with self._file(INFO) as file:
+                raw = file.read(INFO_LIMIT_BYTES + 1)
+            if len(raw) > INFO_LIMIT_BYTES:
+                raise ArchiveError(f"{path}: backup.json has more than {INFO_LIMIT_BYTES} bytes")
+            self.info = BackupInfo.from_json(raw)
+            self._way = SafeDir(os.dup(self._root))
+            self._closing.callback(self._way.close)
+            self.closing = self._check_lines()
+        except OSError as error:
+            self.close()
+            raise ArchiveError(f"{path}: it cannot be read as a backup: {error.strerror}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    @staticmethod
+    def is_one(path: str) -> bool:
+        """Whether a directory looks like a store."""
+        return os.path.isfile(os.path.join(os.fsencode(path), LINES))
+
+    def members(self, *, verify: bool = False) -> Iterator[DirectoryStoreMember]:
+        """All members, in their order. A body that is not read is not looked at, but with `verify`."""
+        done = 0
+        order = TreeOrder()
+        files: dict[int, Entry] = {}
+        for raw in self._lines():
+            line = parse_store_line(raw)
+            entry = line.entry
+            if entry.type != VERITY:
+                order.check(entry.path, entry.type == "dir")
+                if entry.type == "file" and entry.flags & EXT4_VERITY_FL and not entry.is_link:
+                    files[entry.inode] = entry
+            elif entry.inode in files:
+                file = files.pop(entry.inode)
+                line = line._replace(entry=entry._replace(path=file.path, context=file.context))
+            else:
+                raise AlteredArchiveError("a verity tree of no file, or a second one", entry.shown)
+            member = DirectoryStoreMember(line, done, self)
+            done += member.stored_bytes
+            yield member
+            if verify:
+                for _ in member.chunks():
+                    pass
+
+    def member(self, path: bytes) -> DirectoryStoreMember:
+        """The member of one tree path; NotFoundError."""
+        for member in self.members():
+            if member.entry.path == path and member.entry.type != VERITY:
+                return member
+        raise NotFoundError.at(decode_path(path), "No such member in the backup")
+
+    def open_body(self, entry: Entry) -> int:
+        """An open file with the body of an entry."""
+        *folders, name = (TREE, *archive_path(entry.path).split(b"/"))
+        if entry.type == VERITY:
+            folders, name = [VERITY_FOLDER], b"%d" % entry.inode
+        try:
+            self._way.go(folders)
+            fd = os.open(name, _READ, dir_fd=self._way.fd)
+        except OSError as error:
+            raise AlteredArchiveError(f"its body cannot be opened: {error.strerror}", entry.shown) from error
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise AlteredArchiveError("its body is no regular file", entry.shown)
+        return fd
+
+    def close(self) -> None:
+        """Close what is open. May be called twice."""
+        self._closing.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _file(self, name: bytes) -> BinaryIO:
+        return os.fdopen(os.open(name, _READ, dir_fd=self._root), "rb", buffering=CHUNK_BYTES)
+
+    def _lines(self) -> Iterator[bytes]:
+        """The lines of the entries."""
+        with self._file(LINES) as file:
+            last = file.readline(LINE_LIMIT_BYTES)
+            while raw := file.readline(LINE_LIMIT_BYTES):
+                yield last
+                last = raw
+
+    def _check_lines(self) -> Closing:
+        """The last line, if it fits those before it."""
+        digest = hashlib.sha256()
+        members = 0
+        last = b""
+        with self._file(LINES) as file:
+            while raw := file.readline(LINE_LIMIT_BYTES):
+                if last:
+                    digest.update(last)
+                    members += 1
+                last = raw
+        try:
+            closing = parse_line(last)
+        except AlteredArchiveError:
+            closing = None
+        if not isinstance(closing, Closing):
+            raise TruncatedArchiveError(f"{self.name}: entries.jsonl ends without its last line: it was cut short")
+        if (closing.members, closing.sha256) != (members, digest.hexdigest()) or build_closing(closing) != last:
+            raise AlteredArchiveError(f"{self.name}: entries.jsonl is not the one that was written")
+        return closing

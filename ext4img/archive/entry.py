@@ -1,0 +1,121 @@
+"""`Entry`: all that is known of one thing in the tree, between an image, an archive and a target.
+
+The collector makes entries from a view, the writer puts them into an archive, the reader yields
+the same entries again, and what restores or rebuilds sees nothing else.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from ext4img.names.paths import decode_path
+
+ROOT: Final = b"."
+NO_XATTRS: Final[Mapping[str, bytes]] = MappingProxyType({})
+
+MODE_OF_TYPE: Final = {
+    "file": stat.S_IFREG,
+    "dir": stat.S_IFDIR,
+    "symlink": stat.S_IFLNK,
+    "char": stat.S_IFCHR,
+    "block": stat.S_IFBLK,
+    "fifo": stat.S_IFIFO,
+    "socket": stat.S_IFSOCK,
+}
+TYPE_OF_MODE: Final = {mode: kind for kind, mode in MODE_OF_TYPE.items()}
+
+# Not in the tree: what a verity file has beyond its end, its Merkle tree and descriptor.
+VERITY: Final = "verity"
+VERITY_ALIGNMENT_BYTES: Final = 65536  # the kernel's fs/ext4/verity.c: the tree starts at the next multiple
+
+Segments = tuple[tuple[int, int], ...]
+
+UNWRITTEN_KEPT: Final = 32  # ranges in an inode record, for which an attribute must have room; more are elsewhere
+UNWRITTEN_MOST: Final = 50_000
+
+
+class Entry(NamedTuple):
+    """One name in the tree, as it is without any key. Frozen.
+
+    `path` is relative, its components parted by "/", encrypted ones in the kernel's no-key form;
+    b"." is the root. `type` is "file", "dir", "symlink", "char", "block", "fifo", "socket", or
+    "verity" (see `VERITY`; its path is its file's). `mode` is st_mode with the type's bits.
+
+    `size` is the true i_size in bytes. The body, `body_size` bytes, is what a file's contents are
+    in the archive: as they are, or if encrypted the ciphertext rounded up to the block. Only its
+    `segments`, (offset, length) pairs in ascending order, hold data; the rest is holes.
+    `unwritten` are those holes that have blocks on the disk; as read from a stream the first 32.
+
+    `link_target`: of a symlink its target as shown without the key; of a further name of a file
+    (`is_link`) the path of the first one. `stored_*` and `context` are the bytes on disk:
+    `stored_name` only where the directory is encrypted, `stored_target` (with its two bytes of
+    length) only of an encrypted symlink, `context` only of what is itself encrypted.
+    """
+
+    path: bytes
+    type: str
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    body_size: int = 0
+    segments: Segments = ()
+    atime_ns: int = 0
+    mtime_ns: int = 0
+    ctime_ns: int = 0
+    crtime_ns: int | None = None
+    rdev: tuple[int, int] = (0, 0)
+    link_target: bytes = b""
+    is_link: bool = False
+    xattrs: Mapping[str, bytes] = NO_XATTRS
+    inode: int = 0
+    generation: int = 0
+    flags: int = 0
+    version: int = 0
+    project_id: int = 0
+    links: int = 1
+    unwritten: Segments = ()
+    context: bytes | None = None
+    stored_name: bytes | None = None
+    name_hash: bytes | None = None
+    stored_target: bytes | None = None
+
+    @property
+    def name(self) -> bytes:
+        """The last component of the path."""
+        return self.path.rpartition(b"/")[2]
+
+    @property
+    def parent(self) -> bytes:
+        """The path of the directory it is in; b"." for the root's children, and for the root."""
+        return self.path.rpartition(b"/")[0] or ROOT
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether its contents or target are encrypted (of a directory: the names in it)."""
+        return self.context is not None
+
+    @property
+    def data_bytes(self) -> int:
+        """How many bytes of the body are data."""
+        segments = self.segments
+        return segments[0][1] if len(segments) == 1 else sum(length for _, length in segments)
+
+    @property
+    def shown(self) -> str:
+        """The path for messages."""
+        return decode_path(self.path)
+
+
+def parse_ranges(found: Any) -> Segments:
+    """(offset, length) pairs as JSON has them; ValueError or TypeError where one can be in no file."""
+    ranges = tuple((offset, length) for offset, length in found)
+    for offset, length in ranges:
+        if type(offset) is not int or type(length) is not int:
+            raise TypeError("a range that is not of two integers")
+        if offset < 0 or length <= 0 or offset + length >= 1 << 63:
+            raise ValueError(f"a range of {str(length)[:40]} bytes at {str(offset)[:40]}")
+    return ranges

@@ -1,0 +1,147 @@
+"""A tree that `tar --xattrs` extracted from an archive, or that was copied on with its attributes, as a backup.
+
+The records are in the attributes, what holds for the whole in `.ext4img/`. The manifest proves
+the bodies of files without holes; where holes are is the host's word, except that a block of zeros
+in an encrypted file is a hole whatever the host says: no ciphertext is all zeros.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from typing import Final, Self
+
+from ext4img.archive.backup_info import INFO_LIMIT_BYTES, BackupInfo
+from ext4img.archive.entry import VERITY, Entry, Segments
+from ext4img.archive.entry_codec import CONTROL
+from ext4img.archive.extracted_tree_walk import TreeWalk, open_control
+from ext4img.archive.manifest_line import ManifestLine
+from ext4img.errors import AlteredArchiveError, ArchiveError, NotFoundError
+from ext4img.names.paths import decode_path
+
+CHUNK_BYTES: Final = 1 << 20
+
+
+class TreeMember:
+    """One file of the tree; see `BackupMember`. Its descriptor is open until the next member."""
+
+    def __init__(self, entry: Entry, fd: int, offset: int, block_size: int, line: ManifestLine | None = None) -> None:
+        self.entry = entry
+        self.offset = offset
+        self.stored_bytes = entry.body_size
+        self.unreadable: Segments = line.unreadable if line is not None else ()
+        self._fd = fd
+        self._block_size = block_size
+        self._line = line
+
+    def chunks(self) -> Iterator[tuple[int, memoryview]]:
+        """See `BackupMember`. A body that the manifest knows without holes must have its digest."""
+        entry = self.entry
+        line = self._line
+        digest = hashlib.sha256() if line is not None and line.size == entry.body_size else None
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        end = 0
+        for start, length in entry.segments:
+            if start != end:
+                digest = None
+            end = start + length
+            for offset in range(start, end, CHUNK_BYTES):
+                part = buffer[: min(CHUNK_BYTES, end - offset)]
+                if os.preadv(self._fd, [part], offset) != len(part):
+                    raise AlteredArchiveError("it got shorter while it was read", entry.shown)
+                if digest is not None:
+                    digest.update(part)
+                if entry.context is None:
+                    yield offset, part.toreadonly()
+                else:
+                    yield from self._without_zeros(offset, part)
+        if digest is None or line is None or end != entry.body_size:
+            return
+        if digest.hexdigest() != line.sha256:
+            raise AlteredArchiveError("its contents are not those that were written", entry.shown)
+
+    def read(self) -> bytes:
+        """See `BackupMember`."""
+        body = bytearray(self.entry.body_size)
+        for offset, part in self.chunks():
+            body[offset : offset + len(part)] = part
+        return bytes(body)
+
+    def _without_zeros(self, offset: int, part: memoryview) -> Iterator[tuple[int, memoryview]]:
+        """The runs of blocks that are not all zeros."""
+        size = self._block_size
+        zeros = memoryview(bytes(size))
+        first: int | None = None
+        for at in range(0, len(part), size):
+            if part[at : at + size] != zeros:
+                first = at if first is None else first
+            elif first is not None:
+                yield offset + first, part[first:at].toreadonly()
+                first = None
+        if first is not None:
+            yield offset + first, part[first:].toreadonly()
+
+
+class ExtractedTree:
+    """See the module's text. `path` is the directory that holds `.ext4img/`."""
+
+    seekable = True
+    total_bytes: int | None = None
+
+    def __init__(self, path: str) -> None:
+        self.name = path
+        self._root = -1
+        self._search: Iterator[TreeMember] = iter(())
+        try:
+            self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            raw = self._control_file(b"backup.json", INFO_LIMIT_BYTES)
+        except OSError as error:
+            self.close()
+            raise ArchiveError(f"{path}: it cannot be read as a backup: {error.strerror}") from error
+        if raw is None:
+            self.close()
+            raise ArchiveError(f"{path}: a directory without .ext4img/backup.json: no backup was extracted there")
+        self.info = BackupInfo.from_json(raw)
+
+    def members(self, *, verify: bool = False) -> Iterator[TreeMember]:
+        """All of the tree. A body that is not read is not looked at, but with `verify`."""
+        walk = TreeWalk(self._root, self._control_file)
+        for entry, fd, line in walk.entries():
+            member = TreeMember(entry, fd, walk.done_bytes, self.info.block_size, line)
+            yield member
+            if verify:
+                for _ in member.chunks():
+                    pass
+
+    def member(self, path: bytes) -> TreeMember:
+        """One member, by walking there. It can be read until the next is asked for."""
+        self._search = self.members()  # which has the file open, and would close it if nobody held on to it
+        for member in self._search:
+            if member.entry.path == path and member.entry.type != VERITY:
+                return member
+        raise NotFoundError.at(decode_path(path), "No such member in the backup")
+
+    def close(self) -> None:
+        """Close the directory. May be called twice."""
+        self._search = iter(())
+        if self._root >= 0:
+            os.close(self._root)
+            self._root = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _control_file(self, name: bytes, limit: int) -> bytes | None:
+        """A file below `.ext4img/`; None if it is not there."""
+        fd = open_control(self._root, name)
+        if fd is None:
+            return None
+        with open(fd, "rb") as file:
+            raw = file.read(limit + 1)
+        if len(raw) > limit:
+            raise AlteredArchiveError(f"it has more than {limit} bytes", decode_path(CONTROL + b"/" + name))
+        return raw

@@ -1,0 +1,329 @@
+"""Going through a tree that was extracted from an archive: entries from attributes and what stat says."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Final
+
+from ext4img.archive.encryption_records import parse_filename
+from ext4img.archive.entry import NO_XATTRS, ROOT, VERITY, Entry, Segments
+from ext4img.archive.entry_codec import (
+    CONTROL,
+    FILENAME,
+    INODE,
+    MANIFEST_PATH,
+    METADATA,
+    SYMLINK,
+    VERITY_DIRECTORY,
+    XATTR_DIRECTORY,
+    XATTR_MEMBER_LIMIT_BYTES,
+    archive_path,
+    entry_of,
+    is_control,
+    parse_overflow,
+    tree_path,
+)
+from ext4img.archive.manifest_line import LINE_LIMIT_BYTES, ManifestLine, parse_line
+from ext4img.archive.pax_writer import TarHeader
+from ext4img.errors import AlteredArchiveError, ArchiveError
+from ext4img.hostfs.safe_dir import SafeDir
+from ext4img.names.nokey import parse_nokey_name
+from ext4img.names.paths import decode_path
+from ext4img.structs.fscrypt import FSCRYPT_SYMLINK_DATA
+from ext4img.structs.inode import EXT4_VERITY_FL
+from ext4img.structs.tar import BLKTYPE, CHRTYPE, DIRTYPE, FIFOTYPE, REGTYPE, SYMTYPE
+
+_TYPEFLAG: Final = {
+    stat.S_IFREG: REGTYPE,
+    stat.S_IFSOCK: REGTYPE,
+    stat.S_IFDIR: DIRTYPE,
+    stat.S_IFLNK: SYMTYPE,
+    stat.S_IFCHR: CHRTYPE,
+    stat.S_IFBLK: BLKTYPE,
+    stat.S_IFIFO: FIFOTYPE,
+}
+_NO_RECORD: Final = (
+    "it has no record: extract the archive as root with `tar --xattrs --xattrs-include='*'`, and read the tree as root"
+)
+Found = tuple[Entry, int, ManifestLine | None]
+_ControlFile = Callable[[bytes, int], bytes | None]
+
+
+class TreeWalk:
+    """Walks below `root`, an open directory. `done_bytes` are the sizes of what was passed."""
+
+    def __init__(self, root: int, control_file: _ControlFile) -> None:
+        self._root = root
+        self._control_file = control_file
+        self._with_attributes = _numbers(root, XATTR_DIRECTORY)
+        self._with_verity = _numbers(root, VERITY_DIRECTORY)
+        self._first_names: dict[tuple[int, int], Entry] = {}
+        self._verity_files: list[Entry] = []
+        self._is_directory = self._is_encrypted = False  # what was passed last
+        self.done_bytes = 0
+
+    def entries(self) -> Iterator[Found]:
+        """(entry, descriptor, line of the manifest) in the archive's order.
+
+        The descriptor, of a regular file, is open until the next entry is drawn; else it is -1.
+        """
+        with _Lines(self._root) as lines:
+            way = SafeDir(os.dup(self._root))
+            try:
+                yield self._entry(way.fd, ROOT, lines, in_encrypted=False), -1, lines.at(ROOT)
+                names = [self._names(way)]
+                encrypted = [False]
+                while names:
+                    name = next(names[-1], None)
+                    if name is None:
+                        names.pop()
+                        encrypted.pop()
+                        if names:
+                            way.leave()
+                        continue
+                    yield from self._one(way, name, lines, encrypted[-1])
+                    if self._is_directory:
+                        way.step(name)
+                        names.append(self._names(way))
+                        encrypted.append(self._is_encrypted)
+            finally:
+                way.close()
+        for entry in self._verity_files:
+            yield from self._verity(entry)
+
+    def _names(self, way: SafeDir) -> Iterator[bytes]:
+        """Names of the current directory, as they are on the host, in the archive's order."""
+        names = [os.fsencode(name) for name in os.listdir(way.fd)]
+        if way.depth == 0:
+            names = [name for name in names if name != CONTROL]
+            return iter(sorted(names, key=lambda name: tree_path(name, directory=False)))
+        return iter(sorted(names))
+
+    def _one(self, way: SafeDir, name: bytes, lines: _Lines, in_encrypted: bool) -> Iterator[Found]:
+        path = tree_path(b"/".join((*way.names(), name)), directory=False)
+        line = lines.at(path)
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=way.fd)
+        reading = -1
+        try:
+            entry = self._entry(fd, path, lines, in_encrypted)
+            self._is_directory, self._is_encrypted = entry.type == "dir", entry.is_encrypted
+            if entry.type == "file" and not entry.is_link:
+                reading = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+                entry = entry._replace(segments=_segments(reading, entry.body_size))
+                self.done_bytes += entry.body_size
+            yield entry, reading, line
+            if entry.inode in self._with_verity and entry.flags & EXT4_VERITY_FL and not entry.is_link:
+                self._verity_files.append(entry)
+        finally:
+            os.close(fd)
+            if reading >= 0:
+                os.close(reading)
+
+    def _entry(self, fd: int, path: bytes, lines: _Lines, in_encrypted: bool) -> Entry:
+        """The entry of an inode that `fd` leads to."""
+        status = os.fstat(fd)
+        identity = (status.st_dev, status.st_ino)
+        first = self._first_names.get(identity)
+        line = lines.at(path)
+        if first is not None:
+            return _further_name(first, path, line, in_encrypted)
+        kind = stat.S_IFMT(status.st_mode)
+        where = f"/proc/self/fd/{fd}"
+        xattrs = {os.fsencode(key): os.getxattr(where, key) for key in os.listxattr(where)}
+        if INODE.encode() not in xattrs:
+            raise ArchiveError(_NO_RECORD, decode_path(path))
+        ctime_ns = line.identity.ctime_ns if line is not None and line.identity is not None else status.st_ctime_ns
+        body_size = status.st_size if kind == stat.S_IFREG else 0
+        header = TarHeader(
+            path=archive_path(path) + b"/" if kind == stat.S_IFDIR else archive_path(path),
+            typeflag=_TYPEFLAG[kind],
+            mode=stat.S_IMODE(status.st_mode),
+            uid=status.st_uid,
+            gid=status.st_gid,
+            size=body_size,
+            times=(status.st_mtime_ns, status.st_atime_ns, ctime_ns),
+            linkpath=os.readlink(b"", dir_fd=fd) if kind == stat.S_IFLNK else b"",
+            rdev=(os.major(status.st_rdev), os.minor(status.st_rdev)),
+            xattrs=xattrs,
+        )
+        number = _number_of(xattrs[INODE.encode()])
+        overflow = NO_XATTRS
+        if number in self._with_attributes:
+            raw = self._control_file(b"xattrs/%d" % number, XATTR_MEMBER_LIMIT_BYTES)
+            overflow = parse_overflow(raw or b"", decode_path(path))
+        if kind == stat.S_IFLNK and METADATA.encode() in xattrs and SYMLINK.encode() not in xattrs:
+            xattrs[SYMLINK.encode()] = _stored_target(header.linkpath, path, line)
+        entry = entry_of(header, (), body_size, overflow)
+        if in_encrypted or entry.stored_name is not None:
+            stored_name = _name_record(entry.name, path, entry.stored_name, line) if in_encrypted else None
+            entry = entry._replace(stored_name=stored_name)
+        if status.st_nlink > 1 and kind != stat.S_IFDIR:
+            entry = entry._replace(links=max(entry.links, 2))
+            self._first_names[identity] = entry
+        return entry
+
+    def _verity(self, entry: Entry) -> Iterator[Found]:
+        fd = open_control(self._root, b"verity/%d" % entry.inode)
+        if fd is None:
+            return
+        try:
+            size = os.fstat(fd).st_size
+            tree = Entry(
+                path=entry.path,
+                type=VERITY,
+                mode=0,
+                inode=entry.inode,
+                body_size=size,
+                segments=_segments(fd, size),
+                context=entry.context,
+            )
+            yield tree, fd, None
+        finally:
+            os.close(fd)
+
+
+class _Lines:
+    """The manifest of the archive, read along with the tree, which has the same order."""
+
+    def __init__(self, root: int) -> None:
+        fd = open_control(root, MANIFEST_PATH.removeprefix(CONTROL + b"/"))
+        self._file: BinaryIO | None = os.fdopen(fd, "rb") if fd is not None else None
+        self._line: ManifestLine | None = None
+        self._names: list[bytes] = []
+        self._advance()
+
+    def at(self, path: bytes) -> ManifestLine | None:
+        """The line of a tree path. To be asked for in the tree's order; the last one may be asked for again."""
+        names = path.split(b"/") if path != ROOT else []
+        while self._line is not None and self._names < names:
+            self._advance()
+        return self._line if self._line is not None and self._names == names else None
+
+    def _advance(self) -> None:
+        self._line = None
+        while self._file is not None and self._line is None:
+            raw = self._file.readline(LINE_LIMIT_BYTES)
+            line = parse_line(raw) if raw else None
+            if not isinstance(line, ManifestLine):
+                self.close()
+                return
+            if not is_control(line.path):
+                path = tree_path(line.path, directory=False) if line.path != ROOT else ROOT
+                self._names = path.split(b"/") if path != ROOT else []
+                self._line = line
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_control(root: int, name: bytes) -> int | None:
+    """A regular file below `.ext4img/`, open for reading; None if it is not there."""
+    way = SafeDir(os.dup(root))
+    try:
+        *folders, last = (CONTROL + b"/" + name).split(b"/")
+        for folder in folders:
+            way.step(folder)
+        fd = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=way.fd)
+    except FileNotFoundError:
+        return None
+    finally:
+        way.close()
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise AlteredArchiveError("it is no regular file", decode_path(CONTROL + b"/" + name))
+    return fd
+
+
+def _numbers(root: int, directory: bytes) -> frozenset[int]:
+    """The inodes that a directory below `.ext4img/` has files for."""
+    way = SafeDir(os.dup(root))
+    try:
+        for name in directory.strip(b"/").split(b"/"):
+            way.step(name)
+        return frozenset(int(name) for name in os.listdir(way.fd) if name.isdecimal() and len(name) <= 10)
+    except FileNotFoundError:
+        return frozenset()
+    finally:
+        way.close()
+
+
+def _number_of(line: bytes) -> int:
+    """The inode number of a record, without judging the rest."""
+    start = line.find(b'"number":') + len(b'"number":')
+    digits = line[start : start + 11].split(b",")[0]
+    return int(digits) if digits.isdigit() else 0
+
+
+def _further_name(first: Entry, path: bytes, line: ManifestLine | None, in_encrypted: bool) -> Entry:
+    """The entry of another name of a file; the name's own record is in the manifest."""
+    stored_name = name_hash = None
+    if in_encrypted:
+        stored_name = _name_record(path.rpartition(b"/")[2], path, None, line)
+        name_hash = line.name_hash if line is not None else None
+    return first._replace(
+        path=path,
+        size=0,
+        body_size=0,
+        segments=(),
+        unwritten=(),
+        link_target=first.path,
+        is_link=True,
+        xattrs=NO_XATTRS,
+        context=None,
+        stored_name=stored_name,
+        stored_target=None,
+        name_hash=name_hash,
+    )
+
+
+def _name_record(name: bytes, path: bytes, stored: bytes | None, line: ManifestLine | None) -> bytes:
+    """The stored form of an encrypted name: the one that fits what is shown, wherever it is.
+
+    An inode's attribute has one name of it only, and not this one if others were taken away.
+    """
+    shown = parse_nokey_name(name)
+    if shown is None:
+        raise AlteredArchiveError("its name is not the one of an encrypted file", decode_path(path))
+    if stored is not None and shown.matches(stored):
+        return stored
+    if line is not None and line.filename is not None:
+        recorded = parse_filename(line.filename).name
+        if shown.matches(recorded):
+            return recorded
+    if shown.stored is None:
+        raise AlteredArchiveError(f"its long name is in no record ({FILENAME})", decode_path(path))
+    return shown.stored
+
+
+def _stored_target(shown: bytes, path: bytes, line: ManifestLine | None) -> bytes:
+    """The stored form of an encrypted symlink's target, where the host had no room for its record."""
+    if line is not None and line.symlink is not None:
+        return line.symlink
+    parsed = parse_nokey_name(shown)
+    if parsed is None or parsed.stored is None:
+        raise AlteredArchiveError(f"its target is in no record ({SYMLINK})", decode_path(path))
+    return FSCRYPT_SYMLINK_DATA.pack((len(parsed.stored),)) + parsed.stored
+
+
+def _segments(fd: int, size: int) -> Segments:
+    """Where the host says that there is data."""
+    segments = []
+    offset = 0
+    while offset < size:
+        try:
+            start = os.lseek(fd, offset, os.SEEK_DATA)
+        except OSError:  # ENXIO: nothing but a hole up to the end
+            break
+        offset = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        segments.append((start, offset - start))
+    return tuple(segments)

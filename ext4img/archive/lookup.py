@@ -1,0 +1,105 @@
+"""One member of a backup by its path, plain or as it is shown without keys; and what its file holds.
+
+By the path that is shown the manifest leads to the member at once. For a plain path below an
+encrypted directory the names on the way are decrypted; no other body is read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from ext4img.archive.decryption import EntryDecryptor
+from ext4img.archive.entry import ROOT, VERITY, Entry
+from ext4img.archive.open_backup import BackupMember, BackupSource
+from ext4img.archive.path_filter import SelectedPath
+from ext4img.errors import AlteredArchiveError, IsDirectoryError, NoKeyError, NotFoundError, NotRegularFileError
+from ext4img.names.paths import decode_path
+
+
+def find_member(source: BackupSource, path: SelectedPath, plaintext: EntryDecryptor | None = None) -> BackupMember:
+    """The member of a path; of a further name of a file, that of its first name.
+
+    Leading slashes mean nothing, and symbolic links are not followed. NotFoundError where there
+    is none; ArchiveError for a stream, in which members can't be looked up.
+    """
+    names = [name for name in os.fsencode(path).split(b"/") if name not in (b"", ROOT)]
+    try:
+        member = source.member(b"/".join(names) or ROOT)
+    except NotFoundError:
+        shown = _shown_path(source, names, plaintext) if plaintext is not None else None
+        if shown is None:
+            raise NotFoundError.at(decode_path(os.fsencode(path)), "No such path in the backup") from None
+        member = source.member(shown)
+    return _first_name(source, member.entry) if member.entry.is_link else member
+
+
+def _first_name(source: BackupSource, entry: Entry) -> BackupMember:
+    """The member that has the body of a further name."""
+    try:
+        first = source.member(entry.link_target)
+    except NotFoundError:
+        first = None
+    if first is None or first.entry.is_link or first.entry.inode != entry.inode:
+        raise AlteredArchiveError(
+            f"a hard link to {decode_path(entry.link_target)!r}, which is not its file", entry.shown
+        )
+    return first
+
+
+def file_contents(
+    member: BackupMember, plaintext: EntryDecryptor | None, *, ciphertext: bool = False
+) -> tuple[int, Iterator[tuple[int, memoryview]]]:
+    """(size in bytes, chunks) of a regular file, decrypted, or as it is stored with `ciphertext`.
+
+    The chunks are (offset, data) in ascending order, each for reading until the next is drawn;
+    what lies between them are holes. When the last has been drawn the member's digest has been
+    found right. NoKeyError where no key fits; IsDirectoryError and NotRegularFileError for what
+    has no contents.
+    """
+    entry = member.entry
+    if entry.type == "dir":
+        raise IsDirectoryError.at(entry.shown)
+    if entry.type != "file":
+        raise NotRegularFileError.at(entry.shown, f"Not a regular file but a {entry.type}: it has no contents")
+    if not entry.is_encrypted or ciphertext:
+        return entry.body_size, member.chunks()
+    return entry.size, _decrypted(member, plaintext)
+
+
+def _decrypted(member: BackupMember, plaintext: EntryDecryptor | None) -> Iterator[tuple[int, memoryview]]:
+    entry = member.entry
+    context = plaintext.context(entry) if plaintext is not None else None
+    cipher = plaintext.contents(entry) if plaintext is not None else None
+    if cipher is None:
+        raise NoKeyError.at(entry.shown, context.policy.key_id_hex if context is not None else "")
+    for offset, part in member.chunks():
+        data = memoryview(cipher.decrypt(part, offset // cipher.data_unit_size))
+        if offset < entry.size:
+            yield offset, data[: entry.size - offset]
+
+
+def _shown_path(source: BackupSource, names: list[bytes], plaintext: EntryDecryptor) -> bytes | None:
+    """The path in the backup of what has these names, some of which are plaintext of encrypted ones."""
+    left = list(names)
+    directory: Entry | None = None
+    for member in source.members():
+        entry = member.entry
+        if entry.type == VERITY:
+            return None
+        if entry.path == ROOT:
+            directory = entry
+            continue
+        if directory is None or entry.parent != directory.path:
+            continue
+        cipher = plaintext.names(directory)
+        name = plaintext.name(entry, cipher) if cipher is not None else entry.name
+        if left[0] not in (name, entry.name):
+            continue
+        del left[0]
+        if not left:
+            return entry.path
+        if entry.type != "dir":
+            return None
+        directory = entry
+    return None

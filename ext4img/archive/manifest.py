@@ -1,0 +1,202 @@
+"""The archive's last member: JSON Lines that say of every member what and where it is.
+
+One object a line (`manifest_line`), members in the archive's order, then one line that closes the
+manifest with their count, the manifest's own offset and the SHA-256 of the lines before. The
+writer spools lines, the reader streams them: neither keeps them in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from typing import Final
+
+from ext4img.archive.input import Cursor
+from ext4img.archive.manifest_line import (
+    LINE_LIMIT_BYTES,
+    Closing,
+    ManifestLine,
+    build_closing,
+    build_line,
+    parse_line,
+)
+from ext4img.errors import AlteredArchiveError, ArchiveError, TruncatedArchiveError
+from ext4img.structs.tar import BLOCK_BYTES
+
+CHAIN_MOST: Final = 500  # archives that an incremental one may build on
+_SPOOL_BYTES: Final = 1 << 20  # kept in memory; more goes to a temporary file
+_CHUNK_BYTES: Final = 256 << 10
+_LINES_TOGETHER: Final = 256  # hashed and spooled at once
+_TAIL_BYTES: Final = 64 << 10  # the closing line and the zeros after it fit in here
+_CLOSING_MOST_BYTES: Final = 48 << 10
+
+
+class ManifestWriter:
+    """Takes lines as members are written, and gives the member's bytes at the end."""
+
+    def __init__(self) -> None:
+        self._spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - closed by `close`
+        self._pending: list[bytes] = []
+        self._hash = hashlib.sha256()
+        self._incomplete = 0
+        self.members = 0
+        self.size = 0
+
+    def add(self, line: ManifestLine) -> None:
+        """Note one member."""
+        raw = build_line(line)
+        self._pending.append(raw)
+        if len(self._pending) == _LINES_TOGETHER:
+            self._flush()
+        self.size += len(raw)
+        self.members += 1
+        self._incomplete += bool(line.unreadable)
+
+    def finish(self, offset: int, chain: tuple[str, ...] = ()) -> Closing:
+        """Close the manifest, which will stand at `offset`."""
+        self._flush()
+        closing = Closing(self.members, offset, self._hash.hexdigest(), self._incomplete, chain)
+        raw = build_closing(closing)
+        self._spool.write(raw)
+        self.size += len(raw)
+        return closing
+
+    def chunks(self) -> Iterator[bytes]:
+        """The finished manifest's bytes."""
+        self._spool.seek(0)
+        while chunk := self._spool.read(_CHUNK_BYTES):
+            yield chunk
+
+    def lines(self) -> Iterator[ManifestLine]:
+        """The lines added so far, of a manifest that is not finished."""
+        self._flush()
+        self._spool.seek(0)
+        for raw in self._spool:
+            line = parse_line(raw)
+            if isinstance(line, ManifestLine):
+                yield line
+
+    def _flush(self) -> None:
+        raw = b"".join(self._pending)
+        self._pending.clear()
+        self._hash.update(raw)
+        self._spool.write(raw)
+
+    def close(self) -> None:
+        """Drop the spool."""
+        self._spool.close()
+
+
+class ManifestReader:
+    """Streams the lines of a manifest of `size` bytes that starts at the cursor.
+
+    After the last line its closing is checked: count, digest, its own offset. So a caller who
+    has read to the end knows the lines to be those that were written.
+    """
+
+    def __init__(self, cursor: Cursor, size: int, header_offset: int) -> None:
+        self._cursor = cursor
+        self.size = self._left = size
+        self._offset = header_offset
+        self._hash = hashlib.sha256()
+        self._members = 0
+        self.line_start = 0  # of the line that was drawn last, from the manifest's first byte
+        self.closing: Closing | None = None
+
+    def __iter__(self) -> Iterator[ManifestLine]:
+        for raw in self.raw():
+            yield parse_member(raw)
+            self.line_start += len(raw) + 1
+
+    def raw(self) -> Iterator[bytes]:
+        """The same lines as they stand, without their newlines."""
+        for lines, last in self._lines():
+            yield from lines
+            if last:
+                closing = parse_line(last)
+                if not isinstance(closing, Closing):
+                    break
+                self._close(closing, last)
+                return
+        raise TruncatedArchiveError(f"{self._cursor.name}: the manifest ends without its closing line")
+
+    def verify(self) -> Closing:
+        """Check digest and count of the whole manifest without parsing every line."""
+        last = b""
+        for _, end in self._lines():
+            last = end
+        closing = parse_line(last) if last else None
+        if not isinstance(closing, Closing):
+            raise TruncatedArchiveError(f"{self._cursor.name}: the manifest ends without its closing line")
+        self._close(closing, last)
+        return closing
+
+    def _lines(self) -> Iterator[tuple[list[bytes], bytes]]:
+        """(lines of members, digested; the manifest's last line, when it has been reached)."""
+        rest = b""
+        while self._left:
+            part = min(self._left, _CHUNK_BYTES)
+            data = rest + self._cursor.read(part, "the manifest")
+            self._left -= part
+            whole = data.rfind(b"\n") + 1
+            rest = data[whole:]
+            if len(rest) > LINE_LIMIT_BYTES:
+                raise AlteredArchiveError(f"the manifest has a line of more than {LINE_LIMIT_BYTES} bytes")
+            last = b""
+            if not self._left:
+                if rest:
+                    raise AlteredArchiveError("the manifest's last line does not end")
+                start = data.rfind(b"\n", 0, -1) + 1
+                data, last = data[:start], data[start:]
+            elif rest:
+                data = data[:whole]
+            self._hash.update(data)
+            lines = data.split(b"\n")
+            lines.pop()
+            self._members += len(lines)
+            yield lines, last
+
+    def _close(self, closing: Closing, raw: bytes) -> None:
+        if raw != build_closing(closing):
+            raise AlteredArchiveError("the manifest's closing line is not as it was written")
+        if closing.members != self._members or closing.sha256 != self._hash.hexdigest():
+            raise AlteredArchiveError(
+                f"the manifest was altered: it has {self._members} members, {closing.members} were written,"
+                " and the digest of its lines differs"
+                if closing.members == self._members
+                else f"the manifest was altered: it has {self._members} members, {closing.members} were written"
+            )
+        if closing.offset != self._offset:
+            raise AlteredArchiveError(f"the manifest was written for byte offset {closing.offset}, not {self._offset}")
+        self.closing = closing
+
+
+def parse_member(raw: bytes) -> ManifestLine:
+    """The line of a member."""
+    line = parse_line(raw)
+    if isinstance(line, Closing):
+        raise AlteredArchiveError("the manifest goes on behind its closing line")
+    return line
+
+
+def find_manifest(cursor: Cursor, size: int) -> Closing:
+    """The closing line of an archive of `size` bytes, from its end; says where the manifest is.
+
+    The cursor must stand where the archive's last `tail_bytes(size)` bytes start.
+    """
+    tail = cursor.read(tail_bytes(size), "the archive's end").rstrip(b"\0")
+    line = tail[tail.rfind(b"\n", 0, -1) + 1 :]
+    if tail.endswith(b"}\n") and len(line) <= _CLOSING_MOST_BYTES:
+        try:
+            closing = parse_line(line)
+        except ArchiveError:
+            closing = None
+        if isinstance(closing, Closing) and closing.offset <= size - BLOCK_BYTES:
+            return closing
+    raise TruncatedArchiveError(f"{cursor.name}: no manifest at its end: the backup was cut short, or is damaged there")
+
+
+def tail_bytes(size: int) -> int:
+    """How much of an archive's end `find_manifest` looks at."""
+    return min(size, _TAIL_BYTES)

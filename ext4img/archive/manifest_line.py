@@ -1,0 +1,296 @@
+"""The lines of an archive's manifest: what each says of a member, built and parsed.
+
+docs/archive-format.md lists the keys.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from json.encoder import encode_basestring_ascii
+from typing import Any, Final, NamedTuple
+
+from ext4img.archive.encryption_records import build_filename
+from ext4img.archive.entry import UNWRITTEN_KEPT, Entry, Segments, parse_ranges
+from ext4img.errors import AlteredArchiveError
+from ext4img.names.paths import decode_path
+from ext4img.structs.fscrypt import FSCRYPT_SYMLINK_DATA
+
+LINE_LIMIT_BYTES: Final = 2 << 20
+_TARGET_SHOWN_WHOLE: Final = FSCRYPT_SYMLINK_DATA.size + 149  # the shown form of longer ones has a digest in it
+NO_BODY: Final = hashlib.sha256(b"").hexdigest()
+_decode: Final = json.JSONDecoder().raw_decode
+_LINE_ENDS: Final = ("\n", "")
+_DIGEST_DIGITS: Final = 64
+# What stands before the numbers in a string of JSON can't be taken for them: a quote in it has a backslash before.
+_PLAIN_LINE: Final = re.compile(
+    rb'\{"path(?:_base64)?":"[^"\\]*(?:\\.[^"\\]*)*","inode":([0-9]{1,20}),"offset":[0-9]{1,20},"head":".{64}"'
+    rb',"data":[0-9]{1,20},"size":([0-9]{1,20}),"sha256":".{64}"'
+    rb',"generation":([0-9]{1,20}),"i_size":([0-9]{1,20}),"ctime_ns":(-?[0-9]{1,20}),"version":([0-9]{1,20})\}'
+)
+_REFERENCE: Final = re.compile(rb',"in":([0-9]{1,20})[,}]')
+_UNUSUAL: Final = frozenset(("filename", "hash", "symlink", "unwritten", "unreadable", "in"))
+
+
+class ChangeKey(NamedTuple):
+    """What tells an inode from a later state of itself, for incremental backups."""
+
+    generation: int = 0
+    size: int = 0
+    ctime_ns: int = 0
+    version: int = 0
+
+
+def change_key_of(entry: Entry) -> ChangeKey:
+    """The identity of an entry's inode; a size only where it is a file's, on its first name."""
+    size = entry.size if entry.type == "file" and not entry.is_link else 0
+    return ChangeKey(entry.generation, size, entry.ctime_ns, entry.version)
+
+
+class ManifestOnlyFields(NamedTuple):
+    """What the manifest has of an entry besides, because an extracted tree may not; see `ManifestLine`."""
+
+    filename: bytes | None = None
+    name_hash: bytes | None = None
+    symlink: bytes | None = None
+    unwritten: Segments = ()
+
+
+NOTHING_ELSEWHERE: Final = ManifestOnlyFields()
+
+
+def manifest_only_fields_of(entry: Entry) -> ManifestOnlyFields:
+    """What the manifest has to have of an entry."""
+    if entry.stored_name is None and entry.stored_target is None and not entry.unwritten:
+        return NOTHING_ELSEWHERE
+    if entry.is_link and entry.stored_name is not None:
+        return ManifestOnlyFields(build_filename(entry.stored_name), entry.name_hash)
+    if entry.stored_target is not None and len(entry.stored_target) > _TARGET_SHOWN_WHOLE:
+        return ManifestOnlyFields(symlink=entry.stored_target)
+    if len(entry.unwritten) > UNWRITTEN_KEPT and not entry.is_link:
+        return ManifestOnlyFields(unwritten=entry.unwritten)
+    return NOTHING_ELSEWHERE
+
+
+class Reference(NamedTuple):
+    """Of an unchanged file in an incremental backup: where its member is.
+
+    `archive` counts the closing line's `chain`, `path` is the member's name there. The time of the
+    last access is this backup's: it changes alone.
+    """
+
+    archive: int
+    path: bytes
+    atime_ns: int
+
+
+class ManifestLine(NamedTuple):
+    """One member. Sizes and offsets in bytes; digests are SHA-256 in hex.
+
+    `offset` is where its headers start, `head` their digest; `data` is where its stored data
+    starts, sparse map included, `size` and `sha256` are theirs. `unreadable` are (offset, length) of the file
+    that the source did not give and that hold zeros.
+
+    The rest is for trees that a stock tool extracted, where it may have no place else: `filename`
+    and `name_hash`, record and casefold hash of an encrypted hard link's name; `symlink`, the
+    stored target of an encrypted symlink that cannot be told from the target that is shown; and
+    `unwritten`, all such ranges of a file that has more of them than its inode record has room for.
+    """
+
+    path: bytes
+    inode: int
+    size: int
+    sha256: str
+    head: str
+    offset: int
+    data: int
+    identity: ChangeKey | None = None
+    filename: bytes | None = None
+    name_hash: bytes | None = None
+    symlink: bytes | None = None
+    unwritten: Segments = ()
+    unreadable: Segments = ()
+    reference: Reference | None = None
+
+
+_PLAIN_FIELDS: Final = ManifestLine._fields.index("filename")
+_PLAIN: Final = tuple(ManifestLine._field_defaults.values())[1:]  # as most members have the rest
+
+
+class Closing(NamedTuple):
+    """The manifest's last line. `chain` are those of the archives that an incremental one builds on."""
+
+    members: int
+    offset: int
+    sha256: str
+    incomplete: int
+    chain: tuple[str, ...] = ()
+
+
+def build_line(line: ManifestLine) -> bytes:
+    """The line's bytes, newline included."""
+    before, after = _around_digest(line)
+    return f"{before}{line.sha256}{after}\n".encode()
+
+
+def digest_in(raw: bytes, line: ManifestLine) -> str | None:
+    """The digest of the body in a line that is otherwise, to the byte, what `line` makes; None of any other.
+
+    So a line that is as it was written need not be taken apart. `raw` has no newline.
+    """
+    before, after = _around_digest(line)
+    start, stop = len(before), len(raw) - len(after)
+    if stop - start != _DIGEST_DIGITS or not raw.startswith(before.encode()) or not raw.endswith(after.encode()):
+        return None
+    return raw[start:stop].decode("ascii", "replace")
+
+
+def _around_digest(line: ManifestLine) -> tuple[str, str]:
+    """What stands before and after the digest of the body."""
+    before = (
+        f'{_start(line.path)}{line.inode},"offset":{line.offset},"head":"{line.head}"'
+        f',"data":{line.data},"size":{line.size},"sha256":"'
+    )
+    after = '"'
+    if line.identity is not None:
+        generation, size, ctime_ns, version = line.identity
+        after = f'","generation":{generation},"i_size":{size},"ctime_ns":{ctime_ns},"version":{version}'
+    if line[_PLAIN_FIELDS:] == _PLAIN:
+        return before, after + "}"
+    if line.filename is not None:
+        after += f',"filename":"{base64.b64encode(line.filename).decode()}"'
+    if line.name_hash is not None:
+        after += f',"hash":"{line.name_hash.hex()}"'
+    if line.symlink is not None:
+        after += f',"symlink":"{base64.b64encode(line.symlink).decode()}"'
+    if line.unwritten:
+        after += f',"unwritten":{json.dumps(line.unwritten, separators=(",", ":"))}'
+    if line.unreadable:
+        after += f',"unreadable":{json.dumps(line.unreadable, separators=(",", ":"))}'
+    if line.reference is not None:
+        archive, base, atime_ns = line.reference
+        after += f',"in":{archive},"base":"{base64.b64encode(base).decode()}","atime_ns":{atime_ns}'
+    return before, after + "}"
+
+
+def _start(path: bytes) -> str:
+    """What a line begins with."""
+    try:
+        return f'{{"path":{encode_basestring_ascii(path.decode())},"inode":'
+    except UnicodeDecodeError:
+        return f'{{"path_base64":"{base64.b64encode(path).decode()}","inode":'
+
+
+def line_start(path: bytes) -> bytes:
+    """What the line of a member of this name begins with, as it is written."""
+    return _start(path).encode()
+
+
+def archive_in(raw: bytes) -> int | None:
+    """Which archive of the chain has the member of a line; None for what is stored here."""
+    match = _REFERENCE.search(raw)
+    return int(match[1]) if match is not None else None
+
+
+class FilePlace(NamedTuple):
+    """Of a line like most: the inode whose contents the member has, how many bytes, and the inode's identity."""
+
+    inode: int
+    size: int
+    identity: ChangeKey
+
+
+def file_place(raw: bytes) -> FilePlace | None:
+    """What matters to an incremental backup, of a line that is plain; None of any other, which `parse_line` takes."""
+    match = _PLAIN_LINE.fullmatch(raw)
+    if match is None:
+        return None
+    inode, size, *identity = map(int, match.groups())
+    return FilePlace(inode, size, ChangeKey._make(identity))
+
+
+def parse_line(raw: bytes) -> ManifestLine | Closing:
+    """A line back. AlteredArchiveError where it is not one."""
+    try:
+        text = raw.decode()
+        found, end = _decode(text)
+        if not isinstance(found, dict) or text[end:] not in _LINE_ENDS:
+            raise TypeError("no object")
+        if "members" in found:
+            chain = tuple(map(str, found.get("chain", ())))
+            return Closing(
+                _whole(found, "members"),
+                _whole(found, "offset"),
+                _digest(found, "sha256"),
+                _whole(found, "incomplete"),
+                chain,
+            )
+        path = found["path"].encode() if "path" in found else base64.b64decode(found["path_base64"], validate=True)
+        identity = None
+        if "ctime_ns" in found:
+            identity = ChangeKey(
+                _whole(found, "generation"),
+                _whole(found, "i_size"),
+                _integer(found, "ctime_ns"),
+                _whole(found, "version"),
+            )
+        usual = (
+            path,
+            _whole(found, "inode"),
+            _whole(found, "size"),
+            _digest(found, "sha256"),
+            _digest(found, "head"),
+            _whole(found, "offset"),
+            _whole(found, "data"),
+            identity,
+        )
+        if _UNUSUAL.isdisjoint(found):
+            return ManifestLine._make(usual + _PLAIN)
+        filename = base64.b64decode(found["filename"], validate=True) if "filename" in found else None
+        name_hash = bytes.fromhex(found["hash"]) if "hash" in found else None
+        symlink = base64.b64decode(found["symlink"], validate=True) if "symlink" in found else None
+        unwritten = parse_ranges(found["unwritten"]) if "unwritten" in found else ()
+        unreadable = parse_ranges(found["unreadable"]) if "unreadable" in found else ()
+        reference = None
+        if "in" in found:
+            base = base64.b64decode(found["base"], validate=True)
+            reference = Reference(_whole(found, "in"), base, _integer(found, "atime_ns"))
+        return ManifestLine._make((*usual, filename, name_hash, symlink, unwritten, unreadable, reference))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error) as error:
+        raise AlteredArchiveError(
+            f"the manifest has a line that is none: {decode_path(raw[:60])!r} ({error})"
+        ) from error
+
+
+def build_closing(closing: Closing) -> bytes:
+    """The closing line's bytes."""
+    found = closing._asdict()
+    if not closing.chain:
+        del found["chain"]
+    return (json.dumps(found, separators=(",", ":")) + "\n").encode()
+
+
+def _whole(found: dict[str, Any], key: str) -> int:
+    value = found[key]
+    if type(value) is not int:
+        raise TypeError(f"{key} is no integer")
+    if not 0 <= value < 1 << 64:
+        raise ValueError(f"{key} is {value}")
+    return value
+
+
+def _integer(found: dict[str, Any], key: str) -> int:
+    value = found[key]
+    if type(value) is not int:
+        raise TypeError(f"{key} is no integer")
+    return value
+
+
+def _digest(found: dict[str, Any], key: str) -> str:
+    value = found[key]
+    if type(value) is not str or len(value) != _DIGEST_DIGITS or bytes.fromhex(value).hex() != value:
+        raise TypeError(f"{key} is no SHA-256")
+    return value

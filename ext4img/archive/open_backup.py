@@ -1,0 +1,109 @@
+"""What a backup can be read from: an archive, a tree that a stock tool extracted from one, a directory store."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+from ext4img.archive.backup_info import BackupInfo
+from ext4img.archive.entry import Entry, Segments
+from ext4img.archive.input import ArchiveSource
+from ext4img.archive.reader import Archive
+from ext4img.errors import TruncatedArchiveError
+
+
+class BackupMember(Protocol):
+    """One entry and its body, which can be read once, before the next member."""
+
+    entry: Entry
+    offset: int
+    stored_bytes: int
+    unreadable: Segments
+
+    def chunks(self) -> Iterator[tuple[int, memoryview]]:
+        """(offset in the body, at most 1 MiB of data), ascending; holes are left out."""
+
+    def read(self) -> bytes:
+        """The whole body, holes as zeros: for small ones."""
+
+
+@runtime_checkable
+class BackupSource(Protocol):
+    """A backup, open for reading; see `Archive`."""
+
+    info: BackupInfo
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    @property
+    def seekable(self) -> bool:
+        """Whether each member is known to be whole when it has been read."""
+
+    @property
+    def total_bytes(self) -> int | None:
+        """How far a member's offset goes, if that is known."""
+
+    def members(self, *, verify: bool = False) -> Iterator[BackupMember]:
+        """All members, depth first, names in byte order; verity trees after all else."""
+
+    def member(self, path: bytes) -> BackupMember:
+        """The member of one tree path; NotFoundError."""
+
+    def close(self) -> None:
+        """Close what was opened. May be called twice."""
+
+
+def open_backup(source: ArchiveSource, bases: Sequence[ArchiveSource] = (), *, salvage: bool = False) -> BackupSource:
+    """Open whatever kind of backup it is. ArchiveError where it is none.
+
+    What an incremental archive builds on is looked for among `bases`, then in its own directory.
+    With `salvage` an archive that was cut short is read as a stream, up to where it ends: an error.
+    """
+    if isinstance(source, (str, bytes, os.PathLike)) and _is_directory(os.fsdecode(source)):
+        from ext4img.archive.directory_store import DirectoryStore
+        from ext4img.archive.extracted_tree import ExtractedTree
+
+        path = os.fsdecode(source)
+        return DirectoryStore(path) if DirectoryStore.is_one(path) else ExtractedTree(path)
+    try:
+        archive = Archive(source)
+    except TruncatedArchiveError:
+        if not salvage or not isinstance(source, (str, bytes, os.PathLike)):
+            raise
+        return _CutShort(os.fsdecode(source))
+    if not archive.info.requires:
+        return archive
+    from ext4img.archive.incremental_chain import IncrementalChain
+
+    return IncrementalChain(archive, bases)
+
+
+class _Stream(io.FileIO):
+    """A file that is read from its start to its end only."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _CutShort(Archive):
+    """An archive file without its end."""
+
+    def __init__(self, path: str) -> None:
+        self._file = _Stream(path)
+        super().__init__(self._file)
+
+    def close(self) -> None:
+        super().close()
+        self._file.close()
+
+
+def _is_directory(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError:
+        return False

@@ -1,0 +1,95 @@
+"""Which thing on the image an argument means: a path, or an inode by its number.
+
+`inode:12` and `<12>` are inode 12, as in debugfs; a file of such a name is `./<12>` or `/<12>`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ext4img.cli.dir_listing import walk_levels
+from ext4img.errors import NotDirectoryError, NotFoundError
+from ext4img.fs.filesystem import FileSystem
+from ext4img.fs.inode import Inode
+from ext4img.fs.path import Ext4Path
+from ext4img.fs.walk import path_lists, walk
+from ext4img.structs.inode import EXT4_ROOT_INO
+from ext4img.volume.dir_block import DirEntry
+
+_INODE = re.compile(r"inode:([0-9]{1,10})|<([0-9]{1,10})>")
+
+
+class Located(NamedTuple):
+    """What an argument means. `path` is absolute, or "<12>" where it was asked for by number.
+
+    `entry` is the directory entry as stored; None for the root and for inodes asked for by
+    number. `directory` is the inode number of the directory that holds it, 0 likewise.
+    """
+
+    fs: FileSystem
+    path: str
+    inode: Inode
+    entry: DirEntry | None
+    directory: int
+
+    @property
+    def by_number(self) -> bool:
+        """Whether it was asked for as an inode."""
+        return self.path.startswith("<")
+
+    @property
+    def shown(self) -> bytes:
+        """The path as bytes."""
+        return self.path.encode("utf-8", "surrogateescape")
+
+    @property
+    def name(self) -> bytes:
+        """The last component; "/" for the root."""
+        return self.shown.rpartition(b"/")[2] or b"/"
+
+    def followed(self) -> Inode:
+        """Its inode, or if it is a symbolic link asked for by its path, what that leads to."""
+        if self.inode.is_symlink and not self.by_number:
+            return self.fs.resolve(self.path, follow=True)[0]
+        return self.inode
+
+    def as_path(self) -> Ext4Path:
+        """As a path to walk from; from an inode by number the paths begin with "<12>"."""
+        if not self.by_number:
+            return self.fs.path(self.path)
+        entry = DirEntry(self.shown, self.inode.number, 0, b"")
+        return Ext4Path.known(self.fs, self.path, entry, self.inode, 0)
+
+    def walk(self, levels: int | None = None) -> Iterator[tuple[str, Inode]]:
+        """(path, inode) of it and all below, or so many levels below; parents first."""
+        if levels is not None:
+            yield from walk_levels(self.fs, self.path, self.inode, levels)
+            return
+        for path, inode in walk(self.fs, self.as_path()):
+            yield str(path), inode
+
+    def path_lists(self) -> Iterator[list[str]]:
+        """The paths alone, several times as fast, as many at a time as a directory has in a row."""
+        return path_lists(self.fs, self.as_path())
+
+
+def locate(fs: FileSystem, argument: str) -> Located:
+    """What `argument` means. A symbolic link at a path's end is not followed. PathError."""
+    match = _INODE.fullmatch(argument)
+    if match:
+        number = int(match[1] or match[2])
+        if number == EXT4_ROOT_INO:
+            return Located(fs, "/", fs.root(), None, 0)
+        inode = fs.inode(number)
+        if not inode.mode and not inode.links:
+            raise NotFoundError.at(argument, "Inode is not in use")
+        return Located(fs, f"<{number}>", inode, None, 0)
+    path = fs.path(os.fsencode(argument))
+    if argument.endswith("/"):  # which follows a link, and nothing but a directory may have
+        path = path.resolve()
+        if not path.inode.is_dir:
+            raise NotDirectoryError.at(argument)
+    return Located(fs, str(path), path.inode, path.entry, path.directory)

@@ -1,0 +1,191 @@
+"""A new image as commands make it: the choices for it, the plan, what is where it goes, and what was made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from ext4img.cli.describe import size_text
+from ext4img.cli.error_report import Failure, explain
+from ext4img.cli.exit_codes import Exit
+from ext4img.cli.file_magic import what_is_on
+from ext4img.cli.key_value import plural
+from ext4img.cli.options import parse_bytes
+from ext4img.cli.output import Output, text_fields, warn
+from ext4img.cli.progress import progress
+from ext4img.cli.quoting import harmless, quote
+from ext4img.cli.report_restore import NOUNS
+from ext4img.errors import UnsupportedFeatureError
+from ext4img.rebuilder.rebuild import RebuildReport, is_device, size_for
+
+if TYPE_CHECKING:
+    from ext4img.mkfs import Plan
+    from ext4img.rebuilder.rebuild import Rebuildable
+
+AUTO: Final = "auto"
+
+
+class UuidChoice(StrEnum):
+    """Whose UUID a new file system has."""
+
+    keep = "keep"
+    new = "new"
+
+
+def parse_size(text: str) -> int | None:
+    """A number of bytes, or None for "auto"."""
+    return None if text == AUTO else parse_bytes(text)
+
+
+@dataclass(frozen=True)
+class NewImageOptions:
+    """How a new image is to be."""
+
+    size: Annotated[
+        str,
+        typer.Option(
+            "--size", metavar="BYTES", help="Of the new image; auto: what is needed, and --spare; or the device."
+        ),
+    ] = AUTO
+    spare: Annotated[
+        float, typer.Option("--spare", metavar="PERCENT", help="Of blocks and inodes, to be free with --size auto.")
+    ] = 10.0
+    uuid: Annotated[UuidChoice, typer.Option("--uuid", help="The source's, or a new one.")] = UuidChoice.keep
+    label: Annotated[str | None, typer.Option("--label", help="Another label than the source's.")] = None
+    features: Annotated[
+        list[str] | None,
+        typer.Option("--features", metavar="NAME,^NAME…", help="As for mke2fs -O: beyond the usual, and ^ without."),
+    ] = None
+    keep_inodes: Annotated[
+        bool, typer.Option("--keep-inodes", help="Keep all inode numbers, not only where ciphertext hangs on them.")
+    ] = False
+    device: Annotated[bool, typer.Option("--device", help="The image may be a block device: what is there goes.")] = (
+        False
+    )
+    plan: Annotated[bool, typer.Option("--plan", help="Only show what would be written where.")] = False
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The features, one by one."""
+        return tuple(name for words in self.features or () for name in words.split(",") if name)
+
+
+def make_image(
+    source: Rebuildable,
+    image: str,
+    choices: NewImageOptions,
+    *,
+    block_size: int | None,
+    only: Sequence[str],
+    salvage: bool | None,
+    overwrite: bool,
+    json: bool,
+    quiet: bool,
+) -> int:
+    """Rebuild `source` as `image`, or show the plan; the exit code."""
+    from ext4img.rebuilder.rebuild_plan import Rebuild
+
+    out = Output(json)
+    size = parse_size(choices.size)
+    _check_features(choices.feature_names)
+    on_device = is_device(image)
+    if on_device and not choices.plan:
+        for line in what_is_on(image):
+            warn(f"{quote(image)}: {line}")
+    if not choices.plan:
+        _check_place(image, on_device, choices.device, overwrite)
+    with (
+        progress(f"Making {quote(image)}", quiet) as show,
+        Rebuild(
+            source,
+            size=size_for(image, AUTO if size is None else size),
+            spare_percent=choices.spare,
+            uuid=choices.uuid.value,
+            label=choices.label,
+            features=choices.feature_names,
+            block_size=block_size,
+            keep_inodes=choices.keep_inodes,
+            only=only,
+            salvage=salvage,
+            progress=show,
+        ) as planned,
+    ):
+        if choices.plan:
+            _tell_plan(planned.plan, out)
+            report = planned.report
+        else:
+            report = planned.write(image, overwrite=overwrite, allow_device=choices.device)
+    for problem in report.problems:
+        warn(f"{quote(image)}: warning: {explain(problem).text}")
+    if not choices.plan:
+        _tell_made(report, planned.plan, image, out)
+    if report.incomplete:
+        warn(f"{quote(image)}: incomplete: {plural(report.incomplete, 'file')} could not be read in full")
+    return Exit.DONE if report.complete else Exit.PARTLY
+
+
+def _check_features(names: tuple[str, ...]) -> None:
+    from ext4img.mkfs.options import FeatureChoice
+
+    try:
+        FeatureChoice(names)
+    except UnsupportedFeatureError as error:
+        raise Failure(Exit.USAGE, f"--features: {error}") from error
+
+
+def _check_place(image: str, on_device: bool, device: bool, overwrite: bool) -> None:
+    if image == "-":
+        raise Failure(Exit.USAGE, "an image is made as a file, not on standard output", "./- is a file of that name")
+    if on_device and not device:
+        text = f"{quote(image)}: a block device, and what is there would be gone"
+        raise Failure(Exit.SYSTEM, text, "--device writes to it all the same")
+    if not on_device and not overwrite and os.path.lexists(image):
+        raise Failure(Exit.SYSTEM, f"{quote(image)}: is there already", "--overwrite replaces it")
+
+
+def _tell_plan(plan: Plan, out: Output) -> None:
+    from ext4img.mkfs.extents_table import Kind
+
+    if not out.json:
+        for line in plan.lines():
+            out.line(harmless(line))
+        return
+    out.record({"kind": "plan", **plan.summary()})
+    for area in plan.places.areas.in_order():
+        record: dict[str, Any] = {
+            "kind": "area",
+            "block": area.pblk,
+            "blocks": area.length,
+            "holds": area.kind.name.lower(),
+        }
+        if area.kind <= Kind.INODE_TABLE:
+            record["group"] = area.owner
+        else:
+            record["inode"] = plan.tree.inodes.numbers[area.owner]
+            record["from_block"] = area.lblk
+            record |= text_fields("path", plan.tree.inodes.show(area.owner))
+        out.record(record)
+
+
+def _tell_made(report: RebuildReport, plan: Plan, image: str, out: Output) -> None:
+    if out.json:
+        out.record(
+            {
+                **text_fields("image", image),
+                **plan.summary(),
+                "made": dict(sorted(report.made.items())),
+                "left_out": report.left_out,
+                "incomplete": report.incomplete,
+                "problems": [str(problem) for problem in report.problems],
+            }
+        )
+        return
+    counted = [plural(report.made[kind], *nouns) for kind, nouns in NOUNS.items() if report.made.get(kind)]
+    out.line(f"{quote(image)}: {size_text(report.size)}, UUID {plan.uuid}: {', '.join(counted)}")
+    if report.left_out:
+        out.line(f"{plural(report.left_out, 'entry', 'entries')} left out")

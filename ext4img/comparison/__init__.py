@@ -1,0 +1,1 @@
+"""What differs between an archive and an image."""

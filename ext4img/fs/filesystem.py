@@ -1,0 +1,343 @@
+"""`FileSystem`: what a caller sees of a volume with the keys at hand.
+
+Plaintext where the key is there; the kernel's no-key names and NoKeyError where it is not;
+block-rounded ciphertext always. No key is an empty keyring, not a mode.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from ext4img.errors import (
+    CorruptionError,
+    IsDirectoryError,
+    NotDirectoryError,
+    NotFoundError,
+    NotRegularFileError,
+    NotSymlinkError,
+    Place,
+)
+from ext4img.fs.file import File
+from ext4img.fs.inode import Inode, bind
+from ext4img.fs.path import Ext4Path, PathLike
+from ext4img.fs.resolve import Resolver
+from ext4img.fs.shown_names import NamedEntry, shown_names
+from ext4img.fs.walk import paths, walk
+from ext4img.sources.base import Source
+from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ENCRYPT_FL, EXT4_ROOT_INO, EXT4_VERITY_FL
+from ext4img.volume import inode as stored
+from ext4img.volume.dir_block import DirEntry
+from ext4img.volume.features import Features
+from ext4img.volume.listing import DirListing
+from ext4img.volume.problems import Problems
+from ext4img.volume.superblock import Superblock
+from ext4img.volume.volume import Volume
+
+if TYPE_CHECKING:
+    from ext4img.crypto.keyring import Keyring
+    from ext4img.crypto.policy import EncryptionContext, Policy
+    from ext4img.fs.casefold_lookup import CasefoldLookup
+    from ext4img.fs.encryption import EncryptionState
+    from ext4img.fs.policies import PolicyUse
+    from ext4img.fs.protectors import Protector
+    from ext4img.fs.unlock import Unlocker
+    from ext4img.fs.verity import Verity
+    from ext4img.unlocking import CostLimits
+
+_SMALL_FILE_BYTES = 1 << 20
+_CODED = EXT4_ENCRYPT_FL | EXT4_CASEFOLD_FL  # whose names are not simply looked up
+
+
+class FileSystem:
+    """An open image. What `ext4img.open` returns; a context manager that closes the source.
+
+    `keyring` holds the keys; `volume` is the layer below, with names and contents as stored.
+    """
+
+    def __init__(self, volume: Volume, keyring: Keyring | None = None, owned: Sequence[Source] = ()) -> None:
+        """`owned` are the sources that `close` is to close."""
+        self.volume = volume
+        self._owned = tuple(owned)
+        self._keyring = keyring
+        self._resolver = Resolver(self)
+        self._unlocker: Unlocker | None = None
+        self._folded: CasefoldLookup | None = None
+
+    def __repr__(self) -> str:
+        return f"<ext4img.FileSystem of {self.volume.source.name!r}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what was opened for this view; a source that the caller made stays open. May be called twice."""
+        for source in self._owned:
+            source.close()
+
+    def without_keys(self) -> FileSystem:
+        """The same volume as seen without any key."""
+        return FileSystem(self.volume)
+
+    # What it is
+
+    @property
+    def superblock(self) -> Superblock:
+        """The superblock, after recovery."""
+        return self.volume.superblock
+
+    @property
+    def block_size(self) -> int:
+        """Bytes of a block."""
+        return self.volume.superblock.block_size
+
+    @property
+    def features(self) -> Features:
+        """The file system's features."""
+        return self.volume.superblock.features
+
+    @property
+    def problems(self) -> Problems:
+        """What was read around so far (checks="report"), and remarks."""
+        return self.volume.problems
+
+    # Keys
+
+    @cached_property
+    def encrypted(self) -> EncryptionState:
+        """What is encrypted on the volume, and the keys at hand."""
+        from ext4img.fs.encryption import EncryptionState
+
+        return EncryptionState(self.volume, self._keyring)
+
+    @property
+    def keyring(self) -> Keyring:
+        """The keys at hand."""
+        return self.encrypted.keyring
+
+    def add_key(self, raw: bytes, descriptor: bytes | None = None) -> tuple[Policy, ...]:
+        """Take a master key of 16 to 64 bytes; the policies on this image that it unlocks.
+
+        `descriptor` (8 bytes) names the key to version 1 policies whose descriptor was not made
+        from it; without one, such policies are tried by the padding of their names. WrongKeyError
+        if it unlocks nothing here, KeyFormatError if it cannot be a key.
+        """
+        return self.encrypted.add_key(raw, descriptor)
+
+    def unlock(
+        self,
+        passphrase: str | bytes | None = None,
+        *,
+        raw_keys: Iterable[bytes] = (),
+        salts: Iterable[str | bytes] = (),
+        fscrypt_dirs: Iterable[str | os.PathLike[str] | FileSystem] = (),
+        limits: CostLimits | None = None,
+    ) -> tuple[Policy, ...]:
+        """Open policies through what the image says about its keys; those opened.
+
+        `passphrase` is tried on fscrypt's protectors (custom and login), on the slots of systemd-homed,
+        and with e4crypt's way of making keys; it ends at the first line break. `raw_keys` are 32-byte
+        keys of fscrypt's raw-key protectors (a master key is for `add_key`). `salts` are e4crypt's
+        beside the superblock's own: bytes, or str as its option -S has them. `fscrypt_dirs` are where
+        login protectors may be: a `.fscrypt` directory on the host or its parent, another image's path,
+        another open FileSystem. `limits` bound what Argon2id may cost (`ext4img.unlocking.CostLimits`).
+
+        Nothing is hashed twice for one set of secrets. What is damaged on the way goes to `problems`.
+        Where nothing was opened: WrongKeyError, and LimitError, NoKeyError (no secret of the kind that
+        is wanted was given), NotFoundError (a protector that is elsewhere), CorruptionError,
+        UnsupportedFeatureError if no secret was found wrong. KeyFormatError for what is no secret.
+        """
+        if self._unlocker is None:
+            from ext4img.fs.unlock import Unlocker
+
+            self._unlocker = Unlocker(self)
+        return self._unlocker.unlock(passphrase, raw_keys, salts, fscrypt_dirs, limits)
+
+    def protectors(
+        self, fscrypt_dirs: Iterable[str | os.PathLike[str] | FileSystem] = ()
+    ) -> dict[Policy, tuple[Protector, ...]]:
+        """What could open each policy in use, as the metadata for `unlock` has it; none for others.
+
+        Nothing is raised for damaged metadata: the protectors say what is wrong with them.
+        """
+        from ext4img.fs.protectors import protectors_of
+
+        return protectors_of(self, fscrypt_dirs)
+
+    def policies(self) -> dict[Policy, PolicyUse]:
+        """Every encryption policy in use on the image, and by how many inodes; scans them once."""
+        return self.encrypted.policies()
+
+    def encryption(self, inode: stored.Inode) -> EncryptionContext | None:
+        """The inode's policy and nonce; None where it is not encrypted.
+
+        CorruptionError where the encrypt flag is set without a context, UnsupportedFeatureError for
+        a policy that is not known.
+        """
+        if not inode.is_encrypted:
+            return None
+        return self.encrypted.context(inode)
+
+    def policy_of(self, directory: stored.Inode) -> bytes | None:
+        """What contexts below an encrypted directory begin with; None where it is not encrypted."""
+        return self.encrypted.policy_of(directory) if directory.is_encrypted else None
+
+    def has_key(self, inode: stored.Inode) -> bool:
+        """Whether the inode's contents, names or target are readable: not encrypted, or with key."""
+        context = self.encryption(inode)
+        return context is None or self.keyring.has(context.policy)
+
+    # Paths
+
+    def path(self, path: PathLike = "/") -> Ext4Path:
+        """A path on the image; relative ones start at its root. Nothing is looked up yet."""
+        return path if isinstance(path, Ext4Path) and path.fs is self else Ext4Path(self, path)
+
+    def inode(self, number: int) -> Inode:
+        """The inode of this number, allocated or not. NotFoundError outside the file system's."""
+        return self.bind(self.volume.inode(number))
+
+    def root(self) -> Inode:
+        """The root directory's inode."""
+        root = self.inode(EXT4_ROOT_INO)
+        if not root.is_dir:
+            place = Place(inode=EXT4_ROOT_INO, record="ext4_inode", field="i_mode")
+            self.problems.found(CorruptionError("the root is not a directory", place))
+        return root
+
+    def walk(self, top: PathLike = "/") -> Iterator[tuple[Ext4Path, Inode]]:
+        """Everything from `top` on, itself first, parents before children, in the disk's order.
+
+        Symbolic links are not followed. A directory that is met twice is corruption.
+        """
+        return walk(self, self.path(top))
+
+    def paths(self, top: PathLike = "/") -> Iterator[str]:
+        """The paths of everything from `top` on, as `walk` but as text alone.
+
+        Several times as fast, as no inode is read but those of what the entries call directories, or
+        do not say what it is. On a damaged image an entry may lie: what `walk` leaves out for want of
+        an inode is there, and what is below a directory that its entry calls a file is not.
+        """
+        return paths(self, self.path(top))
+
+    def bind(self, inode: stored.Inode) -> Inode:
+        """The view's inode for the volume's."""
+        return inode if isinstance(inode, Inode) else bind(inode, self)
+
+    def resolve(self, path: str, follow: bool = True) -> tuple[Inode, DirEntry | None, int]:
+        """(inode, its directory entry, the directory's inode number) of a path."""
+        return self._resolver.resolve(path, follow)
+
+    def listdir(self, directory: stored.Inode) -> list[NamedEntry]:
+        """The names of a directory as they are shown, as bytes, with the entries behind them."""
+        texts, entries = self.children(directory)
+        names = [text.encode("utf-8", "surrogateescape") for text in texts]
+        return [NamedEntry(name, entry) for name, entry in zip(names, entries, strict=True)]
+
+    def children(self, directory: stored.Inode) -> tuple[list[str], list[DirEntry]]:
+        """The names of a directory as they are shown, as str, and the entry behind each.
+
+        Names that no kernel lets through (with "/" or NUL, "." and "..") are left out and reported.
+        """
+        texts, listing = self.listing(directory)
+        return texts, listing.entries()
+
+    def listing(self, directory: stored.Inode, prefix: str = "") -> tuple[list[str], DirListing]:
+        """The same, each name after `prefix` (empty, or with "/" at its end), and entries as columns."""
+        volume = self.volume
+        listing = volume.listing(directory)
+        names = listing.names
+        if directory.is_encrypted:
+            names, listing = self.encrypted.names(directory, listing)
+        if directory.flags & EXT4_CASEFOLD_FL and volume.superblock.encoding_flags:
+            from ext4img.fs.casefold_lookup import report_names_not_utf8
+
+            report_names_not_utf8(names, directory.number, volume.superblock, volume.problems)
+        return shown_names(names, listing, directory.number, volume.problems, prefix)
+
+    def lookup(self, directory: stored.Inode, name: bytes) -> DirEntry | None:
+        """The entry that is shown under `name`, or None. Through the index where there is one."""
+        if not directory.is_dir:
+            raise NotDirectoryError.at(f"inode {directory.number}")
+        if not directory.flags & _CODED:
+            return self.volume.lookup(directory, name)
+        cipher = None
+        if directory.is_encrypted:
+            cipher = self.encrypted.names_cipher(directory)
+            if cipher is None:
+                return self.encrypted.lookup_nokey(directory, name)
+            if not directory.flags & EXT4_CASEFOLD_FL:
+                if len(name) > 255:
+                    return None
+                return self.volume.lookup(directory, cipher.encrypt([name])[0])
+        if self._folded is None:
+            from ext4img.fs.casefold_lookup import CasefoldLookup
+
+            self._folded = CasefoldLookup(self)
+        return self._folded.lookup(directory, name, cipher)
+
+    # Contents
+
+    def open_inode(self, inode: stored.Inode, path: str | None = None, size: int | None = None) -> File:
+        """The contents of a regular file; see `Inode.open`.
+
+        `path` is for messages. `size` in bytes, by default i_size, may go beyond it to the mapped end.
+        """
+        name = path or f"inode {inode.number}"
+        self._check_regular(inode, name)
+        contents = self.volume.contents(inode, size)
+        cipher = self.encrypted.contents_cipher(inode, contents, name) if inode.is_encrypted else None
+        return File(contents, name, cipher)
+
+    def read_inode(self, inode: stored.Inode, path: str | None = None) -> bytes:
+        """The whole contents of a regular file; see `Inode.open` and `open_inode`."""
+        if inode.size <= _SMALL_FILE_BYTES and inode.is_file and not inode.is_encrypted:
+            return self.volume.contents(inode).read(0, inode.size)  # most files, for which a File is dear
+        with self.open_inode(inode, path) as file:
+            return file.read()
+
+    def open_ciphertext(self, inode: stored.Inode, path: str | None = None) -> File:
+        """The contents as stored; see `Inode.open_ciphertext`."""
+        name = path or f"inode {inode.number}"
+        self._check_regular(inode, name)
+        rounded = -(-inode.size // self.block_size) * self.block_size
+        return File(self.volume.contents(inode, rounded), name)
+
+    def verity(self, inode: stored.Inode, verify: bool = False) -> Verity | None:
+        """The fs-verity descriptor of a file; see `Inode.verity` and `Inode.verify_verity`."""
+        if not inode.flags & EXT4_VERITY_FL:
+            return None
+        from ext4img.fs.verity import VerityReader, mapped_end
+
+        bound = self.bind(inode)
+        with self.open_inode(inode, size=mapped_end(bound, self.block_size)) as beyond:
+            reader = VerityReader(bound, beyond, self.block_size)
+            descriptor = reader.descriptor()
+            if verify:
+                reader.verify(descriptor)
+            return descriptor
+
+    def readlink(self, inode: stored.Inode, path: str | None = None) -> bytes:
+        """The target of a symbolic link; see `Inode.readlink`."""
+        if not inode.is_symlink:
+            raise NotSymlinkError.at(path or f"inode {inode.number}")
+        target = self.volume.symlink_target_stored(inode)
+        return self.encrypted.target(inode, target) if inode.is_encrypted else target.split(b"\0", 1)[0]
+
+    def _check_regular(self, inode: stored.Inode, name: str) -> None:
+        if inode.is_file:
+            return
+        if inode.is_dir:
+            raise IsDirectoryError.at(name)
+        if inode.mode == 0:
+            raise NotFoundError.at(name, "Inode is not in use")
+        raise NotRegularFileError.at(name)

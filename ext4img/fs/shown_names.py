@@ -1,0 +1,67 @@
+"""The names that a caller sees, and which of them no kernel lets through."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ext4img.errors import CorruptionError, Place
+from ext4img.structs.inode import (
+    S_IFBLK,
+    S_IFCHR,
+    S_IFDIR,
+    S_IFIFO,
+    S_IFLNK,
+    S_IFREG,
+    S_IFSOCK,
+)
+from ext4img.volume.dir_block import DirEntry
+from ext4img.volume.inode import Inode
+from ext4img.volume.listing import DirListing
+from ext4img.volume.problems import Problems
+
+# The upper four bits of a mode that says what kind of file it is.
+IN_USE = frozenset(kind >> 12 for kind in (S_IFREG, S_IFDIR, S_IFLNK, S_IFCHR, S_IFBLK, S_IFIFO, S_IFSOCK))
+_IMPOSSIBLE = frozenset((b"", b".", b".."))
+
+
+class NamedEntry(NamedTuple):
+    """A directory entry and the name that is shown for it."""
+
+    name: bytes
+    entry: DirEntry
+
+
+def unused_inode_error(text: str, directory: int, inode: Inode) -> CorruptionError:
+    """A name for an inode without links or type: the kernel answers with ESTALE or EFSCORRUPTED."""
+    what = f"which is not in use (mode {inode.mode:#o}, {inode.links} links)"
+    place = Place(inode=directory, record="ext4_dir_entry_2", field="inode")
+    return CorruptionError(f"{text!r} names inode {inode.number}, {what}", place)
+
+
+def shown_names(
+    names: list[bytes], listing: DirListing, directory: int, problems: Problems, prefix: str = ""
+) -> tuple[list[str], DirListing]:
+    """The names as str (utf-8, surrogateescape), without those that no kernel lets through.
+
+    Each is put after `prefix`, which is empty or ends with "/".
+    """
+    if not names:
+        return [], listing
+    # One decode and three searches for a whole directory; no name holds a NUL.
+    before = prefix.encode("utf-8", "surrogateescape")
+    joined = (b"\0" + before).join(names)
+    texts = (prefix + joined.decode("utf-8", "surrogateescape")).split("\0")
+    slashes = (len(names) - 1) * before.count(b"/")
+    # Names as stored were looked at when their block was.
+    is_known = names is listing.names or not _IMPOSSIBLE.intersection(names)
+    if is_known and len(texts) == len(names) and joined.count(b"/") == slashes:
+        return texts, listing
+    sound = []
+    for position, name in enumerate(names):
+        if name in _IMPOSSIBLE or b"/" in name or b"\0" in name:
+            place = Place(inode=directory, record="ext4_dir_entry_2")
+            problems.found(CorruptionError(f"directory entry has the impossible name {name!r}", place))
+        else:
+            sound.append(position)
+    texts = [prefix + names[position].decode("utf-8", "surrogateescape") for position in sound]
+    return texts, listing.only(sound)

@@ -1,0 +1,222 @@
+"""The bytes of directories: entry blocks, index nodes, and what stands inline in an inode."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from struct import Struct
+from typing import Final
+
+from ext4img.mkfs.directories import DOTS_BYTES, Directory, DirectoryForm, entry_size
+from ext4img.mkfs.nodes import FT_DIR
+from ext4img.structs.directory import (
+    DX_COUNTLIMIT,
+    DX_ENTRY,
+    DX_NODE_ENTRIES_OFFSET,
+    DX_ROOT_DOTS,
+    DX_ROOT_INFO,
+    DX_ROOT_INFO_OFFSET,
+    DX_TAIL,
+    EXT4_DIR_ENTRY,
+    EXT4_DIR_ENTRY_TAIL,
+    EXT4_FT_DIR_CSUM,
+    EXT4_INLINE_DIR_PARENT,
+    FAKE_DIRENT,
+)
+from ext4img.structs.inode import EXT4_INODE
+from ext4img.volume import checksum
+
+INLINE_AREA: Final = EXT4_INODE.span("i_block").size
+INLINE_ENTRIES: Final = INLINE_AREA - EXT4_INLINE_DIR_PARENT.size
+_HEAD: Final = Struct("<IHBB")  # struct ext4_dir_entry_2, for the loop over entries
+_U32: Final = Struct("<I")
+assert _HEAD.size == EXT4_DIR_ENTRY.size
+
+
+class DirectoryWriter:
+    """Makes the blocks of one directory. `numbers` and `types` give inode number and file_type by index.
+
+    `seed` is what the checksums of the directory's inode start from; None: no checksums.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        form: DirectoryForm,
+        numbers: array[int],
+        types: bytearray,
+        seed: int | None,
+    ) -> None:
+        self._directory = directory
+        self._form = form
+        self._numbers = numbers
+        self._types = types
+        self._seed = seed
+        layout = directory.layout
+        self._first_leaf = 0 if layout.leaf_hashes is None else 1 + sum(layout.levels)
+
+    def blocks(self, first: int, count: int) -> Iterator[bytes]:
+        """The directory's blocks from logical block `first` on."""
+        for lblk in range(first, first + count):
+            if lblk >= self._first_leaf:
+                yield self._leaf(lblk - self._first_leaf)
+            elif lblk:
+                yield self._node(lblk)
+            else:
+                yield self._root()
+
+    def inline(self, size: int) -> tuple[bytes, bytes]:
+        """i_block and the value of system.data of an inline directory of `size` bytes in all."""
+        parent = self._numbers[self._directory.parent]
+        names = self._directory.names
+        split = inline_split(self._directory)
+        area = EXT4_INLINE_DIR_PARENT.pack((parent,)) + self._entries(0, split, INLINE_ENTRIES, b"")
+        rest = size - INLINE_AREA
+        return area, self._entries(split, len(names), rest, b"") if rest else b""
+
+    def _leaf(self, leaf: int) -> bytes:
+        starts = self._directory.layout.starts
+        start = starts[leaf]
+        end = starts[leaf + 1] if leaf + 1 < len(starts) else len(self._directory.names)
+        dots = b""
+        if leaf == 0 and not self._first_leaf:
+            dots = self._dots(12 if end > start else self._form.room - 12)
+        return self._tailed(self._entries(start, end, self._form.room, dots))
+
+    def _entries(self, start: int, end: int, room: int, before: bytes) -> bytes:
+        """Entries `start` to `end` after `before`, the last of them stretched to fill `room` bytes."""
+        directory = self._directory
+        if start == end:
+            if before:
+                return before.ljust(room, b"\0")
+            return _HEAD.pack(0, disk_length(room, self._form.block_size), 0, 0).ljust(room, b"\0")
+        numbers, types, names, children = self._numbers, self._types, directory.names, directory.children
+        hashed = directory.hashed_names
+        pack = _HEAD.pack
+        pieces = [before]
+        left = room - len(before)
+        for position in range(start, end - 1):
+            name = names[position]
+            child = children[position]
+            size = len(name) + 11 & ~3
+            if hashed:
+                pieces.append(pack(numbers[child], size + 8, len(name), types[child]) + name.ljust(size - 8, b"\0"))
+                pieces.append(bytes(directory.hashes[8 * position : 8 * position + 8]))
+                left -= size + 8
+            else:
+                pieces.append(pack(numbers[child], size, len(name), types[child]) + name.ljust(size - 8, b"\0"))
+                left -= size
+        name = names[end - 1]
+        child = children[end - 1]
+        pieces.append(pack(numbers[child], disk_length(left, self._form.block_size), len(name), types[child]))
+        pieces.append(name.ljust((len(name) + 3) & ~3, b"\0"))
+        if hashed:
+            pieces.append(bytes(directory.hashes[8 * (end - 1) : 8 * end]))
+        return b"".join(pieces).ljust(room, b"\0")
+
+    def _dots(self, last: int) -> bytes:
+        """The two entries that every directory begins with, the second `last` bytes long."""
+        return DX_ROOT_DOTS.pack(
+            (
+                self._numbers[self._directory.index],
+                12,
+                1,
+                FT_DIR,
+                b".\0\0\0",
+                self._numbers[self._directory.parent],
+                disk_length(last, self._form.block_size),
+                2,
+                FT_DIR,
+                b"..\0\0",
+            )
+        )
+
+    def _tailed(self, entries: bytes) -> bytes:
+        if not self._form.checksums:
+            return entries
+        size = EXT4_DIR_ENTRY_TAIL.size
+        value = 0
+        if self._seed is not None:
+            value = checksum.directory_block(self._seed, entries + bytes(size))
+        return entries + EXT4_DIR_ENTRY_TAIL.pack((0, size, 0, EXT4_FT_DIR_CSUM, value))
+
+    def _root(self) -> bytes:
+        layout = self._directory.layout
+        info = DX_ROOT_INFO.pack((0, layout.hash_version, DX_ROOT_INFO.size, len(layout.levels), 0))
+        head = self._dots(self._form.block_size - 12) + info
+        first, hashes = self._index[0]
+        return self._index_block(head, self._form.root_limit, first, hashes)
+
+    def _node(self, lblk: int) -> bytes:
+        head = FAKE_DIRENT.pack((0, disk_length(self._form.block_size, self._form.block_size), 0, 0))
+        level = 0
+        position = lblk - 1
+        levels = self._directory.layout.levels
+        while position >= levels[level]:
+            position -= levels[level]
+            level += 1
+        first, hashes = self._index[level + 1]
+        start, end = _share(len(hashes), levels[level], position)
+        return self._index_block(head, self._form.node_limit, first + start, hashes[start:end])
+
+    @cached_property
+    def _index(self) -> list[tuple[int, array[int]]]:
+        """For each level of the index from the root down: the first block it points to, and all hashes."""
+        layout = self._directory.layout
+        hashes = layout.leaf_hashes
+        if hashes is None:
+            return []
+        block = self._first_leaf
+        index = [(block, hashes)]
+        for count in reversed(layout.levels):
+            # The hash of a node is that of its first child.
+            hashes = array("I", [hashes[_share(len(hashes), count, i)[0]] for i in range(count)])
+            block -= count
+            index.insert(0, (block, hashes))
+        return index
+
+    def _index_block(self, head: bytes, limit: int, first: int, hashes: Sequence[int]) -> bytes:
+        """An index: pairs of hash and block; the first pair's hash gives way to limit and count."""
+        count = len(hashes)
+        pieces = [head, DX_COUNTLIMIT.pack((limit, count)), _U32.pack(first)]
+        pieces += [DX_ENTRY.pack((hashes[i], first + i)) for i in range(1, count)]
+        covered = b"".join(pieces)
+        if not self._form.checksums:
+            return covered.ljust(self._form.block_size, b"\0")
+        tail = DX_TAIL.pack((0, 0))
+        if self._seed is not None:
+            tail = DX_TAIL.pack((0, checksum.htree_block(self._seed, covered, tail)))
+        return (covered.ljust(len(head) + limit * DX_ENTRY.size, b"\0") + tail).ljust(self._form.block_size, b"\0")
+
+
+def _share(items: int, parts: int, part: int) -> tuple[int, int]:
+    """First and end of the `part`-th of `parts` nearly equal shares of `items`."""
+    return items * part // parts, items * (part + 1) // parts
+
+
+def inline_split(directory: Directory) -> int:
+    """How many of the entries stand in i_block, if the directory is inline."""
+    left = INLINE_ENTRIES
+    for position, name in enumerate(directory.names):
+        left -= entry_size(len(name), False)
+        if left < 0:
+            return position
+    return len(directory.names)
+
+
+def inline_size(directory: Directory) -> int:
+    """i_size of the directory, were it inline: i_block, and what its entries need beyond."""
+    rest = directory.names[inline_split(directory) :]
+    return INLINE_AREA + sum(entry_size(len(name), False) for name in rest)
+
+
+def disk_length(length: int, block_size: int) -> int:
+    """rec_len as stored (kernel: ext4_rec_len_to_disk)."""
+    if length < 65536:
+        return length
+    return 0xFFFF if block_size == length else (length & 65532) | (length >> 16 & 3)
+
+
+assert DX_ROOT_INFO_OFFSET == DX_ROOT_DOTS.size == DOTS_BYTES
+assert FAKE_DIRENT.size == DX_NODE_ENTRIES_OFFSET

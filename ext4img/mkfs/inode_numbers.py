@@ -1,0 +1,46 @@
+"""Inode numbers: kept where they must be, else one after the other in the order of the nodes."""
+
+from __future__ import annotations
+
+from array import array
+from itertools import count
+
+from ext4img.errors import BuildError
+from ext4img.mkfs.geometry import FIRST_INODE, MAX_INODES
+from ext4img.mkfs.inodes import Inodes
+from ext4img.structs.inode import EXT4_ROOT_INO
+
+
+def highest_wanted(inodes: Inodes) -> tuple[int, int]:
+    """The largest number that is to be kept, and the index of its inode; (0, 0): none is."""
+    highest = max(inodes.wanted, default=0)
+    return highest, inodes.wanted.index(highest) if highest else 0
+
+
+def give_numbers(inodes: Inodes, lost_and_found: int) -> int:
+    """Fill `inodes.numbers`, and return the next free one.
+
+    `lost_and_found` is the index of the inode that number 11 is for, if it is free. The special
+    inodes, which have reserved numbers, are not among them yet.
+    """
+    taken = set(inodes.wanted)
+    free = (number for number in count(FIRST_INODE) if number not in taken)
+    numbers = inodes.numbers
+    for index, wanted in enumerate(inodes.wanted):
+        numbers[index] = wanted
+    numbers[0] = EXT4_ROOT_INO
+    if not numbers[lost_and_found] and FIRST_INODE not in taken:
+        numbers[lost_and_found] = next(free)
+    for index, wanted in enumerate(numbers):
+        if not wanted:
+            number = next(free)
+            if number > MAX_INODES:
+                raise BuildError(f"more than {MAX_INODES} inodes", inodes.show(index))
+            numbers[index] = number
+    return next(free)
+
+
+def by_number(inodes: Inodes) -> tuple[array[int], array[int]]:
+    """Indexes in the order of their numbers, and these numbers."""
+    order = array("I", sorted(range(len(inodes)), key=inodes.numbers.__getitem__))
+    return order, array("I", [inodes.numbers[index] for index in order])

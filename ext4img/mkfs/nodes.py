@@ -1,0 +1,173 @@
+"""What a file system is built from: one plain `Node` for every name in it.
+
+A tree is any iterable of nodes, parents before their children, the root (path `()`) first. Nodes
+say nothing of where they come from; contents are fetched later, by the number in `body`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, NamedTuple, Protocol
+
+from ext4img.errors import BuildError
+from ext4img.structs.inode import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
+from ext4img.structs.xattr import (
+    EXT4_ACL_ENTRY,
+    EXT4_ACL_ENTRY_SHORT,
+    EXT4_ACL_HEADER,
+    EXT4_ACL_VERSION,
+    EXT4_XATTR_INDEX_ENCRYPTION,
+    EXT4_XATTR_INDEX_POSIX_ACL_ACCESS,
+    EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT,
+    EXT4_XATTR_INDEX_RICHACL,
+    EXT4_XATTR_INDEX_SECURITY,
+    EXT4_XATTR_INDEX_SYSTEM,
+    EXT4_XATTR_INDEX_TRUSTED,
+    EXT4_XATTR_INDEX_USER,
+    POSIX_ACL_XATTR_ENTRY,
+    POSIX_ACL_XATTR_HEADER,
+    POSIX_ACL_XATTR_VERSION,
+)
+
+Path = tuple[bytes, ...]
+XattrKey = tuple[int, bytes]  # e_name_index, and the name without that index' prefix
+
+# file_type of directory entries (kernel: EXT4_FT_*), by the type bits of st_mode.
+FILE_TYPES: Final = {S_IFREG: 1, S_IFDIR: 2, S_IFCHR: 3, S_IFBLK: 4, S_IFIFO: 5, S_IFSOCK: 6, S_IFLNK: 7}
+FT_REG_FILE: Final = 1
+FT_DIR: Final = 2
+FT_CHRDEV: Final = 3
+FT_BLKDEV: Final = 4
+FT_SYMLINK: Final = 7
+
+ENCRYPTION_KEY: Final[XattrKey] = (EXT4_XATTR_INDEX_ENCRYPTION, b"c")
+INLINE_DATA_KEY: Final[XattrKey] = (EXT4_XATTR_INDEX_SYSTEM, b"data")
+
+_NO_XATTRS: Final[Mapping[XattrKey, bytes]] = MappingProxyType({})
+
+
+class Node(NamedTuple):
+    """One name in the new file system, and the inode behind it. Sizes in bytes, times in ns since 1970.
+
+    `path` is the name's bytes as they will be stored, one for each level below the root. `mode` is
+    st_mode with its type bits. `flags` are on-disk i_flags; those that describe the layout
+    (extents, index, inline data and the like) are set by the layout, whatever they are here.
+
+    `size` is the true i_size of a regular file, and of nothing else. What lies on the disk is
+    `segments`, (offset, length) of what is written, None for the whole of `size`; and `unwritten`,
+    what is allocated and reads as zeros. They may overlap a block: written wins. Segments reach
+    beyond `size` only in the last block, or with the verity flag. `body` is the number by which the
+    writer asks for the contents.
+
+    `version` is i_version, which counts changes (its upper half needs inodes of more than 128 bytes).
+    `inode` is the number that the inode had, kept where its encryption policy hangs on it or where
+    all are to be kept. Nodes that have the same `link_group` are names of one inode: the first of
+    them counts, of the others only `path` and `name_hash`.
+
+    `xattrs` have their values as stored (ACLs: see `stored_xattr`), the encryption context
+    (`ENCRYPTION_KEY`) among them. `target` is a symlink's as stored: with the encrypt flag, a 16-bit
+    length and ciphertext. `name_hash` is the 8 bytes after a name in directories that are encrypted
+    and case-insensitive. `linear` is for an encrypted directory that was read as a list although it had
+    several blocks: without its key, names are shown without their hashes there, and so they stay.
+    `shown` is what messages and plans call the name, where that is not as it is stored.
+    """
+
+    path: Path
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    atime_ns: int = 0
+    mtime_ns: int = 0
+    ctime_ns: int = 0
+    crtime_ns: int | None = None
+    flags: int = 0
+    generation: int = 0
+    project_id: int = 0
+    inode: int | None = None
+    link_group: int | None = None
+    xattrs: Mapping[XattrKey, bytes] = _NO_XATTRS
+    segments: Sequence[tuple[int, int]] | None = None
+    unwritten: Sequence[tuple[int, int]] = ()
+    body: int = -1
+    target: bytes = b""
+    rdev: tuple[int, int] = (0, 0)
+    name_hash: bytes = b""
+    linear: bool = False
+    version: int = 0
+    shown: bytes = b""
+
+
+class RandomAccessBody(Protocol):
+    """Contents of one regular file: what `write` asks for by `Node.body`. A `Source` is one."""
+
+    def read_at(self, offset: int, length: int, /) -> bytes:
+        """Exactly `length` bytes from byte `offset` of the file on; holes are zeros.
+
+        Never asked beyond `size` and the end of the last segment, whichever is greater.
+        """
+
+
+def show_path(path: Path) -> str:
+    """A path for people: "/" and the components, their bytes decoded as utf-8/surrogateescape."""
+    return "/" + "/".join(name.decode("utf-8", "surrogateescape") for name in path)
+
+
+_PREFIXES: Final = (
+    ("user.", EXT4_XATTR_INDEX_USER),
+    ("trusted.", EXT4_XATTR_INDEX_TRUSTED),
+    ("security.", EXT4_XATTR_INDEX_SECURITY),
+    ("system.posix_acl_access", EXT4_XATTR_INDEX_POSIX_ACL_ACCESS),
+    ("system.posix_acl_default", EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT),
+    ("system.richacl", EXT4_XATTR_INDEX_RICHACL),
+    ("system.", EXT4_XATTR_INDEX_SYSTEM),
+)
+_ACL_INDEXES: Final = (EXT4_XATTR_INDEX_POSIX_ACL_ACCESS, EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT)
+# e_tag of the entries that name nobody (POSIX.1e: USER_OBJ, GROUP_OBJ, MASK, OTHER), and of those that do.
+_ACL_SHORT_TAGS: Final = (0x01, 0x04, 0x10, 0x20)
+_ACL_LONG_TAGS: Final = (0x02, 0x08)
+
+
+def stored_xattr(name: str, value: bytes) -> tuple[XattrKey, bytes]:
+    """Key and stored value of an attribute as getxattr(2) gives it ("user.x", an ACL's user space form).
+
+    BuildError for a name outside ext4's namespaces, or an ACL that is none.
+    """
+    for prefix, index in _PREFIXES:
+        if name.startswith(prefix):
+            suffix = name[len(prefix) :].encode("utf-8", "surrogateescape")
+            if index not in _ACL_INDEXES:
+                return (index, suffix), value
+            if not suffix:
+                return (index, suffix), _stored_acl(name, value)
+    raise BuildError(f"extended attribute {name!r}: ext4 has no such namespace")
+
+
+def _stored_acl(name: str, value: bytes) -> bytes:
+    """From struct posix_acl_xattr_* to struct ext4_acl_* (kernel: ext4_acl_to_disk, fs/ext4/acl.c)."""
+    count, rest = divmod(len(value) - POSIX_ACL_XATTR_HEADER.size, POSIX_ACL_XATTR_ENTRY.size)
+    if count < 0 or rest or POSIX_ACL_XATTR_HEADER.unpack_tuple(value)[0] != POSIX_ACL_XATTR_VERSION:
+        raise BuildError(f"extended attribute {name!r}: {len(value)} bytes that are no ACL")
+    pieces = [EXT4_ACL_HEADER.pack((EXT4_ACL_VERSION,))]
+    for at in range(POSIX_ACL_XATTR_HEADER.size, len(value), POSIX_ACL_XATTR_ENTRY.size):
+        tag, permissions, qualifier = POSIX_ACL_XATTR_ENTRY.unpack_tuple(value, at)
+        if tag in _ACL_SHORT_TAGS:
+            pieces.append(EXT4_ACL_ENTRY_SHORT.pack((tag, permissions)))
+        elif tag in _ACL_LONG_TAGS:
+            pieces.append(EXT4_ACL_ENTRY.pack((tag, permissions, qualifier)))
+        else:
+            raise BuildError(f"extended attribute {name!r}: unknown ACL tag {tag:#x}")
+    return b"".join(pieces)
+
+
+def device_area(major: int, minor: int) -> bytes:
+    """The start of i_block of a device: the old encoding where it fits, else the new (kernel: kdev_t.h).
+
+    ValueError where the numbers fit neither: 12 bits for the major, 20 for the minor.
+    """
+    if not 0 <= major < 1 << 12 or not 0 <= minor < 1 << 20:
+        raise ValueError(f"device {major}:{minor} is out of range")
+    if major < 256 and minor < 256:
+        return (major << 8 | minor).to_bytes(4, "little")
+    return bytes(4) + (minor & 0xFF | major << 8 | (minor & ~0xFF) << 12).to_bytes(4, "little")

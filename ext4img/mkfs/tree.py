@@ -1,0 +1,58 @@
+"""What is to be stored, without places: inodes as columns, directories, and where attributes go."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from typing import Final
+
+from ext4img.mkfs.directories import Directory
+from ext4img.mkfs.file_runs import LogicalRun
+from ext4img.mkfs.inodes import Inodes
+from ext4img.mkfs.options import Options
+from ext4img.mkfs.xattrs import XattrBlock
+
+LOST_AND_FOUND: Final = b"lost+found"
+
+
+@dataclass(slots=True)
+class SharedBlock:
+    """A block of attributes, and how many inodes have exactly these."""
+
+    block: XattrBlock
+    sharers: int
+    first_value: int  # index of the first of its ea_inodes
+    values: int
+    pblk: int = 0
+
+
+class Tree:
+    """What is to be stored, without places. Filled by `gather`."""
+
+    def __init__(self, options: Options) -> None:
+        self.inodes = Inodes(options.inode_size)
+        self.directories: list[Directory] = []
+        # Blocks of a file that is one written run from its start on; else 0, and `runs` may have more.
+        self.blocks = array("Q")
+        self.runs: dict[int, tuple[LogicalRun, ...]] = {}
+        self.ends: dict[int, int] = {}  # where contents end, if not at i_size
+        self.values: dict[int, bytes] = {}  # contents of ea_inodes, and of symlinks that have a block
+        self.inline_data: dict[int, int] = {}  # offset of the value of system.data among inline attributes
+        self.xattr_blocks: list[SharedBlock] = []
+        self.xattr_block_of: dict[int, int] = {}
+        self.value_blocks: dict[int, int] = {}  # blocks of ea_inodes, counted in the i_blocks of their user
+
+    def logical_runs(self, index: int) -> tuple[LogicalRun, ...]:
+        """What an inode needs for its contents."""
+        blocks = self.blocks[index]
+        return (LogicalRun(0, blocks, False),) if blocks else self.runs.get(index, ())
+
+    def cut(self, length: int) -> None:
+        """Forget all but the first `length` inodes, of which no attributes are stored yet."""
+        for index in range(length, len(self.inodes)):
+            for column in (self.runs, self.ends, self.values):
+                column.pop(index, None)
+        while self.directories and self.directories[-1].index >= length:
+            self.directories.pop()
+        del self.blocks[length:]
+        self.inodes.cut(length)

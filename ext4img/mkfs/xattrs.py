@@ -1,0 +1,228 @@
+"""Where the attributes of an inode go, and their bytes: in the inode, in a block, in ea_inodes.
+
+Kernel: fs/ext4/xattr.c. Entries grow from the front, values from the end. Value offsets count from
+the first entry in the inode, from the block's start in a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from struct import Struct, unpack
+from typing import Final, NamedTuple
+
+from ext4img.errors import BuildError
+from ext4img.mkfs.nodes import ENCRYPTION_KEY, INLINE_DATA_KEY, XattrKey
+from ext4img.structs.xattr import (
+    EXT4_XATTR_ENTRY,
+    EXT4_XATTR_HEADER,
+    EXT4_XATTR_IBODY_HEADER,
+    EXT4_XATTR_INDEX_HURD,
+    EXT4_XATTR_MAGIC,
+)
+from ext4img.volume import checksum
+
+MAX_NAME_BYTES: Final = 255
+MAX_VALUE_BYTES: Final = 65536  # XATTR_SIZE_MAX of the VFS
+MAX_SHARERS: Final = 1024  # EXT4_XATTR_REFCOUNT_MAX
+_END: Final = 4  # zero bytes that close the list of entries
+_VALUE_INODE: Final = EXT4_XATTR_ENTRY.offset_of("e_value_inum")
+_IBODY_MAGIC: Final = EXT4_XATTR_IBODY_HEADER.pack((EXT4_XATTR_MAGIC,))
+_PUT_U32: Final = Struct("<I").pack_into
+_MASK: Final = 0xFFFFFFFF
+
+
+class Reference(NamedTuple):
+    """An entry whose value is in an ea_inode: where its e_value_inum stands, and the value."""
+
+    offset: int
+    value: bytes
+
+
+class XattrBlock(NamedTuple):
+    """A block of attributes without the gap in its middle."""
+
+    entries: bytes
+    values: bytes
+    hash: int
+    references: tuple[Reference, ...]
+
+    def build(self, block_size: int, sharers: int, inodes: tuple[int, ...]) -> bytearray:
+        """The whole block; `inodes` are the numbers of the ea_inodes, in the order of references."""
+        block = bytearray(block_size)
+        block[: EXT4_XATTR_HEADER.size] = EXT4_XATTR_HEADER.pack(
+            (EXT4_XATTR_MAGIC, sharers, 1, self.hash, 0, bytes(12))
+        )
+        block[EXT4_XATTR_HEADER.size : EXT4_XATTR_HEADER.size + len(self.entries)] = self.entries
+        if self.values:
+            block[-len(self.values) :] = self.values
+        for reference, number in zip(self.references, inodes, strict=True):
+            _PUT_U32(block, reference.offset, number)
+        return block
+
+
+class Placed(NamedTuple):
+    """The attributes of one inode: the bytes after its fixed part, and a block if they do not suffice."""
+
+    inline: bytes
+    block: XattrBlock | None
+    inline_data_offset: int  # in `inline`: the value of system.data, 0 if there is none
+
+
+NOTHING: Final = Placed(b"", None, 0)
+
+
+def place(xattrs: Mapping[XattrKey, bytes], room: int, block_size: int, seed: int | None) -> Placed:
+    """Distribute attributes: what fits in the inode's `room` bytes, the rest in one block.
+
+    The encryption context and inline data come first, then the small ones. Where the block is too
+    small, the largest values go to ea_inodes, hashed from the file system's `seed`; None where
+    these are refused. BuildError, without a path, where all of that does not suffice.
+    """
+    if not xattrs:
+        return NOTHING
+    for (index, name), value in xattrs.items():
+        if not 1 <= index <= EXT4_XATTR_INDEX_HURD or len(name) > MAX_NAME_BYTES:
+            raise BuildError(f"extended attribute {name!r} of namespace {index}: ext4 has no such name")
+        if len(value) > MAX_VALUE_BYTES:
+            raise BuildError(f"extended attribute {name!r}: {len(value)} bytes, more than {MAX_VALUE_BYTES}")
+    ordered = sorted(xattrs, key=lambda key: (key != INLINE_DATA_KEY, key != ENCRYPTION_KEY, len(xattrs[key]), key))
+    left = room - len(_IBODY_MAGIC) - _END
+    inside: list[XattrKey] = []
+    outside: list[XattrKey] = []
+    for key in ordered:
+        size = _entry_size(key) + _padded(len(xattrs[key]))
+        if size <= left:
+            inside.append(key)
+            left -= size
+        else:
+            outside.append(key)
+    inline, data_offset = _inline(sorted(inside, key=_order), xattrs, room)
+    if not outside:
+        return Placed(inline, None, data_offset)
+    return Placed(inline, _block(sorted(outside, key=_order), xattrs, block_size, seed), data_offset)
+
+
+def inline_room(xattrs: Mapping[XattrKey, bytes], room: int) -> int:
+    """Bytes that inline data can have in an inode of such attributes, beyond those in i_block; -1: none at all."""
+    context = xattrs.get(ENCRYPTION_KEY)
+    left = room - len(_IBODY_MAGIC) - _END - _entry_size(INLINE_DATA_KEY)
+    if context is not None:
+        left -= _entry_size(ENCRYPTION_KEY) + _padded(len(context))
+    return left & ~3 if left >= 0 else -1
+
+
+def _padded(size: int) -> int:
+    return size + 3 & ~3
+
+
+def _entry_size(key: XattrKey) -> int:
+    return EXT4_XATTR_ENTRY.size + _padded(len(key[1]))
+
+
+def _order(key: XattrKey) -> tuple[int, int, bytes]:
+    """The order that the kernel's binary search in blocks expects (xattr_find_entry)."""
+    return key[0], len(key[1]), key[1]
+
+
+def _inline(keys: list[XattrKey], xattrs: Mapping[XattrKey, bytes], room: int) -> tuple[bytes, int]:
+    if not keys:
+        return b"", 0
+    entries = []
+    values: list[bytes] = []  # from the end backwards
+    end = room - len(_IBODY_MAGIC)
+    data_offset = 0
+    for key in keys:
+        value = xattrs[key]
+        if value:
+            end -= _padded(len(value))
+            values.append(value.ljust(_padded(len(value)), b"\0"))
+        if key == INLINE_DATA_KEY:
+            data_offset = len(_IBODY_MAGIC) + end
+        # As the kernel does it, entries in the inode have no hash.
+        entries.append(_entry(key, end if value else 0, len(value), 0))
+    head = _IBODY_MAGIC + b"".join(entries)
+    tail = b"".join(reversed(values))
+    return head + bytes(room - len(head) - len(tail)) + tail, data_offset
+
+
+def _entry(key: XattrKey, offset: int, size: int, entry_hash: int) -> bytes:
+    index, name = key
+    return EXT4_XATTR_ENTRY.pack((len(name), index, offset, 0, size, entry_hash)) + name.ljust(
+        _padded(len(name)), b"\0"
+    )
+
+
+def _block(keys: list[XattrKey], xattrs: Mapping[XattrKey, bytes], block_size: int, seed: int | None) -> XattrBlock:
+    apart = _values_apart(keys, xattrs, block_size, seed is not None)
+    entries = []
+    values: list[bytes] = []
+    references = []
+    block_hash = 0
+    unhashed = False
+    offset = EXT4_XATTR_HEADER.size
+    end = block_size
+    for key in keys:
+        value = xattrs[key]
+        if key in apart:
+            assert seed is not None
+            entry_hash = _hash_word(name_hash(key[1]), checksum.ea_inode_value(seed, value))
+            references.append(Reference(offset + _VALUE_INODE, value))
+            entries.append(_entry(key, 0, len(value), entry_hash))
+        else:
+            entry_hash = _entry_hash(key[1], value)
+            if value:
+                end -= _padded(len(value))
+                values.append(value.ljust(_padded(len(value)), b"\0"))
+            entries.append(_entry(key, end if value else 0, len(value), entry_hash))
+        offset += _entry_size(key)
+        unhashed = unhashed or not entry_hash
+        block_hash = _hash_word(block_hash, entry_hash)
+    return XattrBlock(b"".join(entries), b"".join(reversed(values)), 0 if unhashed else block_hash, tuple(references))
+
+
+def _values_apart(
+    keys: list[XattrKey], xattrs: Mapping[XattrKey, bytes], block_size: int, allowed: bool
+) -> set[XattrKey]:
+    """The keys whose values have to leave the block: the largest, until the others fit."""
+    room = block_size - EXT4_XATTR_HEADER.size - _END
+    need = sum(_entry_size(key) + _padded(len(xattrs[key])) for key in keys)
+    apart: set[XattrKey] = set()
+    if need <= room:
+        return apart
+    if not allowed:
+        raise BuildError(f"extended attributes of {need} bytes need the feature ea_inode, which was refused")
+    for key in sorted(keys, key=lambda key: (-len(xattrs[key]), key)):
+        if need <= room:
+            return apart
+        if xattrs[key] and key != ENCRYPTION_KEY:
+            apart.add(key)
+            need -= _padded(len(xattrs[key]))
+    if need > room:
+        raise BuildError(f"the names of {len(keys)} extended attributes do not fit in a block of {block_size} bytes")
+    return apart
+
+
+# Hashes: ext4_xattr_hash_entry and ext4_xattr_rehash. Bytes of names count as unsigned, as in every
+# kernel since 6.2 and everywhere but on x86 before; kernel and e2fsck take either.
+
+
+def name_hash(name: bytes) -> int:
+    """The part of e_hash that comes from the name."""
+    value = 0
+    for byte in name:
+        value = (value << 5 & _MASK) ^ value >> 27 ^ byte
+    return value
+
+
+def _hash_word(value: int, word: int) -> int:
+    return (value << 16 & _MASK) ^ value >> 16 ^ word
+
+
+@lru_cache(maxsize=1024)  # an ACL is often that of many files
+def _entry_hash(name: bytes, value: bytes) -> int:
+    result = name_hash(name)
+    padded = value.ljust(_padded(len(value)), b"\0")
+    for word in unpack(f"<{len(padded) // 4}I", padded):
+        result = (result << 16 & _MASK) ^ result >> 16 ^ word
+    return result

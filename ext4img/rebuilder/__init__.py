@@ -1,0 +1,1 @@
+"""From an archive or an image to a new ext4 image."""

@@ -1,0 +1,229 @@
+"""An archive as what an image is made of: contents are read from where they stand, and digested on the way.
+
+Every body is held against the manifest's digest no later than when its last byte is wanted, so an
+image that is complete is one of unaltered contents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Final
+
+from ext4img.archive.digest_thread import DigestThread
+from ext4img.archive.entry import Segments
+from ext4img.archive.member_reader import CHUNK_BYTES, Member
+from ext4img.archive.reader import Archive
+from ext4img.errors import AlteredArchiveError, ArchiveError
+from ext4img.mkfs import RandomAccessBody
+from ext4img.names.paths import decode_path
+from ext4img.rebuilder.source import NO_BODY, Bodies, SourceEntry
+
+_DIGEST_BYTES: Final = 32
+_SMALL_BYTES: Final = 64 << 10  # what is read and verified at once
+_WINDOW_BYTES: Final = 256 << 10
+_NEAR_BYTES: Final = 64 << 10  # small bodies so far behind the last one are likely to be followed by others
+
+
+class ArchiveRebuildSource(Bodies):
+    """An `Origin`. The archive must be a file: its bodies are read in the order of the image.
+
+    Close it to end the thread that digests; the archive stays open.
+    """
+
+    incomplete = 0
+
+    def __init__(self, archive: Archive) -> None:
+        if not archive.seekable:
+            raise ArchiveError(f"{archive.name}: a stream can't be read in the order of an image: a file is needed")
+        super().__init__()
+        self.archive = archive
+        self.info = archive.info
+        self.total_bytes = archive.input.size
+        self.position = 0
+        self.digests = DigestThread()
+        # One of each for every body; two hundred thousand objects would cost more.
+        self._data = array("Q")
+        self._sizes = array("Q")
+        self._digests = bytearray()
+        self._segments: dict[int, Segments] = {}  # of those with holes
+        self._verified: set[int] = set()  # of which not all will be asked for
+        self._open: dict[int, _ArchiveBody] = {}  # begun, and not read to their ends
+        self._window = b""  # a part of the archive with many small bodies
+        self._window_at = 0
+
+    def entries(self) -> Iterator[SourceEntry]:
+        """See `Origin`."""
+        for member in self.archive.members():
+            entry = member.entry
+            self.position = member.offset
+            yield SourceEntry(entry, self._add(member), member.unreadable)
+
+    def _add(self, member: Member) -> int:
+        """Note where a body is. One of which nobody will ask for all is verified at once."""
+        entry = member.entry
+        if not entry.segments or member.unreadable:
+            member.finish(verify=True)
+        if not entry.segments:
+            return NO_BODY
+        line = member.line()
+        try:
+            digest = bytes.fromhex(line.sha256)
+        except ValueError:
+            digest = b""
+        if len(digest) != _DIGEST_BYTES:
+            raise AlteredArchiveError(f"its digest in the manifest is {line.sha256[:80]!r}", entry.shown)
+        number = len(self._data)
+        self._data.append(line.data)
+        self._sizes.append(line.size)
+        self._digests += digest
+        if entry.data_bytes != entry.body_size:
+            self._segments[number] = entry.segments
+        if member.unreadable:
+            self._verified.add(number)
+        return number
+
+    def _open_body(self, number: int) -> RandomAccessBody:
+        body: RandomAccessBody | None = self._open.get(number)
+        if body is None:
+            body = self._begun(number)
+        return body
+
+    def _begun(self, number: int) -> RandomAccessBody:
+        digest = None
+        if number not in self._verified:
+            digest = bytes(self._digests[number * _DIGEST_BYTES : (number + 1) * _DIGEST_BYTES])
+        data, size, segments = self._data[number], self._sizes[number], self._segments.get(number)
+        if size <= _SMALL_BYTES and segments is None:
+            contents = self._small(data, size)
+            if digest is not None and hashlib.sha256(contents).digest() != digest:
+                raise self.altered(data)
+            return _SmallBody(contents)
+        body = self._open[number] = _ArchiveBody(self, number, data, size, digest, segments)
+        return body
+
+    def _small(self, data: int, size: int) -> bytes:
+        """A small part of the archive; with what is near it, if such parts are asked for one after the other."""
+        at = data - self._window_at
+        if at < 0 or at + size > len(self._window):
+            is_next = 0 <= at <= len(self._window) + _NEAR_BYTES
+            total = self.total_bytes or 0
+            length = min(_WINDOW_BYTES, total - data) if is_next else 0
+            self._window = self.archive.input.read_at(data, max(length, size), f"the contents at byte offset {data}")
+            self._window_at = data
+            at = 0
+        return self._window[at : at + size]
+
+    def finished(self, number: int) -> None:
+        """A body has been read to its end."""
+        self._open.pop(number, None)
+
+    def altered(self, data: int) -> AlteredArchiveError:
+        """The error for the member whose data starts at byte `data`."""
+        path = next(
+            (decode_path(line.path) for line in self.archive.manifest() if line.data == data and line.size), None
+        )
+        return AlteredArchiveError("its contents are not those that were written", path)
+
+    def close(self) -> None:
+        """End the digesting thread. May be called twice."""
+        self.digests.close()
+
+
+class _SmallBody:
+    """Contents that were read and verified."""
+
+    def __init__(self, contents: bytes) -> None:
+        self._contents = contents
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """See `Body`; zeros behind the end."""
+        contents = self._contents
+        if not offset and length == len(contents):
+            return contents
+        return contents[offset : offset + length].ljust(length, b"\0")
+
+
+class _ArchiveBody:
+    """Reads one member's stored data at any place; `size` bytes from `data` on, with a map if there are holes.
+
+    Without a `digest` it has been verified.
+    """
+
+    def __init__(
+        self,
+        origin: ArchiveRebuildSource,
+        number: int,
+        data: int,
+        size: int,
+        digest: bytes | None,
+        segments: Segments | None,
+    ) -> None:
+        self._origin = origin
+        self._number = number
+        self._input = origin.archive.input
+        self._what = f"the contents at byte offset {data}"
+        self._map_bytes = 0
+        self._wanted_digest = digest
+        self._digest = hashlib.sha256()
+        self._segments = segments
+        self._data, self._size = data, size
+        self._digested = 0  # bytes of what is stored behind the map
+        if segments is not None:
+            self._starts = [offset for offset, _ in segments]
+            self._before = [0, *accumulate(length for _, length in segments)]
+            self._map_bytes = size - self._before[-1]
+            self._digest.update(self._input.read_at(data, self._map_bytes, self._what))
+            self._data, self._size = data + self._map_bytes, size - self._map_bytes
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """See `Body`; zeros behind the end."""
+        segments = self._segments
+        if segments is None:
+            there = max(min(length, self._size - offset), 0)
+            data = self._read(offset, there) if there else b""
+            return data if there == length else data.ljust(length, b"\0")
+        out = bytearray(length)
+        end = offset + length
+        for position in range(max(bisect_right(self._starts, offset) - 1, 0), len(segments)):
+            start, size = segments[position]
+            first, stop = max(start, offset), min(start + size, end)
+            if start >= end:
+                break
+            if first < stop:
+                out[first - offset : stop - offset] = self._read(self._before[position] + first - start, stop - first)
+        return bytes(out)
+
+    def _read(self, at: int, length: int) -> bytes:
+        """Stored bytes; what was not digested yet is, in its order."""
+        data = self._input.read_at(self._data + at, length, self._what)
+        end = at + length
+        if end > self._digested and self._wanted_digest is not None:
+            if at == self._digested:
+                self._update(data)
+            else:
+                self._digest_to(end)
+            # What is left may be the end of a block that smaller blocks do without.
+            if self._size - end < self._origin.info.block_size:
+                self._digest_to(self._size)
+                self._finish()
+        return data
+
+    def _digest_to(self, end: int) -> None:
+        """Read and digest what was passed over."""
+        while self._digested < end:
+            part = min(end - self._digested, CHUNK_BYTES)
+            self._update(self._input.read_at(self._data + self._digested, part, self._what))
+
+    def _update(self, data: bytes) -> None:
+        self._origin.digests.update(self._digest, data)
+        self._digested += len(data)
+
+    def _finish(self) -> None:
+        self._origin.digests.wait()
+        if self._digest.digest() != self._wanted_digest:
+            raise self._origin.altered(self._data - self._map_bytes)
+        self._origin.finished(self._number)

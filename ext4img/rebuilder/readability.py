@@ -1,0 +1,47 @@
+"""What the choices for a new file system would make unreadable: refused, by the policy's name."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ext4img.archive.entry import Entry
+from ext4img.crypto.policy import Policy, parse_context
+from ext4img.errors import BuildError
+from ext4img.structs.inode import EXT4_VERITY_FL
+
+
+class ReadabilityRules(NamedTuple):
+    """What of the new file system decides whether ciphertext stays readable there."""
+
+    block_size: int
+    keeps_uuid: bool
+
+    def check(self, entry: Entry, source_block_size: int) -> None:
+        """BuildError, with the policy's name, where the new form would make an entry unreadable."""
+        policy: Policy | None = None
+        if entry.context is not None:
+            policy = parse_context(entry.context, supported_only=False).policy
+            if policy.needs_inode_number and not self.keeps_uuid:
+                what = f"under another UUID it could not be read: policy {policy.describe()}"
+                raise BuildError(what, entry.shown)
+        if self.block_size == source_block_size or entry.type != "file":
+            return
+        if entry.flags & EXT4_VERITY_FL:
+            what = f"fs-verity counts from the end of the last block: it needs blocks of {source_block_size} bytes"
+            raise BuildError(what, entry.shown)
+        if policy is None or not entry.segments:
+            return
+        why = self._why_not(policy, entry, source_block_size)
+        if why is not None:
+            what = f"in blocks of {self.block_size} bytes it could not be read: {why}; policy {policy.describe()}"
+            raise BuildError(what, entry.shown)
+
+    def _why_not(self, policy: Policy, entry: Entry, source_block_size: int) -> str | None:
+        if not policy.log2_data_unit_size:
+            return f"its data units are blocks of {source_block_size} bytes"
+        fills = all(
+            offset % self.block_size == 0 and length % self.block_size == 0 for offset, length in entry.segments
+        )
+        if self.block_size > source_block_size and not fills:
+            return "its ciphertext does not fill them, and only the key can encrypt the rest"
+        return policy.unsupported(self.block_size)

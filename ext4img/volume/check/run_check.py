@@ -1,0 +1,161 @@
+"""The whole check, in the order in which one part needs what another has found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ext4img.errors import ChecksumError, CorruptionError, Place, SourceError
+from ext4img.progress import Progress
+from ext4img.structs.directory import EXT4_ORPHAN_BLOCK_MAGIC, EXT4_ORPHAN_BLOCK_TAIL
+from ext4img.volume import checksum
+from ext4img.volume.check.bitmaps import check_bitmaps
+from ext4img.volume.check.block_owners import FILE_SYSTEM, BlockOwners, Overlap
+from ext4img.volume.check.directories import DirectoryChecker
+from ext4img.volume.check.htree import IndexChecker
+from ext4img.volume.check.inodes import InodeChecker
+from ext4img.volume.check.links import LinkChecker
+from ext4img.volume.check.superblocks import check_superblocks, claim_own_blocks
+from ext4img.volume.features import RoCompat
+from ext4img.volume.inode import Inode
+from ext4img.volume.mapping import WRITTEN, Runs
+from ext4img.volume.volume import Volume
+
+"""Called now and then with what is being checked, how far it is, and how far it goes."""
+_PROGRESS_EVERY = 512
+_WINDOW_BYTES = 1 << 20
+MOST_OVERLAPS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSummary:
+    """What was looked at, and how many problems the volume has now, those of opening it included."""
+
+    inodes: int
+    directories: int
+    names: int
+    blocks_used: int
+    bytes_read: int
+    problems: int
+    problems_dropped: int
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing was found wrong."""
+        return not self.problems
+
+
+def check(volume: Volume, *, contents: bool = False, progress: Progress | None = None) -> CheckSummary:
+    """Check all of a volume; what is wrong is left in `volume.problems`.
+
+    Meant for a volume opened with checks="report". A strict one raises at the first thing that is
+    wrong; with "off" nothing is noted. `contents` reads all files as well, to find unreadable parts:
+    contents have no checksums.
+    """
+    return _Check(volume, contents, progress or (lambda done, total: None)).run()
+
+
+class _Check:
+    def __init__(self, volume: Volume, contents: bool, progress: Progress) -> None:
+        self.volume = volume
+        self.contents = contents
+        self.progress = progress
+        self.claims = BlockOwners()
+        self.inodes = InodeChecker(volume, self.claims)
+        self.directories = DirectoryChecker(volume)
+        self.index = IndexChecker(volume)
+        self.bytes_read = 0
+
+    def run(self) -> CheckSummary:
+        volume, tables = self.volume, self.inodes.tables
+        claim_own_blocks(volume, self.claims)
+        check_superblocks(volume)
+        self.inodes.claim_bad_blocks()
+        total = volume.superblock.inode_count
+        for count, inode in enumerate(volume.inodes.scan()):
+            if count % _PROGRESS_EVERY == 0:
+                self.progress(inode.number, total)
+            self.check_inode(inode)
+        self.progress(total, total)
+        self.inodes.finish()
+        LinkChecker(volume, tables, self.directories.references).check()
+        if RoCompat.SHARED_BLOCKS not in volume.features:
+            self.check_overlaps()
+        if not self.recovered_without_bitmaps():
+            check_bitmaps(volume, self.claims, tables.numbers, tables.directories)
+        starts, ends = self.claims.used(1, 0)
+        return CheckSummary(
+            inodes=len(tables.numbers),
+            directories=len(tables.directories),
+            names=len(self.directories.references.children),
+            blocks_used=int((ends - starts).sum()),
+            bytes_read=self.bytes_read,
+            problems=len(volume.problems),
+            problems_dropped=volume.problems.dropped,
+        )
+
+    def recovered_without_bitmaps(self) -> bool:
+        """Recovery in memory frees and takes blocks and inodes, and leaves the bitmaps as they are."""
+        recovery = self.volume.recovery
+        if recovery is None:
+            return False
+        return bool(recovery.fast_commits.tags or recovery.orphans.deleted or recovery.orphans.truncated)
+
+    def check_inode(self, inode: Inode) -> None:
+        mapping = self.inodes.check(inode)
+        if inode.is_dir:
+            self.directories.check(inode, mapping.runs)
+            self.index.check(inode, mapping.runs)
+        elif inode.number == self.volume.superblock.orphan_file_inode:
+            self.check_orphan_file(inode, mapping.runs)
+        elif self.contents and inode.is_file:
+            self.read_contents(inode)
+
+    def check_overlaps(self) -> None:
+        for count, overlap in enumerate(self.claims.overlaps()):
+            if count == MOST_OVERLAPS:
+                self.volume.problems.found(CorruptionError("more blocks with two owners than are told here"))
+                return
+            self.volume.problems.found(_overlapping(overlap))
+
+    def check_orphan_file(self, inode: Inode, runs: Runs) -> None:
+        """Magic and checksum of its blocks (kernel: fs/ext4/orphan.c)."""
+        volume = self.volume
+        seed = checksum.inode_seed(volume.checksum_seed, inode.number, inode.generation)
+        for run in runs:
+            if run.state != WRITTEN:
+                continue
+            for pblk in range(run.pblk, run.pblk + run.length):
+                place = Place(inode=inode.number, block=pblk, record=EXT4_ORPHAN_BLOCK_TAIL.name)
+                try:
+                    data = volume.blocks.read(pblk)
+                except (CorruptionError, SourceError) as error:
+                    volume.problems.unreadable(error, place)
+                    continue
+                tail = len(data) - EXT4_ORPHAN_BLOCK_TAIL.size
+                magic, stored = EXT4_ORPHAN_BLOCK_TAIL.unpack_tuple(data, tail)
+                if magic != EXT4_ORPHAN_BLOCK_MAGIC:
+                    volume.problems.found(CorruptionError(f"orphan file block has magic {magic:#x}", place))
+                elif volume.superblock.has_metadata_checksums and volume.problems.verify:
+                    computed = checksum.orphan_block(seed, pblk, data[:tail])
+                    if stored != computed:
+                        reason = f"orphan file block checksum is {stored:#x}, computed {computed:#x}"
+                        volume.problems.found(ChecksumError(reason, place))
+
+    def read_contents(self, inode: Inode) -> None:
+        """Only what is written; what cannot be read is noted with its range."""
+        contents = self.volume.contents(inode)
+        for offset, length in contents.segments():
+            for start in range(offset, offset + length, _WINDOW_BYTES):
+                count = min(_WINDOW_BYTES, offset + length - start)
+                self.bytes_read += len(contents.read(start, count))
+
+
+def _overlapping(overlap: Overlap) -> CorruptionError:
+    start, end, first, second = overlap
+    which = f"block {start}" if end - start == 1 else f"blocks {start} to {end - 1}"
+    verb = "is" if end - start == 1 else "are"
+    if first == second:
+        return CorruptionError(f"{which} {verb} used twice by the same inode", Place(inode=first, block=start))
+    owners = ("the file system itself" if owner == FILE_SYSTEM else f"inode {owner}" for owner in (first, second))
+    place = Place(inode=second or first or None, block=start)
+    return CorruptionError(f"{which} {verb} used by {' and '.join(owners)}", place)

@@ -1,0 +1,1 @@
+"""Reading where the structures that lead to data are destroyed."""
