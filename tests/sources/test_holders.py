@@ -218,7 +218,7 @@ def test_what_is_not_there(tmp_path: Path):
 
 
 def test_partitions_and_stacked_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A disk 8:0 whose partition 8:2 is part of 253:0, which is mounted; laid out as sysfs does (kernel: block/holder.c)."""
+    """Partition 8:2 of the disk 8:0 is part of 253:0, which is mounted; as sysfs has it (kernel: block/holder.c)."""
     disk, partition, mapped_device = tmp_path / "8:0", tmp_path / "8:0" / "sda2", tmp_path / "253:0"
     for directory, number, name in ((disk, "8:0", "sda"), (partition, "8:2", "sda2"), (mapped_device, "253:0", "dm-0")):
         (directory / "holders").mkdir(parents=True)
