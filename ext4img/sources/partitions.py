@@ -1,8 +1,9 @@
 """The partitions of a disk image: MBR with its logical partitions, and GPT.
 
 Numbers are those that sfdisk and the kernel give: 1 to 4 for primary partitions, from 5 on for
-logical ones, the place in the table for GPT. Sectors have 512 bytes; a GPT is also looked for
-where a disk with sectors of 4,096 bytes has it.
+logical ones, the place in the table for GPT. Tables count in the disk's sectors, of 512 or 4,096
+bytes. A GPT is looked for where either has it. An MBR does not say what it counts in: what is at
+the places that it names decides.
 
 Kernel: block/partitions/msdos.c, block/partitions/efi.c; UEFI specification, chapter 5.
 """
@@ -28,11 +29,25 @@ from ext4img.structs.partition import (
     MSDOS_PARTITIONS,
     MSDOS_PARTITIONS_OFFSET,
 )
+from ext4img.structs.superblock import EXT4_SUPER_BLOCK, EXT4_SUPER_MAGIC, SUPERBLOCK_OFFSET
 
-SECTOR_BYTES = 512
-GPT_SECTOR_BYTES = (512, 4096)
+MBR_BYTES = 512
+SECTOR_SIZES = (512, 4096)
 MOST_LOGICAL = 256  # partitions of one disk that Linux knows (DISK_MAX_PARTS)
 MOST_GPT_BYTES = 4 << 20
+# (byte offset, magic bytes) of what partitions hold: ext2/3/4; FAT, NTFS and extended boot records; XFS, LUKS, LVM,
+# btrfs, F2FS; Linux swap with pages of 4 KiB.
+_STARTS = (
+    (SUPERBLOCK_OFFSET + EXT4_SUPER_BLOCK.offset_of("s_magic"), EXT4_SUPER_MAGIC.to_bytes(2, "little")),
+    (MSDOS_MAGIC_OFFSET, MSDOS_LABEL_MAGIC),
+    (0, b"XFSB"),
+    (0, b"LUKS\xba\xbe"),
+    (512, b"LABELONE"),
+    (0x10040, b"_BHRfS_M"),
+    (1024, b"\x10\x20\xf5\xf2"),
+    (4086, b"SWAPSPACE2"),
+)
+_START_BYTES = 0x10048
 _TYPES = {
     "0x07": "NTFS or exFAT",
     "0x0b": "FAT32",
@@ -78,27 +93,30 @@ class Partition(NamedTuple):
         return f"{kind}{name}, {self.size} bytes at offset {self.offset}"
 
 
-def read_partitions(source: Source) -> tuple[Partition, ...]:
+def read_partitions(source: Source, sector_bytes: int | None = None) -> tuple[Partition, ...]:
     """The partition table, by number; empty where there is none.
 
+    `sector_bytes` is the size of the disk's sectors, 512 or 4,096; None finds it out.
     CorruptionError where a table is there and makes no sense, ChecksumError where both copies of
     a GPT are damaged.
     """
-    if source.size < SECTOR_BYTES:
+    if sector_bytes is not None and sector_bytes not in SECTOR_SIZES:
+        raise ValueError(f"a sector has 512 or 4096 bytes, not {sector_bytes}")
+    if source.size < MBR_BYTES:
         return ()
-    sector = source.read_at(0, SECTOR_BYTES)
+    sector = source.read_at(0, MBR_BYTES)
     protective = _is_boot_record(sector) and any(
         entry.sys_ind == EFI_PMBR_OSTYPE_EFI_GPT for entry in _msdos_entries(sector)
     )
-    gpt = _read_gpt(source, protective)
+    gpt = _read_gpt(source, protective, SECTOR_SIZES if sector_bytes is None else (sector_bytes,))
     if gpt is not None:
         return gpt
-    return _read_msdos(source, sector)
+    return _read_msdos(source, sector, sector_bytes)
 
 
-def partition_source(source: Source, number: int) -> SliceSource:
+def partition_source(source: Source, number: int, sector_bytes: int | None = None) -> SliceSource:
     """The bytes of one partition; closes `source` when closed. SourceError where there is none."""
-    found = read_partitions(source)
+    found = read_partitions(source, sector_bytes)
     if not found:
         raise SourceError(f"{source.name}: has no partition table")
     for partition in found:
@@ -118,42 +136,63 @@ def _msdos_entries(sector: bytes) -> list[Any]:
     return MSDOS_PARTITION.unpack_many(sector, MSDOS_PARTITIONS, MSDOS_PARTITIONS_OFFSET)
 
 
-def _read_msdos(source: Source, sector: bytes) -> tuple[Partition, ...]:
+def _read_msdos(source: Source, sector: bytes, sector_bytes: int | None) -> tuple[Partition, ...]:
     if not _is_boot_record(sector):
         return ()
     entries = _msdos_entries(sector)
     # The boot sector of a FAT file system ends alike, but has text where the table would be.
     if any(entry.boot_ind & 0x7F for entry in entries):
         return ()
+    unit = sector_bytes or _sector_size_of(source, entries)
     found: list[Partition] = []
     extended = None
     for number, entry in enumerate(entries, 1):
         if entry.nr_sects:
-            found.append(_msdos_partition(number, entry.start_sect, entry))
+            found.append(_msdos_partition(number, entry.start_sect, entry, unit))
             if entry.sys_ind in EXTENDED_PARTITIONS and extended is None:
                 extended = entry
     if extended is not None:
-        found += _logical(source, extended.start_sect)
+        found += _logical(source, extended.start_sect, unit)
     return tuple(found)
 
 
-def _msdos_partition(number: int, start: int, entry: Any) -> Partition:
-    return Partition(number, start * SECTOR_BYTES, entry.nr_sects * SECTOR_BYTES, f"{entry.sys_ind:#04x}")
+def _sector_size_of(source: Source, entries: list[Any]) -> int:
+    """What an MBR counts in: 512, unless more of its partitions begin with something known if it is 4,096."""
+    counts = [
+        sum(_begins_something(source, entry.start_sect * size) for entry in entries if entry.nr_sects)
+        for size in SECTOR_SIZES
+    ]
+    return SECTOR_SIZES[counts.index(max(counts))]
 
 
-def _logical(source: Source, base: int) -> list[Partition]:
+def _begins_something(source: Source, offset: int) -> bool:
+    """Whether a partition that starts at byte `offset` has the beginning of a file system, container or chain."""
+    if not 0 < offset < source.size:
+        return False
+    try:
+        start = source.read_at(offset, min(_START_BYTES, source.size - offset))
+    except SourceError:
+        return False
+    return any(start.startswith(magic, at) for at, magic in _STARTS)
+
+
+def _msdos_partition(number: int, start: int, entry: Any, unit: int) -> Partition:
+    return Partition(number, start * unit, entry.nr_sects * unit, f"{entry.sys_ind:#04x}")
+
+
+def _logical(source: Source, base: int, unit: int) -> list[Partition]:
     """The chain of extended boot records. Links count from `base`, partitions from their record."""
     found: list[Partition] = []
     visited: set[int] = set()
     record = base
     while True:
-        place = Place(offset=record * SECTOR_BYTES, record="extended boot record")
+        place = Place(offset=record * unit, record="extended boot record")
         if record in visited or len(visited) > MOST_LOGICAL:
             raise CorruptionError("the chain of logical partitions does not end", place)
         visited.add(record)
-        if (record + 1) * SECTOR_BYTES > source.size:
+        if record * unit + MBR_BYTES > source.size:
             raise CorruptionError("the chain of logical partitions leads outside the image", place)
-        sector = source.read_at(record * SECTOR_BYTES, SECTOR_BYTES)
+        sector = source.read_at(record * unit, MBR_BYTES)
         if not _is_boot_record(sector):
             if record == base:  # an extended partition that nothing was ever put into
                 return found
@@ -165,16 +204,16 @@ def _logical(source: Source, base: int) -> list[Partition]:
             if entry.sys_ind in EXTENDED_PARTITIONS:
                 link = entry if link is None else link
             else:
-                found.append(_msdos_partition(5 + len(found), record + entry.start_sect, entry))
+                found.append(_msdos_partition(5 + len(found), record + entry.start_sect, entry, unit))
         if link is None:
             return found
         record = base + link.start_sect
 
 
-def _read_gpt(source: Source, protective: bool) -> tuple[Partition, ...] | None:
+def _read_gpt(source: Source, protective: bool, sizes: tuple[int, ...]) -> tuple[Partition, ...] | None:
     """The GPT's partitions from its first copy, or from the second; None where there is none."""
     failed: CorruptionError | None = None
-    for sector_bytes in GPT_SECTOR_BYTES:
+    for sector_bytes in sizes:
         for lba in (1, source.size // sector_bytes - 1):
             offset = lba * sector_bytes
             # Without a protective MBR a copy at the end may be of an earlier life of the disk.

@@ -62,3 +62,20 @@ start=256, size=1024, uuid=11111111-1111-1111-1111-111111111111, name="four"
 start=2048, size=2048, uuid=22222222-2222-2222-2222-222222222222
 TABLE
 keep gpt-4k "$loop"
+losetup --detach "$loop"
+
+# An MBR does not say what it counts in; that the second partition holds a file system, and the chain of logical
+# partitions, show it.
+truncate -s 32M mbr-4k.img
+loop=$(losetup --find --show --sector-size 4096 mbr-4k.img)
+sfdisk --quiet --no-reread "$loop" <<'TABLE'
+label: dos
+label-id: 0x12345678
+start=256, size=1024, type=83
+start=2048, size=512, type=83
+start=4096, size=4000, type=5
+start=4352, size=256, type=83
+start=5120, size=512, type=83
+TABLE
+mke2fs -q -t ext4 -O ^has_journal -E offset=$((2048 * 4096)) -F mbr-4k.img 2M
+keep mbr-4k "$loop"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ext4img.errors import ChecksumError, CorruptionError, Ext4Error, SourceError
 from ext4img.sources import BytesSource
-from ext4img.sources.partitions import SECTOR_BYTES, Partition, partition_source, read_partitions
+from ext4img.sources.partitions import MBR_BYTES, Partition, partition_source, read_partitions
 from ext4img.structs.partition import MSDOS_PARTITION, MSDOS_PARTITIONS_OFFSET
 
 DISKS = Path(__file__).parent / "partitions"
@@ -55,17 +55,34 @@ def test_a_partition_is_its_bytes(name: str):
         assert source.read_at(0, 4) == b"HERE"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_size_of_sectors_can_be_given(name: str):
+    size = json.loads((DISKS / f"{name}.json").read_text(encoding="utf-8"))["partitiontable"]["sectorsize"]
+    assert list(read_partitions(BytesSource(disk(name)), size)) == expected(name)
+    other = BytesSource(disk(name))
+    if name.startswith("gpt"):
+        protective = [partition.type for partition in read_partitions(other, 4608 - size)]
+        assert "0xee" in protective  # the MBR alone is left
+    else:
+        try:
+            assert list(read_partitions(other, 4608 - size)) != expected(name)
+        except CorruptionError:  # the chain of logical partitions leads elsewhere
+            assert any(partition.is_extended for partition in expected(name))
+    with pytest.raises(ValueError, match="512 or 4096"):
+        read_partitions(other, 1024)
+
+
 @pytest.mark.parametrize("lba", [1, 2])
 def test_the_second_copy_of_a_gpt_serves_where_the_first_is_damaged(lba: int):
     raw = bytearray(disk("gpt"))
-    raw[lba * SECTOR_BYTES + 40] ^= 0xFF
+    raw[lba * MBR_BYTES + 40] ^= 0xFF
     assert list(read_partitions(BytesSource(bytes(raw)))) == expected("gpt")
 
 
 def test_both_copies_of_a_gpt_damaged():
     raw = bytearray(disk("gpt"))
-    raw[SECTOR_BYTES + 40] ^= 0xFF
-    raw[-SECTOR_BYTES + 40] ^= 0xFF
+    raw[MBR_BYTES + 40] ^= 0xFF
+    raw[-MBR_BYTES + 40] ^= 0xFF
     with pytest.raises(ChecksumError, match=r"GPT header checksum .*byte offset 0x200, gpt_header\.header_crc32"):
         read_partitions(BytesSource(bytes(raw)))
 
