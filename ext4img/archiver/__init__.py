@@ -1,1 +1,1 @@
-"""From an image to an archive."""
+"""From an image to an archive: which entries, in which order, read how."""

@@ -1,7 +1,7 @@
-"""A view → entries and bodies: the only module of the backup that sees an image.
+"""From the tree of an image to entries and their bodies, for backups, rebuilds and comparisons.
 
-It looks without keys, always, so a backup is the same whether or not a key is at hand. The order
-is the archive's: depth first, names of a directory in byte order.
+The tree is always read without keys, so a backup is the same whether or not a key is at hand. The
+order is the archive's: depth first, the names of a directory in byte order.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from ext4img.volume.mapping import UNWRITTEN, WRITTEN
 
 CHUNK_BYTES: Final = 1 << 20
 _SMALL_BYTES: Final = 64 << 10  # files up to here are read together with others
-_AT_ONCE: Final = 256  # names of a directory that are looked at together
+_NAMES_AT_ONCE: Final = 256  # of a directory, whose inodes are read together
 _DEVICES: Final = frozenset(("char", "block"))
 _NO_NAME: Final = DirEntry(b"", EXT4_ROOT_INO, EXT4_FT_DIR, b"")  # the root's
 
 
 class _Child(NamedTuple):
-    """What a name in a directory stands for. Of a small file in one piece also where that is."""
+    """A name in a directory with its inode. `extent` is where a small file in one piece is on the volume."""
 
     path: bytes
     plain_path: bytes
@@ -55,8 +55,8 @@ class _Child(NamedTuple):
     extent: Extent | None = None
 
 
-class _Level(NamedTuple):
-    """A directory that is being gone through: its paths end with a slash; `key` names its policy's."""
+class _OpenDirectory(NamedTuple):
+    """A directory whose children are being read. Its paths end with a slash; `key` is its policy's key ID."""
 
     children: Iterator[tuple[_Child, ReadBatch]]
     is_encrypted: bool = False
@@ -66,9 +66,10 @@ class _Level(NamedTuple):
 
 
 class TreeScanner:
-    """Goes through the tree of `view`, or through what of it is in `only` and leads there.
+    """Yields the tree of `fs`, or those parts of it that `only` names and the directories that lead to them.
 
-    Damage is treated as the view's `checks` say: raised, or noted in `problems` and left out.
+    The `checks` of `fs` decide what damage does: it is raised, or the entry is skipped and the damage
+    reported in `problems`.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class TreeScanner:
         *,
         together: bool = True,
     ) -> None:
-        """`together`: most bodies will be drawn, so small files are read along with their neighbours."""
+        """`together`: most bodies will be read, so small files are read with their neighbours."""
         self._fs = fs.without_keys()
         self._plain = fs if filtered is not None and filtered.exclude else None
         self._filter = filtered if filtered is not None and not filtered.is_empty else None
@@ -90,10 +91,10 @@ class TreeScanner:
         self._buffers = memoryview(bytearray(CHUNK_BYTES)), memoryview(bytearray(CHUNK_BYTES))
         self._together = together
         self._ahead = ReadAhead(fs.volume.blocks)
-        self._first_names: dict[int, tuple[bytes, int]] = {}  # of files with several: path, names to come
+        self._first_names: dict[int, tuple[bytes, int]] = {}  # of hard-linked files: path, names still to come
 
     def info(self, tool: str, encdata: bool = False) -> BackupInfo:
-        """What holds for the whole image. Scans its inodes for their policies."""
+        """The facts about the whole image. Scans its inodes for their policies."""
         superblock = self._fs.superblock
         return BackupInfo(
             uuid=superblock.uuid,
@@ -116,39 +117,41 @@ class TreeScanner:
         )
 
     def entries(self) -> Iterator[tuple[Entry, BodyStream | None]]:
-        """Each entry with its body, which is to be drawn before the next entry is."""
+        """Each entry with its body. A body must be read before the next entry is asked for."""
         root = self._fs.root()
         if not root.is_dir:
-            raise CorruptionError("the root is no directory", Place(inode=root.number))
+            raise CorruptionError("the root is not a directory", Place(inode=root.number))
         yield self._entry(_Child(ROOT, ROOT, _NO_NAME, root), None, in_encrypted=False)
-        met = {root.number}
+        visited = {root.number}
         verity: list[tuple[Entry, Inode]] = []
-        stack = [_Level(self._children(_Level(iter(())), root), root.is_encrypted)]
+        stack = [_OpenDirectory(self._children(_OpenDirectory(iter(())), root), root.is_encrypted)]
         while stack:
             level = stack[-1]
             in_encrypted = level.is_encrypted
-            for child, window in level.children:
+            for child, batch in level.children:
                 path, inode = child.path, child.inode
-                if inode.number in met:
-                    self._found(f"directory {decode_path(path)!r} is met twice", inode.number)
+                if inode.number in visited:
+                    self._found(
+                        f"directory {decode_path(path)!r} is reached twice (a loop, or a second parent)", inode.number
+                    )
                     continue
                 try:
                     if not inode.is_dir and inode.links > 1 and inode.number in self._first_names:
                         yield self._further_name(child, in_encrypted), None
                         continue
-                    entry, body = self._entry(child, window, in_encrypted)
-                    if self._filter and not self._filter.takes(path, inode.is_dir, entry.context, level.key):
+                    entry, body = self._entry(child, batch, in_encrypted)
+                    if self._filter and not self._filter.includes(path, inode.is_dir, entry.context, level.key):
                         continue
                 except (CorruptionError, SourceError) as error:
-                    self._pass_over(error, inode.number)
+                    self._skip(error, inode.number)
                     continue
                 yield entry, body
                 if entry.flags & EXT4_VERITY_FL and entry.type == "file":
                     verity.append((entry._replace(xattrs=NO_XATTRS, segments=()), inode))
                 if inode.is_dir:
-                    met.add(inode.number)
+                    visited.add(inode.number)
                     plain_path = child.plain_path + b"/"
-                    below = _Level(iter(()), inode.is_encrypted, path + b"/", plain_path, key_of(entry.context))
+                    below = _OpenDirectory(iter(()), inode.is_encrypted, path + b"/", plain_path, key_of(entry.context))
                     stack.append(below._replace(children=self._children(below, inode)))
                     break
                 if inode.links > 1:
@@ -159,32 +162,32 @@ class TreeScanner:
             try:
                 found = self._verity(entry, inode)
             except (CorruptionError, SourceError) as error:
-                self._pass_over(error, inode.number)
+                self._skip(error, inode.number)
                 continue
             if found is not None:
                 yield found
 
-    def _children(self, level: _Level, directory: Inode) -> Iterator[tuple[_Child, ReadBatch]]:
-        """What is in a directory, in byte order of the shown names, and what each is read together with."""
+    def _children(self, level: _OpenDirectory, directory: Inode) -> Iterator[tuple[_Child, ReadBatch]]:
+        """The children of a directory in byte order of their shown names, each with the batch that it is read in."""
         plain: dict[bytes, bytes] = {}
         try:
             names = self._fs.listdir(directory)
             if self._plain is not None and directory.is_encrypted:
                 plain = {named.entry.name: named.name for named in self._plain.listdir(directory)}
         except (CorruptionError, SourceError) as error:
-            self._pass_over(error, directory.number)
+            self._skip(error, directory.number)
             return
         if self._selection is not None:
             names = self._selection.of(directory.number, names)
         names.sort()
         last = b""
-        for start in range(0, len(names), _AT_ONCE):
-            part = names[start : start + _AT_ONCE]
+        for start in range(0, len(names), _NAMES_AT_ONCE):
+            part = names[start : start + _NAMES_AT_ONCE]
             children: list[_Child] = []
             for named, row in zip(part, self._volume.inodes.rows([named[1][1] for named in part]), strict=True):
                 name, stored = named
                 if name == last:
-                    self._found(f"name {name!r} is there twice", directory.number)
+                    self._found(f"name {name!r} is in the directory twice", directory.number)
                     continue
                 last = name
                 path = plain_path = level.path + name
@@ -195,35 +198,35 @@ class TreeScanner:
                 try:
                     inode = self._volume.inode(stored.inode) if row is None else tuple.__new__(Inode, row)
                 except (CorruptionError, SourceError, NotFoundError) as error:
-                    self._pass_over(error, stored.inode)
+                    self._skip(error, stored.inode)
                     continue
                 extent = self._small_extent(inode) if inode.is_file else None
                 children.append(_Child(path, plain_path, stored, inode, extent))
-            yield from self._in_windows(children)
+            yield from self._in_batches(children)
 
-    def _in_windows(self, children: list[_Child]) -> Iterator[tuple[_Child, ReadBatch]]:
-        """Small files without a directory in between are to be read together."""
+    def _in_batches(self, children: list[_Child]) -> Iterator[tuple[_Child, ReadBatch]]:
+        """Give small files that no directory separates one batch."""
         done = 0
         while done < len(children):
             ready: list[tuple[_Child, ReadBatch]] = []
             extents: list[Extent] = []
-            window = ReadBatch(self._ahead, extents)
-            left = WINDOW_BYTES // 2  # the rest is for what lies between
+            batch = ReadBatch(self._ahead, extents)
+            remaining = WINDOW_BYTES // 2  # the other half is for the gaps between them
             for child in islice(children, done, None):
                 extent = child.extent
                 if extent is not None:
-                    left -= extent[1]
-                    if left < 0 or (extents and not self._together):
+                    remaining -= extent[1]
+                    if remaining < 0 or (extents and not self._together):
                         break
                     extents.append(extent)
                 elif extents and child.inode.is_dir:
                     break
-                ready.append((child, window))
+                ready.append((child, batch))
             done += len(ready)
             yield from ready
 
     def _small_extent(self, inode: Inode) -> Extent | None:
-        """Where a small file's body is, if it is in one piece; damage is for those to tell who read it."""
+        """Where a small file's body is, if it is in one piece. Damage is reported when the body is read."""
         if not 0 < inode.size <= _SMALL_BYTES or inode.has_inline_data:
             return None
         try:
@@ -239,15 +242,15 @@ class TreeScanner:
         return pblk * self._block_size, body_size
 
     def _body_size(self, inode: Inode) -> int:
-        """Bytes of a file's body: its size, of an encrypted one in whole blocks."""
+        """Bytes of a file's body: its size, which is rounded up to whole blocks for an encrypted file."""
         return -(-inode.size // self._block_size) * self._block_size if inode.is_encrypted else inode.size
 
-    def _entry(self, child: _Child, window: ReadBatch | None, in_encrypted: bool) -> tuple[Entry, BodyStream | None]:
-        """The entry of an inode's first name; `in_encrypted` where its directory's names are encrypted."""
+    def _entry(self, child: _Child, batch: ReadBatch | None, in_encrypted: bool) -> tuple[Entry, BodyStream | None]:
+        """The entry of an inode's first name. `in_encrypted`: the names of its directory are encrypted."""
         path, _, named, inode, extent = child
         kind = inode.type
         if kind not in MODE_OF_TYPE:
-            raise CorruptionError(f"mode {inode.mode:#o} is of no type", Place(inode=inode.number, field="i_mode"))
+            raise CorruptionError(f"mode {inode.mode:#o} names no file type", Place(inode=inode.number, field="i_mode"))
         context = self._context(inode) if inode.flags & EXT4_ENCRYPT_FL else None
         size = body_size = 0
         segments: Segments = ()
@@ -256,11 +259,11 @@ class TreeScanner:
         link_target = b""
         if kind == "file":
             size = inode.size
-            if extent is not None and window is not None:
+            if extent is not None and batch is not None:
                 body_size = extent[1]
                 segments = ((0, body_size),)
                 body = BodyStream()
-                body.chunks = self._small_chunks(inode, extent, window, body.unreadable)
+                body.chunks = self._small_chunks(inode, extent, batch, body.unreadable)
             else:
                 body_size = self._body_size(inode)
                 contents = self._volume.contents(inode, body_size)
@@ -308,11 +311,11 @@ class TreeScanner:
         return entry, body
 
     def _further_name(self, child: _Child, in_encrypted: bool) -> Entry:
-        """The entry of a second or later name: what it is a name of, and the name's own facts."""
+        """The entry of a second or later name: the first name as its target, and what belongs to this name."""
         path, _, named, inode, *_ = child
-        first, left = self._first_names[inode.number]
-        if left > 1:
-            self._first_names[inode.number] = (first, left - 1)
+        first, names_remaining = self._first_names[inode.number]
+        if names_remaining > 1:
+            self._first_names[inode.number] = (first, names_remaining - 1)
         else:
             del self._first_names[inode.number]
         return Entry(
@@ -338,7 +341,7 @@ class TreeScanner:
         )
 
     def _verity(self, entry: Entry, inode: Inode) -> tuple[Entry, BodyStream] | None:
-        """What a verity file has past its end: Merkle tree and descriptor, as they stand on disk."""
+        """The Merkle tree and descriptor that a verity file has past its end, as they are on disk."""
         runs = self._volume.runs(inode)
         start = -(-inode.size // VERITY_ALIGNMENT_BYTES) * VERITY_ALIGNMENT_BYTES
         end = max((run.end * self._block_size for run in runs), default=0)
@@ -360,7 +363,7 @@ class TreeScanner:
         return verity, self._body(contents, segments, start)
 
     def _context(self, inode: Inode) -> bytes | None:
-        """The encryption context of what is encrypted itself."""
+        """The encryption context of an encrypted file, directory or symbolic link; None for others."""
         if not inode.is_encrypted or inode.type not in ("file", "dir", "symlink"):
             return None
         context = self._volume.encryption_context(inode)
@@ -372,7 +375,7 @@ class TreeScanner:
         return context
 
     def _target(self, inode: Inode, context: bytes | None) -> tuple[bytes, bytes | None]:
-        """(the target as it is shown without a key, its stored bytes if it is encrypted)."""
+        """(the target as it is shown without a key, its stored bytes or None if it is not encrypted)."""
         stored = self._volume.symlink_target_stored(inode)
         if context is not None:
             return nokey_target(stored, inode.number), stored
@@ -382,25 +385,25 @@ class TreeScanner:
         return target, None
 
     def _unwritten(self, contents: Contents, inode: Inode) -> Segments:
-        """Where blocks are allocated but not written."""
+        """The byte ranges whose blocks are allocated but not written."""
         size = self._block_size
         ranges = [(run.lblk * size, run.length * size) for run in contents.runs if run.state == UNWRITTEN]
         if len(ranges) > UNWRITTEN_MOST:
             place = Place(inode=inode.number)
-            self._problems.note(f"of {len(ranges)} unwritten ranges {UNWRITTEN_MOST} are recorded", place)
+            self._problems.note(f"only {UNWRITTEN_MOST} of {len(ranges)} unwritten ranges are recorded", place)
         return tuple(ranges[:UNWRITTEN_MOST])
 
     def _body(self, contents: Contents, segments: Segments, start: int = 0) -> BodyStream:
-        """The bytes of the segments, which are offsets from byte `start` of the file."""
+        """The bytes of the segments, whose offsets count from byte `start` of the file."""
         body = BodyStream()
         body.chunks = self._chunks(contents, segments, start, body.unreadable)
         return body
 
     def _small_chunks(
-        self, inode: Inode, extent: Extent, window: ReadBatch, unreadable: list[tuple[int, int]]
+        self, inode: Inode, extent: Extent, batch: ReadBatch, unreadable: list[tuple[int, int]]
     ) -> Iterator[memoryview]:
-        """A body that was read together with its neighbours, or if that failed alone."""
-        part = window.get(extent)
+        """A body that was read with its neighbours; if that failed, it is read alone."""
+        part = batch.get(extent)
         if part is not None:
             yield part
             return
@@ -424,8 +427,8 @@ class TreeScanner:
     def _found(self, reason: str, inode: int) -> None:
         self._problems.found(CorruptionError(reason, Place(inode=inode)))
 
-    def _pass_over(self, error: CorruptionError | SourceError | NotFoundError, inode: int) -> None:
-        """Raise when strict; else note it and go on without the inode."""
+    def _skip(self, error: CorruptionError | SourceError | NotFoundError, inode: int) -> None:
+        """Raise in strict mode; else report the error and continue without the inode."""
         if self._problems.checks == "strict":
             raise error
         if not isinstance(error, CorruptionError):

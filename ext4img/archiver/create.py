@@ -1,4 +1,4 @@
-"""A view → an archive: the whole run of a backup."""
+"""Making a backup: from a file system to an archive or a directory store."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from ext4img.fs.path import PathLike
 from ext4img.progress import Progress
 
 
-class _Writer(Protocol):
-    """What writes entries in some form."""
+class _EntryWriter(Protocol):
+    """Writes entries in one of the formats."""
 
     position: int
 
@@ -39,17 +39,18 @@ class _Writer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BackupReport:
-    """What a backup wrote. `members` are the names in the tree, and verity trees: as `verify` counts them,
-    without the archive's own. `incomplete` counts those with parts that could not be read.
+    """What a backup wrote.
 
-    `bytes` are those of the archive before compression; `unchanged` files are in earlier archives.
+    `members` counts the names in the tree and the verity trees, as `verify` does, without the
+    archive's own files. `incomplete` counts members with parts that could not be read. `bytes` is the
+    size of the archive before compression. `unchanged` files are in earlier archives.
     """
 
     members: int
     bytes: int
     incomplete: int
     digest: str
-    """SHA-256 of the manifest's lines, in hex: it stands for the whole archive."""
+    """SHA-256 of the manifest's lines, in hex. It identifies the whole archive."""
     unchanged: int = 0
 
 
@@ -68,37 +69,37 @@ def backup(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> BackupReport:
-    """Write a backup of the view's tree, or of the paths in `only`, without any key.
+    """Write a backup of the whole tree, or of the paths in `only`, without any key.
 
     `destination` is a path, where the archive appears when it is complete, or a binary file
-    object, which is written as a stream. With the format "dir" it is a directory store, for tools
-    that deduplicate; that cannot be a stream, nor be overwritten. Encrypted files go in as
-    ciphertext, whatever keys the view has; they serve only to give paths in plain text.
+    object, which is written as a stream. With format="dir" it is the path of a new directory store,
+    for tools that deduplicate. Encrypted files are stored as ciphertext, whatever keys `fs` has; keys
+    only serve to give the paths of `only` and `exclude` in plain text.
 
-    With `since`, an earlier archive or its manifest, the backup is an incremental one: files whose
-    inode is as it was are recorded, not stored, and the earlier archives are needed to read it.
-    An archive that it builds on is never overwritten.
+    `since` is an earlier archive or its manifest, and makes the backup an incremental one: files
+    whose inode has not changed are recorded and not stored, so reading it needs the earlier archives.
+    An archive that the backup is based on is never overwritten.
 
-    With `compress` the archive is in zstd's frames, each of which can be read alone; what it is
-    called is the caller's affair. Ciphertext gets no smaller by it.
+    `compress` writes zstd frames, each of which can be read alone. It does not change the name of
+    the archive, and ciphertext does not get smaller.
 
-    `exclude` are shell patterns, with a slash of whole paths, else of names. `encrypted_only`
-    leaves out plain files, `one_policy` (a key's descriptor or identifier) what is not under that
-    policy; plain directories stay, and `.fscrypt`. With `encdata` members have the attribute that
-    Lustre restores such files by. `progress` is called with the bytes done and about how many
-    there will be.
+    `exclude` holds shell patterns: one with a slash matches whole paths, another one names.
+    `encrypted_only` skips plain files, `one_policy` (a key's descriptor or identifier) skips what is
+    not under that policy; plain directories and `.fscrypt` stay in both cases. `encdata` adds the
+    attribute by which Lustre restores encrypted files. `progress` is called with the bytes done and
+    an estimate of how many there will be.
 
-    ArchiveError where the destination cannot be written or is there already, LimitError where the
-    archive cannot hold something. Damage in the image is an error, or with checks="report" noted
-    in the view's problems; unreadable parts of files are then zeros and recorded as such.
+    ArchiveError if the destination cannot be written or exists already, LimitError if the archive
+    cannot hold something. Damage in the image is an error; with checks="report" it is reported in
+    `fs.problems`, and unreadable parts of files are stored as zeros and recorded as unreadable.
     """
     from ext4img import __version__
 
     filtered = ExcludeFilter(tuple(exclude), encrypted_only, one_policy)
-    collector = TreeScanner(fs, only, filtered, together=since is None)
+    scanner = TreeScanner(fs, only, filtered, together=since is None)
     used = (fs.superblock.block_count - fs.superblock.free_blocks) * fs.block_size
     total = used if not only and filtered.is_empty else None
-    info = collector.info(f"ext4img {__version__}", encdata)
+    info = scanner.info(f"ext4img {__version__}", encdata)
     with ExitStack() as stack:
         base: IncrementalBase | None = None
         if since is not None:
@@ -110,7 +111,7 @@ def backup(
             info = replace(info, requires=(INCREMENTAL,))
         writer = stack.enter_context(_writer(destination, info, format, compress, overwrite))
         members = kept = 0
-        for entry, body in collector.entries():
+        for entry, body in scanner.entries():
             unchanged = base.unchanged(entry) if base is not None else None
             if unchanged is not None:
                 writer.add_unchanged(entry, *unchanged)
@@ -125,16 +126,16 @@ def backup(
 
 
 def _check_not_of_chain(destination: ArchiveDestination, base: IncrementalBase) -> None:
-    """An archive that is replaced by one that builds on it would be lost to both."""
+    """Refuse to replace an archive by one that is based on it: both would be lost."""
     if not isinstance(destination, (str, bytes, os.PathLike)) or not os.path.isfile(destination):
         return
     try:
         with Archive(destination) as archive:
             closing = archive.closing
     except Ext4Error:
-        return  # whatever it is, it is no archive that another one builds on
+        return  # whatever it is, no archive is based on it
     if closing is not None and closing.sha256 in base.chain:
-        raise ArchiveError(f"{os.fsdecode(destination)}: it would replace an archive that it builds on")
+        raise ArchiveError(f"{os.fsdecode(destination)}: it would replace an archive that it is based on")
 
 
 @contextmanager
@@ -144,12 +145,12 @@ def _writer(
     format: Literal["tar", "dir"],
     compress: Literal["zstd"] | None,
     overwrite: bool,
-) -> Iterator[_Writer]:
+) -> Iterator[_EntryWriter]:
     if format == "dir":
         from ext4img.archive.directory_store_writer import DirectoryStoreWriter
 
         if not isinstance(destination, (str, bytes, os.PathLike)) or overwrite or compress:
-            what = "a directory store needs a path of its own: it is no stream, overwrites nothing, compresses nothing"
+            what = "a directory store needs a new path; it cannot be a stream, overwrite anything or be compressed"
             raise ArchiveError(what)
         with DirectoryStoreWriter(os.fsdecode(destination), info) as store:
             yield store

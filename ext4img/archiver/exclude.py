@@ -1,47 +1,54 @@
-"""What is left out of a backup, beside the choice of paths."""
+"""Which entries a backup skips, besides the choice of paths."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from fnmatch import translate
 from typing import Final
 
 from ext4img.crypto.policy import parse_context
 from ext4img.errors import CorruptionError, UnsupportedFeatureError
 
-# The metadata of google/fscrypt: without it no passphrase opens what is encrypted.
+# The metadata of google/fscrypt: without it no passphrase opens encrypted files.
 _UNLOCK_DIRECTORY: Final = b".fscrypt"
+
+_Match = Callable[[bytes], object]
 
 
 @dataclass(frozen=True, slots=True)
 class ExcludeFilter:
-    """`exclude` are shell patterns: with a slash of whole paths, else of names; `*` takes slashes too.
+    """Skips entries by pattern, by being plain, or by their policy.
 
-    `encrypted_only` leaves out plain files, `policy` (a key's descriptor or identifier) all that
-    is not under it. Plain directories stay in both cases, and so does `.fscrypt`.
+    `exclude` holds shell patterns: one with a slash matches whole paths, another one names; `*`
+    matches slashes, too. `encrypted_only` skips plain files, `policy` (a key's descriptor or
+    identifier) everything that is not under that policy. Plain directories and `.fscrypt` are kept
+    in both cases.
     """
 
     exclude: tuple[str, ...] = ()
     encrypted_only: bool = False
     policy: bytes | None = None
+    _patterns: tuple[tuple[bool, _Match], ...] = field(init=False, repr=False, compare=False)
+    """Compiled once, as they are tried on every name: whether a pattern is of whole paths, and its match."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_patterns", tuple(map(_compiled, self.exclude)))
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is left out."""
+        """Whether nothing is skipped."""
         return not (self.exclude or self.encrypted_only or self.policy)
 
     def excludes(self, *paths: bytes) -> bool:
-        """Whether one of the patterns fits one of the forms of a path."""
-        for pattern in self.exclude:
-            whole = "/" in pattern.strip("/")
-            match = re.compile(translate(pattern.strip("/")).encode("utf-8", "surrogateescape"), re.DOTALL).match
-            if any(match(path if whole else path.rpartition(b"/")[2]) for path in paths):
-                return True
-        return False
+        """Whether one of the patterns matches one of the forms of a path."""
+        return any(
+            match(path if whole else path.rpartition(b"/")[2]) for whole, match in self._patterns for path in paths
+        )
 
-    def takes(self, path: bytes, is_directory: bool, context: bytes | None, in_policy: bytes | None) -> bool:
-        """Whether an entry is taken; `in_policy` is the key of its directory's policy, if that is encrypted."""
+    def includes(self, path: bytes, is_directory: bool, context: bytes | None, in_policy: bytes | None) -> bool:
+        """Whether an entry is kept. `in_policy` is the key ID of its directory's policy, if that is encrypted."""
         if not (self.encrypted_only or self.policy) or path.split(b"/", 1)[0] == _UNLOCK_DIRECTORY:
             return True
         key = key_of(context) or in_policy
@@ -50,8 +57,14 @@ class ExcludeFilter:
         return self.policy is None or key == self.policy
 
 
+def _compiled(pattern: str) -> tuple[bool, _Match]:
+    stripped = pattern.strip("/")
+    regex = re.compile(translate(stripped).encode("utf-8", "surrogateescape"), re.DOTALL)
+    return "/" in stripped, regex.match
+
+
 def key_of(context: bytes | None) -> bytes | None:
-    """What an encryption context names its key by; None without one."""
+    """The key ID that an encryption context names; None without a context, or where it is malformed."""
     if context is None:
         return None
     try:

@@ -1,7 +1,7 @@
-"""Small files read in the order of the disk, neighbours together, and given out in the archive's order.
+"""Small files are read in the order of the disk, neighbours together, and given out in the archive's order.
 
-What is next to each other in a directory is mostly so on the disk, too: a window of its files
-takes a few large reads instead of one for each, and a spinning disk does not go back and forth.
+The files of a directory are mostly neighbours on the disk, too. So a batch of them takes a few large
+reads instead of one for each file, and a spinning disk does not seek back and forth.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ext4img.errors import CorruptionError, SourceError
 from ext4img.volume.blocks import BlockReader
 
 WINDOW_BYTES: Final = 4 << 20
-_GAP_BYTES: Final = 32 << 10  # read along, as it costs less than another read
+_GAP_BYTES: Final = 32 << 10  # a gap up to here is read, too: that costs less than another read
 _READ_BYTES: Final = 1 << 20
 
 Extent = tuple[int, int]
@@ -21,7 +21,7 @@ Extent = tuple[int, int]
 
 
 class ReadBatch:
-    """Extents that are read together, when the first of them is wanted."""
+    """Extents that are read together, when the first of them is asked for."""
 
     __slots__ = ("_ahead", "_extents", "_found")
 
@@ -31,10 +31,10 @@ class ReadBatch:
         self._found: dict[Extent, memoryview] | None = None
 
     def get(self, extent: Extent) -> memoryview | None:
-        """An extent's bytes, until the second window after this one is read.
+        """An extent's bytes. They stay valid until the second batch after this one is read.
 
-        None where they could not be had together with their neighbours: then they are to be read
-        alone, which tells what is wrong with whom.
+        None if they could not be read with their neighbours. The caller then reads them alone, which
+        shows whose block is damaged.
         """
         found = self._found
         if found is None:
@@ -43,14 +43,14 @@ class ReadBatch:
 
 
 class ReadAhead:
-    """Reads windows, into two buffers in turn: 8 MiB are all that it takes."""
+    """Reads batches into two buffers in turn, 8 MiB in all."""
 
     def __init__(self, blocks: BlockReader) -> None:
         self._blocks = blocks
         self._buffers: list[memoryview] = []
 
     def read(self, extents: Iterable[Extent]) -> dict[Extent, memoryview]:
-        """The bytes of those extents that fit and can be read."""
+        """The bytes of those extents that fit into the buffer and can be read."""
         if not self._buffers:
             self._buffers = [memoryview(bytearray(WINDOW_BYTES)), memoryview(bytearray(WINDOW_BYTES))]
         self._buffers.reverse()
@@ -65,7 +65,7 @@ class ReadAhead:
             try:
                 self._blocks.read_bytes_into(start, part)
             except (SourceError, CorruptionError):
-                continue  # each is read alone, and whose block it is becomes known
+                continue  # each is then read alone, which shows whose block it is
             for extent in group:
                 offset, size = extent
                 found[extent] = part[offset - start : offset - start + size]
@@ -73,7 +73,7 @@ class ReadAhead:
 
 
 def _neighbours(extents: Iterable[Extent]) -> Iterable[list[Extent]]:
-    """The extents in the order of the disk, those together between which there is little."""
+    """The extents in the order of the disk, grouped where the gap between two is small."""
     group: list[Extent] = []
     end = 0  # of the group
     for extent in sorted(extents):

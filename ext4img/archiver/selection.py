@@ -1,4 +1,4 @@
-"""Which part of a tree is backed up, where not all of it is."""
+"""Which parts of a tree a partial backup has."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from ext4img.archive.entry import ROOT
 from ext4img.fs.filesystem import FileSystem
 from ext4img.fs.path import PathLike
 from ext4img.fs.shown_names import NamedEntry
+from ext4img.structs.directory import EXT4_FT_DIR, EXT4_FT_UNKNOWN
 
-_MAYBE_DIRECTORY: Final = (0, 2)  # EXT4_FT_UNKNOWN, EXT4_FT_DIR
+_MAYBE_DIRECTORY: Final = (EXT4_FT_UNKNOWN, EXT4_FT_DIR)
 
 
 class TreeSelection:
-    """What a backup of chosen paths takes of each directory: them, what is below, what leads there."""
+    """Selects from each directory: the wanted paths, everything below them, and the directories that lead there."""
 
     def __init__(self, fs: FileSystem, keyless: FileSystem, only: Iterable[PathLike]) -> None:
-        self._whole: set[int] = set()  # directories taken with all that is in them
-        self._names: dict[int, set[bytes]] = {}  # stored names taken from other directories
-        self._chosen: dict[int, set[bytes]] = {}  # those of them that were asked for
+        self._whole: set[int] = set()  # directories of which everything is selected
+        self._names: dict[int, set[bytes]] = {}  # stored names that are selected from other directories
+        self._wanted: dict[int, set[bytes]] = {}  # those of them that are wanted paths themselves
         paths = {self._add(fs, keyless, path) for path in only}
         self.paths = tuple(sorted(paths))
 
     def _add(self, fs: FileSystem, keyless: FileSystem, wanted: PathLike) -> bytes:
-        """Note one path, found with the keys at hand; returns it as it is shown without them."""
+        """Add one path, which may need keys to be found; return it as it is shown without them."""
         path = fs.path(wanted)
         if path.name:
             path = path.parent.resolve() / path.name
@@ -40,16 +41,16 @@ class TreeSelection:
             self._names.setdefault(link.directory, set()).add(entry.name)
             directory = keyless.inode(link.directory)
             shown += [named.name for named in keyless.listdir(directory) if named.entry.name == entry.name]
-        self._chosen.setdefault(path.directory, set()).add(path.entry.name)
+        self._wanted.setdefault(path.directory, set()).add(path.entry.name)
         return b"/".join(reversed(shown))
 
     def of(self, directory: int, names: list[NamedEntry]) -> list[NamedEntry]:
-        """What to take of a directory."""
+        """Those of a directory's names that are selected."""
         if directory not in self._whole:
-            wanted = self._names.get(directory, set())
-            names = [named for named in names if named.entry.name in wanted]
-            chosen = self._chosen.get(directory, set())
-            self._whole.update(named.entry.inode for named in names if named.entry.name in chosen)
+            selected = self._names.get(directory, set())
+            names = [named for named in names if named.entry.name in selected]
+            wanted = self._wanted.get(directory, set())
+            self._whole.update(named.entry.inode for named in names if named.entry.name in wanted)
         else:
             self._whole.update(named.entry.inode for named in names if named.entry.file_type in _MAYBE_DIRECTORY)
         return names

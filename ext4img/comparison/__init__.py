@@ -1,1 +1,1 @@
-"""What differs between an archive and an image."""
+"""What differs between a backup and an image."""

@@ -1,4 +1,4 @@
-"""A backup against an image: is what was backed up still what is there?"""
+"""Comparing a backup with an image: does the image still hold what was backed up?"""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ext4img.fs.filesystem import FileSystem
 from ext4img.names.paths import decode_path
 from ext4img.progress import Progress
 
-KEPT: Final = 10_000
+MAX_DIFFERENCES: Final = 10_000
 
 
 class Difference(NamedTuple):
-    """One path that is not the same: `what` is "only in the backup", "only on the image", or fields."""
+    """One path that differs. `what` is "only in the backup", "only on the image", or the names of fields."""
 
     path: str
     what: str
@@ -31,7 +31,7 @@ class Difference(NamedTuple):
 
 @dataclass(slots=True)
 class CompareReport:
-    """`members` were compared; `differences` are the first 10,000 of `different`."""
+    """The result: `members` compared, `different` ones among them, and the first 10,000 `differences`."""
 
     members: int = 0
     different: int = 0
@@ -45,22 +45,23 @@ class CompareReport:
     def add(self, entry: Entry, what: str) -> None:
         """Note a difference."""
         self.different += 1
-        if len(self.differences) < KEPT:
+        if len(self.differences) < MAX_DIFFERENCES:
             path = decode_path(entry.path) if entry.type != VERITY else f"verity tree of inode {entry.inode}"
             self.differences.append(Difference(path, what))
 
 
 def compare(backup: ArchiveSource | BackupSource, fs: FileSystem, *, progress: Progress | None = None) -> CompareReport:
-    """Hold every member against the image: names, attributes, records, bodies. No key is needed.
+    """Compare every member with the image: names, attributes, records and bodies. No key is needed.
 
-    Where the backup is of some paths only, or left things out, what it lacks is no difference; nor
-    are times of the last access in a tree that tar extracted, which does not set them.
-    Damage in the backup is an ArchiveError, in the image what the view's `checks` make of it.
+    Paths that a partial or filtered backup does not have are no differences; nor are times of the
+    last access in a tree that tar extracted, as tar does not set them. `progress` is called with bytes
+    of the backup. Damage in the backup is an ArchiveError; the `checks` of `fs` decide what damage in
+    the image does.
     """
     opened = backup if isinstance(backup, BackupSource) else open_backup(backup)
     try:
         report = CompareReport()
-        passed_over = frozenset({"atime_ns"}) if isinstance(opened, ExtractedTree) else frozenset()
+        ignored = frozenset({"atime_ns"}) if isinstance(opened, ExtractedTree) else frozenset()
         only = [b"/" + path if path != ROOT else b"/" for path in opened.info.only]
         found = TreeScanner(fs, only).entries()
         current = next(found, None)
@@ -73,7 +74,7 @@ def compare(backup: ArchiveSource | BackupSource, fs: FileSystem, *, progress: P
             if current is None or _key(current[0]) != key:
                 report.add(member.entry, "only in the backup")
             else:
-                what = _differences(member, current[0], current[1], passed_over)
+                what = _differences(member, current[0], current[1], ignored)
                 if what:
                     report.add(member.entry, ", ".join(what))
                 current = next(found, None)
@@ -89,7 +90,7 @@ def compare(backup: ArchiveSource | BackupSource, fs: FileSystem, *, progress: P
 
 
 def _key(entry: Entry) -> tuple[bool, list[bytes]]:
-    """The place in the order of a backup."""
+    """The position in the order of a backup."""
     return entry.type == VERITY, entry.path.split(b"/") if entry.path != ROOT else []
 
 
@@ -98,13 +99,13 @@ def _only_on_image(entry: Entry, backup: BackupSource, report: CompareReport) ->
         report.add(entry, "only on the image")
 
 
-def _differences(member: BackupMember, entry: Entry, body: BodyStream | None, passed_over: frozenset[str]) -> list[str]:
-    """Names of the fields that are not the same but for those passed over, and "contents"."""
+def _differences(member: BackupMember, entry: Entry, body: BodyStream | None, ignored: frozenset[str]) -> list[str]:
+    """Names of the fields that differ, without the `ignored` ones, and "contents"."""
     ours, theirs = member.entry, entry
-    if len(ours.unwritten) == UNWRITTEN_KEPT:  # of more, a stream and an extracted tree show the first
+    if len(ours.unwritten) == UNWRITTEN_KEPT:  # a stream and an extracted tree have no more than these
         theirs = theirs._replace(unwritten=theirs.unwritten[:UNWRITTEN_KEPT])
     fields = zip(Entry._fields, ours, theirs, strict=True)
-    what = [name for name, one, other in fields if one != other and name not in passed_over]
+    what = [name for name, one, other in fields if one != other and name not in ignored]
     if ours.segments == theirs.segments and ours.body_size:
         digests = hashlib.sha256(), hashlib.sha256()
         for _, part in member.chunks():

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import re
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +19,13 @@ from ext4img import Archive, backup, verify
 from ext4img.archive.entry import VERITY, Entry
 from ext4img.archive.lustre_encdata import build_encdata, parse_encdata
 from ext4img.errors import ArchiveError, NotFoundError
+from ext4img.sources import FileSource, Source
 from tests.conftest import UnpackedImage
+from tests.faulty_source import FaultySource
 from tests.manifest import assert_none, clip, disk_bytes
+from tools.loop_mount import SBIN, run
+
+SEARCH_PATH = f"{os.environ.get('PATH', '')}:{SBIN}"
 
 
 @pytest.fixture(scope="module")
@@ -205,27 +213,62 @@ def test_a_cut_image_leaves_nothing_behind(fixture_image: Callable[[str], Unpack
     assert [found.name for found in tmp_path.iterdir()] == ["cut.img"]
 
 
-def test_what_cannot_be_read_is_said_to_be_missing(fixture_image: Callable[[str], UnpackedImage], tmp_path: Path):
-    """With checks="report" the rest is saved, and the archive says what it lacks."""
-    image = fixture_image("plain-4k")
-    with ext4img.open(image.path) as fs:
-        whole = {entry.path: entry for entry in paths_in(backed_up(fs)).values()}
-    with ext4img.open(cut(image, tmp_path, 0.95), checks="report") as fs:
+FRAGMENTED = "/extents/extents-360"  # in plain-4k: every second block of 720, in two leaves of an extent tree
+BLOCK = 4096
+needs_debugfs = pytest.mark.skipif(
+    not shutil.which("debugfs", path=SEARCH_PATH), reason="debugfs says which blocks are lost"
+)
+
+
+def saved(image: Source) -> tuple[set[bytes], dict[bytes, tuple[list[tuple[int, int]], bytes]]]:
+    """(all paths, of members with unreadable parts those parts and the body) of a backup with checks="report"."""
+    with ext4img.open(image, checks="report") as fs:
         data = backed_up(fs)
-        problems = list(fs.problems)
-    assert problems
+        assert len(fs.problems) > 0
     report = verify(io.BytesIO(data))
     assert report.intact
     with Archive(io.BytesIO(data)) as opened:
-        lacking = {}
-        for member in opened:
-            if member.unreadable:
-                lacking[member.entry.path] = member.unreadable
-                body = member.read()
-                assert all(not body[offset : offset + length].strip(b"\0") for offset, length in member.unreadable)
-        found = paths_in(data)
-    assert report.incomplete == len(lacking)
-    assert found.keys() <= whole.keys()
+        incomplete = {m.entry.path: (list(m.unreadable), m.read()) for m in opened if m.unreadable}
+    assert report.incomplete == len(incomplete)
+    return set(paths_in(data)), incomplete
+
+
+@needs_debugfs
+def test_unreadable_blocks_are_recorded(fixture_image: Callable[[str], UnpackedImage]):
+    """Bad sectors: the rest is saved, and the archive records just those blocks, which are zeros in it."""
+    image = fixture_image("plain-4k")
+    script = "".join(f"bmap {FRAGMENTED} {lblk}\n" for lblk in range(720))
+    output = run("debugfs", "-f", "-", image.path, stdin=script.encode()).decode()
+    pblks = [int(line) for line in output.splitlines() if line.isdigit()]
+    assert len(pblks) == 720
+    lost = (0, 10, 12, 718)
+    with ext4img.open(image.path) as fs:
+        whole = set(paths_in(backed_up(fs)))
+    with FileSource(image.path) as source:
+        paths, incomplete = saved(FaultySource(source, [(pblks[at] * BLOCK, pblks[at] * BLOCK + 512) for at in lost]))
+    assert paths == whole
+    assert list(incomplete) == [FRAGMENTED[1:].encode()]
+    unreadable, body = incomplete[FRAGMENTED[1:].encode()]
+    assert unreadable == [(at * BLOCK, BLOCK) for at in lost]
+    assert [body[at * BLOCK :][:BLOCK].strip(b"\0") for at in lost] == [b""] * 4
+    for at in (2, 14, 716):
+        expected = run("debugfs", "-R", f"block_dump {pblks[at]}", image.path).decode()
+        assert body[at * BLOCK :][:16].decode() in expected.splitlines()[0]
+
+
+@needs_debugfs
+def test_a_cut_extent_tree_is_recorded(fixture_image: Callable[[str], UnpackedImage], tmp_path: Path):
+    """The image ends before a leaf of the tree: all that the leaf leads to is unreadable."""
+    image = fixture_image("plain-4k")
+    output = run("debugfs", "-R", f"ex {FRAGMENTED}", image.path).decode()
+    leaf = re.search(r"(?m)^ 0/ 1 +2/ +2 +(\d+) - +(\d+) +(\d+)", output)
+    assert leaf is not None
+    first, last, pblk = map(int, leaf.groups())
+    cut_image = tmp_path / "cut.img"
+    cut_image.write_bytes(image.path.read_bytes()[: pblk * BLOCK])
+    with FileSource(cut_image) as source:
+        _, incomplete = saved(source)
+    assert incomplete[FRAGMENTED[1:].encode()][0] == [(first * BLOCK, (last + 1 - first) * BLOCK)]
 
 
 def test_an_existing_archive_is_refused_at_once(sample: UnpackedImage, tmp_path: Path):
