@@ -3,12 +3,12 @@
 ::
 
     Ext4Error
-    ├── SourceError (OSError)             the bytes could not be had
-    │   └── ShortReadError                the source ends before the bytes asked for
-    ├── NotExt4Error                      no ext2/3/4 superblock where one must be
-    ├── UnsupportedFeatureError           a feature, mode or policy that is not known, by name
+    ├── SourceError (OSError)             the image cannot be opened or read
+    │   └── ShortReadError                the image ends too early
+    ├── NotExt4Error                      there is no ext2/3/4 superblock
+    ├── UnsupportedFeatureError           an unknown feature, cipher mode or policy; lists them
     ├── CorruptionError                   the image contradicts its own format; says where
-    │   └── ChecksumError                 a stored checksum is not that of the bytes
+    │   └── ChecksumError                 a stored checksum does not match the bytes
     ├── PathError (OSError)               a path cannot be followed
     │   ├── NotFoundError (FileNotFoundError)
     │   ├── NotDirectoryError (NotADirectoryError)
@@ -17,20 +17,20 @@
     │   ├── NotSymlinkError
     │   └── SymlinkLoopError
     ├── EncryptionError
-    │   ├── NoKeyError (PermissionError)  the key is absent (errno ENOKEY)
-    │   ├── WrongKeyError                 a key or passphrase that opens nothing here
-    │   └── KeyFormatError (ValueError)   not a key at all: length, hex, unreadable file
-    ├── ArchiveError                      a backup that is not one
-    │   ├── TruncatedArchiveError         it stops before its manifest's end
-    │   ├── AlteredArchiveError           a digest, record or size is not what was written
-    │   ├── MissingArchiveError           an incremental one without what it builds on
-    │   └── UnsafeArchiveError            a member that would leave the target
-    ├── RestoreError                      the target could not take what the archive holds
-    ├── BuildError                        a tree that cannot become the file system that was asked for
+    │   ├── NoKeyError (PermissionError)  the key is missing (errno ENOKEY)
+    │   ├── WrongKeyError                 no policy uses this key or passphrase
+    │   └── KeyFormatError (ValueError)   malformed key: length, hex digits, file
+    ├── ArchiveError                      the backup cannot be read
+    │   ├── TruncatedArchiveError         it ends before the end of its manifest
+    │   ├── AlteredArchiveError           a digest, record or size does not match
+    │   ├── MissingArchiveError           an archive that an incremental one needs
+    │   └── UnsafeArchiveError            a member would be written outside the target
+    ├── RestoreError                      the target cannot take an entry
+    ├── BuildError                        the requested file system cannot hold the tree
     └── LimitError                        a bound against hostile input was reached
 
-Path errors are the builtin ones too, with `errno` and `filename` set, so callers can catch
-either. Corruption carries a `Place`.
+Path errors are also the builtin ones, with `errno` and `filename` set, so callers can catch
+either. A CorruptionError has a `Place`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from typing import NamedTuple, Self
 
 
 class Place(NamedTuple):
-    """Where on the image something is wrong; what is not known stays None.
+    """Where on the image something is wrong. Fields that are not known are None.
 
     `block` is a physical block number, `offset` a byte offset from the start of the file system,
     `record` and `field` are kernel names ("ext4_inode", "i_size_high").
@@ -75,15 +75,15 @@ class SourceError(Ext4Error, OSError):
 
 
 class ShortReadError(SourceError):
-    """The source ends before the bytes that were asked for: the image is cut short."""
+    """The source ends before the bytes that were asked for: the image is truncated."""
 
 
 class NotExt4Error(Ext4Error):
-    """There is no ext2, ext3 or ext4 file system at the given place."""
+    """There is no ext2, ext3 or ext4 superblock at the given place."""
 
 
 class UnsupportedFeatureError(Ext4Error):
-    """The image needs something that is not known here; `names` lists it."""
+    """The image needs features that this version does not know; `names` lists them."""
 
     def __init__(self, message: str, names: tuple[str, ...] = ()) -> None:
         super().__init__(message)
@@ -91,7 +91,7 @@ class UnsupportedFeatureError(Ext4Error):
 
 
 class CorruptionError(Ext4Error):
-    """The image contradicts its format. `place` says where, `reason` what."""
+    """The image contradicts its own format: `reason` says what is wrong, `place` where."""
 
     def __init__(self, reason: str, place: Place | None = None) -> None:
         self.reason = reason
@@ -105,7 +105,7 @@ class ChecksumError(CorruptionError):
 
 
 class PathError(Ext4Error, OSError):
-    """A path on the image cannot be followed; `errno` and `filename` as the kernel would say."""
+    """A path on the image cannot be followed. `errno` and `filename` are the kernel's."""
 
     code = errno.EIO
     what = ""
@@ -129,55 +129,55 @@ class NotDirectoryError(PathError, NotADirectoryError):
 
 
 class IsDirectoryError(PathError, IsADirectoryError):
-    """A directory where a file was wanted."""
+    """The path names a directory, but a file is needed."""
 
     code = errno.EISDIR
 
 
 class NotRegularFileError(PathError):
-    """A device, fifo or socket: it has no contents on the image."""
+    """The path names a device, fifo or socket, which has no contents on the image."""
 
     code = errno.ENXIO
     what = "Not a regular file: it has no contents on the image"
 
 
 class NotSymlinkError(PathError):
-    """readlink of something that is not a symbolic link."""
+    """The path does not name a symbolic link."""
 
     code = errno.EINVAL
     what = "Not a symbolic link"
 
 
 class SymlinkLoopError(PathError):
-    """More than 40 symbolic links on the way (path_resolution(7))."""
+    """Following the path needs more than 40 symbolic links (path_resolution(7))."""
 
     code = errno.ELOOP
 
 
 class EncryptionError(Ext4Error):
-    """Something about keys."""
+    """A key is missing, wrong or malformed."""
 
 
 class NoKeyError(EncryptionError, PermissionError):
-    """Contents, name or target are encrypted and no key given opens them (errno ENOKEY)."""
+    """Contents, a name or a target are encrypted, and no given key decrypts them (errno ENOKEY)."""
 
     @classmethod
     def at(cls, path: str, policy: str = "") -> Self:
-        """Build the error for `path`; `policy` names the key that is wanted, in hex."""
+        """Build the error for `path`; `policy` is the hex ID of the missing key."""
         wanted = f"Required key not available: {policy}" if policy else os.strerror(errno.ENOKEY)
         return cls(errno.ENOKEY, wanted, path)
 
 
 class WrongKeyError(EncryptionError):
-    """A key or passphrase was given that opens nothing."""
+    """No encryption policy uses the given key or passphrase."""
 
 
 class KeyFormatError(EncryptionError, ValueError):
-    """What was given cannot be a key: its length, its hex digits, its file."""
+    """Malformed key: wrong length, wrong hex digits, or an unreadable key file."""
 
 
 class ArchiveError(Ext4Error):
-    """The backup cannot be read. `member` is the path inside the archive, if one is to blame."""
+    """The backup cannot be read. `member` is the path of the member concerned, if there is one."""
 
     def __init__(self, reason: str, member: str | None = None) -> None:
         self.reason = reason
@@ -186,23 +186,23 @@ class ArchiveError(Ext4Error):
 
 
 class TruncatedArchiveError(ArchiveError):
-    """The archive stops before the end of its manifest."""
+    """The archive ends before the end of its manifest."""
 
 
 class AlteredArchiveError(ArchiveError):
-    """What is stored is not what was written: a digest, a size, a record's checksum."""
+    """A digest, size or checksum does not match what is stored."""
 
 
 class MissingArchiveError(ArchiveError):
-    """An incremental archive builds on one that was not found; the message has its manifest's digest."""
+    """An incremental archive is based on one that was not found. The message has the digest of its manifest."""
 
 
 class UnsafeArchiveError(ArchiveError):
-    """A member that would write outside the target, or through a link."""
+    """A member would be written outside the target or through a link."""
 
 
 class RestoreError(Ext4Error):
-    """The target cannot take something. `path` is the path below the target."""
+    """The target cannot take an entry. `path` is the path below the target."""
 
     def __init__(self, reason: str, path: str | None = None) -> None:
         self.reason = reason
@@ -211,9 +211,9 @@ class RestoreError(Ext4Error):
 
 
 class BuildError(Ext4Error):
-    """A tree cannot become the file system that was asked for, or its destination cannot take it.
+    """The requested file system cannot hold the tree, or the destination cannot take the image.
 
-    `path` is the path inside the new file system, if one file is to blame.
+    `path` is the path in the new file system, if one file is the reason.
     """
 
     def __init__(self, reason: str, path: str | None = None) -> None:
@@ -223,4 +223,4 @@ class BuildError(Ext4Error):
 
 
 class LimitError(Ext4Error):
-    """A bound that guards against hostile input was reached; the message says which and why."""
+    """A limit against hostile input was exceeded. The message says which one."""
