@@ -9,7 +9,7 @@ import typer
 
 from ext4img.cli.error_report import Failure
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.options import ImageOptions
+from ext4img.cli.image_options import ImageOptions
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ext4img.cli.describe import size_text
 from ext4img.cli.quoting import quote
+from ext4img.cli.units import size_text
 from ext4img.errors import Ext4Error, NotExt4Error, SourceError
 from ext4img.sources import Source, open_source
 from ext4img.sources.partitions import read_partitions

@@ -15,8 +15,3 @@ def write_facts(out: Output, facts: Facts) -> None:
         out.line(f"{label + ':':<{width + 2}}{first}")
         for line in more:
             out.line(" " * (width + 2) + line)
-
-
-def plural(count: int, one: str, many: str | None = None) -> str:
-    """A number and its noun: 1 block, 2 blocks."""
-    return f"{count} {one if count == 1 else many or one + 's'}"

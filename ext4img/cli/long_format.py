@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ext4img.cli.describe import size_text, time_text
 from ext4img.cli.output import Output
+from ext4img.cli.units import size_text, time_text
 from ext4img.fs.inode import Inode
 
 

@@ -19,7 +19,7 @@ import typer
 from ext4img.cli import commands
 from ext4img.cli.error_report import Failure, explain, lines
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.options import for_typer
+from ext4img.cli.option_groups import for_typer
 from ext4img.cli.output import Output
 from ext4img.errors import Ext4Error
 

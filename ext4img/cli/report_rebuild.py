@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ext4img.cli.describe import size_text
 from ext4img.cli.error_report import Failure, explain
 from ext4img.cli.exit_codes import Exit
 from ext4img.cli.file_magic import what_is_on
-from ext4img.cli.key_value import plural
 from ext4img.cli.options import parse_bytes
 from ext4img.cli.output import Output, text_fields, warn
-from ext4img.cli.progress import progress
+from ext4img.cli.progress_bar import progress
 from ext4img.cli.quoting import harmless, quote
 from ext4img.cli.report_restore import NOUNS
+from ext4img.cli.units import plural, size_text
 from ext4img.errors import UnsupportedFeatureError
 from ext4img.rebuilder.rebuild import RebuildReport, is_device, size_for
 

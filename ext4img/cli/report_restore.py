@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from ext4img.cli.describe import size_text
 from ext4img.cli.error_report import explain
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.key_value import plural
 from ext4img.cli.output import Output, hint, warn
 from ext4img.cli.quoting import quote
+from ext4img.cli.units import plural, size_text
 from ext4img.errors import NoKeyError
 from ext4img.restorer.restore import RestoreReport
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ext4img.cli.keys import GivenKey
+from ext4img.cli.key_options import GivenKey
 from ext4img.cli.main import main
 from tests.cli.transcripts import REPOSITORY
 from tests.conftest import UnpackedImage

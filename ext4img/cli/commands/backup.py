@@ -13,16 +13,16 @@ import typer
 
 from ext4img.archive.incremental_base import IncrementalBase
 from ext4img.archiver.create import BackupReport, backup
-from ext4img.cli.describe import size_text
 from ext4img.cli.error_report import Failure, about, explain
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.image import open_image
-from ext4img.cli.key_value import plural
-from ext4img.cli.keys import ImageKeyOptions
-from ext4img.cli.options import ImageOptions, Json, Quiet
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.key_options import ImageKeyOptions
+from ext4img.cli.open_image import open_image
+from ext4img.cli.options import Json, Quiet
 from ext4img.cli.output import Output, warn
-from ext4img.cli.progress import progress
+from ext4img.cli.progress_bar import progress
 from ext4img.cli.quoting import quote
+from ext4img.cli.units import plural, size_text
 from ext4img.crypto.policy import DESCRIPTOR_SIZE, IDENTIFIER_SIZE
 from ext4img.errors import ArchiveError
 from ext4img.fs.filesystem import FileSystem

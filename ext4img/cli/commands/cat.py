@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from ext4img.cli.image import open_image
-from ext4img.cli.keys import ImageKeyOptions
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.key_options import ImageKeyOptions
 from ext4img.cli.multi_path import Attempts
-from ext4img.cli.options import ImageOptions
+from ext4img.cli.open_image import open_image
 from ext4img.cli.output import Output
 from ext4img.cli.path_arg import locate
 

@@ -6,15 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from ext4img.cli.describe import size_text
 from ext4img.cli.error_report import about
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.image import open_file_system
-from ext4img.cli.key_value import plural
-from ext4img.cli.options import ChecksChoice, Json, Quiet, VolumeOptions
+from ext4img.cli.image_options import ChecksChoice, VolumeOptions
+from ext4img.cli.open_image import open_file_system
+from ext4img.cli.options import Json, Quiet
 from ext4img.cli.output import Output
-from ext4img.cli.progress import progress
+from ext4img.cli.progress_bar import progress
 from ext4img.cli.quoting import harmless, quote
+from ext4img.cli.units import plural, size_text
 from ext4img.volume.check import CheckSummary, check
 from ext4img.volume.problems import Problem
 

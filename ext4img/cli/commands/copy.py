@@ -8,9 +8,10 @@ import typer
 
 from ext4img.cli.error_report import Failure
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.image import open_image
-from ext4img.cli.keys import ImageKeyOptions
-from ext4img.cli.options import BlockSizeChoice, ImageOptions, Json, Quiet
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.key_options import ImageKeyOptions
+from ext4img.cli.open_image import open_image
+from ext4img.cli.options import BlockSizeChoice, Json, Quiet
 from ext4img.cli.report_rebuild import NewImageOptions, make_image
 
 

@@ -10,8 +10,8 @@ import typer
 from ext4img.archive.decryption import EntryDecryptor
 from ext4img.archive.key_check import keyring_for
 from ext4img.archive.lookup import file_contents, find_member
-from ext4img.cli.archive import ArchiveOptions, need_file, open_archive
-from ext4img.cli.archive_keys import ArchiveKeyOptions
+from ext4img.cli.archive_key_options import ArchiveKeyOptions
+from ext4img.cli.archive_options import ArchiveOptions, need_file, open_archive
 from ext4img.cli.exit_codes import Exit
 from ext4img.cli.multi_path import Attempts
 from ext4img.cli.output import Output, warn

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from ext4img.cli.image import open_image
-from ext4img.cli.keys import ImageKeyOptions
-from ext4img.cli.options import ImageOptions, Json, Quiet
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.key_options import ImageKeyOptions
+from ext4img.cli.open_image import open_image
+from ext4img.cli.options import Json, Quiet
 from ext4img.cli.output import Output
 from ext4img.cli.path_arg import Located, locate
-from ext4img.cli.progress import progress
+from ext4img.cli.progress_bar import progress
 from ext4img.cli.quoting import quote
 from ext4img.cli.report_restore import tell_restored
 from ext4img.extractor import extract

@@ -12,12 +12,13 @@ from typing import Annotated
 
 import typer
 
-from ext4img.cli.describe import inode_record
-from ext4img.cli.image import open_image
-from ext4img.cli.keys import ImageKeyOptions
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.inode_json import inode_record
+from ext4img.cli.key_options import ImageKeyOptions
 from ext4img.cli.long_format import LongForm, Row, long_lines
 from ext4img.cli.multi_path import Attempts
-from ext4img.cli.options import ImageOptions, Json, Paths, parse_bytes
+from ext4img.cli.open_image import open_image
+from ext4img.cli.options import Json, Paths, parse_bytes
 from ext4img.cli.output import Output
 from ext4img.cli.path_arg import Located, locate
 from ext4img.cli.quoting import quote

@@ -6,13 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from ext4img.cli.describe import size_text, time_text
-from ext4img.cli.image import open_image
-from ext4img.cli.key_value import Facts, plural, write_facts
-from ext4img.cli.options import ImageOptions, Json
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.key_value import Facts, write_facts
+from ext4img.cli.open_image import open_image
+from ext4img.cli.options import Json
 from ext4img.cli.output import Output, text_fields
-from ext4img.cli.policies import policy_record
+from ext4img.cli.policy_json import policy_record
 from ext4img.cli.quoting import quote
+from ext4img.cli.units import plural, size_text, time_text
 from ext4img.fs.filesystem import FileSystem
 from ext4img.volume.features import Compat, Incompat, RoCompat
 from ext4img.volume.recovery.recover import Recovery

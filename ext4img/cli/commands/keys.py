@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from ext4img.cli.describe import size_text
 from ext4img.cli.error_report import explain
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.image import open_image
-from ext4img.cli.key_value import Facts, plural, write_facts
-from ext4img.cli.keys import ImageKeyOptions
-from ext4img.cli.options import ImageOptions, Json
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.key_options import ImageKeyOptions
+from ext4img.cli.key_value import Facts, write_facts
+from ext4img.cli.open_image import open_image
+from ext4img.cli.options import Json
 from ext4img.cli.output import Output, text_fields, warn
-from ext4img.cli.policies import policy_record
+from ext4img.cli.policy_json import policy_record
 from ext4img.cli.quoting import quote
+from ext4img.cli.units import plural, size_text
 from ext4img.crypto.policy import Policy
 from ext4img.fs.policies import PolicyUse
 from ext4img.fs.protectors import Protector

@@ -9,13 +9,13 @@ import typer
 from ext4img.archive.backup_info import BackupInfo
 from ext4img.archive.entry import VERITY, Entry
 from ext4img.archive.open_backup import BackupMember
-from ext4img.cli.archive import ArchiveOptions, open_archive
-from ext4img.cli.describe import time_text
+from ext4img.cli.archive_options import ArchiveOptions, open_archive
 from ext4img.cli.key_value import Facts, write_facts
 from ext4img.cli.options import Json
 from ext4img.cli.output import Output, text_fields, text_list_fields
-from ext4img.cli.policies import policy_record
+from ext4img.cli.policy_json import policy_record
 from ext4img.cli.quoting import quote
+from ext4img.cli.units import time_text
 from ext4img.crypto.policy import parse_context
 from ext4img.names.paths import decode_path
 

@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from ext4img.cli.describe import inode_record
 from ext4img.cli.dir_listing import Child, children
-from ext4img.cli.image import open_image
-from ext4img.cli.keys import ImageKeyOptions
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.inode_json import inode_record
+from ext4img.cli.key_options import ImageKeyOptions
 from ext4img.cli.long_format import LongForm, Row, long_lines
 from ext4img.cli.multi_path import Attempts
-from ext4img.cli.options import ImageOptions, Json, Paths
+from ext4img.cli.open_image import open_image
+from ext4img.cli.options import Json, Paths
 from ext4img.cli.output import Output, text_fields
 from ext4img.cli.path_arg import Located, locate
 from ext4img.cli.quoting import columns_of, quote

@@ -11,11 +11,12 @@ import typer
 from ext4img.archive.encryption_records import build_filename, build_metadata
 from ext4img.cli.error_report import Failure, explain
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.image import open_image
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.key_options import ImageKeyOptions
 from ext4img.cli.key_value import Facts, write_facts
-from ext4img.cli.keys import ImageKeyOptions
 from ext4img.cli.multi_path import Attempts
-from ext4img.cli.options import ImageOptions, Json
+from ext4img.cli.open_image import open_image
+from ext4img.cli.options import Json
 from ext4img.cli.output import Output, text_fields
 from ext4img.cli.path_arg import Located, locate
 from ext4img.cli.quoting import quote

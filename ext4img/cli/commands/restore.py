@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from ext4img.cli.archive import ArchiveOptions, need_file, open_archive
-from ext4img.cli.archive_keys import ArchiveKeyOptions
+from ext4img.cli.archive_key_options import ArchiveKeyOptions
+from ext4img.cli.archive_options import ArchiveOptions, need_file, open_archive
 from ext4img.cli.error_report import Failure
 from ext4img.cli.exit_codes import Exit
 from ext4img.cli.options import BlockSizeChoice, Json, Quiet
 from ext4img.cli.output import Output
-from ext4img.cli.progress import progress
+from ext4img.cli.progress_bar import progress
 from ext4img.cli.report_rebuild import NewImageOptions, make_image
 from ext4img.cli.report_restore import tell_restored
 from ext4img.restorer.restore import restore

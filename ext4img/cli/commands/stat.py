@@ -6,16 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from ext4img.cli.describe import flag_letters, flag_names, inode_record, time_text
-from ext4img.cli.image import open_image
-from ext4img.cli.key_value import Facts, plural, write_facts
-from ext4img.cli.keys import ImageKeyOptions
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.inode_json import flag_letters, flag_names, inode_record
+from ext4img.cli.key_options import ImageKeyOptions
+from ext4img.cli.key_value import Facts, write_facts
 from ext4img.cli.multi_path import Attempts
-from ext4img.cli.options import ImageOptions, Json
+from ext4img.cli.open_image import open_image
+from ext4img.cli.options import Json
 from ext4img.cli.output import Output, text_list_fields
 from ext4img.cli.path_arg import Located, locate
-from ext4img.cli.policies import policy_record
+from ext4img.cli.policy_json import policy_record
 from ext4img.cli.quoting import quote
+from ext4img.cli.units import plural, time_text
 from ext4img.crypto.policy import EncryptionContext
 from ext4img.errors import CorruptionError, NoKeyError, UnsupportedFeatureError
 from ext4img.volume.mapping import STATES

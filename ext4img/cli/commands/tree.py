@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
-from ext4img.cli.describe import inode_record
 from ext4img.cli.dir_listing import children
-from ext4img.cli.image import open_image
-from ext4img.cli.keys import ImageKeyOptions
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.inode_json import inode_record
+from ext4img.cli.key_options import ImageKeyOptions
 from ext4img.cli.long_format import target_of
-from ext4img.cli.options import ImageOptions, Json
+from ext4img.cli.open_image import open_image
+from ext4img.cli.options import Json
 from ext4img.cli.output import Output
 from ext4img.cli.path_arg import locate
 from ext4img.errors import CorruptionError, Place

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from ext4img.archive.open_backup import BackupSource
 from ext4img.archive.verify import VerifyReport, verify
-from ext4img.cli.archive import ArchiveOptions, need_file, open_archive
+from ext4img.cli.archive_options import ArchiveOptions, need_file, open_archive
 from ext4img.cli.compare_options import AgainstOptions
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.image import open_image
-from ext4img.cli.key_value import plural
+from ext4img.cli.open_image import open_image
 from ext4img.cli.options import Json, Quiet
 from ext4img.cli.output import Output, text_fields, warn
-from ext4img.cli.progress import progress
+from ext4img.cli.progress_bar import progress
 from ext4img.cli.quoting import quote
+from ext4img.cli.units import plural
 from ext4img.comparison.compare import compare
 
 

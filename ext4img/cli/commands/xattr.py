@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from ext4img.cli.image import open_image
-from ext4img.cli.keys import ImageKeyOptions
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.key_options import ImageKeyOptions
 from ext4img.cli.multi_path import Attempts
-from ext4img.cli.options import ImageOptions, Json
+from ext4img.cli.open_image import open_image
+from ext4img.cli.options import Json
 from ext4img.cli.output import Output, text_fields
 from ext4img.cli.path_arg import locate
 from ext4img.cli.quoting import quote

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from ext4img.archive.key_check import Key, keyring_for
 from ext4img.archive.open_backup import BackupSource
 from ext4img.archive.unlock import unlock
-from ext4img.cli.archive import STDIN, ArchiveOptions
+from ext4img.cli.archive_options import STDIN, ArchiveOptions
 from ext4img.cli.error_report import Failure
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.keys import RAW_PROTECTOR_KEY_BYTES, GivenKey, PassphraseOptions
+from ext4img.cli.key_options import RAW_PROTECTOR_KEY_BYTES, GivenKey, PassphraseOptions
 from ext4img.errors import Ext4Error, WrongKeyError
 
 _LISTS_KEYS = "`ext4img list --info ARCHIVE` lists the keys that it wants"

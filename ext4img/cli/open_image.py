@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ext4img.cli.error_report import Failure, about, explain
 from ext4img.cli.exit_codes import Exit
 from ext4img.cli.file_magic import advice_for
-from ext4img.cli.options import ChecksChoice, ImageOptions, VolumeOptions
+from ext4img.cli.image_options import ChecksChoice, ImageOptions, VolumeOptions
 from ext4img.cli.output import warn
 from ext4img.cli.quoting import quote
 from ext4img.errors import NotExt4Error
@@ -19,7 +19,7 @@ from ext4img.sources.partitions import partition_source
 from ext4img.volume.volume import Volume
 
 if TYPE_CHECKING:
-    from ext4img.cli.keys import ImageKeyOptions
+    from ext4img.cli.key_options import ImageKeyOptions
 
 
 @contextmanager
