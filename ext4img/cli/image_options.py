@@ -12,14 +12,14 @@ from ext4img.cli.options import BlockSizeChoice, parse_bytes
 
 
 class JournalChoice(StrEnum):
-    """What to do with a journal that was not replayed."""
+    """How to treat a journal that needs replay."""
 
     replay = "replay"
     ignore = "ignore"
 
 
 class ChecksChoice(StrEnum):
-    """How strict reading is."""
+    """What to do about checksum errors and other damage."""
 
     strict = "strict"
     report = "report"
@@ -28,7 +28,7 @@ class ChecksChoice(StrEnum):
 
 @dataclass(frozen=True)
 class VolumeOptions:
-    """Which file system."""
+    """Which file system to read."""
 
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="A raw image or a block device.", show_default=False)]
     offset: Annotated[
@@ -37,41 +37,41 @@ class VolumeOptions:
             "--offset",
             metavar="BYTES",
             parser=parse_bytes,
-            help="Where the file system starts; 2048s counts sectors of 512.",
+            help="Start of the file system in IMAGE; 2048s means 2048 sectors of 512.",
             show_default=False,
         ),
     ] = 0
     partition: Annotated[
         int | None,
-        typer.Option("--partition", metavar="N", min=1, help="The partition it is in, numbered as sfdisk does."),
+        typer.Option(
+            "--partition", metavar="N", min=1, help="Partition that holds the file system, numbered as by sfdisk."
+        ),
     ] = None
     journal: Annotated[
         JournalChoice,
-        typer.Option("--journal", help="Show a dirty image as it is after recovery (in memory), or as it stands."),
+        typer.Option("--journal", help="Replay a dirty journal in memory, or ignore it."),
     ] = JournalChoice.replay
     journal_device: Annotated[
         str | None,
-        typer.Option("--journal-device", metavar="FILE", help="The external journal, where the file system has one."),
+        typer.Option("--journal-device", metavar="FILE", help="External journal of the file system."),
     ] = None
     superblock: Annotated[
         int | None,
-        typer.Option(
-            "--superblock", metavar="BLOCK", min=0, help="The block of a backup superblock, to read by that one."
-        ),
+        typer.Option("--superblock", metavar="BLOCK", min=0, help="Read a backup superblock at this block."),
     ] = None
     block_size: Annotated[
         BlockSizeChoice | None,
-        typer.Option("--block-size", help="What BLOCK counts; without it any size is tried."),
+        typer.Option("--block-size", help="Block size for --superblock; default: try all."),
     ] = None
 
 
 @dataclass(frozen=True)
 class ImageOptions(VolumeOptions):
-    """Which file system, and how it is read."""
+    """Which file system to read, and how strictly."""
 
     checks: Annotated[
         ChecksChoice,
         typer.Option(
-            "--checks", help="Stop at wrong checksums and other damage, report it and read around it, or do not look."
+            "--checks", help="At checksum errors and other damage: stop, report and continue, or do not verify."
         ),
     ] = ChecksChoice.strict

@@ -1,4 +1,4 @@
-"""An inode in JSON, and its flags as letters and names: what ls, stat, find and tree have in common."""
+"""An inode in JSON, and its flags as letters and names: shared by ls, stat, find and tree."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _KNOWN_FLAGS = sum(flag.bit for flag in INODE_FLAGS)
 
 
 def flag_letters(flags: int) -> str:
-    """The flags as lsattr prints them."""
+    """The flags in the format of lsattr."""
     return "".join(flag.letter if flags & flag.bit else "-" for flag in INODE_FLAGS if flag.letter)
 
 
 def flag_names(flags: int) -> list[str]:
-    """The flags' names; bits without one as hex."""
+    """The names of the flags; unnamed bits in hexadecimal."""
     names = [flag.name for flag in INODE_FLAGS if flags & flag.bit]
     if flags & ~_KNOWN_FLAGS:
         names.append(f"{flags & ~_KNOWN_FLAGS:#x}")
@@ -25,7 +25,7 @@ def flag_names(flags: int) -> list[str]:
 
 
 def inode_record(path: bytes | str, inode: Inode) -> dict[str, Any]:
-    """The JSON of an inode at a path; docs/cli.md tells the fields."""
+    """The JSON of an inode at a path; docs/cli.md lists the fields."""
     record: dict[str, Any] = {
         **text_fields("path", path),
         "inode": inode.number,

@@ -1,7 +1,7 @@
-"""How a command is shown to Typer: groups of options become a command's own options.
+"""Groups of options: a command's parameter may be a dataclass whose fields are options.
 
-A command is a function. Where one of its parameters is a dataclass, `for_typer` puts the fields
-of that dataclass in its place, and gathers their values again when the command is called.
+A command is a function. For Typer, `for_typer` replaces each such parameter by the fields of its
+dataclass, and it builds the dataclass from their values when the command is called.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import typer
 
 
 def for_typer(run: Callable[..., Any]) -> Callable[..., Any]:
-    """The function that Typer is to see in place of `run`; see the module's text.
+    """The function that Typer sees in place of `run`; see the module's docstring.
 
-    Arguments come first, then the command's own options, then those of its groups. It returns
-    what is to be called: a command runs outside of Typer, which has ways of its own with exceptions.
+    Arguments come first, then the command's own options, then those of its groups. The function
+    returns a callable: the command itself runs outside of Typer, which handles exceptions its own way.
     """
     arguments: list[inspect.Parameter] = []
     own: list[inspect.Parameter] = []

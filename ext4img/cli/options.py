@@ -1,4 +1,4 @@
-"""Options and arguments that several commands have, one by one."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _UNITS = {
 
 
 def parse_bytes(text: str | int) -> int:
-    """A number of bytes, with a unit if need be: 1048576, 1MiB, 1M, 2048s (sectors of 512)."""
+    """A number of bytes, with an optional unit: 1048576, 1MiB, 1M, 2048s (sectors of 512)."""
     if isinstance(text, int):  # a default
         return text
     digits = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
     unit = _UNITS.get(text[len(digits) :].lower())
     if unit is None or not digits.isascii() or not digits.isdigit() or len(digits) > 19:
-        raise typer.BadParameter(f"{text!r} is not a number of bytes, like 1048576, 1MiB or 2048s (sectors)")
+        raise typer.BadParameter(f"{text!r} is not a number of bytes; examples: 1048576, 1MiB, 2048s (sectors)")
     return int(digits) * unit
 
 
 class BlockSizeChoice(StrEnum):
-    """Bytes of a block."""
+    """A block size in bytes."""
 
     b1024 = "1024"
     b2048 = "2048"
@@ -40,5 +40,5 @@ class BlockSizeChoice(StrEnum):
 Paths = Annotated[
     list[str] | None, typer.Argument(metavar="[PATH]...", help="Paths on the image, or inode:N.", show_default=False)
 ]
-Json = Annotated[bool, typer.Option("--json", help="JSON Lines, for machines; docs/cli.md has the fields.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON Lines; docs/cli.md lists the fields.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Draw no progress bar.")]

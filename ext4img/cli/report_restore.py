@@ -36,8 +36,8 @@ def tell_restored(report: RestoreReport, out: Output, target: str, *, dry_run: b
         warn(f"left out: {explain(problem).text}")
     no_key = next((problem for problem in report.problems if isinstance(problem, NoKeyError)), None)
     if no_key is not None:
-        for advice in explain(no_key).advice:
-            hint(advice)
+        for text in explain(no_key).hints:
+            hint(text)
     all_set = _tell_unset(report.unset, target)
     if out.json:
         out.record(

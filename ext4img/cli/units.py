@@ -8,7 +8,7 @@ _BILLION = 1_000_000_000
 
 
 def time_text(time_ns: int, full: bool = False) -> str:
-    """A time in UTC, to the minute; `full` to the nanosecond, as GNU stat has it."""
+    """A time in UTC, to the minute; `full` to the nanosecond, in the format of GNU stat."""
     seconds, rest = divmod(time_ns, _BILLION)
     try:
         moment = datetime.fromtimestamp(seconds, UTC)
@@ -18,7 +18,7 @@ def time_text(time_ns: int, full: bool = False) -> str:
 
 
 def size_text(size: int) -> str:
-    """A size as ls -h prints it: at most three digits, rounded up, and a unit of 1,024."""
+    """A size as ls -h prints it: at max_bytes three digits, rounded up, and a unit of 1,024."""
     if size < 1024:
         return str(size)
     unit = 0
