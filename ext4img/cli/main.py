@@ -67,7 +67,8 @@ def command_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
 
 
-def _run(words: list[str], command: str) -> int:
+def build_app(names: Sequence[str]) -> typer.Typer:
+    """The Typer application with these commands."""
     app = typer.Typer(
         name="ext4img",
         rich_markup_mode=None,
@@ -75,9 +76,14 @@ def _run(words: list[str], command: str) -> int:
         context_settings={"max_content_width": 110},
     )
     app.callback()(_about)
-    for name in [command] if command else command_names():
+    for name in names:
         module = import_module(f"{commands.__name__}.{name}")
         app.command(name)(for_typer(module.run))
+    return app
+
+
+def _run(words: list[str], command: str) -> int:
+    app = build_app([command] if command else command_names())
     try:
         result = typer.main.get_command(app).main(words or ["--help"], prog_name="ext4img", standalone_mode=False)
         code = result() if callable(result) else result
