@@ -39,6 +39,18 @@ def test_paths_in_the_architecture_exist():
     assert len(re.findall(r"(?m)^\| .* \| `(?:ext4img|tools)/", ARCHITECTURE)) >= 40
 
 
+def test_tests_that_documents_name_exist():
+    text = (ROOT / "docs/how-it-is-checked.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:tests|tools)/[\w./-]*)`", text)
+    assert not [path for path in paths if not (ROOT / path).exists()]
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    names = re.findall(r"`(test_\w+\*?)`", text)
+    assert names
+    assert not [
+        name for name in names if f"def {name.removesuffix('*')}{'' if name.endswith('*') else '('}" not in code
+    ]
+
+
 def test_the_rooms_of_the_architecture_are_those_of_the_layering_test():
     """In the same order, which is that of the imports; and each is in the picture, but for one small module."""
     assert re.findall(r"(?m)^\| `(\w+)` \|", ARCHITECTURE) == list(ROOMS)
