@@ -67,7 +67,9 @@ class KeyOptions:
     ] = KeyFormatChoice.auto
     key_descriptor: Annotated[
         str | None,
-        typer.Option("--key-descriptor", metavar="HEX", help="Descriptor of the (only) key, for version 1 policies."),
+        typer.Option(
+            "--key-descriptor", metavar="HEX", help="Descriptor of the one given key, for version 1 policies."
+        ),
     ] = None
 
     def read(self) -> list[GivenKey]:

@@ -18,7 +18,7 @@ def time_text(time_ns: int, full: bool = False) -> str:
 
 
 def size_text(size: int) -> str:
-    """A size as ls -h prints it: at max_bytes three digits, rounded up, and a unit of 1,024."""
+    """A size as ls -h prints it: at most three digits, rounded up, and a unit of 1,024."""
     if size < 1024:
         return str(size)
     unit = 0

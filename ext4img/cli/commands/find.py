@@ -79,7 +79,7 @@ def run(
     ] = None,
     mindepth: Annotated[
         int,
-        typer.Option("--mindepth", "-mindepth", metavar="N", min=0, help="Skip paths less than N levels below PATH."),
+        typer.Option("--mindepth", "-mindepth", metavar="N", min=0, help="Skip paths fewer than N levels below PATH."),
     ] = 0,
     long: Annotated[bool, typer.Option("-l", "--ls", "-ls", help="Print lines like ls -li.")] = False,
     null: Annotated[bool, typer.Option("-0", "--print0", "-print0", help="End each path with NUL.")] = False,
