@@ -1,19 +1,23 @@
-# make demo   back up, verify, list and restore an encrypted sample image
-# make test   everything that is checked: ruff, mypy --strict, pytest
+# make demo      back up, verify, list and restore an encrypted sample image
+# make test      all checks: ruff, codespell, mypy --strict, pytest
+# make format    fix what ruff can fix
+# make man       manual pages in build/man
+# make release   build a wheel and an sdist and check them; nothing is uploaded
 #
-# Both make .venv first, from PyPI. PYTHON=python3.13 picks another interpreter,
+# All create .venv first, from PyPI. PYTHON=python3.13 selects another interpreter,
 # WORKERS=1 another number of test processes, PYTEST_ARGS="-k name" a part of the tests.
 
 PYTHON ?= python3
 WORKERS ?= auto
 PYTEST_ARGS ?=
+RELEASE_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-# Debian keeps ensurepip apart, so a virtual environment may have to do without a pip of its own.
+# Debian packages ensurepip separately, so a virtual environment may have no pip of its own.
 PIP = $$($(BIN)/python -c 'import pip' 2>/dev/null && echo "$(BIN)/python -m pip" || echo "$(PYTHON) -m pip --python $(BIN)/python")
 
-.PHONY: demo test lint fixtures clean
+.PHONY: demo test lint format man release fixtures clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/python tools/demo.py
@@ -23,9 +27,21 @@ test: lint
 
 lint: $(VENV)/.ready-test
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m codespell_lib
 	$(BIN)/python -m mypy
 
-# Needs root and loop mounts: makes the images of tests/fixtures anew with the running kernel.
+format: $(VENV)/.ready-test
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+man: $(VENV)/.ready-demo
+	$(BIN)/python -m tools.man_pages build/man
+
+release: $(VENV)/.ready-release
+	$(BIN)/python -m tools.release $(RELEASE_ARGS)
+
+# Needs root and loop mounts: makes the images of tests/fixtures again with the running kernel.
 fixtures: $(VENV)/.ready-test
 	$(BIN)/python -m tools.make_fixtures
 
@@ -41,4 +57,8 @@ $(VENV)/.ready-demo: pyproject.toml | $(BIN)/python
 
 $(VENV)/.ready-test: pyproject.toml | $(BIN)/python
 	$(PIP) install --quiet --editable '.[test,lint]'
+	touch $@ $(VENV)/.ready-demo
+
+$(VENV)/.ready-release: pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet --editable '.[release]'
 	touch $@ $(VENV)/.ready-demo

@@ -1,7 +1,7 @@
-"""`make demo`: the main job on the encrypted sample image that ships with the tests.
+"""`make demo`: backup and restore of the encrypted sample image that belongs to the tests.
 
-Keyless backup, verify, list, restore with the keys, each by the `ext4img` command; then every
-restored file is compared with the digest in the manifest, which the Linux kernel made.
+It runs the `ext4img` command: backup without a key, verify, list, restore with the keys. Then it
+compares each restored file with the digest that the Linux kernel gave for it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SHOWN_LINES = 12
 
 
 def ext4img(*arguments: str | Path) -> None:
-    """Run the command as a user would, show it and the first lines of what it says."""
+    """Run the command, and show it with the first lines of its output."""
     words = [str(argument) for argument in arguments]
     print(f"\n$ {shlex.join(['ext4img', *words])}", flush=True)
     command = [str(Path(sys.executable).with_name("ext4img")), *words]
@@ -39,7 +39,7 @@ def ext4img(*arguments: str | Path) -> None:
 
 
 def differences(restored: Path, entries: list[dict[str, Any]]) -> tuple[int, list[str]]:
-    """How many files and links were compared, and which are not what the kernel says they are."""
+    """The number of files and links compared, and those that differ from the manifest."""
     compared, wrong = 0, []
     for entry in entries:
         if entry["type"] not in ("file", "symlink"):
@@ -61,7 +61,7 @@ def differences(restored: Path, entries: list[dict[str, Any]]) -> tuple[int, lis
 
 
 def main() -> None:
-    """Run it all in a temporary directory."""
+    """Run the demonstration in a temporary directory."""
     with tempfile.TemporaryDirectory(prefix="ext4img-demo-") as scratch:
         os.chdir(scratch)
         with lzma.open(FIXTURES / f"{SAMPLE}.img.xz") as packed, open("sample.img", "wb") as image:
@@ -71,24 +71,24 @@ def main() -> None:
             shutil.copy(key, key.name.removeprefix(f"{SAMPLE}."))
         arguments = [word for key in keys for word in ("--key-file", key.name.removeprefix(f"{SAMPLE}."))]
 
-        print("sample.img holds the encrypted homes of alice and bob. First, what is seen without a key:")
+        print("sample.img holds the encrypted home directories of alice and bob. Without a key they look like this:")
         ext4img("info", "sample.img")
         ext4img("ls", "sample.img", "/home/alice")
-        print("\nThe backup needs no key either:")
+        print("\nThe backup needs no key:")
         ext4img("backup", "sample.img", "backup.tar")
         ext4img("verify", "backup.tar")
         ext4img("list", "backup.tar")
-        print("\nAnd the restore, with the keys:")
+        print("\nThe restore uses the keys:")
         ext4img("restore", "backup.tar", "restored", *arguments)
 
         manifest = json.loads((FIXTURES / f"{SAMPLE}.json").read_text(encoding="utf-8"))
         compared, wrong = differences(Path("restored").resolve(), manifest["entries"])
         notes = Path("restored/home/alice/notes.txt")
-        print(f"\n$ cat {notes}\n{notes.read_text(encoding='utf-8') if notes.exists() else '(not there)'}")
+        print(f"\n$ cat {notes}\n{notes.read_text(encoding='utf-8') if notes.exists() else '(missing)'}")
         if wrong:
             print("\n".join(wrong[:SHOWN_LINES]))
-            sys.exit(f"{len(wrong)} of {compared} restored files and links differ from what the kernel showed")
-        print(f"All {compared} restored files and links match the digests and targets that the Linux kernel showed.")
+            sys.exit(f"{len(wrong)} of {compared} restored files and links differ from the kernel's manifest")
+        print(f"All {compared} restored files and links match the digests and targets recorded by the Linux kernel.")
 
 
 if __name__ == "__main__":

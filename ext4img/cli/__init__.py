@@ -1,1 +1,1 @@
-"""The command `ext4img`: one module a command in `commands/`, docs/cli.md tells what each does."""
+"""The command `ext4img`: one module a command in `commands/`, docs/cli.md describes them."""

@@ -1,4 +1,4 @@
-"""The image that a backup is compared with."""
+"""Options of `verify --against`: the image to compare a backup with."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Annotated
 
 import typer
 
-from ext4img.cli.error_report import Failure
+from ext4img.cli.error_report import CommandError
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.options import ImageOptions
+from ext4img.cli.image_options import ImageOptions
 
 
 @dataclass(frozen=True)
-class AgainstOptions(ImageOptions):
-    """As `ImageOptions`, but that there need not be an image: then `image` is empty."""
+class CompareOptions(ImageOptions):
+    """As `ImageOptions`, but the image is optional: without one, `image` is empty."""
 
     image: Annotated[
         str,
         typer.Option(
             "--against",
             metavar="IMAGE",
-            help="Compare it with an image: names, attributes, records, contents. The options below are for that.",
+            help="Compare the backup with an image, using the image options below.",
             show_default=False,
         ),
     ] = ""
 
     def check(self) -> None:
-        """Failure for options about an image where there is none."""
-        if not self.image and self != AgainstOptions():
-            raise Failure(Exit.USAGE, "options about an image need --against IMAGE")
+        """CommandError for image options without an image."""
+        if not self.image and self != CompareOptions():
+            raise CommandError(Exit.USAGE, "image options require --against IMAGE")

@@ -1,4 +1,4 @@
-"""What is in a directory, for listings."""
+"""The names in a directory, for listings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ext4img.structs.directory import EXT4_FT_DIR, EXT4_FT_UNKNOWN
 
 
 class Child(NamedTuple):
-    """A name in a directory, and the number of its inode."""
+    """A name in a directory, and its inode number."""
 
     name: bytes
     number: int
@@ -20,22 +20,22 @@ class Child(NamedTuple):
 
     @property
     def may_be_directory(self) -> bool:
-        """Whether its entry calls it a directory, or does not say."""
+        """Whether the entry's file type is directory or unknown."""
         return self.file_type in (EXT4_FT_UNKNOWN, EXT4_FT_DIR)
 
     def inode(self, fs: FileSystem) -> Inode | None:
-        """Its inode; None where that cannot be read and damage is only reported."""
+        """The inode; None if it cannot be read and damage is only reported."""
         try:
             return fs.inode(self.number)
         except (CorruptionError, SourceError, NotFoundError) as error:
             if isinstance(error, NotFoundError):
-                error = CorruptionError(f"the name {self.name!r} has an inode that cannot be: {error.strerror}")
+                error = CorruptionError(f"the name {self.name!r} has an impossible inode number: {error.strerror}")
             fs.problems.unreadable(error, Place(inode=self.number))
             return None
 
 
 def children(fs: FileSystem, directory: Inode, in_order: bool = True) -> list[Child]:
-    """The names in a directory, by their bytes, or in the disk's order."""
+    """The names in a directory, sorted by bytes (`in_order`) or in disk order."""
     texts, entries = fs.children(directory)
     found = [
         Child(text.encode("utf-8", "surrogateescape"), entry.inode, entry.file_type)
@@ -47,13 +47,13 @@ def children(fs: FileSystem, directory: Inode, in_order: bool = True) -> list[Ch
 
 
 def walk_levels(fs: FileSystem, path: str, top: Inode, levels: int) -> Iterator[tuple[str, Inode]]:
-    """(path, inode) of `top` and what is at most so many levels below it, parents first.
+    """(path, inode) of `top` and of everything at most `levels` levels below it, parents first.
 
-    A directory that is met twice is corruption.
+    A directory that is reached twice is corruption.
     """
     yield path, top
-    met = {top.number}
-    # For each level on the way down: the directory's path, and its children still to come.
+    seen = {top.number}
+    # For each level on the way down: the path of the directory, and its remaining children.
     stack = [(path, iter(_below(fs, top)))] if levels else []
     while stack:
         parent, found = stack[-1]
@@ -68,11 +68,11 @@ def walk_levels(fs: FileSystem, path: str, top: Inode, levels: int) -> Iterator[
         child_path = f"{'' if parent == '/' else parent}/{name}"
         yield child_path, inode
         if inode.is_dir and len(stack) < levels:
-            if inode.number in met:
-                reason = f"directory {child_path!r} is met twice"
+            if inode.number in seen:
+                reason = f"directory {child_path!r} is reached twice"
                 fs.problems.found(CorruptionError(reason, Place(inode=inode.number)))
                 continue
-            met.add(inode.number)
+            seen.add(inode.number)
             stack.append((child_path, iter(_below(fs, inode))))
 
 

@@ -1,4 +1,4 @@
-"""From an exception to what is told: an exit code, one line, and advice where there is some."""
+"""Turns an exception into what the user sees: an exit code, one line, and hints."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ext4img.errors import (
     WrongKeyError,
 )
 
-# The first class that fits decides: subclasses stand before their bases.
+# The first matching class decides, so subclasses come before their bases.
 _CODES: tuple[tuple[type[BaseException], Exit], ...] = (
     (NotExt4Error, Exit.NOT_EXT4),
     (UnsupportedFeatureError, Exit.NOT_EXT4),
@@ -46,55 +46,58 @@ _CODES: tuple[tuple[type[BaseException], Exit], ...] = (
     (OSError, Exit.SYSTEM),
 )
 STDIN_NAME = "<stdin>"  # as Python calls it
-_MOST_CHARACTERS, _HEAD, _TAIL = 4000, 1000, 1000  # of a line
-_AROUND_DAMAGE = "--checks report reads around damage and tells all of it"
-_ADVICE: tuple[tuple[type[BaseException], str], ...] = (
+_MAX_LINE_CHARACTERS, _HEAD, _TAIL = 4000, 1000, 1000  # of a line
+_AROUND_DAMAGE = "--checks report skips damaged parts and reports all of them"
+_HINTS: tuple[tuple[type[BaseException], str], ...] = (
     (ChecksumError, _AROUND_DAMAGE),
     (CorruptionError, _AROUND_DAMAGE),
-    (ShortReadError, "the image is cut short: was it copied in full?"),
-    (NoKeyError, "give its key with --key-file FILE, or --unlock to be asked for a passphrase"),
-    (WrongKeyError, "`ext4img keys IMAGE` lists the keys that the image wants"),
-    (KeyFormatError, "a key is 16 to 64 raw bytes, the same in hexadecimal, or a recovery code of fscrypt"),
-    (TruncatedArchiveError, "it was interrupted, or not copied in full; `restore --salvage` takes what there is"),
-    (MissingArchiveError, "--base PATH names an archive that it builds on, or a directory where they are"),
+    (ShortReadError, "the image is truncated: was it copied completely?"),
+    (NoKeyError, "give the key with --key-file FILE, or use --unlock to enter a passphrase"),
+    (WrongKeyError, "`ext4img keys IMAGE` lists the keys that the image needs"),
+    (KeyFormatError, "a key is 16 to 64 raw bytes, the same in hexadecimal, or an fscrypt recovery code"),
+    (
+        TruncatedArchiveError,
+        "the backup or a copy of it was interrupted; `restore --salvage` restores the part that exists",
+    ),
+    (MissingArchiveError, "--base PATH names an archive that it is based on, or a directory of such archives"),
     (UnsafeArchiveError, "nothing of this member was written"),
 )
 
 
-class Failure(Exception):
-    """What ends a command: `text` is one line without the program's name, `advice` lines of hints."""
+class CommandError(Exception):
+    """Ends a command: `text` is one line without the program's name, `hints` are lines below it."""
 
-    def __init__(self, code: Exit, text: str, *advice: str) -> None:
+    def __init__(self, code: Exit, text: str, *hints: str) -> None:
         super().__init__(text)
         self.code = code
         self.text = text
-        self.advice = advice
+        self.hints = hints
 
 
-def explain(error: BaseException, subject: str | None = None, *advice: str) -> Failure:
-    """The failure that an exception means; `subject` is the image, archive or file at work.
+def explain(error: BaseException, subject: str | None = None, *hints: str) -> CommandError:
+    """The command error for an exception; `subject` is the image, archive or file being processed.
 
-    `advice` replaces the usual one.
+    `hints` replace the usual hint.
     """
-    if isinstance(error, Failure):
+    if isinstance(error, CommandError):
         return error
     code = next((code for kind, code in _CODES if isinstance(error, kind)), Exit.SYSTEM)
     if isinstance(error, ArchiveError) and isinstance(error.__cause__, OSError):
-        code = Exit.SYSTEM  # the archive is not to blame, but the place where it is or goes
-    usual = next((text for kind, text in _ADVICE if isinstance(error, kind)), None)
-    text = _why(error)
+        code = Exit.SYSTEM  # the archive is fine; reading or writing it failed
+    usual = next((text for kind, text in _HINTS if isinstance(error, kind)), None)
+    text = _reason(error)
     if isinstance(error, (RestoreError, BuildError)):
-        subject = None  # what is wrong is with the target, which these name
+        subject = None  # these name the target themselves
     if subject is not None and not text.startswith((subject, quote(subject))):
         text = f"{subject if subject == STDIN_NAME else quote(subject)}: {text}"
-    return Failure(code, text, *(advice or ([usual] if usual else [])))
+    return CommandError(code, text, *(hints or ([usual] if usual else [])))
 
 
-def _why(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         why = error.strerror
         if error.errno == errno.ENOKEY and why == os.strerror(errno.ENOKEY):
-            why = "encrypted, and its key is not there"
+            why = "encrypted, and no key was given for it"
         if isinstance(error.filename, (str, bytes)):
             return f"{quote(error.filename)}: {why}"
         return why
@@ -103,7 +106,7 @@ def _why(error: BaseException) -> str:
 
 @contextmanager
 def about(subject: str) -> Iterator[None]:
-    """Errors of the library in this block are failures about `subject`."""
+    """Turns library errors in this block into command errors about `subject`."""
     try:
         yield
     except Ext4Error as error:
@@ -111,13 +114,13 @@ def about(subject: str) -> Iterator[None]:
 
 
 def _shortened(text: str) -> str:
-    """A path may be as long as a command line; what is wrong with it stands at the end."""
-    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_HEAD]} … {text[-_TAIL:]}"
+    """Drops the middle of a long line: a path may be very long, and the reason is at the end."""
+    return text if len(text) <= _MAX_LINE_CHARACTERS else f"{text[:_HEAD]} … {text[-_TAIL:]}"
 
 
-def lines(failure: Failure, command: str = "") -> Iterator[str]:
-    """What stands on stderr: the failure, then its advice."""
+def error_lines(error: CommandError, command: str = "") -> Iterator[str]:
+    """The lines for stderr: the error, then its hints."""
     program = f"ext4img {command}" if command else "ext4img"
-    yield f"{program}: {_shortened(harmless(failure.text))}"
-    for advice in failure.advice:
-        yield f"  hint: {harmless(advice)}"
+    yield f"{program}: {_shortened(harmless(error.text))}"
+    for hint in error.hints:
+        yield f"  hint: {harmless(hint)}"

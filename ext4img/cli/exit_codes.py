@@ -1,4 +1,4 @@
-"""Exit codes; the table in docs/cli.md is the promise."""
+"""Exit codes; docs/cli.md documents them for users."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """How a command ended."""
+    """The exit codes of all commands."""
 
     DONE = 0
     PARTLY = 1
-    """Not all could be done: what could not be was told on stderr."""
+    """Partly done: stderr lists what could not be done."""
     USAGE = 2
+    """Usage error."""
     NOT_EXT4 = 3
-    """No ext2, ext3 or ext4, or one with features that are not known."""
+    """Not ext2, ext3 or ext4, or it has unsupported features."""
     DAMAGED = 4
-    """The image contradicts its format, or is cut short."""
+    """The image is damaged or truncated."""
     KEY = 5
-    """A key is missing, opens nothing, or is none."""
+    """Key missing, wrong or malformed."""
     ARCHIVE = 6
-    """The backup is truncated, altered, unsafe, or none."""
+    """The backup is truncated, damaged or unsafe, or not a backup."""
     NO_SUCH_PATH = 7
-    """A path inside the image or archive is not there, or not of the kind that is needed."""
+    """No such path or inode in the image or backup, or it has the wrong type."""
     SYSTEM = 8
-    """The operating system refused: an image that cannot be read, a target that cannot be written."""
+    """Operating system error: the image cannot be read, or the target exists or cannot be written."""
     INTERRUPTED = 130
     BROKEN_PIPE = 141
-    """Whoever read the output stopped reading: the code of SIGPIPE, and nothing is said."""
+    """The reader of the output closed it, as for SIGPIPE; no message is printed."""

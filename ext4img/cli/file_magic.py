@@ -1,18 +1,18 @@
-"""What an image is that is no ext4, and what to do about it; what is on a device that is to be overwritten."""
+"""Recognises other formats by their magic numbers: hints for an image that is not ext4, and a device's contents."""
 
 from __future__ import annotations
 
-from ext4img.cli.describe import size_text
 from ext4img.cli.quoting import quote
+from ext4img.cli.units import size_text
 from ext4img.errors import Ext4Error, NotExt4Error, SourceError
 from ext4img.sources import Source, open_source
 from ext4img.sources.partitions import read_partitions
 from ext4img.volume.problems import Problems
 from ext4img.volume.salvage.superblock import find_copy, read_superblock
 
-_CONVERT = "`qemu-img convert -O raw` makes a raw image of it"
-_UNPACK = "unpack it first"
-_READ_AS_BACKUP = "a backup made by ext4img is read by verify, list, dump and restore"
+_CONVERT = "convert it to a raw image with `qemu-img convert -O raw`"
+_UNPACK = "decompress it first"
+_READ_AS_BACKUP = "to read a backup made by ext4img use verify, list, dump or restore"
 _READ_BY_OTHERS = "ext4img reads ext2, ext3 and ext4 only"
 # (byte offset, magic bytes, what it is, what to do)
 _MAGIC = (
@@ -20,16 +20,16 @@ _MAGIC = (
     (0, b"KDMV", "a VMDK image", _CONVERT),
     (0, b"vhdxfile", "a VHDX image", _CONVERT),
     (0, b"conectix", "a VHD image", _CONVERT),
-    (0, b"EVF\x09\x0d\x0a\xff\x00", "an EWF (E01) image", "`ewfexport -f raw` makes a raw image of it"),
-    (0, b"\x3a\xff\x26\xed", "an Android sparse image", "`simg2img` makes a raw image of it"),
+    (0, b"EVF\x09\x0d\x0a\xff\x00", "an EWF (E01) image", "convert it to a raw image with `ewfexport -f raw`"),
+    (0, b"\x3a\xff\x26\xed", "an Android sparse image", "convert it to a raw image with `simg2img`"),
     (0, b"\x1f\x8b", "gzip-compressed", _UNPACK),
     (0, b"\xfd7zXZ\x00", "xz-compressed", _UNPACK),
     (0, b"\x28\xb5\x2f\xfd", "zstd-compressed", f"{_UNPACK}; {_READ_AS_BACKUP}"),
     (0, b"BZh", "bzip2-compressed", _UNPACK),
     (0, b"PK\x03\x04", "a zip archive", _UNPACK),
     (257, b"ustar", "a tar archive", _READ_AS_BACKUP),
-    (0, b"LUKS\xba\xbe", "a LUKS container", "open it with cryptsetup and read the device below /dev/mapper"),
-    (512, b"LABELONE", "an LVM physical volume", "activate it with vgchange and read the logical volume's device"),
+    (0, b"LUKS\xba\xbe", "a LUKS container", "open it with cryptsetup and read the device in /dev/mapper"),
+    (512, b"LABELONE", "an LVM physical volume", "activate it with vgchange and read the logical volume"),
     (0, b"XFSB", "an XFS file system", _READ_BY_OTHERS),
     (0x10040, b"_BHRfS_M", "a btrfs file system", _READ_BY_OTHERS),
     (1024, b"\x10\x20\xf5\xf2", "an F2FS file system", _READ_BY_OTHERS),
@@ -37,44 +37,46 @@ _MAGIC = (
     (0, b"hsqs", "a squashfs file system", _READ_BY_OTHERS),
     (0x8001, b"CD001", "an ISO 9660 file system", _READ_BY_OTHERS),
 )
-_MOST_PARTITIONS_TOLD = 16
-_LOOKED_AT_BYTES = 1 << 20
+_MAX_PARTITIONS_LISTED = 16
+_WINDOW_BYTES = 1 << 20
 
 
-def advice_for(source: Source) -> list[str]:
-    """Lines of advice for somebody whose image has no ext4 file system at its start."""
+def hints_for(source: Source) -> list[str]:
+    """Hints for an image that has no ext4 file system at its start."""
     try:
         partitions = read_partitions(source)
         if partitions:
-            told = [f"--partition {partition.number}: {partition.describe()}" for partition in partitions]
-            more = [f"… and {len(told) - _MOST_PARTITIONS_TOLD} more"] if len(told) > _MOST_PARTITIONS_TOLD else []
-            return ["it is a disk with partitions; say which one", *told[:_MOST_PARTITIONS_TOLD], *more]
-        start = source.read_at(0, min(source.size, _LOOKED_AT_BYTES))
+            listed = [f"--partition {partition.number}: {partition.describe()}" for partition in partitions]
+            more = (
+                [f"… and {len(listed) - _MAX_PARTITIONS_LISTED} more"] if len(listed) > _MAX_PARTITIONS_LISTED else []
+            )
+            return ["the image has a partition table; choose a partition", *listed[:_MAX_PARTITIONS_LISTED], *more]
+        start = source.read_at(0, min(source.size, _WINDOW_BYTES))
     except SourceError as error:
-        return [f"its start cannot be read: {error.strerror or error}"]
+        return [f"its first bytes cannot be read: {error.strerror or error}"]
     except Ext4Error as error:
         return [f"its partition table is damaged: {error}"]
     copy = find_copy(source)
     if copy is not None and copy.block is not None:
         block = copy.block
-        return [f"block {block} holds a copy of its superblock: --superblock {block} reads by it, or --checks report"]
+        return [f"block {block} holds a backup superblock: use --superblock {block}, or --checks report"]
     if copy is not None:
-        return ["its journal holds a copy of its superblock: --checks report reads by it"]
+        return ["the journal holds a copy of the superblock: use --checks report"]
     known = _known(start)
     if known is not None:
         return ["it is {}: {}".format(*known)]
     if not start.strip(b"\0"):
         return [f"its first {len(start)} bytes are zeros" if start else "it is empty"]
-    return ["if the file system starts further in, say where with --offset or --partition"]
+    return ["if the file system starts at another offset, give --offset or --partition"]
 
 
 def _known(start: bytes) -> tuple[str, str] | None:
-    """What begins with these bytes, and what to do about it."""
+    """The format that begins with these bytes, and the hint for it."""
     return next(((what, then) for at, magic, what, then in _MAGIC if start[at : at + len(magic)] == magic), None)
 
 
-def what_is_on(path: str) -> list[str]:
-    """Lines that tell what a device holds, for somebody who is about to overwrite it."""
+def describe_device(path: str) -> list[str]:
+    """Lines that describe what a device holds, printed before it is overwritten."""
     with open_source(path) as source:
         size = f"a block device of {size_text(source.size)}"
         try:
@@ -82,24 +84,24 @@ def what_is_on(path: str) -> list[str]:
         except NotExt4Error:
             return [f"{size}: {what}" for what in _other_contents(source)]
         except Ext4Error as error:
-            return [f"{size}: an ext2, ext3 or ext4 file system that can't be read: {error}"]
+            return [f"{size}: an ext2, ext3 or ext4 file system that cannot be read: {error}"]
     label = f" {quote(superblock.label)}" if superblock.label else ""
     mounted = f", last mounted on {quote(superblock.last_mounted)}" if superblock.last_mounted else ""
     return [f"{size}: a file system{label} of {size_text(superblock.size)}, UUID {superblock.uuid}{mounted}"]
 
 
 def _other_contents(source: Source) -> list[str]:
-    """What is there that is no ext2, ext3 or ext4."""
+    """The contents of a device without ext2, ext3 or ext4."""
     try:
         partitions = read_partitions(source)
     except SourceError as error:
-        return [f"its start cannot be read: {error.strerror or error}"]
+        return [f"its first bytes cannot be read: {error.strerror or error}"]
     except Ext4Error as error:
         return [f"a damaged partition table: {error}"]
     if partitions:
         return [f"partition {partition.number}: {partition.describe()}" for partition in partitions]
-    start = source.read_at(0, min(source.size, _LOOKED_AT_BYTES))
+    start = source.read_at(0, min(source.size, _WINDOW_BYTES))
     known = _known(start)
     if known is not None:
         return [known[0]]
-    return ["nothing that is known" if start.strip(b"\0") else "zeros at its start"]
+    return ["unknown contents" if start.strip(b"\0") else "starts with zeros"]

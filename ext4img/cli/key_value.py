@@ -1,22 +1,17 @@
-"""Facts one under the other: a label and a value a line, as stat and dumpe2fs show them."""
+"""Labelled values, one a line, as stat and dumpe2fs print them."""
 
 from __future__ import annotations
 
 from ext4img.cli.output import Output
 
-Facts = list[tuple[str, str]]
+KeyValues = list[tuple[str, str]]
 
 
-def write_facts(out: Output, facts: Facts) -> None:
-    """Write the facts, labels aligned; a value's further lines stand under its first."""
-    width = max(len(label) for label, _ in facts)
-    for label, value in facts:
+def write_key_values(out: Output, pairs: KeyValues) -> None:
+    """Write the pairs with aligned labels; further lines of a value are indented below its first."""
+    width = max(len(label) for label, _ in pairs)
+    for label, value in pairs:
         first, *more = value.split("\n")
         out.line(f"{label + ':':<{width + 2}}{first}")
         for line in more:
             out.line(" " * (width + 2) + line)
-
-
-def plural(count: int, one: str, many: str | None = None) -> str:
-    """A number and its noun: 1 block, 2 blocks."""
-    return f"{count} {one if count == 1 else many or one + 's'}"

@@ -1,33 +1,33 @@
-"""The long form of a listing, as ls -l has it; times are UTC, owners numbers."""
+"""The long format of a listing, like ls -l; times are in UTC, owners are numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ext4img.cli.describe import size_text, time_text
 from ext4img.cli.output import Output
+from ext4img.cli.units import size_text, time_text
 from ext4img.fs.inode import Inode
 
 
-class LongForm(NamedTuple):
-    """What the lines of a listing show."""
+class LongFormat(NamedTuple):
+    """The columns that a listing shows."""
 
     inode: bool = False
     human: bool = False
     full_time: bool = False
 
 
-class Row(NamedTuple):
-    """One line: a name, its inode's number, and the inode, None where it could not be read."""
+class ListingRow(NamedTuple):
+    """One line: a name, the inode number, and the inode, or None if it could not be read."""
 
     name: bytes
     number: int
     inode: Inode | None
 
 
-def long_lines(out: Output, rows: Iterable[Row], form: LongForm) -> None:
-    """Write the lines, columns aligned over all of them."""
+def long_lines(out: Output, rows: Iterable[ListingRow], form: LongFormat) -> None:
+    """Write all lines with aligned columns."""
     table = [(_columns(row, form), row) for row in rows]
     if not table:
         return
@@ -38,11 +38,11 @@ def long_lines(out: Output, rows: Iterable[Row], form: LongForm) -> None:
 
 
 def target_of(out: Output, inode: Inode | None) -> bytes:
-    """The arrow and target of a symbolic link; nothing for others."""
+    """The arrow and target of a symbolic link; empty for other types."""
     return b" -> " + out.name(inode.readlink()) if inode is not None and inode.is_symlink else b""
 
 
-def _columns(row: Row, form: LongForm) -> tuple[str, ...]:
+def _columns(row: ListingRow, form: LongFormat) -> tuple[str, ...]:
     number = str(row.number) if form.inode else ""
     inode = row.inode
     if inode is None:

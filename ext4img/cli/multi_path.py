@@ -1,27 +1,27 @@
-"""One thing after the other, where a failure of one is told and the others go on."""
+"""Commands with several PATHs: an error at one is reported, and the others continue."""
 
 from __future__ import annotations
 
 import sys
 from types import TracebackType
 
-from ext4img.cli.error_report import explain, lines
+from ext4img.cli.error_report import error_lines, explain
 from ext4img.cli.exit_codes import Exit
 from ext4img.errors import Ext4Error
 
 
-class Attempts:
-    """A context manager for each of `count` things asked for; `code` is how it all ended.
+class MultiPath:
+    """A context manager entered once for each of `count` paths; `code` is the exit code at the end.
 
-    Where only one thing was asked for its failure is the command's. Of several, each failure is
-    told at once and the code is Exit.PARTLY.
+    The error of a single path is the command's error. Of several paths each error is reported at
+    once, and the code is Exit.PARTLY.
     """
 
     def __init__(self, command: str, subject: str, count: int) -> None:
         self._command = command
         self._subject = subject
         self._count = count
-        self._advised: set[str] = set()
+        self._hinted: set[str] = set()
         self.code = Exit.DONE
 
     def __enter__(self) -> None:
@@ -32,12 +32,11 @@ class Attempts:
     ) -> bool:
         if not isinstance(error, Ext4Error) or self._count == 1:
             return False
-        failure = explain(error, self._subject)
+        reported = explain(error, self._subject)
         sys.stdout.flush()
-        advice = tuple(line for line in failure.advice if line not in self._advised)
-        self._advised.update(advice)
-        failure.advice = advice
-        for line in lines(failure, self._command):
+        reported.hints = tuple(hint for hint in reported.hints if hint not in self._hinted)
+        self._hinted.update(reported.hints)
+        for line in error_lines(reported, self._command):
             print(line, file=sys.stderr)
         self.code = Exit.PARTLY
         return True

@@ -1,17 +1,9 @@
-"""Options that commands share, as groups; and how groups become a command's own options.
-
-A command is a function. Where one of its parameters is a dataclass, `for_typer` puts the fields
-of that dataclass in its place, and gathers their values again when the command is called.
-"""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import StrEnum
-from functools import partial
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated
 
 import typer
 
@@ -23,25 +15,18 @@ _UNITS = {
 
 
 def parse_bytes(text: str | int) -> int:
-    """A number of bytes, with a unit if need be: 1048576, 1MiB, 1M, 2048s (sectors of 512)."""
+    """A number of bytes, with an optional unit: 1048576, 1MiB, 1M, 2048s (sectors of 512)."""
     if isinstance(text, int):  # a default
         return text
     digits = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
     unit = _UNITS.get(text[len(digits) :].lower())
     if unit is None or not digits.isascii() or not digits.isdigit() or len(digits) > 19:
-        raise typer.BadParameter(f"{text!r} is not a number of bytes, like 1048576, 1MiB or 2048s (sectors)")
+        raise typer.BadParameter(f"{text!r} is not a number of bytes; examples: 1048576, 1MiB, 2048s (sectors)")
     return int(digits) * unit
 
 
-class JournalChoice(StrEnum):
-    """What to do with a journal that was not replayed."""
-
-    replay = "replay"
-    ignore = "ignore"
-
-
 class BlockSizeChoice(StrEnum):
-    """Bytes of a block."""
+    """A block size in bytes."""
 
     b1024 = "1024"
     b2048 = "2048"
@@ -52,112 +37,8 @@ class BlockSizeChoice(StrEnum):
     b65536 = "65536"
 
 
-class ChecksChoice(StrEnum):
-    """How strict reading is."""
-
-    strict = "strict"
-    report = "report"
-    off = "off"
-
-
-@dataclass(frozen=True)
-class VolumeOptions:
-    """Which file system."""
-
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A raw image or a block device.", show_default=False)]
-    offset: Annotated[
-        int,
-        typer.Option(
-            "--offset",
-            metavar="BYTES",
-            parser=parse_bytes,
-            help="Where the file system starts; 2048s counts sectors of 512.",
-            show_default=False,
-        ),
-    ] = 0
-    partition: Annotated[
-        int | None,
-        typer.Option("--partition", metavar="N", min=1, help="The partition it is in, numbered as sfdisk does."),
-    ] = None
-    journal: Annotated[
-        JournalChoice,
-        typer.Option("--journal", help="Show a dirty image as it is after recovery (in memory), or as it stands."),
-    ] = JournalChoice.replay
-    journal_device: Annotated[
-        str | None,
-        typer.Option("--journal-device", metavar="FILE", help="The external journal, where the file system has one."),
-    ] = None
-    superblock: Annotated[
-        int | None,
-        typer.Option(
-            "--superblock", metavar="BLOCK", min=0, help="The block of a backup superblock, to read by that one."
-        ),
-    ] = None
-    block_size: Annotated[
-        BlockSizeChoice | None,
-        typer.Option("--block-size", help="What BLOCK counts; without it any size is tried."),
-    ] = None
-
-
-@dataclass(frozen=True)
-class ImageOptions(VolumeOptions):
-    """Which file system, and how it is read."""
-
-    checks: Annotated[
-        ChecksChoice,
-        typer.Option(
-            "--checks", help="Stop at wrong checksums and other damage, report it and read around it, or do not look."
-        ),
-    ] = ChecksChoice.strict
-
-
 Paths = Annotated[
     list[str] | None, typer.Argument(metavar="[PATH]...", help="Paths on the image, or inode:N.", show_default=False)
 ]
-Json = Annotated[bool, typer.Option("--json", help="JSON Lines, for machines; docs/cli.md has the fields.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
-
-
-def for_typer(run: Callable[..., Any]) -> Callable[..., Any]:
-    """The function that Typer is to see in place of `run`; see the module's text.
-
-    Arguments come first, then the command's own options, then those of its groups. It returns
-    what is to be called: a command runs outside of Typer, which has ways of its own with exceptions.
-    """
-    arguments: list[inspect.Parameter] = []
-    own: list[inspect.Parameter] = []
-    common: list[inspect.Parameter] = []
-    groups: dict[str, tuple[type[Any], list[str]]] = {}
-    hints = get_type_hints(run, include_extras=True)
-    for name, parameter in inspect.signature(run).parameters.items():
-        hint = hints[name]
-        if not is_dataclass(hint):
-            (arguments if _is_argument(hint) else own).append(_keyword(name, hint, parameter.default))
-            continue
-        assert isinstance(hint, type)
-        inner = get_type_hints(hint, include_extras=True)
-        for field in fields(hint):
-            default = inspect.Parameter.empty if field.default is MISSING else field.default
-            keyword = _keyword(field.name, inner[field.name], default)
-            (arguments if _is_argument(keyword.annotation) else common).append(keyword)
-        groups[name] = hint, [field.name for field in fields(hint)]
-
-    def call(**values: Any) -> Any:
-        for name, (group, names) in groups.items():
-            values[name] = group(**{key: values.pop(key) for key in names})
-        return partial(run, **values)
-
-    parameters = arguments + own + common
-    call.__name__ = run.__name__
-    call.__doc__ = run.__doc__
-    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    vars(call)["__signature__"] = inspect.Signature(parameters)
-    return call
-
-
-def _keyword(name: str, hint: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
-
-
-def _is_argument(hint: Any) -> bool:
-    return any(isinstance(extra, typer.models.ArgumentInfo) for extra in getattr(hint, "__metadata__", ()))
+Json = Annotated[bool, typer.Option("--json", help="Write JSON Lines; docs/cli.md lists the fields.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Draw no progress bar.")]

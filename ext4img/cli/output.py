@@ -1,4 +1,4 @@
-"""What a command writes to standard output: text, raw bytes, or JSON Lines."""
+"""Standard output of a command: text, raw bytes, or JSON Lines; warnings and hints on standard error."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import sys
 from collections.abc import Iterable
 from typing import Any, BinaryIO
 
-from ext4img.cli.error_report import Failure
+from ext4img.cli.error_report import CommandError
 from ext4img.cli.exit_codes import Exit
 from ext4img.cli.quoting import harmless, quote
 
 
 class Output:
-    """Standard output, as bytes: names need not be UTF-8. `json` is whether records were asked for.
+    """Standard output, as bytes: names need not be UTF-8. `json` tells whether to write records.
 
-    Names go out as GNU ls writes them: quoted on a terminal, as they are into a pipe or file.
+    Names are written as GNU ls writes them: quoted on a terminal, unchanged into a pipe or file.
     """
 
     def __init__(self, json: bool = False) -> None:
@@ -29,18 +29,18 @@ class Output:
         try:
             self._write(data)
         except OSError as error:
-            raise _cannot(error) from error
+            raise _write_error(error) from error
 
     def line(self, text: str) -> None:
-        """A line of text; names in it have been made harmless by the caller."""
+        """Write a line of text; the caller has escaped the names in it."""
         self.write(text.encode("utf-8", "surrogateescape") + b"\n")
 
     def name(self, name: bytes) -> bytes:
-        """A name as this output shows it."""
+        """A name, quoted if this output is a terminal."""
         return quote(name).encode("utf-8", "surrogateescape") if self.is_terminal else name
 
     def record(self, record: dict[str, Any]) -> None:
-        """One line of JSON, ASCII only."""
+        """Write one line of JSON, ASCII only."""
         import json
 
         self.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
@@ -53,24 +53,24 @@ class Output:
         return shutil.get_terminal_size().columns
 
     def flush(self) -> None:
-        """Write what is held."""
+        """Write what is buffered."""
         try:
             self.binary.flush()
         except OSError as error:
-            raise _cannot(error) from error
+            raise _write_error(error) from error
 
 
-def _cannot(error: OSError) -> Exception:
-    """The failure to write; a reader that went away is not one."""
+def _write_error(error: OSError) -> Exception:
+    """The error for a failed write; a closed pipe stays a BrokenPipeError."""
     if isinstance(error, BrokenPipeError):
         return error
-    return Failure(Exit.SYSTEM, f"standard output cannot be written: {error.strerror}")
+    return CommandError(Exit.SYSTEM, f"cannot write standard output: {error.strerror}")
 
 
 def text_fields(key: str, value: bytes | str) -> dict[str, str]:
-    """`value` under `key` as JSON can have it.
+    """`value` under `key`, as JSON can represent it.
 
-    Where it is not UTF-8 the odd bytes show as U+FFFD, and all of it is in `KEY_base64` besides.
+    If it is not UTF-8, invalid bytes become U+FFFD and `KEY_base64` has the exact bytes.
     """
     raw = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
     try:
@@ -80,7 +80,7 @@ def text_fields(key: str, value: bytes | str) -> dict[str, str]:
 
 
 def text_list_fields(key: str, values: Iterable[str]) -> dict[str, list[str]]:
-    """As text_fields for a sorted list of names: if one of them is not UTF-8 all are in `KEY_base64` too."""
+    """As text_fields, for a list of names, sorted: if any is not UTF-8, `KEY_base64` has all of them."""
     raw = [value.encode("utf-8", "surrogateescape") for value in values]
     raw.sort()
     shown = [value.decode("utf-8", "replace") for value in raw]
@@ -90,11 +90,11 @@ def text_list_fields(key: str, values: Iterable[str]) -> dict[str, list[str]]:
 
 
 def warn(text: str) -> None:
-    """A line on standard error."""
+    """Write a line to standard error."""
     sys.stdout.flush()
     print(harmless(f"ext4img: {text}"), file=sys.stderr)
 
 
 def hint(text: str) -> None:
-    """A line of advice on standard error, below the warning that it is for."""
+    """Write a hint to standard error, below the warning it belongs to."""
     print(f"  hint: {harmless(text)}", file=sys.stderr)

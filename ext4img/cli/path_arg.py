@@ -1,6 +1,6 @@
-"""Which thing on the image an argument means: a path, or an inode by its number.
+"""A PATH argument: a path on the image, or an inode by its number.
 
-`inode:12` and `<12>` are inode 12, as in debugfs; a file of such a name is `./<12>` or `/<12>`.
+`inode:12` and `<12>` mean inode 12, as in debugfs; a file with such a name is `./<12>` or `/<12>`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ext4img.volume.dir_block import DirEntry
 _INODE = re.compile(r"inode:([0-9]{1,10})|<([0-9]{1,10})>")
 
 
-class Located(NamedTuple):
-    """What an argument means. `path` is absolute, or "<12>" where it was asked for by number.
+class PathArg(NamedTuple):
+    """A PATH argument, looked up. `path` is absolute, or "<12>" for an inode given by number.
 
-    `entry` is the directory entry as stored; None for the root and for inodes asked for by
-    number. `directory` is the inode number of the directory that holds it, 0 likewise.
+    `entry` is the directory entry as stored, and `directory` the inode number of the directory
+    that holds it; None and 0 for the root and for inodes given by number.
     """
 
     fs: FileSystem
@@ -37,7 +37,7 @@ class Located(NamedTuple):
 
     @property
     def by_number(self) -> bool:
-        """Whether it was asked for as an inode."""
+        """Whether it was given as an inode number."""
         return self.path.startswith("<")
 
     @property
@@ -51,20 +51,20 @@ class Located(NamedTuple):
         return self.shown.rpartition(b"/")[2] or b"/"
 
     def followed(self) -> Inode:
-        """Its inode, or if it is a symbolic link asked for by its path, what that leads to."""
+        """Its inode; for a symbolic link given by path, the inode of the link's target."""
         if self.inode.is_symlink and not self.by_number:
             return self.fs.resolve(self.path, follow=True)[0]
         return self.inode
 
     def as_path(self) -> Ext4Path:
-        """As a path to walk from; from an inode by number the paths begin with "<12>"."""
+        """A path to walk from; below an inode given by number, paths begin with "<12>"."""
         if not self.by_number:
             return self.fs.path(self.path)
         entry = DirEntry(self.shown, self.inode.number, 0, b"")
         return Ext4Path.known(self.fs, self.path, entry, self.inode, 0)
 
     def walk(self, levels: int | None = None) -> Iterator[tuple[str, Inode]]:
-        """(path, inode) of it and all below, or so many levels below; parents first."""
+        """(path, inode) of it and everything below, at most `levels` levels deep; parents first."""
         if levels is not None:
             yield from walk_levels(self.fs, self.path, self.inode, levels)
             return
@@ -72,24 +72,24 @@ class Located(NamedTuple):
             yield str(path), inode
 
     def path_lists(self) -> Iterator[list[str]]:
-        """The paths alone, several times as fast, as many at a time as a directory has in a row."""
+        """The paths alone, in lists: several times as fast as `walk`."""
         return path_lists(self.fs, self.as_path())
 
 
-def locate(fs: FileSystem, argument: str) -> Located:
-    """What `argument` means. A symbolic link at a path's end is not followed. PathError."""
+def resolve_path_arg(fs: FileSystem, argument: str) -> PathArg:
+    """Look up a PATH argument. A symbolic link at the end of the path is not followed. Raises PathError."""
     match = _INODE.fullmatch(argument)
     if match:
         number = int(match[1] or match[2])
         if number == EXT4_ROOT_INO:
-            return Located(fs, "/", fs.root(), None, 0)
+            return PathArg(fs, "/", fs.root(), None, 0)
         inode = fs.inode(number)
         if not inode.mode and not inode.links:
             raise NotFoundError.at(argument, "Inode is not in use")
-        return Located(fs, f"<{number}>", inode, None, 0)
+        return PathArg(fs, f"<{number}>", inode, None, 0)
     path = fs.path(os.fsencode(argument))
-    if argument.endswith("/"):  # which follows a link, and nothing but a directory may have
+    if argument.endswith("/"):  # follows a link, and requires a directory
         path = path.resolve()
         if not path.inode.is_dir:
             raise NotDirectoryError.at(argument)
-    return Located(fs, str(path), path.inode, path.entry, path.directory)
+    return PathArg(fs, str(path), path.inode, path.entry, path.directory)

@@ -1,8 +1,8 @@
-r"""Names for terminals and for people: what an image says must not command a terminal.
+r"""Names for terminals and for people: a name on an image must not control a terminal.
 
-The form is that of GNU ls (--quoting-style=shell-escape): a name that a shell would take as it
-stands is left alone, others are quoted so that a shell gives the same bytes back, and what does
-not print, bytes that are no UTF-8 among it, is escaped: 'a b', "it's", 'line'$'\n''break'.
+The format is that of GNU ls (--quoting-style=shell-escape): a name without special characters is
+left unchanged, others are quoted so that a shell returns the same bytes, and unprintable
+characters and invalid UTF-8 are escaped: 'a b', "it's", 'line'$'\n''break'.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# What a shell does something about; "#" and "~" only in front, "{" and "}" only alone.
+# Special in a shell; "#" and "~" only in front, "{" and "}" only alone.
 _SPECIAL = re.compile(r"""[ !"$&'()*;<=>?\[\\^`|]|^[#~]|^[{}]$""")
 _IN_DOUBLE_QUOTES = re.compile(r"""[!"$\\`]""")
 _NAMED = {7: "\\a", 8: "\\b", 9: "\\t", 10: "\\n", 11: "\\v", 12: "\\f", 13: "\\r"}
 
 
 def as_text(name: bytes | str) -> str:
-    """A name as Python has it: UTF-8, other bytes as surrogates."""
+    """A name as a str: UTF-8, with invalid bytes as surrogates."""
     return name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
 
 
 def quote(name: bytes | str) -> str:
-    """The name as GNU ls shows it on a terminal; plain names stay as they are."""
+    """The name as GNU ls shows it on a terminal; plain names are unchanged."""
     text = as_text(name)
     if text.isprintable():
         if text and not _SPECIAL.search(text):
@@ -53,7 +53,7 @@ def _encoded(char: str) -> bytes:
 
 
 def harmless(text: str) -> str:
-    r"""Text for a message: what does not print, a line's end among it, as \xNN or \uNNNN."""
+    r"""Text for a message: unprintable characters, line ends too, become \xNN or \uNNNN."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else _escape(char) for char in text)
@@ -61,13 +61,13 @@ def harmless(text: str) -> str:
 
 def _escape(char: str) -> str:
     code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # an invalid byte
         return f"\\x{code - 0xDC00:02x}"
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def columns_of(text: str) -> int:
-    """How many columns of a terminal the text takes."""
+    """The number of terminal columns that the text takes."""
     if text.isascii():
         return len(text)
     wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)

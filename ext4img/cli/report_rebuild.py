@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ext4img.cli.describe import size_text
-from ext4img.cli.error_report import Failure, explain
+from ext4img.cli.error_report import CommandError, explain
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.file_magic import what_is_on
-from ext4img.cli.key_value import plural
+from ext4img.cli.file_magic import describe_device
 from ext4img.cli.options import parse_bytes
 from ext4img.cli.output import Output, text_fields, warn
-from ext4img.cli.progress import progress
+from ext4img.cli.progress_bar import progress
 from ext4img.cli.quoting import harmless, quote
 from ext4img.cli.report_restore import NOUNS
+from ext4img.cli.units import plural, size_text
 from ext4img.errors import UnsupportedFeatureError
 from ext4img.rebuilder.rebuild import RebuildReport, is_device, size_for
 
@@ -95,7 +94,7 @@ def make_image(
     _check_features(choices.feature_names)
     on_device = is_device(image)
     if on_device and not choices.plan:
-        for line in what_is_on(image):
+        for line in describe_device(image):
             warn(f"{quote(image)}: {line}")
     if not choices.plan:
         _check_place(image, on_device, choices.device, overwrite)
@@ -135,17 +134,19 @@ def _check_features(names: tuple[str, ...]) -> None:
     try:
         FeatureChoice(names)
     except UnsupportedFeatureError as error:
-        raise Failure(Exit.USAGE, f"--features: {error}") from error
+        raise CommandError(Exit.USAGE, f"--features: {error}") from error
 
 
 def _check_place(image: str, on_device: bool, device: bool, overwrite: bool) -> None:
     if image == "-":
-        raise Failure(Exit.USAGE, "an image is made as a file, not on standard output", "./- is a file of that name")
+        raise CommandError(
+            Exit.USAGE, "an image is made as a file, not on standard output", "./- is a file of that name"
+        )
     if on_device and not device:
         text = f"{quote(image)}: a block device, and what is there would be gone"
-        raise Failure(Exit.SYSTEM, text, "--device writes to it all the same")
+        raise CommandError(Exit.SYSTEM, text, "--device writes to it all the same")
     if not on_device and not overwrite and os.path.lexists(image):
-        raise Failure(Exit.SYSTEM, f"{quote(image)}: is there already", "--overwrite replaces it")
+        raise CommandError(Exit.SYSTEM, f"{quote(image)}: is there already", "--overwrite replaces it")
 
 
 def _tell_plan(plan: Plan, out: Output) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from ext4img.cli.describe import size_text
 from ext4img.cli.error_report import explain
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.key_value import plural
 from ext4img.cli.output import Output, hint, warn
 from ext4img.cli.quoting import quote
+from ext4img.cli.units import plural, size_text
 from ext4img.errors import NoKeyError
 from ext4img.restorer.restore import RestoreReport
 
@@ -37,8 +36,8 @@ def tell_restored(report: RestoreReport, out: Output, target: str, *, dry_run: b
         warn(f"left out: {explain(problem).text}")
     no_key = next((problem for problem in report.problems if isinstance(problem, NoKeyError)), None)
     if no_key is not None:
-        for advice in explain(no_key).advice:
-            hint(advice)
+        for text in explain(no_key).hints:
+            hint(text)
     all_set = _tell_unset(report.unset, target)
     if out.json:
         out.record(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ext4img.cli.file_magic import what_is_on
+from ext4img.cli.file_magic import describe_device
 from ext4img.cli.main import main
 from tests.conftest import UnpackedImage
 from tests.sources.test_partitions import disk, expected
@@ -17,7 +17,7 @@ Fixture = Callable[[str], UnpackedImage]
 
 
 def test_a_file_system(fixture_image: Fixture):
-    (line,) = what_is_on(str(fixture_image("sample-encrypted").path))
+    (line,) = describe_device(str(fixture_image("sample-encrypted").path))
     assert "12M: a file system sample of 12M, UUID f70270eb-3f7f-59bc-81c2-d415b49a01e6" in line
 
 
@@ -25,13 +25,13 @@ def test_a_file_system(fixture_image: Fixture):
     ("start", "told"),
     [
         (b"LUKS\xba\xbe", "a LUKS container"),
-        (b"", "zeros at its start"),
-        (b"what?", "nothing that is known"),
+        (b"", "starts with zeros"),
+        (b"what?", "unknown contents"),
     ],
 )
 def test_other_things(start: bytes, told: str, tmp_path: Path):
     (tmp_path / "device").write_bytes(start.ljust(1 << 20, b"\0"))
-    (line,) = what_is_on(str(tmp_path / "device"))
+    (line,) = describe_device(str(tmp_path / "device"))
     assert line == f"a block device of 1.0M: {told}"
 
 
@@ -39,13 +39,13 @@ def test_a_file_system_that_is_damaged(fixture_image: Fixture, tmp_path: Path):
     data = bytearray(fixture_image("plain-4k").path.read_bytes())
     data[1024 + 0x18] = 200  # s_log_block_size
     (tmp_path / "device").write_bytes(data)
-    (line,) = what_is_on(str(tmp_path / "device"))
-    assert "that can't be read" in line
+    (line,) = describe_device(str(tmp_path / "device"))
+    assert "that cannot be read" in line
 
 
 def test_partitions(tmp_path: Path):
     (tmp_path / "device").write_bytes(disk("gpt"))
-    lines = what_is_on(str(tmp_path / "device"))
+    lines = describe_device(str(tmp_path / "device"))
     told = [line.partition(": ")[2].partition(":")[0] for line in lines]
     assert told == [f"partition {partition.number}" for partition in expected("gpt")]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ext4img.cli.describe import flag_letters, flag_names
+from ext4img.cli.inode_json import flag_letters, flag_names
 from ext4img.cli.main import main
 from ext4img.structs.inode import INODE_FLAGS
 from tests.conftest import UnpackedImage

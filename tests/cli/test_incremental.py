@@ -178,7 +178,7 @@ def test_what_a_backup_does_not_build_on_is_told(chain: Path, fixture_image, cap
     assert run("backup", fixture_image("plain-4k").path, other) == 0
     capfd.readouterr()
     assert run("verify", chain / "days/tuesday.tar", "--base", other, "--base", chain / "full.tar") == 0
-    assert last_lines(capfd)[0].endswith("days/tuesday.tar does not build on it")
+    assert last_lines(capfd)[0].endswith("days/tuesday.tar is not based on it")
     assert run("verify", chain / "days/tuesday.tar", "--base", other) == 6
     assert f"not of its chain: {other}" in last_lines(capfd)[0]
 
@@ -202,9 +202,9 @@ def test_what_an_incremental_backup_may_build_on(chain: Path, fixture_image, cap
         ([image, chain / "new", "--since", chain / "noise"], 6, "noise: "),
         ([image, chain / "full.tar", "--since", chain / "full.tar", "--overwrite"], 8, "it is based on"),
         ([image, chain / "full.tar", "--since", chain / "days/monday.tar", "--overwrite"], 8, "it is based on"),
-        ([image, chain / "new", "--since", chain / "full.tar", "--format", "dir"], 2, "--since is for archives"),
-        ([image, chain / "new", "--compress", "zstd", "--format", "dir"], 2, "--compress is for archives"),
-        ([image, "-", "--format", "dir"], 2, "a directory store is no stream"),
+        ([image, chain / "new", "--since", chain / "full.tar", "--format", "dir"], 2, "--since cannot be used"),
+        ([image, chain / "new", "--compress", "zstd", "--format", "dir"], 2, "--compress cannot be used"),
+        ([image, "-", "--format", "dir"], 2, "a directory store cannot be written to standard output"),
     ]
     before = (chain / "full.tar").read_bytes()
     for arguments, code, text in cases:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,16 @@ from tests.cli.transcripts import REPOSITORY
 from tests.conftest import UnpackedImage
 
 COMMAND = [sys.executable, "-m", "ext4img"]
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """A shell's background job ignores SIGINT, and its children inherit that."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def started(*arguments: str | Path, stdout: Any, stdin: int | None = None) -> subprocess.Popen[bytes]:
@@ -49,7 +59,7 @@ def test_closed_streams(fixture_image, tmp_path: Path):
         done = subprocess.run(["sh", "-c", command, "sh", image], cwd=REPOSITORY, capture_output=True, check=False)
         return done.returncode, done.stdout + done.stderr
 
-    unwritable = b"standard output cannot be written: Bad file descriptor"
+    unwritable = b"cannot write standard output: Bad file descriptor"
     assert run('ls "$1" >&-') == (8, b"ext4img ls: " + unwritable + b"\n")
     assert run("ls missing.img 2>&-") == (8, b"")
     assert run('ls "$1" /missing >&- 2>&- <&-') == (7, b"")
@@ -65,7 +75,7 @@ def test_no_room_for_the_output(fixture_image):
         process = started("find", fixture_image("plain-4k").path, stdout=full)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 8
-    assert said == b"ext4img find: standard output cannot be written: No space left on device\n"
+    assert said == b"ext4img find: cannot write standard output: No space left on device\n"
 
 
 def held_up(fixture_image, tmp_path: Path) -> tuple[subprocess.Popen[bytes], Path]:

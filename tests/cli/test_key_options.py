@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ext4img.cli.keys import GivenKey
+from ext4img.cli.key_options import GivenKey
 from ext4img.cli.main import main
 from tests.cli.transcripts import REPOSITORY
 from tests.conftest import UnpackedImage
@@ -131,7 +131,7 @@ def test_a_passphrase_is_asked_for_without_echo(fixture_image):
         pass
     os.close(leader)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert b"Opened by: 'the passphrase typed'" in seen
+    assert b"Unlocked by: 'the passphrase from the prompt'" in seen
     assert b"horse" not in seen
 
 
@@ -141,7 +141,7 @@ def test_without_a_terminal_nothing_is_asked(sample: Path):
         cwd=REPOSITORY, stdin=subprocess.DEVNULL, capture_output=True, check=False, start_new_session=True,
     )  # fmt: skip
     assert done.returncode == 5
-    assert done.stderr.startswith(b"ext4img ls: there is no terminal to ask on\n")
+    assert done.stderr.startswith(b"ext4img ls: no terminal to ask on\n")
 
 
 def test_keys_are_never_shown(sample: Path, tmp_path: Path, capfdbinary, monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext4img.cli.error_report import explain, lines
+from ext4img.cli.error_report import error_lines, explain
 from ext4img.cli.quoting import harmless, quote
 from ext4img.errors import NotFoundError
 
@@ -56,7 +56,7 @@ def test_a_shell_gives_the_name_back():
 
 def test_a_path_as_long_as_a_command_line():
     error = NotFoundError.at("/" + "a/" * 50_000)
-    (line,) = lines(explain(error, "disk.img"), "ls")
+    (line,) = error_lines(explain(error, "disk.img"), "ls")
     assert len(line) < 2100
     assert line.startswith("ext4img ls: disk.img: /a/a/")
     assert line.endswith("/a/: No such file or directory")

@@ -1,1 +1,1 @@
-"""The commands: each module is one, by its name; its function `run` is what Typer shows and calls."""
+"""The commands: each module is the command of its name; Typer shows and calls its function `run`."""

@@ -13,31 +13,32 @@ import typer
 
 from ext4img.archive.incremental_base import IncrementalBase
 from ext4img.archiver.create import BackupReport, backup
-from ext4img.cli.describe import size_text
-from ext4img.cli.error_report import Failure, about, explain
+from ext4img.cli.error_report import CommandError, about, explain
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.image import open_image
-from ext4img.cli.key_value import plural
-from ext4img.cli.keys import ImageKeyOptions
-from ext4img.cli.options import ImageOptions, Json, Quiet
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.key_options import ImageKeyOptions
+from ext4img.cli.open_image import open_image
+from ext4img.cli.options import Json, Quiet
 from ext4img.cli.output import Output, warn
-from ext4img.cli.progress import progress
+from ext4img.cli.progress_bar import progress
 from ext4img.cli.quoting import quote
+from ext4img.cli.units import plural, size_text
 from ext4img.crypto.policy import DESCRIPTOR_SIZE, IDENTIFIER_SIZE
 from ext4img.errors import ArchiveError
 from ext4img.fs.filesystem import FileSystem
 
 STDOUT = "-"
+_REPLACE = "use --overwrite to replace it"
 
 
 class CompressChoice(StrEnum):
-    """How an archive is compressed."""
+    """The compression of an archive."""
 
     zstd = "zstd"
 
 
 class FormatChoice(StrEnum):
-    """What a backup is written as."""
+    """The format of a backup."""
 
     tar = "tar"
     dir = "dir"
@@ -46,54 +47,59 @@ class FormatChoice(StrEnum):
 def run(
     image: ImageOptions,
     keys: ImageKeyOptions,
-    archive: Annotated[str, typer.Argument(metavar="ARCHIVE", help="Where to; - is standard output.")],
+    archive: Annotated[str, typer.Argument(metavar="ARCHIVE", help="The backup to write; - writes standard output.")],
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="PATH", help="This path with what is below it; may be given several times."),
+        typer.Option("--only", metavar="PATH", help="Back up only this path and everything below it; repeatable."),
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option("--exclude", metavar="PATTERN", help="Leave out what fits: with a slash whole paths, else names."),
+        typer.Option(
+            "--exclude", metavar="PATTERN", help="Skip names that match; a pattern with a slash matches whole paths."
+        ),
     ] = None,
     encrypted_only: Annotated[
-        bool, typer.Option("--encrypted-only", help="Leave out plain files; plain directories and .fscrypt stay.")
+        bool, typer.Option("--encrypted-only", help="Skip plain files, but not plain directories and .fscrypt.")
     ] = False,
     one_policy: Annotated[
         str | None,
-        typer.Option("--one-policy", metavar="HEX", help="Only what is under this key, named as keys does."),
+        typer.Option(
+            "--one-policy",
+            metavar="HEX",
+            help="Back up only entries of the policy with this key ID, as `keys` lists it.",
+        ),
     ] = None,
     encdata: Annotated[
-        bool, typer.Option("--encdata", help="The attribute security.encdata too, for Lustre's tools.")
+        bool, typer.Option("--encdata", help="Also write the attribute security.encdata, for Lustre tools.")
     ] = False,
     form: Annotated[
-        FormatChoice, typer.Option("--format", help="A tar archive, or a directory store for tools that deduplicate.")
+        FormatChoice, typer.Option("--format", help="tar archive, or directory store for deduplicating tools.")
     ] = FormatChoice.tar,
     since: Annotated[
         str | None,
         typer.Option(
             "--since",
             metavar="BACKUP",
-            help="Store only what changed since this backup of the same file system: an archive, or the manifest alone"
-            " of one. To restore, both will be needed.",
+            help="Store only files that changed since this backup, an archive or its manifest.",
         ),
     ] = None,
     compress: Annotated[
         CompressChoice | None,
-        typer.Option("--compress", help="Compress the archive; encrypted files get no smaller by it."),
+        typer.Option("--compress", help="Compress the archive; encrypted files do not get smaller."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the archive if there is one.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing archive.")] = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> int:
     """Back up a file system, without any key.
 
-    Encrypted files go in as ciphertext, with all that decryption will need but the key. The
-    archive is the same whether keys are given or not; they serve only to give --only plain paths.
-    The archive appears under its name when it is complete.
+    Encrypted files are stored as ciphertext, with everything that decryption needs except the
+    key. The archive is the same with and without keys: they only let --only take plain paths.
+    The archive gets its name when it is complete.
     """
     to_stdout = archive == STDOUT
     if to_stdout and sys.stdout.isatty():
-        raise Failure(Exit.USAGE, "an archive is not written to a terminal")
+        raise CommandError(Exit.USAGE, "refusing to write an archive to a terminal")
     if form is FormatChoice.dir:
         _check_for_store(to_stdout, {"--since": since, "--compress": compress, "--overwrite": overwrite})
     policy = _key_id(one_policy) if one_policy is not None else None
@@ -116,17 +122,17 @@ def run(
                     progress=show,
                 )
         except ArchiveError as error:
-            # It is about the archive's place, not about the image.
-            advice = ["--overwrite replaces it"] if os.path.isfile(archive) and not overwrite else []
-            raise Failure(Exit.SYSTEM, explain(error).text, *advice) from error
-        _tell(report, Output(json), archive, bool(compress))
+            # The error is about the destination, not about the image.
+            exists = os.path.isfile(archive) and not overwrite
+            raise CommandError(Exit.SYSTEM, explain(error).text, *([_REPLACE] if exists else [])) from error
+        _report(report, Output(json), archive, bool(compress))
         if report.incomplete:
             files = plural(report.incomplete, "file")
-            warn(f"{quote(image.image)}: incomplete: {files} could not be read in full")
+            warn(f"{quote(image.image)}: incomplete: {files} could not be read completely")
     return Exit.PARTLY if report.incomplete else Exit.DONE
 
 
-def _tell(report: BackupReport, out: Output, archive: str, compressed: bool) -> None:
+def _report(report: BackupReport, out: Output, archive: str, compressed: bool) -> None:
     stored = os.stat(archive).st_size if compressed and archive != STDOUT else None
     if out.json and archive != STDOUT:
         out.record(
@@ -142,16 +148,16 @@ def _tell(report: BackupReport, out: Output, archive: str, compressed: bool) -> 
         return
     size = size_text(report.bytes) if stored is None else f"{size_text(stored)} of {size_text(report.bytes)}"
     unchanged = f"{plural(report.unchanged, 'file')} unchanged, " if report.unchanged else ""
-    told = f"{size}, {unchanged}manifest {report.digest}"
+    summary = f"{size}, {unchanged}manifest {report.digest}"
     if archive == STDOUT:
-        print(f"ext4img backup: {told}", file=sys.stderr)
+        print(f"ext4img backup: {summary}", file=sys.stderr)
     else:
-        out.line(f"{quote(archive)}: {told}")
+        out.line(f"{quote(archive)}: {summary}")
 
 
 @contextmanager
 def _base(since: str | None, fs: FileSystem) -> Iterator[IncrementalBase | None]:
-    """What the backup builds on."""
+    """The backup that this one is based on, opened."""
     if since is None:
         yield None
         return
@@ -162,20 +168,22 @@ def _base(since: str | None, fs: FileSystem) -> Iterator[IncrementalBase | None]
 
 
 def _check_for_store(to_stdout: bool, others: Mapping[str, object]) -> None:
-    """Failure for what a directory store does not go with."""
+    """CommandError for options that a directory store excludes."""
     if to_stdout:
-        raise Failure(Exit.USAGE, "a directory store is no stream: it needs a path of its own")
+        raise CommandError(Exit.USAGE, "a directory store cannot be written to standard output")
     for option, value in others.items():
         if value:
-            raise Failure(Exit.USAGE, f"{option} is for archives, not for a directory store")
+            raise CommandError(Exit.USAGE, f"{option} cannot be used with a directory store")
 
 
 def _key_id(text: str) -> bytes:
-    """A key's descriptor or identifier."""
+    """A key descriptor or identifier."""
     try:
         key_id = bytes.fromhex(text)
     except ValueError:
         key_id = b""
     if len(key_id) not in (DESCRIPTOR_SIZE, IDENTIFIER_SIZE):
-        raise typer.BadParameter(f"--one-policy {text!r}: 16 or 32 hexadecimal digits, as `ext4img keys` lists them")
+        raise typer.BadParameter(
+            f"--one-policy {text!r}: not 16 or 32 hexadecimal digits; `ext4img keys IMAGE` lists them"
+        )
     return key_id

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from ext4img.cli.image import open_image
-from ext4img.cli.keys import ImageKeyOptions
-from ext4img.cli.multi_path import Attempts
-from ext4img.cli.options import ImageOptions
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.key_options import ImageKeyOptions
+from ext4img.cli.multi_path import MultiPath
+from ext4img.cli.open_image import open_image
 from ext4img.cli.output import Output
-from ext4img.cli.path_arg import locate
+from ext4img.cli.path_arg import resolve_path_arg
 
 _CHUNK_BYTES = 1 << 20
 
@@ -21,24 +21,25 @@ def run(
     keys: ImageKeyOptions,
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files on the image, or inode:N.")],
     ciphertext: Annotated[
-        bool, typer.Option("--ciphertext", help="What is on the disk, up to the end of the last block; asks no key.")
+        bool,
+        typer.Option("--ciphertext", help="Write the stored bytes, up to the end of the last block; needs no key."),
     ] = False,
 ) -> int:
-    """Write files' contents to standard output.
+    """Write the contents of files to standard output.
 
-    Symbolic links are followed; holes come as zeros.
+    Symbolic links are followed; holes are written as zeros.
     """
     out = Output()
     buffer = memoryview(bytearray(_CHUNK_BYTES))
     with open_image(image, keys) as fs:
-        attempts = Attempts("cat", image.image, len(paths))
+        multi_path = MultiPath("cat", image.image, len(paths))
         for argument in paths:
-            with attempts:
-                located = locate(fs, argument)
-                inode = located.followed()
+            with multi_path:
+                arg = resolve_path_arg(fs, argument)
+                inode = arg.followed()
                 opened = fs.open_ciphertext if ciphertext else fs.open_inode
-                with opened(inode, located.path) as file:
+                with opened(inode, arg.path) as file:
                     while count := file.readinto(buffer):
                         out.write(buffer[:count])
         out.flush()
-    return attempts.code
+    return multi_path.code

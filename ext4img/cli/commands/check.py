@@ -6,30 +6,28 @@ from typing import Annotated, Any
 
 import typer
 
-from ext4img.cli.describe import size_text
 from ext4img.cli.error_report import about
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.image import open_file_system
-from ext4img.cli.key_value import plural
-from ext4img.cli.options import ChecksChoice, Json, Quiet, VolumeOptions
+from ext4img.cli.image_options import ChecksChoice, VolumeOptions
+from ext4img.cli.open_image import open_file_system
+from ext4img.cli.options import Json, Quiet
 from ext4img.cli.output import Output
-from ext4img.cli.progress import progress
+from ext4img.cli.progress_bar import progress
 from ext4img.cli.quoting import harmless, quote
+from ext4img.cli.units import plural, size_text
 from ext4img.volume.check import CheckSummary, check
 from ext4img.volume.problems import Problem
 
 
 def run(
     image: VolumeOptions,
-    contents: Annotated[
-        bool, typer.Option("--contents", help="Read all files, too, to find what is unreadable.")
-    ] = False,
+    contents: Annotated[bool, typer.Option("--contents", help="Also read the contents of all files.")] = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> int:
-    """Check all of a file system, and tell everything that is wrong.
+    """Check a file system and report every problem found.
 
-    Nothing is written and nothing repaired. Where the superblock is damaged, a backup is looked for.
+    Nothing is repaired. If the superblock is damaged, a backup superblock is used.
     """
     out = Output(json)
     with open_file_system(image, ChecksChoice.report) as fs, about(image.image):
@@ -81,13 +79,13 @@ def _summary_record(summary: CheckSummary) -> dict[str, Any]:
 
 
 def _summary_text(summary: CheckSummary) -> str:
-    looked = (
+    totals = (
         f"{plural(summary.inodes, 'inode')}, {plural(summary.directories, 'directory', 'directories')},"
         f" {plural(summary.names, 'name')}, {plural(summary.blocks_used, 'block')} in use"
     )
     if summary.bytes_read:
-        looked += f", {size_text(summary.bytes_read)} of contents"
+        totals += f", {size_text(summary.bytes_read)} of contents"
     if summary.sound:
-        return f"sound: {looked}"
-    dropped = f" ({summary.problems_dropped} more are not told)" if summary.problems_dropped else ""
-    return f"DAMAGED: {plural(summary.problems, 'problem')}{dropped}: {looked}"
+        return f"sound: {totals}"
+    dropped = f" ({summary.problems_dropped} more not shown)" if summary.problems_dropped else ""
+    return f"DAMAGED: {plural(summary.problems, 'problem')}{dropped}: {totals}"

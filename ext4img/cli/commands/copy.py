@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from ext4img.cli.error_report import Failure
+from ext4img.cli.error_report import CommandError
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.image import open_image
-from ext4img.cli.keys import ImageKeyOptions
-from ext4img.cli.options import BlockSizeChoice, ImageOptions, Json, Quiet
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.key_options import ImageKeyOptions
+from ext4img.cli.open_image import open_image
+from ext4img.cli.options import BlockSizeChoice, Json, Quiet
 from ext4img.cli.report_rebuild import NewImageOptions, make_image
 
 
@@ -30,16 +31,17 @@ def run(
     quiet: Quiet = False,
     json: Json = False,
 ) -> int:
-    """Copy a file system to a new image: smaller or larger, of other blocks or features, in part, or what is left.
+    """Copy a file system to a new image.
 
-    No key is needed: encrypted files go over as they stand, and their keys open them there. Keys
+    The copy may be smaller or larger, partial, or have another block size or other features. No
+    key is needed: encrypted files go over as they stand, and their keys open them there. Keys
     serve only to give --only plain paths. With --checks report what is damaged is left out and
     told. All is planned before anything is written; the copy appears under its name when it is
     whole.
     """
     if image.block_size is not None and image.superblock is None:
         text = "--block-size says what --superblock counts, which is not given"
-        raise Failure(Exit.USAGE, text, "--new-block-size is that of the copy")
+        raise CommandError(Exit.USAGE, text, "--new-block-size is that of the copy")
     with open_image(image, keys) as fs:
         return make_image(
             fs,

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from ext4img.cli.image import open_image
-from ext4img.cli.keys import ImageKeyOptions
-from ext4img.cli.options import ImageOptions, Json, Quiet
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.key_options import ImageKeyOptions
+from ext4img.cli.open_image import open_image
+from ext4img.cli.options import Json, Quiet
 from ext4img.cli.output import Output
-from ext4img.cli.path_arg import Located, locate
-from ext4img.cli.progress import progress
+from ext4img.cli.path_arg import PathArg, resolve_path_arg
+from ext4img.cli.progress_bar import progress
 from ext4img.cli.quoting import quote
 from ext4img.cli.report_restore import tell_restored
 from ext4img.extractor import extract
@@ -25,9 +26,9 @@ def run(
     image: ImageOptions,
     keys: ImageKeyOptions,
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Paths on the image, or inode:N.")],
-    directory: Annotated[str, typer.Argument(metavar="DIRECTORY", help="Where to; made if it is not there.")],
+    directory: Annotated[str, typer.Argument(metavar="DIRECTORY", help="Target directory; created if needed.")],
     ciphertext: Annotated[
-        bool, typer.Option("--ciphertext", help="Contents as they are on the disk, up to the end of the last block.")
+        bool, typer.Option("--ciphertext", help="Write the stored bytes of files, up to the end of the last block.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are in the way.")] = False,
     devices: Annotated[bool, typer.Option("--devices", help="Make device nodes, too.")] = False,
@@ -41,7 +42,7 @@ def run(
     left out and told. Nothing is written outside DIRECTORY, whatever names and links the image has.
     """
     with open_image(image, keys) as fs, progress(f"Extracting from {quote(image.image)}", quiet) as show:
-        found = [locate(fs, argument) for argument in paths]
+        found = [resolve_path_arg(fs, argument) for argument in paths]
         report = extract(
             fs,
             _tree(found),
@@ -54,16 +55,16 @@ def run(
     return tell_restored(report, Output(json), directory)
 
 
-def _tree(found: list[Located]) -> Iterator[tuple[bytes, Inode]]:
+def _tree(found: list[PathArg]) -> Iterator[tuple[bytes, Inode]]:
     """Where each thing goes below the target."""
     # The root's contents go into the target itself, which must come first.
-    for located in sorted(found, key=lambda located: located.path != "/"):
-        if located.by_number:
-            top = f"inode-{located.inode.number}".encode()
+    for arg in sorted(found, key=lambda arg: arg.path != "/"):
+        if arg.by_number:
+            top = f"inode-{arg.inode.number}".encode()
         else:
-            top = _TARGET if located.path == "/" else located.name
-        skip = len(located.path)
-        for path, inode in located.walk():
+            top = _TARGET if arg.path == "/" else arg.name
+        skip = len(arg.path)
+        for path, inode in arg.walk():
             below = path[skip:].encode("utf-8", "surrogateescape").lstrip(b"/")
             if top == _TARGET:
                 yield below or _TARGET, inode

@@ -12,14 +12,15 @@ from typing import Annotated
 
 import typer
 
-from ext4img.cli.describe import inode_record
-from ext4img.cli.image import open_image
-from ext4img.cli.keys import ImageKeyOptions
-from ext4img.cli.long_format import LongForm, Row, long_lines
-from ext4img.cli.multi_path import Attempts
-from ext4img.cli.options import ImageOptions, Json, Paths, parse_bytes
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.inode_json import inode_record
+from ext4img.cli.key_options import ImageKeyOptions
+from ext4img.cli.long_format import ListingRow, LongFormat, long_lines
+from ext4img.cli.multi_path import MultiPath
+from ext4img.cli.open_image import open_image
+from ext4img.cli.options import Json, Paths, parse_bytes
 from ext4img.cli.output import Output
-from ext4img.cli.path_arg import Located, locate
+from ext4img.cli.path_arg import PathArg, resolve_path_arg
 from ext4img.cli.quoting import quote
 from ext4img.fs.inode import Inode
 
@@ -35,42 +36,58 @@ def run(
     image: ImageOptions,
     keys: ImageKeyOptions,
     paths: Paths = None,
-    name: Annotated[str | None, typer.Option("--name", "-name", metavar="PATTERN", help="The last component.")] = None,
-    iname: Annotated[
-        str | None, typer.Option("--iname", "-iname", metavar="PATTERN", help="As --name, whatever the case.")
+    name: Annotated[
+        str | None,
+        typer.Option("--name", "-name", metavar="PATTERN", help="Pattern for the last component of the path."),
     ] = None,
-    path: Annotated[str | None, typer.Option("--path", "-path", metavar="PATTERN", help="The whole path.")] = None,
+    iname: Annotated[
+        str | None, typer.Option("--iname", "-iname", metavar="PATTERN", help="Like --name, ignoring case.")
+    ] = None,
+    path: Annotated[
+        str | None, typer.Option("--path", "-path", metavar="PATTERN", help="Pattern for the whole path.")
+    ] = None,
     kind: Annotated[
-        str | None, typer.Option("--type", "-type", metavar="LETTERS", help="Any of f d l b c p s, as f,d.")
+        str | None, typer.Option("--type", "-type", metavar="LETTERS", help="One or more of f d l b c p s, like f,d.")
     ] = None,
     size: Annotated[
-        str | None, typer.Option("--size", "-size", metavar="[+-]BYTES", help="More (+) or less (-) than, or just.")
+        str | None, typer.Option("--size", "-size", metavar="[+-]BYTES", help="Larger (+), smaller (-) or exactly.")
     ] = None,
-    inum: Annotated[int | None, typer.Option("--inum", "-inum", metavar="N", help="The inode number.")] = None,
-    uid: Annotated[int | None, typer.Option("--uid", "-uid", metavar="N", help="The owner.")] = None,
-    gid: Annotated[int | None, typer.Option("--gid", "-gid", metavar="N", help="The group.")] = None,
-    links: Annotated[int | None, typer.Option("--links", "-links", metavar="N", help="The number of names.")] = None,
+    inum: Annotated[int | None, typer.Option("--inum", "-inum", metavar="N", help="Inode number.")] = None,
+    uid: Annotated[int | None, typer.Option("--uid", "-uid", metavar="N", help="Owner.")] = None,
+    gid: Annotated[int | None, typer.Option("--gid", "-gid", metavar="N", help="Group.")] = None,
+    links: Annotated[int | None, typer.Option("--links", "-links", metavar="N", help="Number of hard links.")] = None,
     perm: Annotated[
-        str | None, typer.Option("--perm", "-perm", metavar="[-/]MODE", help="Octal; all (-) or any (/) of the bits.")
+        str | None,
+        typer.Option(
+            "--perm", "-perm", metavar="[-/]MODE", help="Octal mode: exactly, all (-) or any (/) of the bits."
+        ),
     ] = None,
     newer: Annotated[
-        str | None, typer.Option("--newer", metavar="TIME", help="Modified after it: 2024-05-01T12:00, UTC.")
+        str | None,
+        typer.Option("--newer", metavar="TIME", help="Modified after this time, like 2024-05-01T12:00 (UTC)."),
     ] = None,
-    older: Annotated[str | None, typer.Option("--older", metavar="TIME", help="Modified before it.")] = None,
+    older: Annotated[str | None, typer.Option("--older", metavar="TIME", help="Modified before this time.")] = None,
     encrypted: Annotated[
-        bool | None, typer.Option("--encrypted/--not-encrypted", help="Contents, names in it or target are encrypted.")
+        bool | None,
+        typer.Option(
+            "--encrypted/--not-encrypted", help="Contents, names in the directory or link target are encrypted."
+        ),
     ] = None,
     maxdepth: Annotated[
-        int | None, typer.Option("--maxdepth", "-maxdepth", metavar="N", min=0, help="Levels below PATH.")
+        int | None,
+        typer.Option("--maxdepth", "-maxdepth", metavar="N", min=0, help="Descend at most N levels below PATH."),
     ] = None,
-    mindepth: Annotated[int, typer.Option("--mindepth", "-mindepth", metavar="N", min=0, help="Leave levels out.")] = 0,
-    long: Annotated[bool, typer.Option("-l", "--ls", "-ls", help="As ls -li.")] = False,
-    null: Annotated[bool, typer.Option("-0", "--print0", "-print0", help="A NUL after each path.")] = False,
+    mindepth: Annotated[
+        int,
+        typer.Option("--mindepth", "-mindepth", metavar="N", min=0, help="Skip paths fewer than N levels below PATH."),
+    ] = 0,
+    long: Annotated[bool, typer.Option("-l", "--ls", "-ls", help="Print lines like ls -li.")] = False,
+    null: Annotated[bool, typer.Option("-0", "--print0", "-print0", help="End each path with NUL.")] = False,
     json: Json = False,
 ) -> int:
-    """Go through a tree and print the paths that pass all tests.
+    """Print the paths below PATH that match all tests.
 
-    Tests have the names that find has for them; patterns are the shell's, and * takes slashes too.
+    The tests are named as those of find(1). Patterns are shell patterns, and * also matches slashes.
     """
     out = Output(json)
     name_tests = list(_name_tests(name, iname, path))
@@ -81,19 +98,19 @@ def run(
     ]
     wanted = paths or ["/"]
     with open_image(image, keys) as fs:
-        attempts = Attempts("find", image.image, len(wanted))
+        multi_path = MultiPath("find", image.image, len(wanted))
         for argument in wanted:
-            with attempts:
-                top = locate(fs, argument)
+            with multi_path:
+                top = resolve_path_arg(fs, argument)
                 if inode_tests or long or json or mindepth or maxdepth is not None:
                     _print(out, _matching(top, name_tests, inode_tests, mindepth, maxdepth), long, null)
                 else:
                     _print_paths(out, top, name_tests, null)
-    return attempts.code
+    return multi_path.code
 
 
-def _print_paths(out: Output, top: Located, tests: list[NameTest], null: bool) -> None:
-    """Paths without a look at the inodes, many at a time."""
+def _print_paths(out: Output, top: PathArg, tests: list[NameTest], null: bool) -> None:
+    """Print paths in batches, without reading their inodes."""
     end = "\0" if null else "\n"
     held: list[str] = []
     for paths in top.path_lists():
@@ -108,7 +125,7 @@ def _print_paths(out: Output, top: Located, tests: list[NameTest], null: bool) -
 
 
 def _matching(
-    top: Located, name_tests: list[NameTest], inode_tests: list[InodeTest], mindepth: int, maxdepth: int | None
+    top: PathArg, name_tests: list[NameTest], inode_tests: list[InodeTest], mindepth: int, maxdepth: int | None
 ) -> Iterator[tuple[bytes, Inode]]:
     base = 0 if top.path == "/" else top.path.count("/")
     for text, inode in top.walk(maxdepth):
@@ -119,30 +136,30 @@ def _matching(
 
 
 def _print(out: Output, found: Iterator[tuple[bytes, Inode]], long: bool, null: bool) -> None:
-    rows: list[Row] = []
+    rows: list[ListingRow] = []
     for shown, inode in found:
         if out.json:
             out.record(inode_record(shown, inode))
         elif long:
-            rows.append(Row(shown, inode.number, inode))
+            rows.append(ListingRow(shown, inode.number, inode))
             if len(rows) == _LONG_BATCH:
-                long_lines(out, rows, LongForm(inode=True))
+                long_lines(out, rows, LongFormat(inode=True))
                 rows = []
         else:
             out.write(shown + b"\0" if null else out.name(shown) + b"\n")
-    long_lines(out, rows, LongForm(inode=True))
+    long_lines(out, rows, LongFormat(inode=True))
 
 
 def _name_tests(name: str | None, iname: str | None, path: str | None) -> Iterator[NameTest]:
     if name is not None:
-        fits = re.compile(translate(_text(name))).match
-        yield lambda text: fits(_last(text)) is not None
+        matches = re.compile(translate(_text(name))).match
+        yield lambda text: matches(_last(text)) is not None
     if iname is not None:
-        fits_any_case = re.compile(translate(_text(iname)), re.IGNORECASE).match
-        yield lambda text: fits_any_case(_last(text)) is not None
+        matches_any_case = re.compile(translate(_text(iname)), re.IGNORECASE).match
+        yield lambda text: matches_any_case(_last(text)) is not None
     if path is not None:
-        fits_path = re.compile(translate(_text(path))).match
-        yield lambda text: fits_path(text) is not None
+        matches_path = re.compile(translate(_text(path))).match
+        yield lambda text: matches_path(text) is not None
 
 
 def _inode_tests(kind: str | None, size: str | None, perm: str | None, encrypted: bool | None) -> Iterator[InodeTest]:
@@ -150,7 +167,7 @@ def _inode_tests(kind: str | None, size: str | None, perm: str | None, encrypted
         letters = kind.split(",") if "," in kind else list(kind)
         unknown = [letter for letter in letters if letter not in _TYPES]
         if unknown or not letters:
-            raise typer.BadParameter(f"--type {kind!r}: types are {', '.join(_TYPES)}")
+            raise typer.BadParameter(f"--type {kind!r}: the types are {', '.join(_TYPES)}")
         kinds = {_TYPES[letter] for letter in letters}
         yield lambda inode: inode.type in kinds
     if size is not None:
@@ -165,7 +182,7 @@ def _inode_tests(kind: str | None, size: str | None, perm: str | None, encrypted
         try:
             bits = int(perm.lstrip("-/"), 8)
         except ValueError:
-            raise typer.BadParameter(f"--perm {perm!r}: an octal number, like 4000") from None
+            raise typer.BadParameter(f"--perm {perm!r}: not an octal number; example: 4000") from None
         if perm.startswith("-"):
             yield lambda inode: inode.mode & bits == bits
         elif perm.startswith("/"):
@@ -200,7 +217,9 @@ def _time_ns(option: str, text: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise typer.BadParameter(f"{option} {text!r}: a time like 2024-05-01 or 2024-05-01T12:00:00+02:00") from None
+        raise typer.BadParameter(
+            f"{option} {text!r}: not a time; examples: 2024-05-01, 2024-05-01T12:00:00+02:00"
+        ) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     since = moment - datetime(1970, 1, 1, tzinfo=UTC)

@@ -6,13 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from ext4img.cli.describe import size_text, time_text
-from ext4img.cli.image import open_image
-from ext4img.cli.key_value import Facts, plural, write_facts
-from ext4img.cli.options import ImageOptions, Json
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.key_value import KeyValues, write_key_values
+from ext4img.cli.open_image import open_image
+from ext4img.cli.options import Json
 from ext4img.cli.output import Output, text_fields
-from ext4img.cli.policies import policy_record
+from ext4img.cli.policy_json import policy_record
 from ext4img.cli.quoting import quote
+from ext4img.cli.units import plural, size_text, time_text
 from ext4img.fs.filesystem import FileSystem
 from ext4img.volume.features import Compat, Incompat, RoCompat
 from ext4img.volume.recovery.recover import Recovery
@@ -21,7 +22,7 @@ from ext4img.volume.superblock import Superblock
 _BILLION = 1_000_000_000
 # s_state (kernel: fs/ext4/ext4.h)
 _STATES = ((0x1, "clean"), (0x2, "has errors"), (0x4, "orphans being recovered"), (0x20, "fast commits replaying"))
-# Fields of the superblock that go into the JSON as they are.
+# Fields of the superblock that are copied into the JSON.
 _NUMBERS = (
     "block_size", "cluster_size", "block_count", "free_blocks", "reserved_blocks", "first_data_block",
     "blocks_per_group", "group_count", "inode_count", "free_inodes", "inodes_per_group", "inode_size", "first_inode",
@@ -29,7 +30,7 @@ _NUMBERS = (
     "mount_count", "kilobytes_written", "error_count",
 )  # fmt: skip
 _HASHES = ("legacy", "half_md4", "tea", "legacy unsigned", "half_md4 unsigned", "tea unsigned", "siphash")
-# What ext3 has too: more than that makes it ext4 (blkid's rule, util-linux libblkid/src/superblocks/ext.c).
+# The features of ext3; any other makes it ext4 (the rule of blkid, util-linux libblkid/src/superblocks/ext.c).
 _EXT3_INCOMPAT = int(Incompat.FILETYPE | Incompat.RECOVER | Incompat.META_BG)
 _EXT3_RO_COMPAT = int(RoCompat.SPARSE_SUPER | RoCompat.LARGE_FILE | RoCompat.BTREE_DIR)
 
@@ -37,13 +38,13 @@ _EXT3_RO_COMPAT = int(RoCompat.SPARSE_SUPER | RoCompat.LARGE_FILE | RoCompat.BTR
 def run(
     image: ImageOptions,
     policies: Annotated[
-        bool, typer.Option("--policies", help="The encryption policies in use, too: scans all inodes.")
+        bool, typer.Option("--policies", help="Also show the encryption policies in use (scans all inodes).")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show the superblock, and what recovery did.
+    """Show the superblock, and what journal recovery did.
 
-    Recovery happens in memory; the image is not touched.
+    Recovery happens in memory; the image is not changed.
     """
     out = Output(json)
     with open_image(image) as fs:
@@ -51,23 +52,23 @@ def run(
             out.record(_record(fs, image.image, policies))
             return
         out.line(f"{quote(image.image)}: {_kind(fs.superblock)}\n")
-        facts = _facts(fs)
+        key_values = _key_values(fs)
         if policies:
-            facts += _policy_facts(fs)
-        write_facts(out, facts)
+            key_values += _policy_key_values(fs)
+        write_key_values(out, key_values)
 
 
 def _kind(superblock: Superblock) -> str:
-    """ext2, ext3 or ext4, by what only the later one has."""
+    """ext2, ext3 or ext4, by the features in use."""
     features = superblock.features
     if int(features.incompat) & ~_EXT3_INCOMPAT or int(features.ro_compat) & ~_EXT3_RO_COMPAT:
         return "ext4"
     return "ext3" if Compat.HAS_JOURNAL in features else "ext2"
 
 
-def _facts(fs: FileSystem) -> Facts:
+def _key_values(fs: FileSystem) -> KeyValues:
     sb = fs.superblock
-    facts = [
+    key_values = [
         ("UUID", str(sb.uuid)),
         ("Label", quote(sb.label) if sb.label else "-"),
         ("Size", f"{size_text(sb.size)} ({sb.size} bytes: {plural(sb.block_count, 'block')} of {sb.block_size})"),
@@ -79,21 +80,21 @@ def _facts(fs: FileSystem) -> Facts:
         ("Encryption", _encryption_text(fs)),
         ("Checksums", _checksums_text(fs)),
         ("State", ", ".join(name for bit, name in _STATES if sb.state & bit) or "not clean"),
-        ("Made", _moment(sb.mkfs_time)),
+        ("Created", _moment(sb.mkfs_time)),
         ("Mounted", f"{_moment(sb.mount_time)}, {plural(sb.mount_count, 'time')} since the last check"),
         ("Mounted on", quote(sb.last_mounted) if sb.last_mounted else "-"),
-        ("Written", f"{_moment(sb.write_time)}, {size_text(sb.kilobytes_written * 1024)} in all"),
+        ("Written", f"{_moment(sb.write_time)}, {size_text(sb.kilobytes_written * 1024)} in total"),
         ("Checked", _moment(sb.check_time)),
         ("Hash", f"{_hash_name(sb)}, seed {_seed_hex(sb)}"),
     ]
     if sb.cluster_size != sb.block_size:
-        facts.insert(3, ("Clusters", f"of {sb.cluster_size} bytes"))
+        key_values.insert(3, ("Clusters", f"of {sb.cluster_size} bytes"))
     if sb.error_count:
-        facts.append(("Errors", f"{sb.error_count} noted by the kernel"))
+        key_values.append(("Errors", f"{sb.error_count} recorded by the kernel"))
     unknown = sb.features.unknown_ro_compat()
     if unknown:
-        facts.append(("Not known", f"{', '.join(unknown)}: read all the same"))
-    return facts
+        key_values.append(("Unknown", f"{', '.join(unknown)}: ignored, as they do not affect reading"))
+    return key_values
 
 
 def _wrapped(words: tuple[str, ...], width: int = 72) -> str:
@@ -127,7 +128,7 @@ def _checksums_text(fs: FileSystem) -> str:
 def _encryption_text(fs: FileSystem) -> str:
     if Incompat.ENCRYPT not in fs.features:
         return "none"
-    return "possible; `ext4img keys` lists the policies in use"
+    return "enabled; `ext4img keys` lists the policies in use"
 
 
 def _journal_text(fs: FileSystem) -> str:
@@ -141,35 +142,35 @@ def _journal_text(fs: FileSystem) -> str:
     recovery = fs.volume.recovery
     if recovery is None:
         needed = Incompat.RECOVER in sb.features
-        return f"{where}; ignored, though it needs recovery" if needed else f"{where}; ignored"
-    told = _recovery_texts(recovery)
-    return "\n".join([f"{where}; recovered in memory:", *told]) if told else f"{where}; nothing to recover"
+        return f"{where}; ignored, but needs recovery" if needed else f"{where}; ignored"
+    texts = _recovery_texts(recovery)
+    return "\n".join([f"{where}; recovered in memory:", *texts]) if texts else f"{where}; nothing to recover"
 
 
 def _recovery_texts(recovery: Recovery) -> list[str]:
-    """What recovery did, one thing a line."""
-    told = []
+    """The steps of recovery, one a line."""
+    texts = []
     replay = recovery.replay
     if replay is not None:
         text = f"{plural(replay.transactions, 'transaction')}: {plural(replay.replaced, 'block')} replaced"
         if replay.revoke_records:
             text += f", {plural(replay.revoked, 'logged block')} revoked"
-        told.append(text)
+        texts.append(text)
         if replay.torn:
-            told.append("a last transaction that was never finished was left out")
+            texts.append("an unfinished last transaction was discarded")
         if not replay.complete:
-            told.append("damage in the log: not all of it was replayed")
+            texts.append("the log is damaged and was not replayed completely")
     if recovery.fast_commits.commits:
         commits = recovery.fast_commits
-        told.append(f"{plural(commits.commits, 'fast commit')} of {plural(commits.tags, 'tag')}")
+        texts.append(f"{plural(commits.commits, 'fast commit')} of {plural(commits.tags, 'tag')}")
     if recovery.orphans.deleted:
-        told.append(f"{plural(len(recovery.orphans.deleted), 'deleted file')} removed")
+        texts.append(f"{plural(len(recovery.orphans.deleted), 'deleted file')} removed")
     if recovery.orphans.truncated:
-        told.append(f"{plural(len(recovery.orphans.truncated), 'truncate')} finished")
-    return told
+        texts.append(f"{plural(len(recovery.orphans.truncated), 'truncate')} completed")
+    return texts
 
 
-def _policy_facts(fs: FileSystem) -> Facts:
+def _policy_key_values(fs: FileSystem) -> KeyValues:
     return [
         (
             "Policy",

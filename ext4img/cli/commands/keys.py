@@ -4,34 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-from ext4img.cli.describe import size_text
 from ext4img.cli.error_report import explain
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.image import open_image
-from ext4img.cli.key_value import Facts, plural, write_facts
-from ext4img.cli.keys import ImageKeyOptions
-from ext4img.cli.options import ImageOptions, Json
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.key_options import ImageKeyOptions
+from ext4img.cli.key_value import KeyValues, write_key_values
+from ext4img.cli.open_image import open_image
+from ext4img.cli.options import Json
 from ext4img.cli.output import Output, text_fields, warn
-from ext4img.cli.policies import policy_record
+from ext4img.cli.policy_json import policy_record
 from ext4img.cli.quoting import quote
+from ext4img.cli.units import plural, size_text
 from ext4img.crypto.policy import Policy
 from ext4img.fs.policies import PolicyUse
 from ext4img.fs.protectors import Protector
 
 
 def run(image: ImageOptions, keys: ImageKeyOptions, json: Json = False) -> int:
-    """List the encryption policies, and what opens them.
+    """List encryption policies, and which given keys unlock them.
 
-    Every policy in use, how much stands under it, which protectors the image knows for it, and
-    which of the keys and passphrases given here opens it. One that opens nothing is said to.
+    For each policy: the number of encrypted files, the protectors that the image stores for it,
+    and which of the given keys and passphrases unlock it. A key that matches no policy is reported.
     """
     out = Output(json)
     code = Exit.DONE
     with open_image(image) as fs:
-        opened_by: dict[Policy, list[str]] = {}
-        for label, policies, error in keys.tried_on(fs):
+        unlocked_by: dict[Policy, list[str]] = {}
+        for label, policies, error in keys.try_on(fs):
             for policy in policies:
-                opened_by.setdefault(policy, []).append(label)
+                unlocked_by.setdefault(policy, []).append(label)
             if error is not None:
                 warn(explain(error, label).text)
                 code = Exit.KEY
@@ -42,33 +43,33 @@ def run(image: ImageOptions, keys: ImageKeyOptions, json: Json = False) -> int:
         for policy, use in used.items():
             found = protectors.get(policy, ())
             if json:
-                out.record(_record(policy, use, found, opened_by.get(policy, [])))
+                out.record(_record(policy, use, found, unlocked_by.get(policy, [])))
             else:
                 out.line("")
-                write_facts(out, _facts(policy, use, found, opened_by.get(policy, [])))
+                write_key_values(out, _key_values(policy, use, found, unlocked_by.get(policy, [])))
     return code
 
 
-def _facts(policy: Policy, use: PolicyUse, protectors: tuple[Protector, ...], labels: list[str]) -> Facts:
+def _key_values(policy: Policy, use: PolicyUse, protectors: tuple[Protector, ...], labels: list[str]) -> KeyValues:
     kind = "descriptor" if policy.version == 1 else "identifier"
-    facts = [
+    key_values = [
         ("Policy", f"version {policy.version}, key {kind} {policy.key_id_hex}"),
         ("Modes", f"{policy.contents_mode_name} contents, {policy.filenames_mode_name} names"),
         ("Flags", ", ".join(policy.flag_names)),
         (
-            "Under it",
+            "Encrypted",
             f"{plural(use.files, 'file')} of {size_text(use.bytes)},"
             f" {plural(use.directories, 'directory', 'directories')}, {plural(use.symlinks, 'symlink')}",
         ),
     ]
     if policy.log2_data_unit_size:
-        facts.append(("Data units", f"{1 << policy.log2_data_unit_size} bytes"))
+        key_values.append(("Data units", f"{1 << policy.log2_data_unit_size} bytes"))
     problem = policy.unsupported()
     if problem:
-        facts.append(("Problem", f"not supported: {problem}"))
-    facts += [("Protector", _protector_text(protector)) for protector in protectors]
-    facts.append(("Opened by", ", ".join(quote(label) for label in labels) or "nothing that was given"))
-    return facts
+        key_values.append(("Problem", f"not supported: {problem}"))
+    key_values += [("Protector", _protector_text(protector)) for protector in protectors]
+    key_values.append(("Unlocked by", ", ".join(quote(label) for label in labels) or "none of the given keys"))
+    return key_values
 
 
 def _protector_text(protector: Protector) -> str:

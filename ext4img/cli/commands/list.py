@@ -9,26 +9,28 @@ import typer
 from ext4img.archive.backup_info import BackupInfo
 from ext4img.archive.entry import VERITY, Entry
 from ext4img.archive.open_backup import BackupMember
-from ext4img.cli.archive import ArchiveOptions, open_archive
-from ext4img.cli.describe import time_text
-from ext4img.cli.key_value import Facts, write_facts
+from ext4img.cli.archive_options import ArchiveOptions, open_archive
+from ext4img.cli.key_value import KeyValues, write_key_values
 from ext4img.cli.options import Json
 from ext4img.cli.output import Output, text_fields, text_list_fields
-from ext4img.cli.policies import policy_record
+from ext4img.cli.policy_json import policy_record
 from ext4img.cli.quoting import quote
+from ext4img.cli.units import time_text
 from ext4img.crypto.policy import parse_context
 from ext4img.names.paths import decode_path
 
 
 def run(
     backup: ArchiveOptions,
-    long: Annotated[bool, typer.Option("-l", "--long", help="Mode, owner, size, time; E: encrypted.")] = False,
-    info: Annotated[bool, typer.Option("--info", help="What it says of the file system, instead.")] = False,
+    long: Annotated[
+        bool, typer.Option("-l", "--long", help="Show mode, owner, size and time; E marks encrypted entries.")
+    ] = False,
+    info: Annotated[bool, typer.Option("--info", help="Show the recorded file system properties instead.")] = False,
     json: Json = False,
 ) -> None:
-    """List what is in a backup.
+    """List the members of a backup, in the order of the archive.
 
-    Encrypted names are shown as the kernel shows them without the key. The order is the archive's.
+    Encrypted names are shown as the kernel shows them without the key.
     """
     out = Output(json)
     with open_archive(backup) as opened:
@@ -62,7 +64,7 @@ def _info(out: Output, info: BackupInfo) -> None:
             }
         )
         return
-    facts: Facts = [
+    key_values: KeyValues = [
         ("UUID", str(info.uuid)),
         ("Label", quote(info.label) if info.label else "-"),
         ("Blocks", f"of {info.block_size} bytes"),
@@ -70,9 +72,9 @@ def _info(out: Output, info: BackupInfo) -> None:
         ("Features", " ".join(map(quote, info.features))),
         ("Made by", quote(info.tool)),
     ]
-    facts += [("Only", quote(path)) for path in info.only]
-    facts += [("Policy", policy.describe()) for policy in info.policies]
-    write_facts(out, facts)
+    key_values += [("Only", quote(path)) for path in info.only]
+    key_values += [("Policy", policy.describe()) for policy in info.policies]
+    write_key_values(out, key_values)
 
 
 def _long(out: Output, entry: Entry) -> None:

@@ -6,15 +6,16 @@ from typing import Annotated
 
 import typer
 
-from ext4img.cli.describe import inode_record
 from ext4img.cli.dir_listing import Child, children
-from ext4img.cli.image import open_image
-from ext4img.cli.keys import ImageKeyOptions
-from ext4img.cli.long_format import LongForm, Row, long_lines
-from ext4img.cli.multi_path import Attempts
-from ext4img.cli.options import ImageOptions, Json, Paths
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.inode_json import inode_record
+from ext4img.cli.key_options import ImageKeyOptions
+from ext4img.cli.long_format import ListingRow, LongFormat, long_lines
+from ext4img.cli.multi_path import MultiPath
+from ext4img.cli.open_image import open_image
+from ext4img.cli.options import Json, Paths
 from ext4img.cli.output import Output, text_fields
-from ext4img.cli.path_arg import Located, locate
+from ext4img.cli.path_arg import PathArg, resolve_path_arg
 from ext4img.cli.quoting import columns_of, quote
 from ext4img.errors import CorruptionError, PathError, Place
 from ext4img.fs.filesystem import FileSystem
@@ -27,57 +28,61 @@ def run(
     image: ImageOptions,
     keys: ImageKeyOptions,
     paths: Paths = None,
-    long: Annotated[bool, typer.Option("-l", "--long", help="Mode, links, owner, group, size, time, name.")] = False,
-    inode: Annotated[bool, typer.Option("-i", "--inode", help="Inode numbers too.")] = False,
-    human: Annotated[bool, typer.Option("-h", "--human-readable", help="With -l, sizes like 4.0K.")] = False,
-    full_time: Annotated[bool, typer.Option("--full-time", help="As -l, with times to the nanosecond.")] = False,
-    recursive: Annotated[bool, typer.Option("-R", "--recursive", help="What is below, too.")] = False,
-    directory: Annotated[bool, typer.Option("-d", "--directory", help="Directories themselves.")] = False,
-    unsorted: Annotated[bool, typer.Option("-U", "--unsorted", help="In the order of the disk.")] = False,
+    long: Annotated[
+        bool, typer.Option("-l", "--long", help="Show mode, links, owner, group, size, time, name.")
+    ] = False,
+    inode: Annotated[bool, typer.Option("-i", "--inode", help="Show inode numbers.")] = False,
+    human: Annotated[bool, typer.Option("-h", "--human-readable", help="With -l: sizes like 4.0K.")] = False,
+    full_time: Annotated[bool, typer.Option("--full-time", help="Like -l, with times to the nanosecond.")] = False,
+    recursive: Annotated[bool, typer.Option("-R", "--recursive", help="List subdirectories, too.")] = False,
+    directory: Annotated[
+        bool, typer.Option("-d", "--directory", help="List directories themselves, not their contents.")
+    ] = False,
+    unsorted: Annotated[bool, typer.Option("-U", "--unsorted", help="Do not sort; list in disk order.")] = False,
     json: Json = False,
 ) -> int:
-    """List directories, as ls -A does: names that begin with a dot are shown too.
+    """List directories, like ls -A.
 
-    Names are sorted by their bytes. On a terminal they are quoted as GNU ls does it; into a pipe
-    or file they go as they are, one a line.
+    Names are sorted by bytes. On a terminal they are quoted as by GNU ls; into a pipe or file
+    they are written unchanged, one a line.
     """
     wanted = paths or ["/"]
-    form = LongForm(inode, human, full_time) if long or full_time else None
+    form = LongFormat(inode, human, full_time) if long or full_time else None
     with open_image(image, keys) as fs:
-        listing = _Listing(fs, Output(json), form, inode, not unsorted)
-        attempts = Attempts("ls", image.image, len(wanted))
+        listing = _LsPrinter(fs, Output(json), form, inode, not unsorted)
+        multi_path = MultiPath("ls", image.image, len(wanted))
         listing.has_headers = recursive or len(wanted) > 1
-        single: list[Located] = []
+        single: list[PathArg] = []
         directories: list[tuple[bytes, Inode]] = []
         for argument in wanted:
-            with attempts:
-                located = locate(fs, argument)
-                # As ls: a link to a directory is listed as that directory, but with -l as a link.
-                target = located.inode if form or directory else _followed(located)
+            with multi_path:
+                arg = resolve_path_arg(fs, argument)
+                # As in ls, a link to a directory is listed as that directory, but with -l as a link.
+                target = arg.inode if form or directory else _followed(arg)
                 if target.is_dir and not directory:
-                    directories.append((located.shown, target))
+                    directories.append((arg.shown, target))
                 else:
-                    single.append(located)
-        listing.show([Row(located.shown, located.inode.number, located.inode) for located in single])
+                    single.append(arg)
+        listing.show([ListingRow(arg.shown, arg.inode.number, arg.inode) for arg in single])
         for path, target in directories:
-            with attempts:
+            with multi_path:
                 if recursive:
                     listing.show_tree(path, target)
                 else:
                     listing.show_directory(path, target)
-    return attempts.code
+    return multi_path.code
 
 
-def _followed(located: Located) -> Inode:
-    """What a link leads to; the link itself where it leads nowhere."""
+def _followed(arg: PathArg) -> Inode:
+    """The target of a link; the link itself if it is broken."""
     try:
-        return located.followed()
+        return arg.followed()
     except PathError:
-        return located.inode
+        return arg.inode
 
 
-class _Listing:
-    def __init__(self, fs: FileSystem, out: Output, form: LongForm | None, with_inode: bool, sort: bool) -> None:
+class _LsPrinter:
+    def __init__(self, fs: FileSystem, out: Output, form: LongFormat | None, with_inode: bool, sort: bool) -> None:
         self._fs = fs
         self._out = out
         self._form = form
@@ -86,8 +91,8 @@ class _Listing:
         self._is_first = True
         self.has_headers = False
 
-    def show(self, rows: list[Row], path: bytes | None = None) -> None:
-        """Names that were asked for themselves, or with a `path` those in a directory."""
+    def show(self, rows: list[ListingRow], path: bytes | None = None) -> None:
+        """Print names given as arguments, or with a `path` the names in that directory."""
         out = self._out
         if out.json:
             for row in rows:
@@ -104,20 +109,22 @@ class _Listing:
         self._is_first = self._is_first and not rows
 
     def show_directory(self, path: bytes, directory: Inode) -> list[Child]:
-        """What is in a directory, below its name if several are listed."""
+        """Print the names in a directory, with a header if several are listed."""
         out = self._out
         found = children(self._fs, directory, self._sort)
         if self.has_headers and not out.json:
             out.write((b"" if self._is_first else b"\n") + out.name(path) + b":\n")
             self._is_first = False
         needs_inodes = out.json or self._form is not None
-        rows = [Row(child.name, child.number, child.inode(self._fs) if needs_inodes else None) for child in found]
+        rows = [
+            ListingRow(child.name, child.number, child.inode(self._fs) if needs_inodes else None) for child in found
+        ]
         self.show(rows, path)
         return found
 
     def show_tree(self, path: bytes, top: Inode) -> None:
-        """A directory and those below it, each once."""
-        met = {top.number}
+        """Print a directory and those below it, each once."""
+        seen = {top.number}
         todo = [(path, top)]
         while todo:
             path, directory = todo.pop()
@@ -126,23 +133,23 @@ class _Listing:
                 inode = child.inode(self._fs) if child.may_be_directory else None
                 if inode is None or not inode.is_dir:
                     continue
-                if inode.number in met:
-                    reason = f"directory {child.name!r} is met twice"
+                if inode.number in seen:
+                    reason = f"directory {child.name!r} is reached twice"
                     self._fs.problems.found(CorruptionError(reason, Place(inode=inode.number)))
                     continue
-                met.add(inode.number)
+                seen.add(inode.number)
                 below.append((_join(path, child.name), inode))
             todo.extend(reversed(below))
 
-    def _record(self, row: Row, directory: bytes | None) -> None:
+    def _record(self, row: ListingRow, directory: bytes | None) -> None:
         path = row.name if directory is None else _join(directory, row.name)
         if row.inode is None:
             self._out.record({**text_fields("path", path), "inode": row.number, "unreadable": True})
         else:
             self._out.record(inode_record(path, row.inode))
 
-    def _columns(self, rows: list[Row]) -> None:
-        """Names in columns, down and then across, as many as fit the terminal."""
+    def _columns(self, rows: list[ListingRow]) -> None:
+        """Print names in columns, downwards first, as many columns as fit the terminal."""
         names = [f"{row.number} {quote(row.name)}" if self._with_inode else quote(row.name) for row in rows]
         widths = [columns_of(name) for name in names]
         if not rows:

@@ -9,15 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from ext4img.archive.encryption_records import build_filename, build_metadata
-from ext4img.cli.error_report import Failure, explain
+from ext4img.cli.error_report import CommandError, explain
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.image import open_image
-from ext4img.cli.key_value import Facts, write_facts
-from ext4img.cli.keys import ImageKeyOptions
-from ext4img.cli.multi_path import Attempts
-from ext4img.cli.options import ImageOptions, Json
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.key_options import ImageKeyOptions
+from ext4img.cli.key_value import KeyValues, write_key_values
+from ext4img.cli.multi_path import MultiPath
+from ext4img.cli.open_image import open_image
+from ext4img.cli.options import Json
 from ext4img.cli.output import Output, text_fields
-from ext4img.cli.path_arg import Located, locate
+from ext4img.cli.path_arg import PathArg, resolve_path_arg
 from ext4img.cli.quoting import quote
 
 _RECORDS = {
@@ -37,40 +38,40 @@ def run(
     ] = None,
     json: Json = False,
 ) -> int:
-    """Show the records that a backup keeps of a path.
+    """Show the records that a backup stores for a path.
 
-    They are what decryption will need besides the ciphertext: e5 (size and encryption context),
-    ef or ed (the encrypted name), and a symlink's stored target. No key is needed; with one, paths
-    can be given in plain text.
+    Decryption needs them besides the ciphertext: e5 (size and encryption context), ef or ed (the
+    encrypted name), and the stored target of a symbolic link. No key is needed; with a key, plain
+    paths are accepted.
     """
     out = Output(json)
     if save is not None and len(paths) != 1:
-        raise typer.BadParameter("--save takes one PATH")
+        raise typer.BadParameter("--save accepts one PATH only")
     with open_image(image, keys) as fs:
-        attempts = Attempts("metadata", image.image, len(paths))
+        multi_path = MultiPath("metadata", image.image, len(paths))
         for position, argument in enumerate(paths):
-            with attempts:
-                located = locate(fs, argument)
-                records = _records(located)
+            with multi_path:
+                arg = resolve_path_arg(fs, argument)
+                records = _records(arg)
                 if save is not None:
                     _save(save, records)
                 if json:
-                    out.record(_record(located, records))
+                    out.record(_record(arg, records))
                 else:
                     if position:
                         out.line("")
-                    write_facts(out, _facts(located, records))
-    return attempts.code
+                    write_key_values(out, _key_values(arg, records))
+    return multi_path.code
 
 
-def _records(located: Located) -> dict[str, bytes]:
-    """Raw records by the names under which they are saved; none of what is not encrypted."""
-    fs, inode, entry = located.fs, located.inode, located.entry
+def _records(arg: PathArg) -> dict[str, bytes]:
+    """The raw records by file name; empty if nothing is encrypted."""
+    fs, inode, entry = arg.fs, arg.inode, arg.entry
     records: dict[str, bytes] = {}
     context = inode.encryption
     if context is not None:
         records["metadata.e5"] = build_metadata(inode.size, context.raw)
-    if entry is not None and located.directory and fs.inode(located.directory).is_encrypted:
+    if entry is not None and arg.directory and fs.inode(arg.directory).is_encrypted:
         if inode.is_dir and context is not None:
             records["filename.ed"] = build_filename(entry.name, inode.mode, context.raw)
         else:
@@ -80,24 +81,24 @@ def _records(located: Located) -> dict[str, bytes]:
     return records
 
 
-def _facts(located: Located, records: dict[str, bytes]) -> Facts:
-    facts: Facts = [("File", quote(located.path)), ("Inode", f"{located.inode.number}, size {located.inode.size}")]
-    context = located.inode.encryption
+def _key_values(arg: PathArg, records: dict[str, bytes]) -> KeyValues:
+    key_values: KeyValues = [("File", quote(arg.path)), ("Inode", f"{arg.inode.number}, size {arg.inode.size}")]
+    context = arg.inode.encryption
     if context is not None:
-        facts += [("Policy", context.policy.describe()), ("Nonce", context.nonce.hex())]
-    facts += [(name, f"{raw.hex()}\n({_RECORDS[name]})") for name, raw in records.items()]
-    if located.entry is not None and located.entry.hash:
-        facts.append(("Name hash", located.entry.hash.hex()))
+        key_values += [("Policy", context.policy.describe()), ("Nonce", context.nonce.hex())]
+    key_values += [(name, f"{raw.hex()}\n({_RECORDS[name]})") for name, raw in records.items()]
+    if arg.entry is not None and arg.entry.hash:
+        key_values.append(("Name hash", arg.entry.hash.hex()))
     if not records:
-        facts.append(("Records", "none: neither it nor its name is encrypted"))
-    return facts
+        key_values.append(("Records", "none: neither the inode nor its name is encrypted"))
+    return key_values
 
 
-def _record(located: Located, records: dict[str, bytes]) -> dict[str, Any]:
-    inode = located.inode
+def _record(arg: PathArg, records: dict[str, bytes]) -> dict[str, Any]:
+    inode = arg.inode
     context = inode.encryption
     return {
-        **text_fields("path", located.shown),
+        **text_fields("path", arg.shown),
         "inode": inode.number,
         "generation": inode.generation,
         "size": inode.size,
@@ -105,7 +106,7 @@ def _record(located: Located, records: dict[str, bytes]) -> dict[str, Any]:
         "metadata": _hex(records, "metadata.e5"),
         "filename": _hex(records, "filename.ef") or _hex(records, "filename.ed"),
         "symlink": _hex(records, "symlink"),
-        "name_hash": located.entry.hash.hex() if located.entry is not None and located.entry.hash else None,
+        "name_hash": arg.entry.hash.hex() if arg.entry is not None and arg.entry.hash else None,
     }
 
 
@@ -114,9 +115,9 @@ def _hex(records: dict[str, bytes], name: str) -> str | None:
 
 
 def _save(directory: str, records: dict[str, bytes]) -> None:
-    """All of them or none, in a directory that was not there."""
+    """Write all records or none, into a new directory."""
     if not records:
-        raise Failure(Exit.NO_SUCH_PATH, "neither it nor its name is encrypted: there is nothing to save")
+        raise CommandError(Exit.NO_SUCH_PATH, "nothing to save: neither the inode nor its name is encrypted")
     target = Path(directory)
     try:
         target.mkdir()

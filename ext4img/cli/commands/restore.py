@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from ext4img.cli.archive import ArchiveOptions, need_file, open_archive
-from ext4img.cli.archive_keys import ArchiveKeyOptions
-from ext4img.cli.error_report import Failure
+from ext4img.cli.archive_key_options import ArchiveKeyOptions
+from ext4img.cli.archive_options import ArchiveOptions, open_archive, require_seekable
+from ext4img.cli.error_report import CommandError
 from ext4img.cli.exit_codes import Exit
 from ext4img.cli.options import BlockSizeChoice, Json, Quiet
 from ext4img.cli.output import Output
-from ext4img.cli.progress import progress
+from ext4img.cli.progress_bar import progress
 from ext4img.cli.report_rebuild import NewImageOptions, make_image
 from ext4img.cli.report_restore import tell_restored
 from ext4img.restorer.restore import restore
@@ -75,12 +75,14 @@ def run(
     open them there. All is planned before anything is written.
     """
     if (image is None) == (directory is None):
-        raise Failure(Exit.USAGE, "a backup is restored either into a DIRECTORY or as an --image")
+        raise CommandError(Exit.USAGE, "a backup is restored either into a DIRECTORY or as an --image")
     if image is not None:
         if dry_run:
-            raise Failure(Exit.USAGE, "--dry-run is for directories", "--plan shows what would be where on the image")
+            raise CommandError(
+                Exit.USAGE, "--dry-run is for directories", "--plan shows what would be where on the image"
+            )
         if ciphertext or encrypt or update or resume or devices or keys != ArchiveKeyOptions():
-            raise Failure(Exit.USAGE, "--image goes without keys and without what is for directories")
+            raise CommandError(Exit.USAGE, "--image goes without keys and without what is for directories")
         with open_archive(backup) as opened:
             return make_image(
                 opened,
@@ -94,18 +96,18 @@ def run(
                 quiet=quiet,
             )
     if block_size is not None or choices != NewImageOptions():
-        raise Failure(Exit.USAGE, "choices for a new image need --image")
+        raise CommandError(Exit.USAGE, "choices for a new image need --image")
     if encrypt and not keys.given:
-        raise Failure(Exit.USAGE, "--encrypt needs the keys: the target's file system encrypts with them")
+        raise CommandError(Exit.USAGE, "--encrypt needs the keys: the target's file system encrypts with them")
     keys.check_stdin(backup)
     assert directory is not None
     with open_archive(backup, salvage=salvage) as opened, progress(f"Restoring {backup.label}", quiet) as show:
         if keys.has_passphrases:
-            need_file(opened, backup, "what it says of its keys is read before it is restored")
+            require_seekable(opened, backup, "what it says of its keys is read before it is restored")
         report = restore(
             opened,
             directory,
-            keys=keys.of(opened),
+            keys=keys.keys_for(opened),
             only=only or (),
             missing="ciphertext" if ciphertext else "skip",
             overwrite="newer" if update and not overwrite else overwrite,

@@ -6,16 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from ext4img.cli.describe import flag_letters, flag_names, inode_record, time_text
-from ext4img.cli.image import open_image
-from ext4img.cli.key_value import Facts, plural, write_facts
-from ext4img.cli.keys import ImageKeyOptions
-from ext4img.cli.multi_path import Attempts
-from ext4img.cli.options import ImageOptions, Json
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.inode_json import flag_letters, flag_names, inode_record
+from ext4img.cli.key_options import ImageKeyOptions
+from ext4img.cli.key_value import KeyValues, write_key_values
+from ext4img.cli.multi_path import MultiPath
+from ext4img.cli.open_image import open_image
+from ext4img.cli.options import Json
 from ext4img.cli.output import Output, text_list_fields
-from ext4img.cli.path_arg import Located, locate
-from ext4img.cli.policies import policy_record
+from ext4img.cli.path_arg import PathArg, resolve_path_arg
+from ext4img.cli.policy_json import policy_record
 from ext4img.cli.quoting import quote
+from ext4img.cli.units import plural, time_text
 from ext4img.crypto.policy import EncryptionContext
 from ext4img.errors import CorruptionError, NoKeyError, UnsupportedFeatureError
 from ext4img.volume.mapping import STATES
@@ -28,7 +30,7 @@ _KINDS = {
     "block": "block device",
     "fifo": "fifo",
     "socket": "socket",
-    "unknown": "of no known type",
+    "unknown": "unknown type",
 }
 _BILLION = 1_000_000_000
 
@@ -37,42 +39,42 @@ def run(
     image: ImageOptions,
     keys: ImageKeyOptions,
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Paths on the image, or inode:N.")],
-    runs: Annotated[bool, typer.Option("--runs", help="Where the blocks stand on the image.")] = False,
+    runs: Annotated[bool, typer.Option("--runs", help="Show the block mapping.")] = False,
     verity: Annotated[
-        bool, typer.Option("--verity", help="Check the contents against the fs-verity tree, where there is one.")
+        bool, typer.Option("--verity", help="Verify the contents against the fs-verity tree, if there is one.")
     ] = False,
     follow: Annotated[bool, typer.Option("-L", "--dereference", help="Follow symbolic links.")] = False,
     json: Json = False,
 ) -> int:
-    """Show all fields of an inode.
+    """Show all fields of inodes.
 
-    Times are UTC. Flags are shown as lsattr does.
+    Times are in UTC. Flags are shown as by lsattr.
     """
     out = Output(json)
     with open_image(image, keys) as fs:
-        attempts = Attempts("stat", image.image, len(paths))
+        multi_path = MultiPath("stat", image.image, len(paths))
         for position, argument in enumerate(paths):
-            with attempts:
-                located = locate(fs, argument)
+            with multi_path:
+                arg = resolve_path_arg(fs, argument)
                 if follow:
-                    located = located._replace(inode=located.followed())
+                    arg = arg._replace(inode=arg.followed())
                 if verity:
-                    located.inode.verify_verity()
+                    arg.inode.verify_verity()
                 if json:
-                    out.record(_record(located, runs))
+                    out.record(_record(arg, runs))
                 else:
                     if position:
                         out.line("")
-                    write_facts(out, _facts(located, runs))
-    return attempts.code
+                    write_key_values(out, _key_values(arg, runs))
+    return multi_path.code
 
 
-def _facts(located: Located, runs: bool) -> Facts:
-    inode = located.inode
-    name = quote(located.path)
+def _key_values(arg: PathArg, runs: bool) -> KeyValues:
+    inode = arg.inode
+    name = quote(arg.path)
     if inode.is_symlink:
         name += f" -> {quote(inode.readlink())}"
-    facts = [
+    key_values = [
         ("File", name),
         ("Inode", f"{inode.number}, {_KINDS[inode.type]}"),
         ("Size", f"{plural(inode.size, 'byte')}, {plural(inode.sectors, 'sector')} of 512"),
@@ -87,59 +89,61 @@ def _facts(located: Located, runs: bool) -> Facts:
         ("Generation", f"{inode.generation}, version {inode.version}"),
     ]
     if inode.dtime:
-        facts.append(("Deleted", time_text(inode.dtime * _BILLION, full=True)))
+        key_values.append(("Deleted", time_text(inode.dtime * _BILLION, full=True)))
     if inode.rdev is not None:
-        facts.append(("Device", f"{inode.rdev[0]}, {inode.rdev[1]}"))
-    xattrs = located.fs.volume.xattrs(inode)
+        key_values.append(("Device", f"{inode.rdev[0]}, {inode.rdev[1]}"))
+    xattrs = arg.fs.volume.xattrs(inode)
     if xattrs:
-        facts.append(("Attributes", "\n".join(f"{quote(name)} ({len(xattrs[name])} bytes)" for name in sorted(xattrs))))
-    facts += _encryption_facts(located)
-    verity = _verity_text(located)
+        key_values.append(
+            ("Attributes", "\n".join(f"{quote(name)} ({len(xattrs[name])} bytes)" for name in sorted(xattrs)))
+        )
+    key_values += _encryption_key_values(arg)
+    verity = _verity_text(arg)
     if verity:
-        facts.append(("Verity", verity))
+        key_values.append(("Verity", verity))
     if runs:
-        facts.append(("Runs", _runs_text(located)))
-    return facts
+        key_values.append(("Runs", _runs_text(arg)))
+    return key_values
 
 
-def _encryption_facts(located: Located) -> Facts:
-    facts: Facts = []
-    fs = located.fs
-    context, problem = _context(located)
+def _encryption_key_values(arg: PathArg) -> KeyValues:
+    key_values: KeyValues = []
+    fs = arg.fs
+    context, problem = _context(arg)
     if context is not None:
-        there = "the key is there" if fs.keyring.has(context.policy) else "the key is not there"
-        facts.append(("Encryption", f"{context.policy.describe()}; {there}"))
-        facts.append(("Nonce", context.nonce.hex()))
+        key = "key available" if fs.keyring.has(context.policy) else "key not available"
+        key_values.append(("Encryption", f"{context.policy.describe()}; {key}"))
+        key_values.append(("Nonce", context.nonce.hex()))
     elif problem:
-        facts.append(("Encryption", problem))
-    if located.entry is not None and located.directory and fs.inode(located.directory).is_encrypted:
-        facts.append(("Stored name", located.entry.name.hex()))
-        if located.entry.hash:
-            facts.append(("Name hash", located.entry.hash.hex()))
-    return facts
+        key_values.append(("Encryption", problem))
+    if arg.entry is not None and arg.directory and fs.inode(arg.directory).is_encrypted:
+        key_values.append(("Stored name", arg.entry.name.hex()))
+        if arg.entry.hash:
+            key_values.append(("Name hash", arg.entry.hash.hex()))
+    return key_values
 
 
-def _context(located: Located) -> tuple[EncryptionContext | None, str]:
-    """The encryption context, or what is wrong with it: stat is to show damage too."""
+def _context(arg: PathArg) -> tuple[EncryptionContext | None, str]:
+    """The encryption context, or its problem: stat must show damaged inodes, too."""
     try:
-        return located.inode.encryption, ""
+        return arg.inode.encryption, ""
     except (CorruptionError, UnsupportedFeatureError) as error:
         return None, str(error)
 
 
-def _verity_text(located: Located) -> str:
-    """The digest as fsverity prints it; nothing where there is none."""
+def _verity_text(arg: PathArg) -> str:
+    """The digest in the format of fsverity; empty if there is none."""
     try:
-        verity = located.inode.verity
+        verity = arg.inode.verity
     except NoKeyError:
-        return "there, and encrypted"
+        return "present, but encrypted"
     return "" if verity is None else f"{verity.algorithm}:{verity.digest.hex()}"
 
 
-def _runs_text(located: Located) -> str:
-    if located.inode.has_inline_data:
+def _runs_text(arg: PathArg) -> str:
+    if arg.inode.has_inline_data:
         return "none: the contents are in the inode"
-    runs = located.inode.runs()
+    runs = arg.inode.runs()
     if not runs:
         return "none"
     rows = [("logical", "physical", "blocks", "state")]
@@ -150,25 +154,25 @@ def _runs_text(located: Located) -> str:
     )
 
 
-def _record(located: Located, runs: bool) -> dict[str, Any]:
-    inode = located.inode
-    record = inode_record(located.shown, inode)
+def _record(arg: PathArg, runs: bool) -> dict[str, Any]:
+    inode = arg.inode
+    record = inode_record(arg.shown, inode)
     record["flag_names"] = flag_names(inode.flags)
-    record |= text_list_fields("xattrs", located.fs.volume.xattrs(inode))
-    context, problem = _context(located)
+    record |= text_list_fields("xattrs", arg.fs.volume.xattrs(inode))
+    context, problem = _context(arg)
     if context is not None:
         record["encryption"] = {
             **policy_record(context.policy),
             "nonce": context.nonce.hex(),
-            "has_key": located.fs.keyring.has(context.policy),
+            "has_key": arg.fs.keyring.has(context.policy),
         }
     elif problem:
         record["encryption"] = {"problem": problem}
-    if located.entry is not None and located.directory and located.fs.inode(located.directory).is_encrypted:
-        record["stored_name"] = located.entry.name.hex()
-        if located.entry.hash:
-            record["name_hash"] = located.entry.hash.hex()
-    verity = _verity_text(located)
+    if arg.entry is not None and arg.directory and arg.fs.inode(arg.directory).is_encrypted:
+        record["stored_name"] = arg.entry.name.hex()
+        if arg.entry.hash:
+            record["name_hash"] = arg.entry.hash.hex()
+    verity = _verity_text(arg)
     if verity:
         record["verity"] = verity
     if runs:

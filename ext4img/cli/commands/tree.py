@@ -6,14 +6,15 @@ from typing import Annotated
 
 import typer
 
-from ext4img.cli.describe import inode_record
 from ext4img.cli.dir_listing import children
-from ext4img.cli.image import open_image
-from ext4img.cli.keys import ImageKeyOptions
+from ext4img.cli.image_options import ImageOptions
+from ext4img.cli.inode_json import inode_record
+from ext4img.cli.key_options import ImageKeyOptions
 from ext4img.cli.long_format import target_of
-from ext4img.cli.options import ImageOptions, Json
+from ext4img.cli.open_image import open_image
+from ext4img.cli.options import Json
 from ext4img.cli.output import Output
-from ext4img.cli.path_arg import locate
+from ext4img.cli.path_arg import resolve_path_arg
 from ext4img.errors import CorruptionError, Place
 from ext4img.fs.filesystem import FileSystem
 from ext4img.fs.inode import Inode
@@ -23,21 +24,23 @@ def run(
     image: ImageOptions,
     keys: ImageKeyOptions,
     path: Annotated[
-        str, typer.Argument(metavar="[PATH]", help="Where to start, or inode:N.", show_default=False)
+        str, typer.Argument(metavar="[PATH]", help="Directory to start at, or inode:N.", show_default=False)
     ] = "/",
-    level: Annotated[int | None, typer.Option("-L", "--level", metavar="N", min=1, help="Levels shown.")] = None,
-    directories: Annotated[bool, typer.Option("-d", "--directories", help="Directories only.")] = False,
+    level: Annotated[
+        int | None, typer.Option("-L", "--level", metavar="N", min=1, help="Show at most N levels.")
+    ] = None,
+    directories: Annotated[bool, typer.Option("-d", "--directories", help="Show directories only.")] = False,
     json: Json = False,
 ) -> None:
-    """Draw a tree, as tree -a does.
+    """Draw a directory tree, like tree -a.
 
     With --json each line is an inode with its path, parents first.
     """
     out = Output(json)
     with open_image(image, keys) as fs:
-        top = locate(fs, path)
+        top = resolve_path_arg(fs, path)
         inode = top.followed()
-        tree = _Tree(fs, out, level, directories)
+        tree = _TreeDrawing(fs, out, level, directories)
         if not json:
             out.write(out.name(top.shown) + b"\n")
         tree.show(top.shown, inode)
@@ -47,7 +50,7 @@ def run(
             out.line(f"\n{counted}{files}")
 
 
-class _Tree:
+class _TreeDrawing:
     def __init__(self, fs: FileSystem, out: Output, level: int | None, only_directories: bool) -> None:
         self._fs = fs
         self._out = out
@@ -57,12 +60,12 @@ class _Tree:
         self.others = 0
 
     def show(self, path: bytes, top: Inode) -> None:
-        """What is below `top`. A stack of what is still to come, as deep as the tree is."""
+        """Draw everything below `top`, with a stack of the remaining entries of each level."""
         if self._out.json:
             self._out.record(inode_record(path, top))
         if not top.is_dir:
             return
-        met = {top.number}
+        seen = {top.number}
         stack = [self._below(path, top)]
         while stack:
             if not stack[-1]:
@@ -80,15 +83,15 @@ class _Tree:
                 self.others += 1
                 continue
             self.directories += 1
-            if inode.number in met:
-                reason = f"directory {name!r} is met twice"
+            if inode.number in seen:
+                reason = f"directory {name!r} is reached twice"
                 self._fs.problems.found(CorruptionError(reason, Place(inode=inode.number)))
             elif self._level is None or len(stack) < self._level:
-                met.add(inode.number)
+                seen.add(inode.number)
                 stack.append(self._below(child_path, inode))
 
     def _below(self, path: bytes, directory: Inode) -> list[tuple[bytes, bytes, Inode | None]]:
-        """(name, path, inode) of what is in a directory, the last first."""
+        """(name, path, inode) of the entries of a directory, the last first."""
         prefix = path if path.endswith(b"/") else path + b"/"
         found = []
         for child in reversed(children(self._fs, directory)):

@@ -4,41 +4,42 @@ from __future__ import annotations
 
 from ext4img.archive.open_backup import BackupSource
 from ext4img.archive.verify import VerifyReport, verify
-from ext4img.cli.archive import ArchiveOptions, need_file, open_archive
-from ext4img.cli.compare_options import AgainstOptions
+from ext4img.cli.archive_options import ArchiveOptions, open_archive, require_seekable
+from ext4img.cli.compare_options import CompareOptions
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.image import open_image
-from ext4img.cli.key_value import plural
+from ext4img.cli.open_image import open_image
 from ext4img.cli.options import Json, Quiet
 from ext4img.cli.output import Output, text_fields, warn
-from ext4img.cli.progress import progress
+from ext4img.cli.progress_bar import progress
 from ext4img.cli.quoting import quote
+from ext4img.cli.units import plural
 from ext4img.comparison.compare import compare
 
 
-def run(backup: ArchiveOptions, against: AgainstOptions, quiet: Quiet = False, json: Json = False) -> int:
-    """Check that a backup is whole and unaltered, and with --against that it is what an image holds.
+def run(backup: ArchiveOptions, against: CompareOptions, quiet: Quiet = False, json: Json = False) -> int:
+    """Verify that a backup is complete and undamaged.
 
-    Every digest, record, offset and size is checked, and that nothing is missing; no key is
-    needed. Each damaged member is named. Of an incremental backup all that it takes from those
-    that it builds on is checked, too.
+    Checks every digest, record, offset and size, and that nothing is missing. No key is needed.
+    Each damaged member is named. For an incremental backup, the members that it takes from the
+    archives it is based on are verified, too. With --against the backup is also compared with an
+    image.
     """
     out = Output(json)
     against.check()
     label = backup.label
     with open_archive(backup) as opened:
         if against.image:
-            need_file(opened, backup, "it is read twice with --against")
+            require_seekable(opened, backup, "--against reads it twice")
         with progress(f"Verifying {label}", quiet) as show:
             report = verify(opened, progress=show)
-        _tell(report, out, label)
+        _report(report, out, label)
         if not report.intact:
             return Exit.ARCHIVE
         differs = bool(against.image) and not _compare(opened, against, out, label, quiet)
     return Exit.PARTLY if report.incomplete or differs else Exit.DONE
 
 
-def _tell(report: VerifyReport, out: Output, label: str) -> None:
+def _report(report: VerifyReport, out: Output, label: str) -> None:
     for problem in report.problems:
         warn(f"{label}: {problem}")
     if out.json:
@@ -59,15 +60,15 @@ def _tell(report: VerifyReport, out: Output, label: str) -> None:
     else:
         out.line(f"{label}: DAMAGED: {report.damaged} of {plural(report.members, 'member')}")
     if report.intact and report.incomplete:
-        warn(f"{label}: incomplete: of {plural(report.incomplete, 'file')} the image could not be read in full")
+        warn(f"{label}: incomplete: {plural(report.incomplete, 'file')} could not be read completely from the image")
 
 
-def _compare(opened: BackupSource, against: AgainstOptions, out: Output, label: str, quiet: bool) -> bool:
-    """Tell where the backup is not what the image holds; whether it is."""
+def _compare(opened: BackupSource, against: CompareOptions, out: Output, label: str, quiet: bool) -> bool:
+    """Report the differences between the backup and the image; whether there are none."""
     image = quote(against.image)
     with open_image(against) as fs:
         if opened.info.uuid != fs.superblock.uuid:
-            warn(f"{image}: warning: it is another file system than that of the backup: UUID {fs.superblock.uuid}")
+            warn(f"{image}: warning: not the file system of the backup; its UUID is {fs.superblock.uuid}")
         with progress(f"Comparing with {image}", quiet) as show:
             report = compare(opened, fs, progress=show)
         for path, what in report.differences:
@@ -78,9 +79,9 @@ def _compare(opened: BackupSource, against: AgainstOptions, out: Output, label: 
         if out.json:
             out.record({"kind": "comparison", "members": report.members, "different": report.different})
         elif report.same:
-            out.line(f"{label}: the same as {image}")
+            out.line(f"{label}: identical to {image}")
         else:
-            untold = report.different - len(report.differences)
-            more = f" ({untold} of them not told)" if untold else ""
+            unlisted = report.different - len(report.differences)
+            more = f" ({unlisted} of them not listed)" if unlisted else ""
             out.line(f"{label}: DIFFERS from {image}: {plural(report.different, 'path')}{more}")
     return report.same

@@ -1,4 +1,4 @@
-"""Opening the image that the options name, and telling what was read around."""
+"""Opening the image that the options name, and reporting the damage that was skipped."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from ext4img.cli.error_report import Failure, about, explain
+from ext4img.cli.error_report import CommandError, about, explain
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.file_magic import advice_for
-from ext4img.cli.options import ChecksChoice, ImageOptions, VolumeOptions
+from ext4img.cli.file_magic import hints_for
+from ext4img.cli.image_options import ChecksChoice, ImageOptions, VolumeOptions
 from ext4img.cli.output import warn
 from ext4img.cli.quoting import quote
+from ext4img.cli.units import plural
 from ext4img.errors import NotExt4Error
 from ext4img.fs.filesystem import FileSystem
 from ext4img.sources import open_source
@@ -19,15 +20,15 @@ from ext4img.sources.partitions import partition_source
 from ext4img.volume.volume import Volume
 
 if TYPE_CHECKING:
-    from ext4img.cli.keys import ImageKeyOptions
+    from ext4img.cli.key_options import ImageKeyOptions
 
 
 @contextmanager
 def open_image(options: ImageOptions, keys: ImageKeyOptions | None = None) -> Iterator[FileSystem]:
-    """The view of the image, with the keys that were given.
+    """Open the file system of the image, with the given keys added.
 
-    Failures in the block are about the image. With `--checks report` what was read around is told
-    when the block ends, and makes the exit code Exit.PARTLY.
+    Errors in the block are about the image. With `--checks report` the problems found are printed
+    when the block ends, and the exit code is Exit.PARTLY.
     """
     with open_file_system(options, options.checks) as fs:
         try:
@@ -40,13 +41,12 @@ def open_image(options: ImageOptions, keys: ImageKeyOptions | None = None) -> It
                 warn(f"{quote(options.image)}: warning: {problem}")
         problems = len(fs.problems) + fs.problems.dropped
         if problems and fs.problems.checks == "report":
-            told = f"{quote(options.image)}: read around {problems} problem{'s' * (problems != 1)}"
-            raise Failure(Exit.PARTLY, told)
+            raise CommandError(Exit.PARTLY, f"{quote(options.image)}: {plural(problems, 'problem')} found; see above")
 
 
 @contextmanager
 def open_file_system(options: VolumeOptions, checks: ChecksChoice) -> Iterator[FileSystem]:
-    """The view of the image alone: what is read around is left to the caller to tell."""
+    """Open the file system of the image without keys; the caller reports its problems."""
     with ExitStack() as opened:
         fs = _open(options, checks, opened)
         yield fs
@@ -54,7 +54,7 @@ def open_file_system(options: VolumeOptions, checks: ChecksChoice) -> Iterator[F
 
 def _open(options: VolumeOptions, checks: ChecksChoice, opened: ExitStack) -> FileSystem:
     if options.block_size is not None and options.superblock is None:
-        raise Failure(Exit.USAGE, "--block-size says what --superblock counts, which is not given")
+        raise CommandError(Exit.USAGE, "--block-size requires --superblock")
     journal_device = None
     if options.journal_device is not None:
         with about(options.journal_device):
@@ -73,5 +73,5 @@ def _open(options: VolumeOptions, checks: ChecksChoice, opened: ExitStack) -> Fi
                 block_size=int(options.block_size) if options.block_size else None,
             )
         except NotExt4Error as error:
-            raise explain(error, options.image, *advice_for(source)) from error
+            raise explain(error, options.image, *hints_for(source)) from error
         return FileSystem(volume)

@@ -1,4 +1,4 @@
-"""Encryption policies in JSON."""
+"""An encryption policy in JSON."""
 
 from __future__ import annotations
 

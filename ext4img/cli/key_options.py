@@ -1,4 +1,4 @@
-"""Keys and passphrases as users give them: a file, an environment variable, a prompt; never an argument."""
+"""Key options: keys and passphrases from a file, an environment variable or a prompt, never an argument."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ext4img.cli.error_report import Failure, explain
+from ext4img.cli.error_report import CommandError, explain
 from ext4img.cli.exit_codes import Exit
 from ext4img.cli.quoting import quote
 from ext4img.crypto.policy import DESCRIPTOR_SIZE, Policy
@@ -21,16 +21,18 @@ if TYPE_CHECKING:
     from ext4img.unlocking import CostLimits
 
 STDIN = "-"
-_NAMES_THAT_TELL = 2
-_MOST_KEY_BYTES = 8192  # more than any form of key has
-_MOST_PASSPHRASE_BYTES = (64 << 10) + 2
+_MIN_NAMES_TO_TRY_A_KEY = 2
+_MAX_KEY_BYTES = 8192  # more than any key format needs
+_MAX_PASSPHRASE_BYTES = (64 << 10) + 2
 RAW_PROTECTOR_KEY_BYTES = 32
-_NAMED_OTHERWISE = "a version 1 policy may call the key by a name not made from it: --key-descriptor HEX says which"
-_LISTS_KEYS = "`ext4img keys IMAGE` lists the keys that the image wants"
+_OTHER_DESCRIPTOR = (
+    "a version 1 policy may use a descriptor not derived from the key: give it with --key-descriptor HEX"
+)
+_LISTS_KEYS = "`ext4img keys IMAGE` lists the keys that the image needs"
 
 
 class KeyFormatChoice(StrEnum):
-    """How a key is written down."""
+    """The format of a key."""
 
     auto = "auto"
     raw = "raw"
@@ -40,7 +42,7 @@ class KeyFormatChoice(StrEnum):
 
 @dataclass(frozen=True)
 class GivenKey:
-    """A master key, and where it came from, for messages. It does not print itself."""
+    """A master key, and a label for messages. Its repr does not show the key."""
 
     label: str
     raw: bytes = field(repr=False)
@@ -48,39 +50,43 @@ class GivenKey:
 
 @dataclass(frozen=True)
 class KeyOptions:
-    """Master keys."""
+    """Options for master keys."""
 
     key_file: Annotated[
         list[str] | None,
-        typer.Option("--key-file", metavar="FILE", help="A master key, raw or hexadecimal; - is standard input."),
+        typer.Option(
+            "--key-file", metavar="FILE", help="Read a master key, raw or hexadecimal; - reads standard input."
+        ),
     ] = None
     key_env: Annotated[
-        list[str] | None, typer.Option("--key-env", metavar="NAME", help="An environment variable that holds a key.")
+        list[str] | None, typer.Option("--key-env", metavar="NAME", help="Read a key from this environment variable.")
     ] = None
-    key_prompt: Annotated[bool, typer.Option("--key-prompt", help="Ask for a key.")] = False
+    key_prompt: Annotated[bool, typer.Option("--key-prompt", help="Ask for a key on the terminal.")] = False
     key_format: Annotated[
-        KeyFormatChoice, typer.Option("--key-format", help="How keys are written down, where it is not plain to see.")
+        KeyFormatChoice, typer.Option("--key-format", help="Format of the keys, if it cannot be detected.")
     ] = KeyFormatChoice.auto
     key_descriptor: Annotated[
         str | None,
-        typer.Option("--key-descriptor", metavar="HEX", help="What version 1 policies call the (only) key given."),
+        typer.Option(
+            "--key-descriptor", metavar="HEX", help="Descriptor of the one given key, for version 1 policies."
+        ),
     ] = None
 
     def read(self) -> list[GivenKey]:
-        """The keys. Failure where one cannot be read or is none."""
+        """The keys. CommandError if one cannot be read or is malformed."""
         given = [
-            *(self._parsed(_file_label(name), _read_file(name, _MOST_KEY_BYTES)) for name in self.key_file or ()),
+            *(self._parsed(_file_label(name), _read_file(name, _MAX_KEY_BYTES)) for name in self.key_file or ()),
             *(self._parsed(f"${name}", _read_variable(name)) for name in self.key_env or ()),
         ]
         if self.key_prompt:
-            given.append(self._parsed("the key typed", _ask("Key: ").encode("utf-8", "surrogateescape")))
+            given.append(self._parsed("the key from the prompt", _ask("Key: ").encode("utf-8", "surrogateescape")))
         if self.key_descriptor is not None and len(given) != 1:
-            raise Failure(Exit.USAGE, f"--key-descriptor names one key, and {len(given) or 'none'} is given")
+            raise CommandError(Exit.USAGE, f"--key-descriptor needs exactly one key, not {len(given)}")
         return given
 
     @property
     def descriptor(self) -> bytes | None:
-        """The descriptor that was given for the key."""
+        """The descriptor given for the key."""
         if self.key_descriptor is None:
             return None
         try:
@@ -89,7 +95,10 @@ class KeyOptions:
             descriptor = b""
         if len(descriptor) != DESCRIPTOR_SIZE:
             digits = 2 * DESCRIPTOR_SIZE
-            raise Failure(Exit.USAGE, f"a key descriptor is {digits} hexadecimal digits, not {self.key_descriptor!r}")
+            raise CommandError(
+                Exit.USAGE,
+                f"a key descriptor has {digits} hexadecimal digits; this is not one: {self.key_descriptor!r}",
+            )
         return descriptor
 
     def _parsed(self, label: str, data: bytes) -> GivenKey:
@@ -103,79 +112,81 @@ class KeyOptions:
 
 @dataclass(frozen=True)
 class PassphraseOptions(KeyOptions):
-    """Master keys, and passphrases for what an image or a backup says about its keys."""
+    """Options for master keys, and for passphrases that unlock key metadata of an image or backup."""
 
     unlock: Annotated[
-        bool, typer.Option("--unlock", help="Ask for a passphrase of fscrypt, e4crypt or systemd-homed.")
+        bool, typer.Option("--unlock", help="Ask for an fscrypt, e4crypt or systemd-homed passphrase.")
     ] = False
     passphrase_file: Annotated[
         str | None,
-        typer.Option("--passphrase-file", metavar="FILE", help="Its first line is a passphrase; - is standard input."),
+        typer.Option(
+            "--passphrase-file", metavar="FILE", help="Read a passphrase from the first line; - reads standard input."
+        ),
     ] = None
     passphrase_env: Annotated[
         str | None,
-        typer.Option("--passphrase-env", metavar="NAME", help="An environment variable that holds a passphrase."),
+        typer.Option("--passphrase-env", metavar="NAME", help="Read a passphrase from this environment variable."),
     ] = None
     fscrypt_dir: Annotated[
         list[str] | None,
-        typer.Option("--fscrypt-dir", metavar="DIR", help="A .fscrypt, or an image, that has login protectors."),
+        typer.Option("--fscrypt-dir", metavar="DIR", help="A .fscrypt directory, or an image, with login protectors."),
     ] = None
     salt: Annotated[
-        list[str] | None, typer.Option("--salt", metavar="SALT", help="A salt of e4crypt, as its option -S has it.")
+        list[str] | None, typer.Option("--salt", metavar="SALT", help="e4crypt salt, in the form `e4crypt -S` takes.")
     ] = None
     any_cost: Annotated[
-        bool, typer.Option("--any-cost", help="Hash passphrases whatever memory and time that takes.")
+        bool, typer.Option("--any-cost", help="No limit on memory and time for passphrase hashing.")
     ] = False
 
     def passphrases(self) -> list[tuple[str, bytes]]:
-        """(where it came from, passphrase)."""
+        """(label for messages, passphrase)."""
         found = []
         if self.passphrase_file is not None:
-            found.append((_file_label(self.passphrase_file), _read_file(self.passphrase_file, _MOST_PASSPHRASE_BYTES)))
+            found.append((_file_label(self.passphrase_file), _read_file(self.passphrase_file, _MAX_PASSPHRASE_BYTES)))
         if self.passphrase_env is not None:
             found.append((f"${self.passphrase_env}", _read_variable(self.passphrase_env)))
         if self.unlock:
-            found.append(("the passphrase typed", _ask("Passphrase: ").encode("utf-8", "surrogateescape")))
+            found.append(("the passphrase from the prompt", _ask("Passphrase: ").encode("utf-8", "surrogateescape")))
         return found
 
     @property
     def given(self) -> bool:
-        """Whether there is any key or passphrase."""
+        """Whether any key or passphrase was given."""
         return bool(self.key_file or self.key_env or self.key_prompt or self.has_passphrases)
 
     @property
     def has_passphrases(self) -> bool:
-        """Whether there is any passphrase."""
+        """Whether any passphrase was given."""
         return bool(self.unlock or self.passphrase_file is not None or self.passphrase_env is not None)
 
     @property
     def limits(self) -> CostLimits | None:
-        """What hashing may cost; None for the usual."""
+        """The limits on hashing; None for the defaults."""
         from ext4img.unlocking import NO_LIMITS
 
         return NO_LIMITS if self.any_cost else None
 
-    def refused(self, error: Ext4Error, label: str, usual: str, untried: bool) -> Failure:
-        """The failure of a key or passphrase from `label`; `untried`: a policy has nothing to try it on."""
+    def key_error(self, error: Ext4Error, label: str, hint: str, untried: bool) -> CommandError:
+        """The error for a key or passphrase from `label`; `untried`: a policy has nothing to try it on."""
         if not isinstance(error, WrongKeyError):
             return explain(error, label)
-        named = untried and self.key_descriptor is None
-        return explain(error, label, usual, *([_NAMED_OTHERWISE] if named else []))
+        may_differ = untried and self.key_descriptor is None
+        return explain(error, label, hint, *([_OTHER_DESCRIPTOR] if may_differ else []))
 
 
 @dataclass(frozen=True)
 class ImageKeyOptions(PassphraseOptions):
-    """For an image."""
+    """Key options for an image."""
 
     def add_to(self, fs: FileSystem) -> None:
-        """Give the view all keys. Failure if one of them opens nothing."""
+        """Add all keys to the file system. CommandError if one matches no policy."""
         keys = len(self.key_file or ()) + len(self.key_env or ()) + self.key_prompt
-        for place, (label, _, failure) in enumerate(self.tried_on(fs)):
-            if failure is not None:
-                raise self.refused(failure, label, _LISTS_KEYS, place < keys and _has_untried(fs))
+        for position, (label, _, error) in enumerate(self.try_on(fs)):
+            if error is not None:
+                raise self.key_error(error, label, _LISTS_KEYS, position < keys and _has_untried(fs))
 
-    def tried_on(self, fs: FileSystem) -> list[tuple[str, tuple[Policy, ...], Ext4Error | None]]:
-        """Give the view all keys: (where each came from, the policies it opened, why none)."""
+    def try_on(self, fs: FileSystem) -> list[tuple[str, tuple[Policy, ...], Ext4Error | None]]:
+        """Add all keys to the file system: (label, the policies it unlocks, the error if none)."""
         results: list[tuple[str, tuple[Policy, ...], Ext4Error | None]] = []
         descriptor = self.descriptor
         for key in self.read():
@@ -196,7 +207,7 @@ class ImageKeyOptions(PassphraseOptions):
         except WrongKeyError:
             if len(raw) != RAW_PROTECTOR_KEY_BYTES:
                 raise
-            # It may be the key of one of fscrypt's raw-key protectors, which wraps the master key.
+            # It may be the key of an fscrypt raw-key protector, which wraps the master key.
             try:
                 return self._unlock(fs, None, raw)
             except Ext4Error:
@@ -214,11 +225,11 @@ class ImageKeyOptions(PassphraseOptions):
 
 
 def _has_untried(fs: FileSystem) -> bool:
-    """Whether there are version 1 policies with hardly a name below them that would show whether a key is theirs."""
+    """Whether there are version 1 policies with too few encrypted names to try a key on."""
     for policy, use in fs.policies().items():
         if policy.version == 1:
             directories = (fs.inode(number) for number, _ in use.sample)
-            if sum(len(fs.volume.directory(directory)) for directory in directories) < _NAMES_THAT_TELL:
+            if sum(len(fs.volume.directory(directory)) for directory in directories) < _MIN_NAMES_TO_TRY_A_KEY:
                 return True
     return False
 
@@ -227,24 +238,24 @@ def _file_label(name: str) -> str:
     return "standard input" if name == STDIN else name
 
 
-def _read_file(name: str, most: int) -> bytes:
+def _read_file(name: str, max_bytes: int) -> bytes:
     try:
         if name == STDIN:
-            return sys.stdin.buffer.read(most)
+            return sys.stdin.buffer.read(max_bytes)
         with open(name, "rb", buffering=0) as file:
             parts = []
-            while most and (part := file.read(most)):
+            while max_bytes and (part := file.read(max_bytes)):
                 parts.append(part)
-                most -= len(part)
+                max_bytes -= len(part)
             return b"".join(parts)
     except OSError as error:
-        raise Failure(Exit.KEY, f"{quote(name)}: {error.strerror}") from error
+        raise CommandError(Exit.KEY, f"{quote(name)}: {error.strerror}") from error
 
 
 def _read_variable(name: str) -> bytes:
     value = os.environb.get(os.fsencode(name))
     if value is None:
-        raise Failure(Exit.KEY, f"${name}: there is no such environment variable")
+        raise CommandError(Exit.KEY, f"${name}: no such environment variable")
     return value
 
 
@@ -258,5 +269,5 @@ def _ask(prompt: str) -> str:
         try:
             return getpass.getpass(prompt, sys.stderr)
         except (getpass.GetPassWarning, EOFError):
-            advice = "--key-file, --key-env, --passphrase-file and --passphrase-env ask nobody"
-            raise Failure(Exit.KEY, "there is no terminal to ask on", advice) from None
+            hint = "--key-file, --key-env, --passphrase-file and --passphrase-env need no terminal"
+            raise CommandError(Exit.KEY, "no terminal to ask on", hint) from None

@@ -1,4 +1,4 @@
-"""Opening a backup that a command reads, from files or from standard input."""
+"""The options of commands that read a backup, and opening it: from files or standard input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 
 from ext4img.archive.incremental_chain import IncrementalChain
 from ext4img.archive.open_backup import BackupSource, open_backup
-from ext4img.cli.error_report import STDIN_NAME, Failure, about
+from ext4img.cli.error_report import STDIN_NAME, CommandError, about
 from ext4img.cli.exit_codes import Exit
 from ext4img.cli.output import warn
 from ext4img.cli.quoting import quote
@@ -22,13 +22,13 @@ STDIN = "-"
 
 @dataclass(frozen=True)
 class ArchiveOptions:
-    """Which backup."""
+    """Which backup to read."""
 
     archive: Annotated[
         str,
         typer.Argument(
             metavar="ARCHIVE",
-            help="A backup: an archive, a directory store, or the tree that tar made of one; - is standard input.",
+            help="An archive, a directory store or a tree extracted by tar; - reads standard input.",
             show_default=False,
         ),
     ]
@@ -37,25 +37,25 @@ class ArchiveOptions:
         typer.Option(
             "--base",
             metavar="PATH",
-            help="Of an incremental backup: an archive that it builds on, or a directory of them; may be given several"
-            " times. Its own directory is looked through besides.",
+            help="An archive that an incremental backup is based on, or a directory to search for them; repeatable. The"
+            " archive's own directory is searched, too.",
         ),
     ] = None
 
     @property
     def subject(self) -> str:
-        """What failures are about."""
+        """The subject of error messages."""
         return STDIN_NAME if self.archive == STDIN else self.archive
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """The backup's name in messages."""
         return quote(self.subject) if self.archive != STDIN else self.subject
 
 
 @contextmanager
 def open_archive(options: ArchiveOptions, *, salvage: bool = False) -> Iterator[BackupSource]:
-    """The backup, open for reading; with `salvage` also one that was cut short. Failures in the block are about it."""
+    """Open the backup for reading, with `salvage` also a truncated one. Errors in the block are about it."""
     with about(options.subject):
         opened = _open(options, salvage)
         with closing(opened):
@@ -67,15 +67,15 @@ def _open(options: ArchiveOptions, salvage: bool) -> BackupSource:
     opened = open_backup(source, options.base or (), salvage=salvage)
     if isinstance(opened, IncrementalChain):
         for name in opened.unrelated:
-            warn(f"{quote(name)}: warning: {options.label} does not build on it")
+            warn(f"{quote(name)}: warning: {options.label} is not based on it")
     return opened
 
 
-def need_file(opened: BackupSource, options: ArchiveOptions, why: str) -> None:
-    """Failure where the backup can only be read once, from its start, and `why` says that it has to be otherwise."""
+def require_seekable(opened: BackupSource, options: ArchiveOptions, why: str) -> None:
+    """CommandError if the backup is a stream, which can be read only once; `why` it must be seekable."""
     if opened.seekable:
         return
     if options.archive == STDIN:
-        raise Failure(Exit.USAGE, f"{options.label}: {why}, so the backup has to be a file")
-    advice = "unpack it with zstd -d; what `ext4img backup --compress zstd` makes is read as it is"
-    raise Failure(Exit.USAGE, f"{options.label}: {why}, and it is compressed in one piece", advice)
+        raise CommandError(Exit.USAGE, f"{options.label}: {why}: the backup must be seekable, not a pipe")
+    hint = "decompress it with zstd -d; archives made with `ext4img backup --compress zstd` are seekable"
+    raise CommandError(Exit.USAGE, f"{options.label}: {why}: the backup must be seekable, not plain zstd", hint)

@@ -1,4 +1,4 @@
-"""Progress bars, drawn only where somebody watches: on a terminal's standard error."""
+"""Progress bars, drawn only if standard error is a terminal."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _REDRAW_SECONDS = 0.1
 
 @contextmanager
 def progress(what: str, quiet: bool = False) -> Iterator[Progress | None]:
-    """A function to be called with (bytes done, bytes in all or None); None where nothing is drawn.
+    """A function to call with (bytes done, total bytes or None); None if no bar is drawn.
 
-    The bar goes away when the block ends.
+    The bar is removed when the block ends.
     """
     if quiet or not sys.stderr.isatty():
         yield None

@@ -1,4 +1,4 @@
-"""Keys and passphrases for a backup: from what users give to the master keys that open something in it."""
+"""Key options of commands that read a backup: the master keys that decrypt something in it."""
 
 from __future__ import annotations
 
@@ -7,48 +7,48 @@ from dataclasses import dataclass
 from ext4img.archive.key_check import Key, keyring_for
 from ext4img.archive.open_backup import BackupSource
 from ext4img.archive.unlock import unlock
-from ext4img.cli.archive import STDIN, ArchiveOptions
-from ext4img.cli.error_report import Failure
+from ext4img.cli.archive_options import STDIN, ArchiveOptions
+from ext4img.cli.error_report import CommandError
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.keys import RAW_PROTECTOR_KEY_BYTES, GivenKey, PassphraseOptions
+from ext4img.cli.key_options import RAW_PROTECTOR_KEY_BYTES, GivenKey, PassphraseOptions
 from ext4img.errors import Ext4Error, WrongKeyError
 
-_LISTS_KEYS = "`ext4img list --info ARCHIVE` lists the keys that it wants"
+_LISTS_KEYS = "`ext4img list --info ARCHIVE` lists the keys that it needs"
 
 
 @dataclass(frozen=True)
 class ArchiveKeyOptions(PassphraseOptions):
-    """For a backup."""
+    """Key options for a backup."""
 
     def check_stdin(self, options: ArchiveOptions) -> None:
-        """Failure where standard input would have to be both the backup and a secret."""
+        """CommandError if standard input would be both the backup and a secret."""
         if options.archive == STDIN and STDIN in (*(self.key_file or ()), self.passphrase_file):
-            raise Failure(Exit.USAGE, "standard input is the backup, and can't be a key or passphrase as well")
+            raise CommandError(Exit.USAGE, "standard input cannot be both the backup and a key or passphrase")
 
-    def of(self, backup: BackupSource) -> list[Key]:
-        """The master keys. Failure if something that was given opens nothing."""
+    def keys_for(self, backup: BackupSource) -> list[Key]:
+        """The master keys. CommandError if a key or passphrase does not match anything."""
         found: list[Key] = []
         for key in self.read():
-            found += self._tried(backup, key)
+            found += self._keys_from(backup, key)
         for label, passphrase in self.passphrases():
             try:
                 found += self._unlock(backup, passphrase)
             except Ext4Error as error:
-                raise self.refused(error, label, _LISTS_KEYS, untried=False) from error
+                raise self.key_error(error, label, _LISTS_KEYS, untried=False) from error
         return found
 
-    def _tried(self, backup: BackupSource, key: GivenKey) -> list[Key]:
+    def _keys_from(self, backup: BackupSource, key: GivenKey) -> list[Key]:
         descriptor = self.descriptor
         try:
             keyring_for(backup, [(key.raw, descriptor)])
         except WrongKeyError as error:
             if len(key.raw) == RAW_PROTECTOR_KEY_BYTES and backup.seekable:
-                # It may be the key of one of fscrypt's raw-key protectors, which wraps the master key.
+                # It may be the key of an fscrypt raw-key protector, which wraps the master key.
                 try:
                     return self._unlock(backup, None, key.raw)
                 except Ext4Error:
                     pass
-            raise self.refused(error, key.label, _LISTS_KEYS, _has_untried(backup)) from error
+            raise self.key_error(error, key.label, _LISTS_KEYS, _has_untried(backup)) from error
         return [(key.raw, descriptor)]
 
     def _unlock(self, backup: BackupSource, passphrase: bytes | None, *raw_keys: bytes) -> list[Key]:
@@ -64,7 +64,7 @@ class ArchiveKeyOptions(PassphraseOptions):
 
 
 def _has_untried(backup: BackupSource) -> bool:
-    """Whether there are version 1 policies, and no names that would show whether a key is theirs."""
+    """Whether there are version 1 policies but no encrypted names to try a key on."""
     if all(policy.version != 1 for policy in backup.info.policies):
         return False
     return not (backup.seekable and any(member.entry.stored_name is not None for member in backup.members()))
