@@ -77,10 +77,10 @@ if TYPE_CHECKING:
     from ext4img.unlocking.keyfile import parse_key
     from ext4img.volume.check import CheckSummary
     from ext4img.volume.check.run_check import check
-    from ext4img.volume.dir_block import DirEntry
+    from ext4img.volume.dir_entry import DirEntry
     from ext4img.volume.features import Features
-    from ext4img.volume.mapping import Run
     from ext4img.volume.problems import Checks, Problem, Problems
+    from ext4img.volume.runs import Run
     from ext4img.volume.superblock import Superblock
     from ext4img.volume.volume import Journal, Volume
 
@@ -201,14 +201,14 @@ _HOMES = {
     "unlocking.keyfile": ("parse_key",),
     "volume.check": ("CheckSummary",),
     "volume.check.run_check": ("check",),
-    "volume.dir_block": ("DirEntry",),
+    "volume.dir_entry": ("DirEntry",),
     "volume.features": ("Features",),
-    "volume.mapping": ("Run",),
     "volume.problems": (
         "Checks",
         "Problem",
         "Problems",
     ),
+    "volume.runs": ("Run",),
     "volume.superblock": ("Superblock",),
     "volume.volume": (
         "Journal",

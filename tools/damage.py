@@ -25,7 +25,7 @@ from ext4img.structs.directory import EXT4_DIR_ENTRY
 from ext4img.structs.superblock import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
 from ext4img.volume.check import check
 from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import WRITTEN
+from ext4img.volume.runs import WRITTEN
 from ext4img.volume.volume import Volume
 
 HOW = ("zeros", "garbage", "unreadable")

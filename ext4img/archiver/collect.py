@@ -34,9 +34,9 @@ from ext4img.names.paths import decode_path
 from ext4img.structs.directory import EXT4_FT_DIR
 from ext4img.structs.inode import EXT4_ENCRYPT_FL, EXT4_ROOT_INO, EXT4_VERITY_FL
 from ext4img.volume.contents import Contents
-from ext4img.volume.dir_block import DirEntry
+from ext4img.volume.dir_entry import DirEntry
 from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import UNWRITTEN, WRITTEN
+from ext4img.volume.runs import UNWRITTEN, WRITTEN
 
 CHUNK_BYTES: Final = 1 << 20
 _SMALL_BYTES: Final = 64 << 10  # files up to here are read together with others

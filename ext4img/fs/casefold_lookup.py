@@ -19,7 +19,7 @@ from ext4img.names.casefold import NO_COMPAT_FALLBACK_FL, STRICT_MODE_FL, UTF8_1
 from ext4img.names.dirhash import dirhash, siphash_dirhash
 from ext4img.names.nokey import MIN_STORED_NAME
 from ext4img.structs.directory import EXT4_DIR_ENTRY_HASH
-from ext4img.volume.dir_block import DirEntry
+from ext4img.volume.dir_entry import DirEntry
 from ext4img.volume.inode import Inode
 from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock

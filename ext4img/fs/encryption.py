@@ -14,9 +14,8 @@ from ext4img.fs.nokey_names import nokey_names
 from ext4img.fs.policies import PolicyUse, key_opens_names, policies_in_use, policy_in, report_policy_mismatch
 from ext4img.names.nokey import MIN_STORED_NAME, nokey_target, parse_nokey_name, symlink_ciphertext
 from ext4img.volume.contents import Contents
-from ext4img.volume.dir_block import DirEntry
+from ext4img.volume.dir_entry import DirEntry, DirListing
 from ext4img.volume.inode import Inode
-from ext4img.volume.listing import DirListing
 from ext4img.volume.volume import Volume
 
 _MOST_CONTEXTS = 4096  # of directories, that are kept

@@ -30,9 +30,8 @@ from ext4img.fs.walk import paths, walk
 from ext4img.sources.base import Source
 from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ENCRYPT_FL, EXT4_ROOT_INO, EXT4_VERITY_FL
 from ext4img.volume import inode as stored
-from ext4img.volume.dir_block import DirEntry
+from ext4img.volume.dir_entry import DirEntry, DirListing
 from ext4img.volume.features import Features
-from ext4img.volume.listing import DirListing
 from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock
 from ext4img.volume.volume import Volume

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from ext4img.volume import inode as stored
-from ext4img.volume.mapping import Runs
+from ext4img.volume.runs import Runs
 
 if TYPE_CHECKING:
     from ext4img.crypto.policy import EncryptionContext

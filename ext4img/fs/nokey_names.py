@@ -9,7 +9,7 @@ from ext4img.names.dirhash import UNSIGNED, dirhashes
 from ext4img.names.nokey import nokey_name
 from ext4img.structs.directory import DX_HASH_SIPHASH, DX_HASH_TEA, EXT4_DIR_ENTRY_HASH
 from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_INDEX_FL
-from ext4img.volume.dir_block import DirEntry
+from ext4img.volume.dir_entry import DirEntry
 from ext4img.volume.features import Compat
 from ext4img.volume.inode import Inode
 from ext4img.volume.volume import Volume

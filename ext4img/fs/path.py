@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
 from ext4img.errors import NotDirectoryError, PathError
 from ext4img.fs.file import File
-from ext4img.volume.dir_block import DirEntry
-from ext4img.volume.listing import Row
+from ext4img.volume.dir_entry import DirEntry, Row
 
 if TYPE_CHECKING:
     from pathlib import PurePosixPath

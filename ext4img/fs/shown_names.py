@@ -14,9 +14,8 @@ from ext4img.structs.inode import (
     S_IFREG,
     S_IFSOCK,
 )
-from ext4img.volume.dir_block import DirEntry
+from ext4img.volume.dir_entry import DirEntry, DirListing
 from ext4img.volume.inode import Inode
-from ext4img.volume.listing import DirListing
 from ext4img.volume.problems import Problems
 
 # The upper four bits of a mode that says what kind of file it is.

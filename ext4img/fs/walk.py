@@ -12,8 +12,8 @@ from ext4img.fs.path import Ext4Path
 from ext4img.fs.shown_names import IN_USE, unused_inode_error
 from ext4img.structs.inode import S_IFDIR
 from ext4img.volume import inode as stored
+from ext4img.volume.dir_entry import DirListing
 from ext4img.volume.inode_batch import Row
-from ext4img.volume.listing import DirListing
 
 if TYPE_CHECKING:
     from ext4img.fs.filesystem import FileSystem

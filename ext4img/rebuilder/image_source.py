@@ -11,7 +11,7 @@ from ext4img.fs.path import PathLike
 from ext4img.mkfs import RandomAccessBody
 from ext4img.rebuilder.source import NO_BODY, SourceEntry
 from ext4img.volume.contents import Contents
-from ext4img.volume.mapping import LOST
+from ext4img.volume.runs import LOST
 
 
 class ImageRebuildSource:

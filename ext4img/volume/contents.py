@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from ext4img.errors import CorruptionError, Place, SourceError
 from ext4img.volume.blocks import BlockReader
-from ext4img.volume.mapping import LOST, WRITTEN, Runs
 from ext4img.volume.problems import Problems
+from ext4img.volume.runs import LOST, WRITTEN, Runs
 
 # Pieces of a file that lie so near each other on the disk are read at once, with what is between them:
 # that takes no longer than another call of the system.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import chain
 from struct import Struct
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ext4img.errors import ChecksumError, CorruptionError, Place
 from ext4img.structs.directory import (
@@ -28,10 +28,8 @@ from ext4img.structs.directory import (
     EXT4_FT_MAX,
 )
 from ext4img.volume import checksum
+from ext4img.volume.dir_entry import DirEntry, DirListing
 from ext4img.volume.problems import Problems
-
-if TYPE_CHECKING:
-    from ext4img.volume.listing import DirListing
 
 FILE_TYPES = ("unknown", "file", "dir", "char", "block", "fifo", "socket", "symlink")
 _HEADER_SIZE = EXT4_DIR_ENTRY.size
@@ -50,20 +48,6 @@ _DOTDOT_HEAD, _DOTDOT = slice(16, 22), b"\x0c\0\2\2.."
 _DOTS_SIZE = 2 * _MIN_REC_LEN
 _LEAST_ALIKE = 8
 _LITTLE_ENDIAN = sys.byteorder == "little"
-
-
-class DirEntry(NamedTuple):
-    """A name in a directory, as stored.
-
-    `file_type` is the entry's own word (0 unknown, 1 file, 2 dir, 3 char, 4 block, 5 fifo,
-    6 socket, 7 symlink; always 0 without the filetype feature). `hash` holds the 8 bytes that
-    follow the name in directories both encrypted and case-insensitive, else nothing.
-    """
-
-    name: bytes
-    inode: int
-    file_type: int
-    hash: bytes
 
 
 class DirectoryFormat(NamedTuple):

@@ -10,19 +10,13 @@ from ext4img.errors import CorruptionError, NotDirectoryError, Place, SourceErro
 from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ENCRYPT_FL, EXT4_INDEX_FL
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
-from ext4img.volume.dir_block import (
-    DirectoryFormat,
-    DirEntry,
-    find_entry,
-    parse_block,
-    parse_entries,
-    verify_block,
-)
+from ext4img.volume.dir_block import DirectoryFormat, find_entry, parse_block, parse_entries, verify_block
+from ext4img.volume.dir_entry import DirEntry, DirListing, Row
 from ext4img.volume.features import Compat, Incompat
 from ext4img.volume.inode import Inode
-from ext4img.volume.listing import DirListing, Row
-from ext4img.volume.mapping import LOST, WRITTEN, Mapper, Run
+from ext4img.volume.mapping import Mapper
 from ext4img.volume.problems import Problems
+from ext4img.volume.runs import LOST, WRITTEN, Run
 from ext4img.volume.superblock import Superblock
 
 if TYPE_CHECKING:

@@ -7,9 +7,6 @@ Kernel: fs/ext4/extents.c, fs/ext4/indirect.c.
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import NamedTuple
-
 from ext4img.structs.extent import (
     EXT4_EXT_MAGIC,
     EXT4_EXTENT,
@@ -29,42 +26,13 @@ from ext4img.volume.blocks import BlockReader
 from ext4img.volume.features import Incompat, RoCompat
 from ext4img.volume.inode import Inode
 from ext4img.volume.problems import Problems
+from ext4img.volume.runs import LBLK_END, UNWRITTEN, WRITTEN, Mapping, Run, Runs, merged_runs
 from ext4img.volume.superblock import Superblock
 
-WRITTEN = 0
-UNWRITTEN = 1
-HOLE = 2
-LOST = 3
-STATES = ("written", "unwritten", "hole", "lost")
-LBLK_END = 1 << 32  # logical block numbers have 32 bits
 _ENTRY_SIZE = EXT4_EXTENT.size
 _HEADER_SIZE = EXT4_EXTENT_HEADER.size
 _EXTENTS_OR_INLINE = EXT4_EXTENTS_FL | EXT4_INLINE_DATA_FL
 _IN_INODE = (EXT4_INODE.span("i_block").size - _HEADER_SIZE) // _ENTRY_SIZE
-
-
-class Run(NamedTuple):
-    """`length` blocks of a file from logical block `lblk`, on the disk from `pblk` (0 if nowhere)."""
-
-    lblk: int
-    pblk: int
-    length: int
-    state: int
-
-    @property
-    def end(self) -> int:
-        """The logical block after the last."""
-        return self.lblk + self.length
-
-
-Runs = tuple[Run, ...]
-
-
-class Mapping(NamedTuple):
-    """All that an inode's mapping takes up: its runs, and the blocks of the tree that holds them."""
-
-    runs: Runs
-    tree_blocks: frozenset[int]
 
 
 class Mapper:
@@ -131,7 +99,7 @@ class Mapper:
             runs.append(Run(lblk, pblk, length, state))
         if reached > LBLK_END or mapped > self.most_mapped:
             return None
-        return tuple(runs) if entries < 2 else _merged(runs)
+        return tuple(runs) if entries < 2 else merged_runs(runs)
 
     def mapping(self, inode: Inode) -> Mapping:
         """As `runs`, with the blocks of the extent tree or of the block map beside them."""
@@ -142,24 +110,7 @@ class Mapper:
         from ext4img.volume.mapping_trees import collect  # most files do without
 
         runs, tree_blocks = collect(self, inode)
-        return Mapping(_merged(runs), frozenset(tree_blocks))
+        return Mapping(merged_runs(runs), frozenset(tree_blocks))
 
 
 _NOTHING = Mapping((), frozenset())
-
-
-def _merged(runs: list[Run]) -> Runs:
-    """Neighbours that continue each other on disk become one run."""
-    if not any(one[0] + one[2] == next_[0] and one[3] == next_[3] for one, next_ in pairwise(runs)):
-        return tuple(runs)
-    merged: list[Run] = []
-    lblk, pblk, count, state = runs[0]
-    for run in runs[1:]:
-        next_lblk, next_pblk, next_count, next_state = run
-        if next_lblk == lblk + count and next_state == state and (next_pblk == pblk + count or state == LOST):
-            count += next_count
-        else:
-            merged.append(Run(lblk, pblk, count, state))
-            lblk, pblk, count, state = run
-    merged.append(Run(lblk, pblk, count, state))
-    return tuple(merged)

@@ -23,7 +23,7 @@ from ext4img.structs.extent import (
 from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INODE, EXT4_NDIR_BLOCKS
 from ext4img.volume import checksum
 from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import LBLK_END, LOST, UNWRITTEN, WRITTEN, Run
+from ext4img.volume.runs import LBLK_END, LOST, UNWRITTEN, WRITTEN, Run
 
 if TYPE_CHECKING:
     from ext4img.volume.mapping import Mapper

@@ -16,16 +16,16 @@ from ext4img.structs.inode import EXT4_EA_INODE_FL
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.contents import Contents
-from ext4img.volume.dir_block import DirEntry
+from ext4img.volume.dir_entry import DirEntry, DirListing
 from ext4img.volume.directory import Directories
 from ext4img.volume.features import Features, Incompat
 from ext4img.volume.groups import Groups
 from ext4img.volume.inode import Inode
 from ext4img.volume.inode_table import InodeTable
-from ext4img.volume.listing import DirListing
-from ext4img.volume.mapping import HOLE, LOST, UNWRITTEN, WRITTEN, Mapper, Mapping, Run, Runs
+from ext4img.volume.mapping import Mapper
 from ext4img.volume.problems import Checks, Problems
 from ext4img.volume.recovery.recover import Recovery, recover
+from ext4img.volume.runs import HOLE, LOST, UNWRITTEN, WRITTEN, Mapping, Run, Runs
 from ext4img.volume.salvage.superblock import read_superblock
 from ext4img.volume.xattr import (
     ENCRYPTION_CONTEXT,

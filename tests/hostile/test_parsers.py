@@ -14,8 +14,9 @@ from ext4img.volume.dir_block import DirectoryFormat, parse_entries, verify_bloc
 from ext4img.volume.groups import Groups
 from ext4img.volume.htree import HashTree
 from ext4img.volume.inode import InodeFormat, from_raw
-from ext4img.volume.mapping import HOLE, LBLK_END, LOST, Mapper
+from ext4img.volume.mapping import Mapper
 from ext4img.volume.problems import Problems
+from ext4img.volume.runs import HOLE, LBLK_END, LOST
 from ext4img.volume.superblock import Superblock, parse_superblock
 from ext4img.volume.xattr import XattrKey, parse_inline, parse_xattr_block, visible
 

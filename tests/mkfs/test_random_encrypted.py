@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import ext4img
 from ext4img.mkfs import ENCRYPTION_KEY, Node, Options, plan, write
 from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import UNWRITTEN
+from ext4img.volume.runs import UNWRITTEN
 from ext4img.volume.volume import Volume
 from tests.mkfs.judges import assert_clean
 from tests.mkfs.samples import CASEFOLD_FL, DIRECTORY, ENCRYPT_FL, FILE, ROOT, context

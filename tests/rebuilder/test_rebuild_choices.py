@@ -22,7 +22,7 @@ from ext4img.mkfs import Node, Options, plan, write
 from ext4img.mkfs.inodes import FIRST_TIME_NS, LAST_TIME_NS
 from ext4img.rebuilder.rebuild_plan import Rebuild
 from ext4img.structs.inode import EXT4_VERITY_FL
-from ext4img.volume.mapping import UNWRITTEN
+from ext4img.volume.runs import UNWRITTEN
 from tests import manifest
 from tests.archive.enemy import EnemyArchive
 from tests.archive.synthetic import TIMES, Tree, encrypted_tree, plain_tree

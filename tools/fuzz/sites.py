@@ -54,7 +54,7 @@ from ext4img.volume import checksum
 from ext4img.volume.dir_block import index_entries_offset
 from ext4img.volume.features import Compat, Incompat, RoCompat
 from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import WRITTEN, Run
+from ext4img.volume.runs import WRITTEN, Run
 from ext4img.volume.volume import Volume
 from tools.fuzz.journal_sites import JournalSites
 from tools.fuzz.site import Field, Ranges, Site, fields_of

@@ -18,7 +18,7 @@ from ext4img.cli.policies import policy_record
 from ext4img.cli.quoting import quote
 from ext4img.crypto.policy import EncryptionContext
 from ext4img.errors import CorruptionError, NoKeyError, UnsupportedFeatureError
-from ext4img.volume.mapping import STATES
+from ext4img.volume.runs import STATES
 
 _KINDS = {
     "file": "regular file",

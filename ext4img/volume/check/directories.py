@@ -11,7 +11,7 @@ from ext4img.errors import CorruptionError, Place, SourceError
 from ext4img.structs.directory import EXT4_DIR_ENTRY, EXT4_FT_DIR, EXT4_FT_MAX, EXT4_INLINE_DIR_PARENT
 from ext4img.volume.features import Incompat
 from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import WRITTEN, Runs
+from ext4img.volume.runs import WRITTEN, Runs
 from ext4img.volume.volume import Volume
 
 _HEADER = EXT4_DIR_ENTRY.size

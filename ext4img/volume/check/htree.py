@@ -22,7 +22,7 @@ from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_INDEX_FL
 from ext4img.volume.check.directories import StoredEntry, stored_entries
 from ext4img.volume.htree import LBLK_MASK
 from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import WRITTEN, Runs
+from ext4img.volume.runs import WRITTEN, Runs
 from ext4img.volume.volume import Volume
 
 _MOST_HASH = 1 << 32

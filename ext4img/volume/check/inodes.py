@@ -25,7 +25,7 @@ from ext4img.structs.xattr import EXT4_XATTR_ENTRY, EXT4_XATTR_HEADER
 from ext4img.volume.check.block_owners import BlockOwners
 from ext4img.volume.features import Compat, Incompat, RoCompat
 from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import LOST, UNWRITTEN, Mapping
+from ext4img.volume.runs import LOST, UNWRITTEN, Mapping
 from ext4img.volume.volume import Volume
 from ext4img.volume.xattr import INLINE_DATA
 

@@ -17,7 +17,7 @@ from ext4img.volume.check.links import LinkChecker
 from ext4img.volume.check.superblocks import check_superblocks, claim_own_blocks
 from ext4img.volume.features import RoCompat
 from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import WRITTEN, Runs
+from ext4img.volume.runs import WRITTEN, Runs
 from ext4img.volume.volume import Volume
 
 """Called now and then with what is being checked, how far it is, and how far it goes."""

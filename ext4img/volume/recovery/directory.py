@@ -28,12 +28,12 @@ from ext4img.volume import checksum
 from ext4img.volume.dir_block import DirectoryFormat, index_entries_offset, verify_block
 from ext4img.volume.features import Compat, Incompat
 from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import WRITTEN, Run
 from ext4img.volume.recovery.editor import RecoveryEditor
 from ext4img.volume.recovery.entries import MIN_REC_LEN, EntryArea
 from ext4img.volume.recovery.extents import RecoveryExtents
 from ext4img.volume.recovery.htree import IndexPath, index_limit
 from ext4img.volume.recovery.inline import InlineDirectory
+from ext4img.volume.runs import WRITTEN, Run
 
 _ROOT_ENTRIES = DX_ROOT_INFO_OFFSET + DX_ROOT_INFO.size
 

@@ -21,9 +21,10 @@ from ext4img.structs.extent import (
 from ext4img.structs.inode import EXT4_EXTENTS_FL
 from ext4img.volume import checksum
 from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import LBLK_END, LOST, UNWRITTEN, Mapper, Run
+from ext4img.volume.mapping import Mapper
 from ext4img.volume.problems import Problems
 from ext4img.volume.recovery.editor import RecoveryEditor
+from ext4img.volume.runs import LBLK_END, LOST, UNWRITTEN, Run
 
 BLOCK_AREA_SIZE = 60
 MOST_RUNS = 500_000

@@ -51,13 +51,13 @@ from ext4img.structs.fast_commit import (
 from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INLINE_DATA_FL, EXT4_INODE
 from ext4img.structs.superblock import EXT4_GOOD_OLD_INODE_SIZE
 from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import LBLK_END, UNWRITTEN, WRITTEN, Run
 from ext4img.volume.problems import Problems
 from ext4img.volume.recovery.directory import RecoveryDirectory, Removed
 from ext4img.volume.recovery.editor import RecoveryEditor
 from ext4img.volume.recovery.extents import RecoveryExtents, empty_root
 from ext4img.volume.recovery.journal import JournalSource, JournalSuperblock
 from ext4img.volume.recovery.recovery_report import FastCommits
+from ext4img.volume.runs import LBLK_END, UNWRITTEN, WRITTEN, Run
 
 MOST_TAGS = 1_000_000
 MOST_BLOCKS_BEHIND = 4096

@@ -30,9 +30,9 @@ from ext4img.structs.journal import (
 from ext4img.structs.superblock import EXT4_SUPER_BLOCK, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
 from ext4img.volume import checksum
 from ext4img.volume.features import Incompat, RoCompat
-from ext4img.volume.mapping import WRITTEN, Run
 from ext4img.volume.problems import Problems
 from ext4img.volume.recovery import journal_checksum
+from ext4img.volume.runs import WRITTEN, Run
 from ext4img.volume.superblock import MAX_LOG_BLOCK_SIZE, MIN_LOG_BLOCK_SIZE, has_magic
 
 WINDOW_BYTES = 1 << 20

@@ -21,11 +21,12 @@ from ext4img.structs.superblock import EXT4_ERROR_FS
 from ext4img.volume import checksum
 from ext4img.volume.features import RoCompat
 from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import LOST, WRITTEN, Mapper, Runs
+from ext4img.volume.mapping import Mapper
 from ext4img.volume.problems import Problems
 from ext4img.volume.recovery.editor import RecoveryEditor
 from ext4img.volume.recovery.recovery_report import Orphans
 from ext4img.volume.recovery.truncate import BlockMapCut, ExtentCut
+from ext4img.volume.runs import LOST, WRITTEN, Runs
 
 MOST_ORPHAN_FILE_BLOCKS = 512  # EXT4_MAX_ORPHAN_FILE_BLOCKS
 _NUMBER_SIZE = 4  # of an inode number in the orphan file

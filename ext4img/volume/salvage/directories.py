@@ -15,10 +15,10 @@ from ext4img.structs.directory import EXT4_DIR_ENTRY, EXT4_DIR_ENTRY_TAIL, EXT4_
 from ext4img.structs.inode import EXT4_INODE, EXT4_ROOT_INO, S_IFDIR
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
+from ext4img.volume.dir_entry import DirListing
 from ext4img.volume.groups import Groups
 from ext4img.volume.inode import Inode
 from ext4img.volume.inode_table import InodeTable
-from ext4img.volume.listing import DirListing
 from ext4img.volume.problems import Problems
 from ext4img.volume.salvage.checksum_seed import generation_of, seed_of_directory_block
 from ext4img.volume.salvage.inodes import directory_inode

@@ -11,8 +11,9 @@ from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INODE, EXT4_INODE_EXTRA,
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.inode_table import InodeTable
-from ext4img.volume.mapping import WRITTEN, Mapper
+from ext4img.volume.mapping import Mapper
 from ext4img.volume.problems import Problems
+from ext4img.volume.runs import WRITTEN
 from ext4img.volume.salvage.root import find_root_blocks
 from ext4img.volume.superblock import Superblock
 

@@ -14,8 +14,9 @@ from ext4img.volume.blocks import BlockReader
 from ext4img.volume.dir_block import DirectoryFormat, verify_block
 from ext4img.volume.features import Incompat
 from ext4img.volume.inode import Inode, InodeFormat, from_raw
-from ext4img.volume.mapping import Mapper, Runs
+from ext4img.volume.mapping import Mapper
 from ext4img.volume.problems import Problems
+from ext4img.volume.runs import Runs
 from ext4img.volume.superblock import Superblock
 
 SEARCHED_BYTES = 1 << 30

@@ -1,17 +1,31 @@
-"""The entries of a directory as columns: no object per entry on the way of those who want a part."""
+"""Directory entries as stored: one as an object, all of a directory as columns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import repeat
+from typing import NamedTuple
 
 from ext4img.structs.directory import EXT4_FT_DIR, EXT4_FT_UNKNOWN
-from ext4img.volume.dir_block import DirEntry
 
 Row = tuple[bytes, int, int, bytes]
 """The fields of a DirEntry."""
 
 _DIRECTORIES = bytes((EXT4_FT_UNKNOWN, EXT4_FT_DIR))
+
+
+class DirEntry(NamedTuple):
+    """A name in a directory, as stored.
+
+    `file_type` is the entry's own word (0 unknown, 1 file, 2 dir, 3 char, 4 block, 5 fifo,
+    6 socket, 7 symlink; always 0 without the filetype feature). `hash` holds the 8 bytes that
+    follow the name in directories both encrypted and case-insensitive, else nothing.
+    """
+
+    name: bytes
+    inode: int
+    file_type: int
+    hash: bytes
 
 
 class DirListing:
