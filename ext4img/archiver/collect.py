@@ -35,7 +35,7 @@ from ext4img.structs.directory import EXT4_FT_DIR
 from ext4img.structs.inode import EXT4_ENCRYPT_FL, EXT4_ROOT_INO, EXT4_VERITY_FL
 from ext4img.volume.contents import Contents
 from ext4img.volume.dir_entry import DirEntry
-from ext4img.volume.inode import Inode
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.runs import UNWRITTEN, WRITTEN
 
 CHUNK_BYTES: Final = 1 << 20
@@ -51,7 +51,7 @@ class _Child(NamedTuple):
     path: bytes
     plain_path: bytes
     named: DirEntry
-    inode: Inode
+    inode: StoredInode
     extent: Extent | None = None
 
 
@@ -122,7 +122,7 @@ class TreeScanner:
             raise CorruptionError("the root is no directory", Place(inode=root.number))
         yield self._entry(_Child(ROOT, ROOT, _NO_NAME, root), None, in_encrypted=False)
         met = {root.number}
-        verity: list[tuple[Entry, Inode]] = []
+        verity: list[tuple[Entry, StoredInode]] = []
         stack = [_Level(self._children(_Level(iter(())), root), root.is_encrypted)]
         while stack:
             level = stack[-1]
@@ -164,7 +164,7 @@ class TreeScanner:
             if found is not None:
                 yield found
 
-    def _children(self, level: _Level, directory: Inode) -> Iterator[tuple[_Child, ReadBatch]]:
+    def _children(self, level: _Level, directory: StoredInode) -> Iterator[tuple[_Child, ReadBatch]]:
         """What is in a directory, in byte order of the shown names, and what each is read together with."""
         plain: dict[bytes, bytes] = {}
         try:
@@ -181,7 +181,7 @@ class TreeScanner:
         for start in range(0, len(names), _AT_ONCE):
             part = names[start : start + _AT_ONCE]
             children: list[_Child] = []
-            for named, row in zip(part, self._volume.inodes.rows([named[1][1] for named in part]), strict=True):
+            for named, row in zip(part, self._volume.inodes.batch([named[1][1] for named in part]), strict=True):
                 name, stored = named
                 if name == last:
                     self._found(f"name {name!r} is there twice", directory.number)
@@ -193,7 +193,7 @@ class TreeScanner:
                     if self._filter.excludes(path, plain_path):
                         continue
                 try:
-                    inode = self._volume.inode(stored.inode) if row is None else tuple.__new__(Inode, row)
+                    inode = self._volume.inode(stored.inode) if row is None else tuple.__new__(StoredInode, row)
                 except (CorruptionError, SourceError, NotFoundError) as error:
                     self._pass_over(error, stored.inode)
                     continue
@@ -222,7 +222,7 @@ class TreeScanner:
             done += len(ready)
             yield from ready
 
-    def _small_extent(self, inode: Inode) -> Extent | None:
+    def _small_extent(self, inode: StoredInode) -> Extent | None:
         """Where a small file's body is, if it is in one piece; damage is for those to tell who read it."""
         if not 0 < inode.size <= _SMALL_BYTES or inode.has_inline_data:
             return None
@@ -238,7 +238,7 @@ class TreeScanner:
             return None
         return pblk * self._block_size, body_size
 
-    def _body_size(self, inode: Inode) -> int:
+    def _body_size(self, inode: StoredInode) -> int:
         """Bytes of a file's body: its size, of an encrypted one in whole blocks."""
         return -(-inode.size // self._block_size) * self._block_size if inode.is_encrypted else inode.size
 
@@ -337,7 +337,7 @@ class TreeScanner:
             name_hash=(named.hash or None) if in_encrypted else None,
         )
 
-    def _verity(self, entry: Entry, inode: Inode) -> tuple[Entry, BodyStream] | None:
+    def _verity(self, entry: Entry, inode: StoredInode) -> tuple[Entry, BodyStream] | None:
         """What a verity file has past its end: Merkle tree and descriptor, as they stand on disk."""
         runs = self._volume.runs(inode)
         start = -(-inode.size // VERITY_ALIGNMENT_BYTES) * VERITY_ALIGNMENT_BYTES
@@ -359,7 +359,7 @@ class TreeScanner:
         )
         return verity, self._body(contents, segments, start)
 
-    def _context(self, inode: Inode) -> bytes | None:
+    def _context(self, inode: StoredInode) -> bytes | None:
         """The encryption context of what is encrypted itself."""
         if not inode.is_encrypted or inode.type not in ("file", "dir", "symlink"):
             return None
@@ -371,7 +371,7 @@ class TreeScanner:
             raise CorruptionError(f"an encryption context of {len(context)} bytes: {context[:1].hex()}…", place)
         return context
 
-    def _target(self, inode: Inode, context: bytes | None) -> tuple[bytes, bytes | None]:
+    def _target(self, inode: StoredInode, context: bytes | None) -> tuple[bytes, bytes | None]:
         """(the target as it is shown without a key, its stored bytes if it is encrypted)."""
         stored = self._volume.symlink_target_stored(inode)
         if context is not None:
@@ -381,7 +381,7 @@ class TreeScanner:
             raise CorruptionError("a symbolic link without a target", Place(inode=inode.number))
         return target, None
 
-    def _unwritten(self, contents: Contents, inode: Inode) -> Segments:
+    def _unwritten(self, contents: Contents, inode: StoredInode) -> Segments:
         """Where blocks are allocated but not written."""
         size = self._block_size
         ranges = [(run.lblk * size, run.length * size) for run in contents.runs if run.state == UNWRITTEN]
@@ -397,7 +397,7 @@ class TreeScanner:
         return body
 
     def _small_chunks(
-        self, inode: Inode, extent: Extent, window: ReadBatch, unreadable: list[tuple[int, int]]
+        self, inode: StoredInode, extent: Extent, window: ReadBatch, unreadable: list[tuple[int, int]]
     ) -> Iterator[memoryview]:
         """A body that was read together with its neighbours, or if that failed alone."""
         part = window.get(extent)

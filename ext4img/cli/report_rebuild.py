@@ -21,11 +21,10 @@ from ext4img.cli.progress import progress
 from ext4img.cli.quoting import harmless, quote
 from ext4img.cli.report_restore import NOUNS
 from ext4img.errors import UnsupportedFeatureError
-from ext4img.rebuilder.rebuild import RebuildReport, is_device, size_for
 
 if TYPE_CHECKING:
     from ext4img.mkfs import Plan
-    from ext4img.rebuilder.rebuild import Rebuildable
+    from ext4img.rebuilder.rebuild import Rebuildable, RebuildReport
 
 AUTO: Final = "auto"
 
@@ -88,7 +87,7 @@ def make_image(
     quiet: bool,
 ) -> int:
     """Rebuild `source` as `image`, or show the plan; the exit code."""
-    from ext4img.rebuilder.rebuild_plan import Rebuild
+    from ext4img.rebuilder.rebuild import Rebuild, is_device, size_for  # with all that builds: slow to import
 
     out = Output(json)
     size = parse_size(choices.size)
@@ -145,30 +144,30 @@ def _check_place(image: str, on_device: bool, device: bool, overwrite: bool) -> 
         text = f"{quote(image)}: a block device, and what is there would be gone"
         raise Failure(Exit.SYSTEM, text, "--device writes to it all the same")
     if not on_device and not overwrite and os.path.lexists(image):
-        raise Failure(Exit.SYSTEM, f"{quote(image)}: is there already", "--overwrite replaces it")
+        raise Failure(Exit.SYSTEM, f"{quote(image)}: already exists", "--overwrite replaces it")
 
 
 def _tell_plan(plan: Plan, out: Output) -> None:
-    from ext4img.mkfs.extents_table import Kind
+    from ext4img.mkfs.regions import RegionKind
 
     if not out.json:
         for line in plan.lines():
             out.line(harmless(line))
         return
     out.record({"kind": "plan", **plan.summary()})
-    for area in plan.places.areas.in_order():
+    for region in plan.placement.regions.in_order():
         record: dict[str, Any] = {
             "kind": "area",
-            "block": area.pblk,
-            "blocks": area.length,
-            "holds": area.kind.name.lower(),
+            "block": region.pblk,
+            "blocks": region.length,
+            "holds": region.kind.name.lower(),
         }
-        if area.kind <= Kind.INODE_TABLE:
-            record["group"] = area.owner
+        if region.kind <= RegionKind.INODE_TABLE:
+            record["group"] = region.owner
         else:
-            record["inode"] = plan.tree.inodes.numbers[area.owner]
-            record["from_block"] = area.lblk
-            record |= text_fields("path", plan.tree.inodes.show(area.owner))
+            record["inode"] = plan.tree.inodes.numbers[region.owner]
+            record["from_block"] = region.lblk
+            record |= text_fields("path", plan.tree.inodes.show(region.owner))
         out.record(record)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ext4img.errors import BuildError
 
 
-class Piece(NamedTuple):
+class BlockRange(NamedTuple):
     """`length` blocks of the disk from `start` on."""
 
     start: int
@@ -23,8 +23,8 @@ class Allocator:
     that is then the current piece. Only a request that no piece could hold is split.
     """
 
-    def __init__(self, free: Iterable[Piece]) -> None:
-        pieces = [piece for piece in free if piece.length] or [Piece(0, 0)]
+    def __init__(self, free: Iterable[BlockRange]) -> None:
+        pieces = [piece for piece in free if piece.length] or [BlockRange(0, 0)]
         self._starts = [piece.start for piece in pieces]
         self._lengths = [piece.length for piece in pieces]
         self.free_blocks = sum(self._lengths)
@@ -33,7 +33,7 @@ class Allocator:
         self._behind: list[int] = []
         self._longest_behind = 0
 
-    def take(self, count: int) -> list[Piece]:
+    def take(self, count: int) -> list[BlockRange]:
         """`count` blocks, in as few pieces as can be; BuildError where so many are not free."""
         if count > self.free_blocks:
             raise BuildError(f"{count} blocks are needed where {self.free_blocks} are free")
@@ -55,15 +55,15 @@ class Allocator:
         self.free_blocks -= count
         return start
 
-    def left(self) -> list[Piece]:
+    def left(self) -> list[BlockRange]:
         """What is still free, in ascending order."""
-        return [Piece(start, length) for start, length in zip(self._starts, self._lengths, strict=True) if length]
+        return [BlockRange(start, length) for start, length in zip(self._starts, self._lengths, strict=True) if length]
 
-    def _cut(self, position: int, count: int) -> Piece:
+    def _cut(self, position: int, count: int) -> BlockRange:
         start = self._starts[position]
         self._starts[position] += count
         self._lengths[position] -= count
-        return Piece(start, count)
+        return BlockRange(start, count)
 
     def _move_on(self, count: int) -> bool:
         """Make a piece of at least `count` blocks the current one; False where there is none."""
@@ -83,7 +83,7 @@ class Allocator:
         self._tidy()
         return True
 
-    def _split(self, count: int) -> list[Piece]:
+    def _split(self, count: int) -> list[BlockRange]:
         """From the current piece, the untouched ones, and last from those left behind."""
         pieces = []
         positions = [self._current, *range(self._untouched, len(self._lengths)), *self._behind]

@@ -5,28 +5,28 @@ from __future__ import annotations
 from typing import Final
 
 from ext4img.errors import BuildError
-from ext4img.mkfs.allocator import Allocator, Piece
+from ext4img.mkfs.allocator import Allocator, BlockRange
 from ext4img.mkfs.extents import (
-    IN_INODE,
+    EXTENTS_IN_INODE,
     MAX_UNWRITTEN_BLOCKS,
-    Run,
+    DiskRun,
     build_root,
     extent_count,
     one_extent_root,
     tree_blocks,
 )
-from ext4img.mkfs.extents_table import Kind, Places
 from ext4img.mkfs.file_runs import LogicalRun
 from ext4img.mkfs.geometry import Geometry
 from ext4img.mkfs.nodes import FT_DIR
-from ext4img.mkfs.reserved_inodes import Special, resize_area, resize_blocks
-from ext4img.mkfs.tree import Tree
+from ext4img.mkfs.regions import Placement, RegionKind
+from ext4img.mkfs.reserved_inodes import ReservedInodes, resize_blocks, resize_i_block
+from ext4img.mkfs.tree import NodeTree
 from ext4img.structs.extent import EXT_INIT_MAX_LEN
 
 _SECTOR: Final = 512
 
 
-def blocks_needed(tree: Tree, block_size: int) -> int:
+def blocks_needed(tree: NodeTree, block_size: int) -> int:
     """Blocks that contents, extent trees and attributes take, if no run of them has to be split."""
     total = sum(tree.blocks) + len(tree.xattr_blocks)
     for index, runs in tree.runs.items():
@@ -39,46 +39,46 @@ def blocks_needed(tree: Tree, block_size: int) -> int:
     return total
 
 
-def _extents(tree: Tree, index: int) -> int:
-    return extent_count([Run(run.lblk, 0, run.length, run.unwritten) for run in tree.logical_runs(index)])
+def _extents(tree: NodeTree, index: int) -> int:
+    return extent_count([DiskRun(run.lblk, 0, run.length, run.unwritten) for run in tree.logical_runs(index)])
 
 
-def place(tree: Tree, geometry: Geometry, special: Special) -> Places:
+def place(tree: NodeTree, geometry: Geometry, reserved: ReservedInodes) -> Placement:
     """Find room for everything, and fill i_block and i_blocks of all inodes.
 
     First comes each flex group's metadata, then in what is left: what is the file system's own, all
     directories together, then inode by inode in the order of the nodes. BuildError where the file
     system is too small.
     """
-    placer = _Placer(tree, geometry)
+    placer = _BlockPlacer(tree, geometry)
     placer.place_groups()
-    if special.resize is not None:
-        placer.place_resize_map(special.resize)
-    if special.journal is not None:
-        placer.place_contents(special.journal, Kind.JOURNAL)
-    if special.orphans is not None:
-        placer.place_contents(special.orphans, Kind.ORPHAN_FILE)
+    if reserved.resize is not None:
+        placer.place_resize_map(reserved.resize)
+    if reserved.journal is not None:
+        placer.place_contents(reserved.journal, RegionKind.JOURNAL)
+    if reserved.orphans is not None:
+        placer.place_contents(reserved.orphans, RegionKind.ORPHAN_FILE)
     for directory in tree.directories:
-        placer.place_contents(directory.index, Kind.DIRECTORY)
+        placer.place_contents(directory.index, RegionKind.DIRECTORY)
     types = tree.inodes.types
     values = tree.values
     for index in range(len(tree.inodes)):
-        if index in special:
+        if index in reserved:
             continue
         if types[index] != FT_DIR:
-            placer.place_contents(index, Kind.VALUE if index in values else Kind.FILE)
+            placer.place_contents(index, RegionKind.VALUE if index in values else RegionKind.FILE)
         if index in tree.xattr_block_of:
             placer.place_xattrs(index)
-    placer.places.free = placer.allocator.left()
-    return placer.places
+    placer.placement.free = placer.allocator.left()
+    return placer.placement
 
 
-class _Placer:
-    def __init__(self, tree: Tree, geometry: Geometry) -> None:
+class _BlockPlacer:
+    def __init__(self, tree: NodeTree, geometry: Geometry) -> None:
         self._tree = tree
         self._geometry = geometry
-        self.places = Places(len(tree.inodes), geometry.group_count)
-        self._areas = self.places.areas
+        self.placement = Placement(len(tree.inodes), geometry.group_count)
+        self._regions = self.placement.regions
         self._sectors_per_block = geometry.block_size // _SECTOR
         self._empty_root = build_root([], [], geometry.block_size)
         self.allocator = Allocator([])
@@ -86,7 +86,7 @@ class _Placer:
     def place_groups(self) -> None:
         """Superblocks and descriptors where they must be; bitmaps and tables at the start of each flex group."""
         geometry = self._geometry
-        free: list[Piece] = []
+        free: list[BlockRange] = []
         homeless: list[int] = []
         for first in range(0, geometry.group_count, geometry.groups_per_flex):
             groups = range(first, min(first + geometry.groups_per_flex, geometry.group_count))
@@ -98,26 +98,26 @@ class _Placer:
             raise BuildError("the inode tables do not fit: fewer inodes or a larger size are needed")
         self.allocator = Allocator(_joined(free))
 
-    def _heads(self, groups: range) -> list[Piece]:
+    def _heads(self, groups: range) -> list[BlockRange]:
         """Place the heads of groups; what is free behind them."""
         geometry = self._geometry
-        room: list[Piece] = []
+        room: list[BlockRange] = []
         for group in groups:
             start, count = geometry.first_block(group), geometry.blocks_in(group)
             head = geometry.head_blocks(group)
             if head:
-                self._areas.add(Kind.HEAD, group, 0, start, head)
-            room.append(Piece(start + head, count - head))
+                self._regions.add(RegionKind.HEAD, group, 0, start, head)
+            room.append(BlockRange(start + head, count - head))
         return _joined(room)
 
-    def _tables(self, groups: range | list[int], room: list[Piece]) -> list[int]:
+    def _tables(self, groups: range | list[int], room: list[BlockRange]) -> list[int]:
         """Take bitmaps and inode tables of groups from the front of `room`; the groups that did not fit."""
-        places = self.places
+        placement = self.placement
         missed: set[int] = set()
         for kind, column, count in (
-            (Kind.BLOCK_BITMAP, places.block_bitmaps, 1),
-            (Kind.INODE_BITMAP, places.inode_bitmaps, 1),
-            (Kind.INODE_TABLE, places.inode_tables, self._geometry.table_blocks),
+            (RegionKind.BLOCK_BITMAP, placement.block_bitmaps, 1),
+            (RegionKind.INODE_BITMAP, placement.inode_bitmaps, 1),
+            (RegionKind.INODE_TABLE, placement.inode_tables, self._geometry.table_blocks),
         ):
             for group in groups:
                 if column[group]:
@@ -127,19 +127,19 @@ class _Placer:
                     missed.add(group)
                     continue
                 column[group] = pblk
-                self._areas.add(kind, group, 0, pblk, count)
+                self._regions.add(kind, group, 0, pblk, count)
         return sorted(missed)
 
     def place_resize_map(self, index: int) -> None:
         """The block by which the resize inode finds the reserved descriptor blocks."""
         [piece] = self.allocator.take(1)
         self._start(index)
-        self._areas.add(Kind.RESIZE_MAP, index, 0, piece.start, 1)
-        self.places.area_count[index] = 1
-        self._tree.inodes.set_area(index, resize_area(piece.start))
+        self._regions.add(RegionKind.RESIZE_MAP, index, 0, piece.start, 1)
+        self.placement.region_count[index] = 1
+        self._tree.inodes.set_i_block(index, resize_i_block(piece.start))
         self._count(index, resize_blocks(self._geometry))
 
-    def place_contents(self, index: int, kind: Kind) -> None:
+    def place_contents(self, index: int, kind: RegionKind) -> None:
         """Blocks for an inode's contents, and for the extent tree that these need."""
         tree = self._tree
         inodes = tree.inodes
@@ -148,38 +148,38 @@ class _Placer:
             start = self.allocator.take_whole(blocks)
             if start is not None:  # as it is with most files: one extent
                 self._start(index)
-                self._areas.add(kind, index, 0, start, blocks)
-                self.places.area_count[index] = 1
-                inodes.set_area(index, one_extent_root(start, blocks))
+                self._regions.add(kind, index, 0, start, blocks)
+                self.placement.region_count[index] = 1
+                inodes.set_i_block(index, one_extent_root(start, blocks))
                 self._count(index, blocks)
                 return
         runs = tree.logical_runs(index)
         if not runs:
             if inodes.has_extents(index):
-                inodes.set_area(index, self._empty_root)
+                inodes.set_i_block(index, self._empty_root)
             self._count(index, 0)
             return
-        areas = self._areas
-        first = len(areas)
+        regions = self._regions
+        first = len(regions)
         self._start(index)
         blocks = runs[0].length if len(runs) == 1 else sum(run.length for run in runs)
         pieces = self.allocator.take(blocks)
         physical = _spread(runs, pieces)
         for lblk, pblk, count, unwritten in physical:
-            areas.add(Kind.UNWRITTEN if unwritten else kind, index, lblk, pblk, count)
+            regions.add(RegionKind.UNWRITTEN if unwritten else kind, index, lblk, pblk, count)
         block_size = self._geometry.block_size
         need = 0
-        if blocks > MAX_UNWRITTEN_BLOCKS or len(physical) > IN_INODE:
+        if blocks > MAX_UNWRITTEN_BLOCKS or len(physical) > EXTENTS_IN_INODE:
             need = sum(tree_blocks(extent_count(physical), block_size))
         tree_pblks: list[int] = []
         if need:
             at = 0
             for piece in self.allocator.take(need):
-                areas.add(Kind.EXTENT_TREE, index, at, piece.start, piece.length)
+                regions.add(RegionKind.EXTENT_TREE, index, at, piece.start, piece.length)
                 tree_pblks += range(piece.start, piece.start + piece.length)
                 at += piece.length
-        self.places.area_count[index] = len(areas) - first
-        inodes.set_area(index, build_root(physical, tree_pblks, block_size))
+        self.placement.region_count[index] = len(regions) - first
+        inodes.set_i_block(index, build_root(physical, tree_pblks, block_size))
         self._count(index, blocks + need)
 
     def place_xattrs(self, index: int) -> None:
@@ -190,12 +190,12 @@ class _Placer:
         if not shared.pblk:
             [piece] = self.allocator.take(1)
             shared.pblk = piece.start
-            self._areas.add(Kind.XATTR_BLOCK, index, 0, piece.start, 1)
+            self._regions.add(RegionKind.XATTR_BLOCK, index, 0, piece.start, 1)
         inodes.put(index, "i_file_acl_lo", shared.pblk & 0xFFFFFFFF)
         inodes.put(index, "l_i_file_acl_high", shared.pblk >> 32)
 
     def _start(self, index: int) -> None:
-        self.places.first_area[index] = len(self._areas)
+        self.placement.first_region[index] = len(self._regions)
 
     def _count(self, index: int, blocks: int) -> None:
         """Fill i_blocks: contents and their tree, and what attributes take, ea_inodes among it.
@@ -211,33 +211,33 @@ class _Placer:
                 tree.inodes.put(index, "l_i_blocks_high", sectors >> 32)
 
 
-def _joined(pieces: list[Piece]) -> list[Piece]:
+def _joined(pieces: list[BlockRange]) -> list[BlockRange]:
     """The same with adjacent pieces made one; sorted."""
-    joined: list[Piece] = []
+    joined: list[BlockRange] = []
     for piece in sorted(pieces):
         if not piece.length:
             continue
         if joined and joined[-1].start + joined[-1].length == piece.start:
-            joined[-1] = Piece(joined[-1].start, joined[-1].length + piece.length)
+            joined[-1] = BlockRange(joined[-1].start, joined[-1].length + piece.length)
         else:
             joined.append(piece)
     return joined
 
 
-def _take_first(room: list[Piece], count: int) -> int | None:
+def _take_first(room: list[BlockRange], count: int) -> int | None:
     """Cut `count` blocks from the first piece that has them; the first of them."""
     for position, (start, size) in enumerate(room):
         if size >= count:
-            room[position] = Piece(start + count, size - count)
+            room[position] = BlockRange(start + count, size - count)
             return start
     return None
 
 
-def _spread(logical: tuple[LogicalRun, ...], pieces: list[Piece]) -> list[Run]:
+def _spread(logical: tuple[LogicalRun, ...], pieces: list[BlockRange]) -> list[DiskRun]:
     """Lay logical runs over pieces of the disk, one after the other."""
     if len(logical) == len(pieces) == 1:
-        return [Run(logical[0].lblk, pieces[0].start, logical[0].length, logical[0].unwritten)]
-    runs: list[Run] = []
+        return [DiskRun(logical[0].lblk, pieces[0].start, logical[0].length, logical[0].unwritten)]
+    runs: list[DiskRun] = []
     rest = iter(pieces)
     start, left = 0, 0
     for run in logical:
@@ -246,7 +246,7 @@ def _spread(logical: tuple[LogicalRun, ...], pieces: list[Piece]) -> list[Run]:
             if not left:
                 start, left = next(rest)
             part = min(run.length - done, left)
-            runs.append(Run(run.lblk + done, start, part, run.unwritten))
+            runs.append(DiskRun(run.lblk + done, start, part, run.unwritten))
             done += part
             start += part
             left -= part

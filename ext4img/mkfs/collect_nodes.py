@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from ext4img.errors import BuildError
-from ext4img.mkfs.directories import Directory
+from ext4img.mkfs.directories import PlannedDirectory
 from ext4img.mkfs.directory_blocks import INLINE_AREA, inline_size
 from ext4img.mkfs.extents import MAX_LBLK
 from ext4img.mkfs.file_runs import file_runs
@@ -27,12 +27,12 @@ from ext4img.mkfs.nodes import (
     Node,
     Path,
     XattrKey,
-    device_area,
+    device_i_block,
     show_path,
 )
 from ext4img.mkfs.options import FeatureChoice, Options
-from ext4img.mkfs.tree import LOST_AND_FOUND, SharedBlock, Tree
-from ext4img.mkfs.xattrs import MAX_SHARERS, Placed, inline_room, place
+from ext4img.mkfs.tree import LOST_AND_FOUND, NodeTree, SharedXattrBlock
+from ext4img.mkfs.xattrs import MAX_SHARERS, XattrPlacement, inline_room, place
 from ext4img.structs.fscrypt import FSCRYPT_SYMLINK_DATA
 from ext4img.structs.inode import (
     EXT4_CASEFOLD_FL,
@@ -54,34 +54,36 @@ LARGE_FILE_BYTES: Final = 1 << 31
 HUGE_FILE_SECTORS: Final = 1 << 32
 _SECTOR: Final = 512
 
-Refused = Callable[[BuildError], None]
+OnRefusal = Callable[[BuildError], None]
 
 
-def gather(nodes: Iterable[Node], options: Options, choice: FeatureChoice, refused: Refused | None = None) -> Tree:
+def collect_nodes(
+    nodes: Iterable[Node], options: Options, choice: FeatureChoice, on_refusal: OnRefusal | None = None
+) -> NodeTree:
     """Check nodes and take them in. `options` are resolved; `choice` gets the features that nodes need.
 
-    A node that can't be stored is an error; or with `refused` told to that, before the next node is
+    A node that can't be stored is an error; or with `on_refusal` told to that, before the next node is
     drawn, and left out.
     """
-    gatherer = _Gatherer(options, choice)
+    collector = _NodeCollector(options, choice)
     for node in nodes:
-        if refused is None:
-            gatherer.add(node)
+        if on_refusal is None:
+            collector.add(node)
             continue
         try:
-            gatherer.add(node)
+            collector.add(node)
         except BuildError as error:
-            gatherer.undo(node)
-            refused(error)
-    return gatherer.finish()
+            collector.undo(node)
+            on_refusal(error)
+    return collector.finish()
 
 
-class _Gatherer:
+class _NodeCollector:
     def __init__(self, options: Options, choice: FeatureChoice) -> None:
         self._options = options
         self._choice = choice
-        self._tree = Tree(options)
-        self._directories: dict[Path, Directory] = {}
+        self._tree = NodeTree(options)
+        self._directories: dict[Path, PlannedDirectory] = {}
         self._groups: dict[int, tuple[int, bytes | None]] = {}  # of a link group: index, encryption policy
         self._blocks_by_content: dict[tuple[bytes, bytes], int] = {}
         self._perhaps_inline: dict[int, Node] = {}  # directories, with inline_data
@@ -95,7 +97,7 @@ class _Gatherer:
     def add(self, node: Node) -> None:
         """Take in one node."""
         path = node.path
-        directory: Directory | None = None
+        directory: PlannedDirectory | None = None
         if path:
             directory = self._directories.get(path[:-1])
             if directory is None:
@@ -124,13 +126,13 @@ class _Gatherer:
         elif kind == FT_SYMLINK:
             index = self._symlink(node, parent)
         elif kind:
-            area = b""
+            i_block = b""
             if kind in (FT_CHRDEV, FT_BLKDEV):
                 try:
-                    area = device_area(*node.rdev)
+                    i_block = device_i_block(*node.rdev)
                 except ValueError as error:
                     raise BuildError(str(error), show_path(path)) from None
-            index = self._new(node, parent, area, 0)
+            index = self._new(node, parent, i_block, 0)
             self._place_xattrs(index, node, node.xattrs)
         else:
             raise BuildError(f"mode {node.mode:#o} has no type of file", show_path(path))
@@ -152,7 +154,7 @@ class _Gatherer:
             self._perhaps_inline.pop(directory.index, None)
         self._tree.cut(self._length)
 
-    def finish(self) -> Tree:
+    def finish(self) -> NodeTree:
         """Make what is missing, and settle what depends on all nodes."""
         tree = self._tree
         inodes = tree.inodes
@@ -176,7 +178,7 @@ class _Gatherer:
                 self._settle_inline(directory, node)
         return tree
 
-    def _settle_inline(self, directory: Directory, node: Node) -> None:
+    def _settle_inline(self, directory: PlannedDirectory, node: Node) -> None:
         """A directory whose entries fit in its inode stands there."""
         xattrs = node.xattrs
         size = inline_size(directory)
@@ -186,7 +188,7 @@ class _Gatherer:
             xattrs = {**xattrs, INLINE_DATA_KEY: bytes(size - INLINE_AREA)}
         self._place_xattrs(directory.index, node, xattrs)
 
-    def _link(self, node: Node, directory: Directory, index: int, policy: bytes | None) -> None:
+    def _link(self, node: Node, directory: PlannedDirectory, index: int, policy: bytes | None) -> None:
         inodes = self._tree.inodes
         if directory.encrypted and inodes.types[index] in ENCRYPTED_TYPES and policy != directory.policy:
             raise BuildError("a link to what has not the encryption policy of its directory", show_path(node.path))
@@ -196,14 +198,14 @@ class _Gatherer:
         inodes.put(index, "i_links_count", links)
         directory.add(node.path[-1], index, node.name_hash)
 
-    def _new(self, node: Node, parent: int, area: bytes, size: int, flags: int = 0, links: int = 1) -> int:
-        index = self._tree.inodes.add(node, parent, area, size, links, flags)
+    def _new(self, node: Node, parent: int, i_block: bytes, size: int, flags: int = 0, links: int = 1) -> int:
+        index = self._tree.inodes.add(node, parent, i_block, size, links, flags)
         self._tree.blocks.append(0)
         return index
 
     def _directory(self, node: Node, parent: int, policy: bytes | None) -> int:
         index = self._new(node, parent, b"", 0, EXT4_EXTENTS_FL, 2)
-        directory = Directory(
+        directory = PlannedDirectory(
             index, index if parent == NO_INODE else parent, policy, bool(node.flags & EXT4_CASEFOLD_FL)
         )
         directory.linear = node.linear and directory.encrypted
@@ -286,7 +288,7 @@ class _Gatherer:
         if xattrs:
             self._store_xattrs(index, node, self._placed(node, xattrs))
 
-    def _placed(self, node: Node, xattrs: Mapping[XattrKey, bytes]) -> Placed:
+    def _placed(self, node: Node, xattrs: Mapping[XattrKey, bytes]) -> XattrPlacement:
         if INLINE_DATA_KEY in node.xattrs:
             raise BuildError("system.data is no attribute but inline contents", show_path(node.path))
         seed = self._seed if self._choice.may(Incompat.EA_INODE) else None
@@ -298,7 +300,7 @@ class _Gatherer:
             self._choice.need(Incompat.EA_INODE, "extended attributes larger than a block", node.path)
         return placed
 
-    def _store_xattrs(self, index: int, node: Node, placed: Placed) -> None:
+    def _store_xattrs(self, index: int, node: Node, placed: XattrPlacement) -> None:
         tree = self._tree
         tree.inodes.inline_xattrs[index] = placed.inline
         if placed.inline_data_offset:
@@ -315,7 +317,7 @@ class _Gatherer:
                 return
             self._blocks_by_content[key] = len(tree.xattr_blocks)
         tree.xattr_block_of[index] = len(tree.xattr_blocks)
-        tree.xattr_blocks.append(SharedBlock(block, 1, len(tree.inodes), len(block.references)))
+        tree.xattr_blocks.append(SharedXattrBlock(block, 1, len(tree.inodes), len(block.references)))
         for reference in block.references:
             blocks = self._add_value(node, index, reference.value)
             tree.value_blocks[index] = tree.value_blocks.get(index, 0) + blocks
@@ -336,7 +338,7 @@ class _Gatherer:
         self._tree.blocks[index] = blocks
         return blocks
 
-    def _refuse_double(self, directory: Directory) -> None:
+    def _refuse_double(self, directory: PlannedDirectory) -> None:
         seen: set[bytes] = set()
         for name in directory.names:
             if name in seen:

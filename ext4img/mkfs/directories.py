@@ -35,7 +35,7 @@ _FULL_DENOMINATOR: Final = 5
 _HASH_PAIR: Final = Struct("<II")
 
 
-class Directory:
+class PlannedDirectory:
     """A directory's entries: names as stored, and indexes of inodes, in the order of the nodes.
 
     With `hashed_names` every name has 8 bytes of hash after it (encrypted and case-insensitive).
@@ -87,7 +87,7 @@ class Directory:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class DirectoryLayout:
     """How a directory's entries lie in its blocks.
 
     Leaf `i` holds the entries from `starts[i]` up to `starts[i + 1]`, in the directory's own order,
@@ -112,11 +112,11 @@ class Layout:
         return self.leaves if self.leaf_hashes is None else 1 + sum(self.levels) + self.leaves
 
 
-SINGLE: Final = Layout(array("I", [0]))
+SINGLE: Final = DirectoryLayout(array("I", [0]))
 
 
 @dataclass(frozen=True, slots=True)
-class DirectoryForm:
+class DirectoryOptions:
     """What of the file system decides how directories are laid out."""
 
     block_size: int
@@ -127,7 +127,7 @@ class DirectoryForm:
     hash_seed: tuple[int, int, int, int]
     fold: Callable[[bytes], bytes] | None = None  # of names in case-insensitive directories
 
-    def can_index(self, directory: Directory) -> bool:
+    def can_index(self, directory: PlannedDirectory) -> bool:
         """Whether a directory can have a hash tree."""
         folded = directory.casefolded and not directory.encrypted
         return self.indexed and not directory.linear and (self.fold is not None or not folded)
@@ -156,7 +156,7 @@ def entry_size(name_length: int, hashed: bool) -> int:
     return (EXT4_DIR_ENTRY.size + name_length + 3 & ~3) + (EXT4_DIR_ENTRY_HASH.size if hashed else 0)
 
 
-def lay_out(directory: Directory, form: DirectoryForm, least_blocks: int = 1) -> None:
+def lay_out_directory(directory: PlannedDirectory, form: DirectoryOptions, least_blocks: int = 1) -> None:
     """Decide a directory's layout, and bring its entries into the order of its leaves.
 
     `least_blocks` is for lost+found, which e2fsck must be able to fill without allocating.
@@ -170,14 +170,14 @@ def lay_out(directory: Directory, form: DirectoryForm, least_blocks: int = 1) ->
     if total <= form.room:
         directory.layout = SINGLE
         if least_blocks > 1:
-            directory.layout = Layout(array("I", [0] + [len(directory.names)] * (least_blocks - 1)))
+            directory.layout = DirectoryLayout(array("I", [0] + [len(directory.names)] * (least_blocks - 1)))
     elif form.can_index(directory):
         directory.layout = _tree(directory, form)
     else:
-        directory.layout = Layout(_fill(directory, form.room, form.room, DOTS_BYTES))
+        directory.layout = DirectoryLayout(_fill(directory, form.room, form.room, DOTS_BYTES))
 
 
-def _fill(directory: Directory, room: int, full: int, used: int) -> array[int]:
+def _fill(directory: PlannedDirectory, room: int, full: int, used: int) -> array[int]:
     """Where the blocks begin if entries are put one after the other; a block is left at `full` bytes."""
     starts = array("I", [0])
     hashed = directory.hashed_names
@@ -190,7 +190,7 @@ def _fill(directory: Directory, room: int, full: int, used: int) -> array[int]:
     return starts
 
 
-def _tree(directory: Directory, form: DirectoryForm) -> Layout:
+def _tree(directory: PlannedDirectory, form: DirectoryOptions) -> DirectoryLayout:
     if directory.hashed_names:
         version = DX_HASH_SIPHASH
         hashes = list(_HASH_PAIR.iter_unpack(directory.hashes))
@@ -209,10 +209,10 @@ def _tree(directory: Directory, form: DirectoryForm) -> Layout:
         major = hashes[start][0] & ~1
         # The lowest bit says that this hash began in the leaf before.
         leaf_hashes.append(major | (hashes[start - 1][0] & ~1 == major))
-    return Layout(starts, leaf_hashes, _levels(len(starts), form), version)
+    return DirectoryLayout(starts, leaf_hashes, _levels(len(starts), form), version)
 
 
-def _sort(directory: Directory, hashes: list[tuple[int, int]]) -> None:
+def _sort(directory: PlannedDirectory, hashes: list[tuple[int, int]]) -> None:
     order = sorted(range(len(hashes)), key=hashes.__getitem__)
     directory.names = [directory.names[i] for i in order]
     directory.children = array("I", [directory.children[i] for i in order])
@@ -220,7 +220,7 @@ def _sort(directory: Directory, hashes: list[tuple[int, int]]) -> None:
         directory.hashes = bytearray().join([directory.hashes[8 * i : 8 * i + 8] for i in order])
 
 
-def _levels(leaves: int, form: DirectoryForm) -> tuple[int, ...]:
+def _levels(leaves: int, form: DirectoryOptions) -> tuple[int, ...]:
     """How many nodes each level below the root has, from the top."""
     levels: tuple[int, ...] = ()
     below = leaves

@@ -8,7 +8,7 @@ from functools import cached_property
 from struct import Struct
 from typing import Final
 
-from ext4img.mkfs.directories import DOTS_BYTES, Directory, DirectoryForm, entry_size
+from ext4img.mkfs.directories import DOTS_BYTES, DirectoryOptions, PlannedDirectory, entry_size
 from ext4img.mkfs.nodes import FT_DIR
 from ext4img.structs.directory import (
     DX_COUNTLIMIT,
@@ -42,8 +42,8 @@ class DirectoryWriter:
 
     def __init__(
         self,
-        directory: Directory,
-        form: DirectoryForm,
+        directory: PlannedDirectory,
+        form: DirectoryOptions,
         numbers: array[int],
         types: bytearray,
         seed: int | None,
@@ -71,9 +71,9 @@ class DirectoryWriter:
         parent = self._numbers[self._directory.parent]
         names = self._directory.names
         split = inline_split(self._directory)
-        area = EXT4_INLINE_DIR_PARENT.pack((parent,)) + self._entries(0, split, INLINE_ENTRIES, b"")
+        i_block = EXT4_INLINE_DIR_PARENT.pack((parent,)) + self._entries(0, split, INLINE_ENTRIES, b"")
         rest = size - INLINE_AREA
-        return area, self._entries(split, len(names), rest, b"") if rest else b""
+        return i_block, self._entries(split, len(names), rest, b"") if rest else b""
 
     def _leaf(self, leaf: int) -> bytes:
         starts = self._directory.layout.starts
@@ -195,7 +195,7 @@ def _share(items: int, parts: int, part: int) -> tuple[int, int]:
     return items * part // parts, items * (part + 1) // parts
 
 
-def inline_split(directory: Directory) -> int:
+def inline_split(directory: PlannedDirectory) -> int:
     """How many of the entries stand in i_block, if the directory is inline."""
     left = INLINE_ENTRIES
     for position, name in enumerate(directory.names):
@@ -205,7 +205,7 @@ def inline_split(directory: Directory) -> int:
     return len(directory.names)
 
 
-def inline_size(directory: Directory) -> int:
+def inline_size(directory: PlannedDirectory) -> int:
     """i_size of the directory, were it inline: i_block, and what its entries need beyond."""
     rest = directory.names[inline_split(directory) :]
     return INLINE_AREA + sum(entry_size(len(name), False) for name in rest)

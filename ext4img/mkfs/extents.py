@@ -24,14 +24,14 @@ from ext4img.volume import checksum
 MAX_UNWRITTEN_BLOCKS: Final = EXT_INIT_MAX_LEN - 1
 MAX_LBLK: Final = 0xFFFFFFFF  # number of blocks of a file (EXT_MAX_BLOCKS)
 _AREA_SIZE: Final = EXT4_INODE.span("i_block").size
-IN_INODE: Final = (_AREA_SIZE - EXT4_EXTENT_HEADER.size) // EXT4_EXTENT.size
+EXTENTS_IN_INODE: Final = (_AREA_SIZE - EXT4_EXTENT_HEADER.size) // EXT4_EXTENT.size
 _extent = EXT4_EXTENT.pack
 _header = EXT4_EXTENT_HEADER.pack
-_HEAD_OF_ONE: Final = _header((EXT4_EXT_MAGIC, 1, IN_INODE, 0, 0))
+_HEAD_OF_ONE: Final = _header((EXT4_EXT_MAGIC, 1, EXTENTS_IN_INODE, 0, 0))
 _REST_OF_ONE: Final = bytes(_AREA_SIZE - EXT4_EXTENT_HEADER.size - EXT4_EXTENT.size)
 
 
-class Run(NamedTuple):
+class DiskRun(NamedTuple):
     """`length` blocks of a file from `lblk` on, on the disk from `pblk` on."""
 
     lblk: int
@@ -45,7 +45,7 @@ def per_block(block_size: int) -> int:
     return (block_size - EXT4_EXTENT_HEADER.size) // EXT4_EXTENT.size
 
 
-def extent_count(runs: Sequence[Run]) -> int:
+def extent_count(runs: Sequence[DiskRun]) -> int:
     """Extents that the runs take: none is longer than 32,768 blocks, or 32,767 if unwritten."""
     return sum(-(-run.length // (MAX_UNWRITTEN_BLOCKS if run.unwritten else EXT_INIT_MAX_LEN)) for run in runs)
 
@@ -53,7 +53,7 @@ def extent_count(runs: Sequence[Run]) -> int:
 def tree_blocks(extents: int, block_size: int) -> tuple[int, ...]:
     """Blocks of each level below the root, from the leaves upwards; BuildError beyond 5 levels."""
     levels: list[int] = []
-    while extents > IN_INODE:
+    while extents > EXTENTS_IN_INODE:
         extents = -(-extents // per_block(block_size))
         levels.append(extents)
     if len(levels) > EXT4_MAX_EXTENT_DEPTH:
@@ -61,11 +61,11 @@ def tree_blocks(extents: int, block_size: int) -> tuple[int, ...]:
     return tuple(levels)
 
 
-def build_root(runs: Sequence[Run], tree: Sequence[int], block_size: int) -> bytes:
+def build_root(runs: Sequence[DiskRun], tree: Sequence[int], block_size: int) -> bytes:
     """The 60 bytes of i_block. `tree` are the blocks of the tree, leaves first, as `tree_blocks` counts them."""
     entries, _ = _levels(runs, tree, block_size)
     levels = len(tree_blocks(extent_count(runs), block_size))
-    return _node(entries, IN_INODE, levels).ljust(_AREA_SIZE, b"\0")
+    return _node(entries, EXTENTS_IN_INODE, levels).ljust(_AREA_SIZE, b"\0")
 
 
 def one_extent_root(pblk: int, length: int) -> bytes:
@@ -73,7 +73,7 @@ def one_extent_root(pblk: int, length: int) -> bytes:
     return _HEAD_OF_ONE + _extent((0, length, pblk >> 32, pblk & 0xFFFFFFFF)) + _REST_OF_ONE
 
 
-def build_blocks(runs: Sequence[Run], tree: Sequence[int], block_size: int, seed: int | None) -> list[bytes]:
+def build_blocks(runs: Sequence[DiskRun], tree: Sequence[int], block_size: int, seed: int | None) -> list[bytes]:
     """The blocks of the tree in the order of `tree`; `seed` is the inode's, None: no checksums."""
     _, nodes = _levels(runs, tree, block_size)
     blocks = []
@@ -83,7 +83,7 @@ def build_blocks(runs: Sequence[Run], tree: Sequence[int], block_size: int, seed
     return blocks
 
 
-def _levels(runs: Sequence[Run], tree: Sequence[int], block_size: int) -> tuple[list[bytes], list[bytes]]:
+def _levels(runs: Sequence[DiskRun], tree: Sequence[int], block_size: int) -> tuple[list[bytes], list[bytes]]:
     """Entries of the root, and all nodes below it, leaves first."""
     first_lblks: list[int] = []
     entries: list[bytes] = []
@@ -98,7 +98,7 @@ def _levels(runs: Sequence[Run], tree: Sequence[int], block_size: int) -> tuple[
     nodes: list[bytes] = []
     capacity = per_block(block_size)
     depth = 0
-    while len(entries) > IN_INODE:
+    while len(entries) > EXTENTS_IN_INODE:
         above: list[bytes] = []
         above_lblks: list[int] = []
         for start in range(0, len(entries), capacity):

@@ -40,7 +40,7 @@ _LARGEST_JOURNAL: Final = 262144
 _JOURNAL_TO_FAST_COMMITS: Final = 64
 
 
-class Demand(NamedTuple):
+class SpaceDemand(NamedTuple):
     """What the file system has to hold: blocks of contents, directories and attributes; inodes."""
 
     blocks: int
@@ -161,7 +161,7 @@ def backup_groups(count: int, features: Features) -> list[int]:
     return sorted(groups)
 
 
-def solve(demand: Demand, options: Options, choice: FeatureChoice) -> Geometry:
+def choose_geometry(demand: SpaceDemand, options: Options, choice: FeatureChoice) -> Geometry:
     """The geometry that holds `demand`; BuildError where the given size does not."""
     if options.size is None:
         return _smallest(demand, options, choice)
@@ -177,7 +177,7 @@ def solve(demand: Demand, options: Options, choice: FeatureChoice) -> Geometry:
     return geometry
 
 
-def _smallest(demand: Demand, options: Options, choice: FeatureChoice) -> Geometry:
+def _smallest(demand: SpaceDemand, options: Options, choice: FeatureChoice) -> Geometry:
     spare = ceil(demand.blocks * options.spare_percent / 100)
     inodes = max(demand.highest_inode, FIRST_INODE - 1 + demand.inodes)
     groups = -(-inodes // _most_inodes_per_group(options))
@@ -198,7 +198,7 @@ def _smallest(demand: Demand, options: Options, choice: FeatureChoice) -> Geomet
     raise BuildError(f"no size was found that holds {demand.blocks} blocks and {demand.inodes} inodes")
 
 
-def _divide(blocks: int, demand: Demand, options: Options, choice: FeatureChoice, *, exact: bool) -> Geometry:
+def _divide(blocks: int, demand: SpaceDemand, options: Options, choice: FeatureChoice, *, exact: bool) -> Geometry:
     """Divide `blocks` into groups. A last group too short to be of use is left out, or made longer if not `exact`."""
     block_size = options.block_size
     first = 1 if block_size == 1024 else 0
@@ -232,7 +232,7 @@ def _descriptor_size(features: Features) -> int:
     return EXT4_MIN_DESC_SIZE_64BIT if Incompat.BIT64 in features else EXT4_MIN_DESC_SIZE
 
 
-def _geometry(blocks: int, per_group: int, demand: Demand, options: Options, choice: FeatureChoice) -> Geometry:
+def _geometry(blocks: int, per_group: int, demand: SpaceDemand, options: Options, choice: FeatureChoice) -> Geometry:
     block_size = options.block_size
     first = 1 if block_size == 1024 else 0
     groups = -(-(blocks - first) // per_group)
@@ -285,7 +285,7 @@ def _most_inodes_per_group(options: Options) -> int:
     return most // unit * unit
 
 
-def _inodes_per_group(blocks: int, groups: int, demand: Demand, options: Options) -> int:
+def _inodes_per_group(blocks: int, groups: int, demand: SpaceDemand, options: Options) -> int:
     """A multiple of 8 that fills the blocks of the inode table, where that is enough for the demand."""
     need = max(demand.highest_inode, FIRST_INODE - 1 + demand.inodes)
     spare = ceil(demand.inodes * options.spare_percent / 100) if options.size is None else 0

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
-from ext4img.mkfs.allocator import Piece
-from ext4img.mkfs.extents_table import Areas, Kind, Places
+from ext4img.mkfs.allocator import BlockRange
 from ext4img.mkfs.geometry import FIRST_INODE, Geometry
-from ext4img.mkfs.inodes import Inodes
+from ext4img.mkfs.inodes import InodeRecords
 from ext4img.mkfs.nodes import FT_DIR
+from ext4img.mkfs.regions import Placement, RegionKind, RegionTable
 from ext4img.structs.group import (
     EXT4_BG_BLOCK_UNINIT,
     EXT4_BG_INODE_UNINIT,
@@ -39,22 +39,22 @@ class GroupSummary(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class GroupUsage:
     """What is used, ready to be cut up by groups: free pieces, and used inodes in the order of their numbers."""
 
     geometry: Geometry
-    free: list[Piece]
-    by_number: array[int]  # indexes of inodes
+    free: list[BlockRange]
+    inodes_by_number: array[int]  # indexes of inodes
     numbers: array[int]  # their numbers
 
     def inodes_in(self, group: int) -> Sequence[int]:
-        """Positions in `by_number` of a group's inodes."""
+        """Positions in `inodes_by_number` of a group's inodes."""
         first = group * self.geometry.inodes_per_group + 1
         return range(
             bisect_left(self.numbers, first), bisect_left(self.numbers, first + self.geometry.inodes_per_group)
         )
 
-    def free_in(self, group: int) -> list[Piece]:
+    def free_in(self, group: int) -> list[BlockRange]:
         """Free pieces of a group, relative to its first block."""
         start = self.geometry.first_block(group)
         end = start + self.geometry.blocks_in(group)
@@ -64,7 +64,7 @@ class Usage:
             first = max(self.free[position].start, start)
             last = min(self.free[position].start + self.free[position].length, end)
             if last > first:
-                pieces.append(Piece(first - start, last - first))
+                pieces.append(BlockRange(first - start, last - first))
             position += 1
         return pieces
 
@@ -103,11 +103,11 @@ def clear_bits(bitmap: bytearray, start: int, count: int) -> None:
         bitmap[last] &= 0xFF << (end & 7) & 0xFF
 
 
-def summarise(usage: Usage, inodes: Inodes, places: Places) -> list[GroupSummary]:
+def summarise_groups(usage: GroupUsage, inodes: InodeRecords, placement: Placement) -> list[GroupSummary]:
     """Counts and flags of all groups."""
     geometry = usage.geometry
     per_group = geometry.inodes_per_group
-    metadata = _metadata_blocks(places.areas, geometry)
+    metadata = _metadata_blocks(placement.regions, geometry)
     last_group = geometry.group_count - 1
     summaries = []
     for group in range(geometry.group_count):
@@ -119,7 +119,7 @@ def summarise(usage: Usage, inodes: Inodes, places: Places) -> list[GroupSummary
         among_reserved = sum(usage.numbers[position] < FIRST_INODE for position in used[:FIRST_INODE])
         in_use = len(used) - among_reserved + reserved
         highest = max(highest, first + reserved - 1)
-        directories = sum(inodes.types[usage.by_number[position]] == FT_DIR for position in used)
+        directories = sum(inodes.types[usage.inodes_by_number[position]] == FT_DIR for position in used)
         flags = 0
         unused = 0
         if geometry.group_checksums:
@@ -133,9 +133,9 @@ def summarise(usage: Usage, inodes: Inodes, places: Places) -> list[GroupSummary
                 flags |= EXT4_BG_BLOCK_UNINIT
         summaries.append(
             GroupSummary(
-                places.block_bitmaps[group],
-                places.inode_bitmaps[group],
-                places.inode_tables[group],
+                placement.block_bitmaps[group],
+                placement.inode_bitmaps[group],
+                placement.inode_tables[group],
                 free_blocks,
                 per_group - in_use,
                 directories,
@@ -146,22 +146,22 @@ def summarise(usage: Usage, inodes: Inodes, places: Places) -> list[GroupSummary
     return summaries
 
 
-def _metadata_blocks(areas: Areas, geometry: Geometry) -> list[int]:
+def _metadata_blocks(regions: RegionTable, geometry: Geometry) -> list[int]:
     """Blocks that each group's own metadata takes within the group; -1 where another group's stand."""
     counts = [0] * geometry.group_count
-    for position in range(len(areas)):
-        kind = areas.kinds[position]
-        if kind > Kind.INODE_TABLE:
+    for position in range(len(regions)):
+        kind = regions.kinds[position]
+        if kind > RegionKind.INODE_TABLE:
             break  # group metadata comes first
-        owner = areas.owners[position]
-        start = areas.pblks[position] - geometry.first_data_block
+        owner = regions.owners[position]
+        start = regions.pblks[position] - geometry.first_data_block
         group, within = divmod(start, geometry.blocks_per_group)
-        if group == owner and within + areas.counts[position] <= geometry.blocks_per_group:
-            counts[group] += areas.counts[position]
+        if group == owner and within + regions.counts[position] <= geometry.blocks_per_group:
+            counts[group] += regions.counts[position]
     return counts
 
 
-def descriptors(usage: Usage, summaries: Iterable[GroupSummary], uuid: UUID, seed: int) -> bytes:
+def build_descriptors(usage: GroupUsage, summaries: Iterable[GroupSummary], uuid: UUID, seed: int) -> bytes:
     """The descriptors of all groups, as they stand behind every copy of the superblock."""
     geometry = usage.geometry
     wide = geometry.descriptor_size > EXT4_GROUP_DESC.size

@@ -22,7 +22,7 @@ _BLKZEROOUT = 0x127F  # linux/fs.h
 _RANGE = Struct("=QQ")
 
 
-class Destination:
+class ImageOutput:
     """Takes bytes in ascending order, gathers what is adjacent, and leaves gaps alone.
 
     A file gets `size` bytes. It is written under another name beside its place, readable by its
@@ -68,7 +68,7 @@ class Destination:
         if found is not None and not self.is_device and not stat.S_ISREG(found.st_mode):
             raise BuildError(f"{self.path}: neither a regular file nor a block device")
         if found is not None and not self.is_device and not overwrite:
-            raise BuildError(f"{self.path}: is there already")
+            raise BuildError(f"{self.path}: already exists")
         self._held_back = held_back if self.is_device else 0
         try:
             if self.is_device:
@@ -149,10 +149,10 @@ class Destination:
             try:
                 os.link(temporary, self.path)  # unlike a rename it never replaces what came there meanwhile
             except FileExistsError:
-                raise BuildError(f"{self.path}: is there already") from None
+                raise BuildError(f"{self.path}: already exists") from None
             except OSError:  # a file system without hard links
                 if os.path.lexists(self.path):
-                    raise BuildError(f"{self.path}: is there already") from None
+                    raise BuildError(f"{self.path}: already exists") from None
                 os.rename(temporary, self.path)
             else:
                 os.unlink(temporary)

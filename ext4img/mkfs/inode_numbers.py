@@ -7,17 +7,17 @@ from itertools import count
 
 from ext4img.errors import BuildError
 from ext4img.mkfs.geometry import FIRST_INODE, MAX_INODES
-from ext4img.mkfs.inodes import Inodes
+from ext4img.mkfs.inodes import InodeRecords
 from ext4img.structs.inode import EXT4_ROOT_INO
 
 
-def highest_wanted(inodes: Inodes) -> tuple[int, int]:
+def highest_kept_number(inodes: InodeRecords) -> tuple[int, int]:
     """The largest number that is to be kept, and the index of its inode; (0, 0): none is."""
     highest = max(inodes.wanted, default=0)
     return highest, inodes.wanted.index(highest) if highest else 0
 
 
-def give_numbers(inodes: Inodes, lost_and_found: int) -> int:
+def assign_inode_numbers(inodes: InodeRecords, lost_and_found: int) -> int:
     """Fill `inodes.numbers`, and return the next free one.
 
     `lost_and_found` is the index of the inode that number 11 is for, if it is free. The special
@@ -40,7 +40,7 @@ def give_numbers(inodes: Inodes, lost_and_found: int) -> int:
     return next(free)
 
 
-def by_number(inodes: Inodes) -> tuple[array[int], array[int]]:
+def inodes_by_number(inodes: InodeRecords) -> tuple[array[int], array[int]]:
     """Indexes in the order of their numbers, and these numbers."""
     order = array("I", sorted(range(len(inodes)), key=inodes.numbers.__getitem__))
     return order, array("I", [inodes.numbers[index] for index in order])

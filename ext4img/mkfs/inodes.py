@@ -84,7 +84,7 @@ def put_checksum(seed_of_inode: int, table: bytearray, at: int, inode_size: int)
         _U16.pack_into(table, at + _CHECKSUM_HI, value >> 16)
 
 
-class Inodes:
+class InodeRecords:
     """Columns, one entry an inode. `inode_size` decides whether the extra fields are there."""
 
     def __init__(self, inode_size: int) -> None:
@@ -102,8 +102,8 @@ class Inodes:
     def __len__(self) -> int:
         return len(self.types)
 
-    def add(self, node: Node, parent: int, area: bytes, size: int, links: int, flags: int) -> int:
-        """Encode a node's inode; `area` is the start of i_block, `flags` say how it is laid out. Its index."""
+    def add(self, node: Node, parent: int, i_block: bytes, size: int, links: int, flags: int) -> int:
+        """Encode a node's inode; `i_block` is what it begins with, `flags` say how it is laid out. Its index."""
         index = len(self.types)
         mode = node.mode
         uid, gid, version = node.uid, node.gid, node.version
@@ -134,7 +134,7 @@ class Inodes:
             0,
             node.flags & ~LAYOUT_FLAGS | flags,
             version & 0xFFFFFFFF,
-            area,
+            i_block,
             node.generation,
             0,
             size >> 32,
@@ -197,12 +197,12 @@ class Inodes:
         """Set and clear bits of i_flags."""
         self.put(index, "i_flags", self.get(index, "i_flags") & ~clear | flags)
 
-    def set_area(self, index: int, area: bytes) -> None:
+    def set_i_block(self, index: int, i_block: bytes) -> None:
         """Fill i_block."""
         at = index * self.stride + _BLOCK_AREA
-        self.records[at : at + _BLOCK_AREA_SIZE] = area.ljust(_BLOCK_AREA_SIZE, b"\0")
+        self.records[at : at + _BLOCK_AREA_SIZE] = i_block.ljust(_BLOCK_AREA_SIZE, b"\0")
 
-    def area(self, index: int) -> bytes:
+    def i_block(self, index: int) -> bytes:
         """i_block."""
         at = index * self.stride + _BLOCK_AREA
         return bytes(self.records[at : at + _BLOCK_AREA_SIZE])

@@ -6,7 +6,7 @@ from typing import Final
 
 from ext4img.crypto.policy import NONCE_SIZE, parse_context
 from ext4img.errors import BuildError, CorruptionError, UnsupportedFeatureError
-from ext4img.mkfs.directories import Directory
+from ext4img.mkfs.directories import PlannedDirectory
 from ext4img.mkfs.geometry import FIRST_INODE, MAX_INODES
 from ext4img.mkfs.nodes import ENCRYPTION_KEY, FT_DIR, FT_REG_FILE, FT_SYMLINK, Node, show_path
 from ext4img.mkfs.options import FeatureChoice, Options
@@ -25,7 +25,7 @@ ENCRYPTED_TYPES: Final = (FT_REG_FILE, FT_DIR, FT_SYMLINK)  # what can be, and i
 _LEAST_ENCRYPTED_NAME: Final = 16  # FSCRYPT_FNAME_MIN_MSG_LEN
 
 
-def check_name(node: Node, directory: Directory) -> None:
+def check_name(node: Node, directory: PlannedDirectory) -> None:
     """The name is one that its directory can hold."""
     name = node.path[-1]
     if not 1 <= len(name) <= EXT4_NAME_LEN:
@@ -40,7 +40,7 @@ def check_name(node: Node, directory: Directory) -> None:
 
 
 def check_flags(
-    node: Node, kind: int, directory: Directory | None, options: Options, choice: FeatureChoice
+    node: Node, kind: int, directory: PlannedDirectory | None, options: Options, choice: FeatureChoice
 ) -> bytes | None:
     """Flags, type and surroundings of a node agree; `choice` gets the features that they need.
 

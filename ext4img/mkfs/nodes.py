@@ -161,7 +161,7 @@ def _stored_acl(name: str, value: bytes) -> bytes:
     return b"".join(pieces)
 
 
-def device_area(major: int, minor: int) -> bytes:
+def device_i_block(major: int, minor: int) -> bytes:
     """The start of i_block of a device: the old encoding where it fits, else the new (kernel: kdev_t.h).
 
     ValueError where the numbers fit neither: 12 bits for the major, 20 for the minor.

@@ -34,13 +34,13 @@ def build_superblock(
     *,
     free_blocks: int,
     free_inodes: int,
-    journal_area: bytes,
+    journal_i_block: bytes,
     journal_size: int,
     orphan_file: int,
     seed: int,
     group: int = 0,
 ) -> bytes:
-    """1,024 bytes. `journal_area` is the journal inode's i_block, kept here too; `orphan_file` an inode number, or 0.
+    """1,024 bytes. `journal_i_block` is the journal inode's i_block, kept here too; `orphan_file` an inode number, or 0.
 
     `group` holds this copy.
     """
@@ -115,7 +115,7 @@ def build_superblock(
         values["s_jnl_backup_type"] = _JOURNAL_BACKUP_BLOCKS
         # i_block, then i_size_high and i_size_lo
         size_words = (journal_size >> 32).to_bytes(4, "little") + (journal_size & 0xFFFFFFFF).to_bytes(4, "little")
-        values["s_jnl_blocks"] = journal_area + size_words
+        values["s_jnl_blocks"] = journal_i_block + size_words
     if RoCompat.METADATA_CSUM not in features:
         return EXT4_SUPER_BLOCK.build(values)
     values["s_checksum_type"] = EXT4_CRC32C_CHKSUM

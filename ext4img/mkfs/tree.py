@@ -6,9 +6,9 @@ from array import array
 from dataclasses import dataclass
 from typing import Final
 
-from ext4img.mkfs.directories import Directory
+from ext4img.mkfs.directories import PlannedDirectory
 from ext4img.mkfs.file_runs import LogicalRun
-from ext4img.mkfs.inodes import Inodes
+from ext4img.mkfs.inodes import InodeRecords
 from ext4img.mkfs.options import Options
 from ext4img.mkfs.xattrs import XattrBlock
 
@@ -16,7 +16,7 @@ LOST_AND_FOUND: Final = b"lost+found"
 
 
 @dataclass(slots=True)
-class SharedBlock:
+class SharedXattrBlock:
     """A block of attributes, and how many inodes have exactly these."""
 
     block: XattrBlock
@@ -26,19 +26,19 @@ class SharedBlock:
     pblk: int = 0
 
 
-class Tree:
-    """What is to be stored, without places. Filled by `gather`."""
+class NodeTree:
+    """What is to be stored, without places. Filled by `collect_nodes`."""
 
     def __init__(self, options: Options) -> None:
-        self.inodes = Inodes(options.inode_size)
-        self.directories: list[Directory] = []
+        self.inodes = InodeRecords(options.inode_size)
+        self.directories: list[PlannedDirectory] = []
         # Blocks of a file that is one written run from its start on; else 0, and `runs` may have more.
         self.blocks = array("Q")
         self.runs: dict[int, tuple[LogicalRun, ...]] = {}
         self.ends: dict[int, int] = {}  # where contents end, if not at i_size
         self.values: dict[int, bytes] = {}  # contents of ea_inodes, and of symlinks that have a block
         self.inline_data: dict[int, int] = {}  # offset of the value of system.data among inline attributes
-        self.xattr_blocks: list[SharedBlock] = []
+        self.xattr_blocks: list[SharedXattrBlock] = []
         self.xattr_block_of: dict[int, int] = {}
         self.value_blocks: dict[int, int] = {}  # blocks of ea_inodes, counted in the i_blocks of their user
 

@@ -32,7 +32,7 @@ _PUT_U32: Final = Struct("<I").pack_into
 _MASK: Final = 0xFFFFFFFF
 
 
-class Reference(NamedTuple):
+class ValueReference(NamedTuple):
     """An entry whose value is in an ea_inode: where its e_value_inum stands, and the value."""
 
     offset: int
@@ -45,7 +45,7 @@ class XattrBlock(NamedTuple):
     entries: bytes
     values: bytes
     hash: int
-    references: tuple[Reference, ...]
+    references: tuple[ValueReference, ...]
 
     def build(self, block_size: int, sharers: int, inodes: tuple[int, ...]) -> bytearray:
         """The whole block; `inodes` are the numbers of the ea_inodes, in the order of references."""
@@ -61,7 +61,7 @@ class XattrBlock(NamedTuple):
         return block
 
 
-class Placed(NamedTuple):
+class XattrPlacement(NamedTuple):
     """The attributes of one inode: the bytes after its fixed part, and a block if they do not suffice."""
 
     inline: bytes
@@ -69,10 +69,10 @@ class Placed(NamedTuple):
     inline_data_offset: int  # in `inline`: the value of system.data, 0 if there is none
 
 
-NOTHING: Final = Placed(b"", None, 0)
+NOTHING: Final = XattrPlacement(b"", None, 0)
 
 
-def place(xattrs: Mapping[XattrKey, bytes], room: int, block_size: int, seed: int | None) -> Placed:
+def place(xattrs: Mapping[XattrKey, bytes], room: int, block_size: int, seed: int | None) -> XattrPlacement:
     """Distribute attributes: what fits in the inode's `room` bytes, the rest in one block.
 
     The encryption context and inline data come first, then the small ones. Where the block is too
@@ -99,8 +99,8 @@ def place(xattrs: Mapping[XattrKey, bytes], room: int, block_size: int, seed: in
             outside.append(key)
     inline, data_offset = _inline(sorted(inside, key=_order), xattrs, room)
     if not outside:
-        return Placed(inline, None, data_offset)
-    return Placed(inline, _block(sorted(outside, key=_order), xattrs, block_size, seed), data_offset)
+        return XattrPlacement(inline, None, data_offset)
+    return XattrPlacement(inline, _block(sorted(outside, key=_order), xattrs, block_size, seed), data_offset)
 
 
 def inline_room(xattrs: Mapping[XattrKey, bytes], room: int) -> int:
@@ -167,7 +167,7 @@ def _block(keys: list[XattrKey], xattrs: Mapping[XattrKey, bytes], block_size: i
         if key in apart:
             assert seed is not None
             entry_hash = _hash_word(name_hash(key[1]), checksum.ea_inode_value(seed, value))
-            references.append(Reference(offset + _VALUE_INODE, value))
+            references.append(ValueReference(offset + _VALUE_INODE, value))
             entries.append(_entry(key, 0, len(value), entry_hash))
         else:
             entry_hash = _entry_hash(key[1], value)

@@ -20,7 +20,7 @@ from ext4img.archive.reader import Archive
 from ext4img.errors import AlteredArchiveError, ArchiveError
 from ext4img.mkfs import RandomAccessBody
 from ext4img.names.paths import decode_path
-from ext4img.rebuilder.source import NO_BODY, Bodies, SourceEntry
+from ext4img.rebuilder.source import NO_BODY, NumberedBodies, SourceEntry
 
 _DIGEST_BYTES: Final = 32
 _SMALL_BYTES: Final = 64 << 10  # what is read and verified at once
@@ -28,7 +28,7 @@ _WINDOW_BYTES: Final = 256 << 10
 _NEAR_BYTES: Final = 64 << 10  # small bodies so far behind the last one are likely to be followed by others
 
 
-class ArchiveRebuildSource(Bodies):
+class ArchiveRebuildSource(NumberedBodies):
     """An `Origin`. The archive must be a file: its bodies are read in the order of the image.
 
     Close it to end the thread that digests; the archive stays open.
@@ -89,23 +89,23 @@ class ArchiveRebuildSource(Bodies):
     def _open_body(self, number: int) -> RandomAccessBody:
         body: RandomAccessBody | None = self._open.get(number)
         if body is None:
-            body = self._begun(number)
+            body = self._start_body(number)
         return body
 
-    def _begun(self, number: int) -> RandomAccessBody:
+    def _start_body(self, number: int) -> RandomAccessBody:
         digest = None
         if number not in self._verified:
             digest = bytes(self._digests[number * _DIGEST_BYTES : (number + 1) * _DIGEST_BYTES])
         data, size, segments = self._data[number], self._sizes[number], self._segments.get(number)
         if size <= _SMALL_BYTES and segments is None:
-            contents = self._small(data, size)
+            contents = self._read_small(data, size)
             if digest is not None and hashlib.sha256(contents).digest() != digest:
-                raise self.altered(data)
+                raise self.altered_error(data)
             return _SmallBody(contents)
         body = self._open[number] = _ArchiveBody(self, number, data, size, digest, segments)
         return body
 
-    def _small(self, data: int, size: int) -> bytes:
+    def _read_small(self, data: int, size: int) -> bytes:
         """A small part of the archive; with what is near it, if such parts are asked for one after the other."""
         at = data - self._window_at
         if at < 0 or at + size > len(self._window):
@@ -117,11 +117,11 @@ class ArchiveRebuildSource(Bodies):
             at = 0
         return self._window[at : at + size]
 
-    def finished(self, number: int) -> None:
+    def body_finished(self, number: int) -> None:
         """A body has been read to its end."""
         self._open.pop(number, None)
 
-    def altered(self, data: int) -> AlteredArchiveError:
+    def altered_error(self, data: int) -> AlteredArchiveError:
         """The error for the member whose data starts at byte `data`."""
         path = next(
             (decode_path(line.path) for line in self.archive.manifest() if line.data == data and line.size), None
@@ -155,16 +155,16 @@ class _ArchiveBody:
 
     def __init__(
         self,
-        origin: ArchiveRebuildSource,
+        source: ArchiveRebuildSource,
         number: int,
         data: int,
         size: int,
         digest: bytes | None,
         segments: Segments | None,
     ) -> None:
-        self._origin = origin
+        self._source = source
         self._number = number
-        self._input = origin.archive.input
+        self._input = source.archive.input
         self._what = f"the contents at byte offset {data}"
         self._map_bytes = 0
         self._wanted_digest = digest
@@ -207,7 +207,7 @@ class _ArchiveBody:
             else:
                 self._digest_to(end)
             # What is left may be the end of a block that smaller blocks do without.
-            if self._size - end < self._origin.info.block_size:
+            if self._size - end < self._source.info.block_size:
                 self._digest_to(self._size)
                 self._finish()
         return data
@@ -219,11 +219,11 @@ class _ArchiveBody:
             self._update(self._input.read_at(self._data + self._digested, part, self._what))
 
     def _update(self, data: bytes) -> None:
-        self._origin.digests.update(self._digest, data)
+        self._source.digests.update(self._digest, data)
         self._digested += len(data)
 
     def _finish(self) -> None:
-        self._origin.digests.wait()
+        self._source.digests.wait()
         if self._digest.digest() != self._wanted_digest:
-            raise self._origin.altered(self._data - self._map_bytes)
-        self._origin.finished(self._number)
+            raise self._source.altered_error(self._data - self._map_bytes)
+        self._source.body_finished(self._number)

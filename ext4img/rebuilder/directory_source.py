@@ -13,14 +13,14 @@ from ext4img.archive.entry import Segments
 from ext4img.archive.open_backup import BackupMember, BackupSource
 from ext4img.errors import AlteredArchiveError
 from ext4img.mkfs import RandomAccessBody
-from ext4img.rebuilder.source import NO_BODY, Bodies, SourceEntry
+from ext4img.rebuilder.source import NO_BODY, NumberedBodies, SourceEntry
 
 _MOST_PASSES: Final = 2  # what stands past the end of verity files comes after all files
 
 Chunks = Generator[tuple[int, memoryview]]
 
 
-class DirectoryRebuildSource(Bodies):
+class DirectoryRebuildSource(NumberedBodies):
     """An `Origin`. Close it when the image is written; the backup stays open."""
 
     incomplete = 0
@@ -31,7 +31,7 @@ class DirectoryRebuildSource(Bodies):
         self.info = backup.info
         self.total_bytes = backup.total_bytes
         self.position = 0
-        self._passes: list[_Pass] = []
+        self._passes: list[_ForwardPass] = []
 
     def entries(self) -> Iterator[SourceEntry]:
         """See `Origin`. What is encrypted is read, since holes may have become zeros on a host.
@@ -42,7 +42,7 @@ class DirectoryRebuildSource(Bodies):
             entry = member.entry
             self.position = member.offset
             if entry.context is not None or not entry.segments or member.unreadable:
-                entry = entry._replace(segments=_data_of(member))
+                entry = entry._replace(segments=_read_segments(member))
             yield SourceEntry(entry, number if entry.segments else NO_BODY, member.unreadable)
 
     def _open_body(self, number: int) -> RandomAccessBody:
@@ -56,7 +56,7 @@ class DirectoryRebuildSource(Bodies):
         else:
             if len(self._passes) == _MOST_PASSES:
                 self._passes.pop(0).close()
-            chosen = _Pass(self._backup)
+            chosen = _ForwardPass(self._backup)
             self._passes.append(chosen)
         chosen.use(body)
         return cast("Chunks", chosen.go_to(body.number).chunks())
@@ -67,7 +67,7 @@ class DirectoryRebuildSource(Bodies):
             self._passes.pop().close()
 
 
-class _Pass:
+class _ForwardPass:
     """One way through a backup, forward only. `number` is that of the last member."""
 
     def __init__(self, backup: BackupSource) -> None:
@@ -98,9 +98,9 @@ class _Pass:
 class _MemberBody:
     """Contents that come in chunks, read forward; for what lies behind they are opened again."""
 
-    def __init__(self, origin: DirectoryRebuildSource, number: int) -> None:
+    def __init__(self, source: DirectoryRebuildSource, number: int) -> None:
         self.number = number
-        self._origin = origin
+        self._source = source
         self._chunks: Chunks | None = None
         self._start = 0  # of what is held
         self._held = b""
@@ -115,7 +115,7 @@ class _MemberBody:
         """See `Body`. With the last byte the digest is compared."""
         chunks = self._chunks
         if chunks is None or offset < self._start:
-            chunks = self._chunks = self._origin.open(self)
+            chunks = self._chunks = self._source.open(self)
             self._start, self._held = 0, b""
         out = bytearray(length)
         end = offset + length
@@ -132,7 +132,7 @@ class _MemberBody:
         return bytes(out)
 
 
-def _data_of(member: BackupMember) -> Segments:
+def _read_segments(member: BackupMember) -> Segments:
     """Where a member has data; it is read and compared with its digest."""
     segments: list[tuple[int, int]] = []
     for offset, part in member.chunks():

@@ -12,7 +12,7 @@ from ext4img.mkfs import ENCRYPTION_KEY, Node, stored_xattr
 from ext4img.mkfs.inodes import FIRST_TIME_NS, LAST_TIME_NS
 from ext4img.mkfs.nodes import Path, XattrKey
 from ext4img.rebuilder.source import SourceEntry
-from ext4img.rebuilder.unreadable_ranges import without
+from ext4img.rebuilder.unreadable_ranges import subtract_unreadable
 from ext4img.structs.inode import EXT4_INDEX_FL, EXT4_VERITY_FL
 
 PROBLEMS_KEPT: Final = 10_000
@@ -29,7 +29,7 @@ class NodeReport:
     left_out: int = 0
     problems: list[BuildError] = field(default_factory=list)
 
-    def leave_out(self, error: BuildError) -> None:
+    def skip(self, error: BuildError) -> None:
         """Note an entry that is not there."""
         self.left_out += 1
         self.note(error)
@@ -43,19 +43,19 @@ class NodeReport:
 class EntryToNode:
     """Makes nodes for a file system of blocks of `block_size` bytes, of entries of one with `source_block_size`.
 
-    What is not taken over as it is, is noted in `taken`; with `salvage` attributes that ext4 has no
+    What is not taken over as it is, is noted in `report`; with `salvage` attributes that ext4 has no
     place for, too.
     """
 
-    def __init__(self, block_size: int, source_block_size: int, taken: NodeReport, *, salvage: bool) -> None:
+    def __init__(self, block_size: int, source_block_size: int, report: NodeReport, *, salvage: bool) -> None:
         self._block_size = block_size
         self._source_block_size = source_block_size
-        self._taken = taken
+        self._report = report
         self._salvage = salvage
 
-    def node(self, found: SourceEntry, path: Path, link_group: int | None) -> Node:
+    def node(self, source_entry: SourceEntry, path: Path, link_group: int | None) -> Node:
         """The node of an entry that has its own inode. BuildError where ext4 can't hold it."""
-        entry = found.entry
+        entry = source_entry.entry
         if entry.context is not None:
             try:
                 parse_context(entry.context, supported_only=False)
@@ -80,9 +80,9 @@ class EntryToNode:
             entry.inode,
             link_group,
             self._xattrs(entry),
-            self._segments(entry, found.unreadable) if entry.type == "file" else None,
+            self._segments(entry, source_entry.unreadable) if entry.type == "file" else None,
             entry.unwritten,
-            found.body,
+            source_entry.body,
             entry.link_target if entry.stored_target is None else entry.stored_target,
             entry.rdev,
             entry.name_hash or b"",
@@ -93,21 +93,23 @@ class EntryToNode:
 
     def _with_times_of_ext4(self, entry: Entry) -> Entry:
         """The nearest times that ext4 has, in place of those that it has not."""
-        found = {name: getattr(entry, name) for name in ("atime_ns", "mtime_ns", "ctime_ns", "crtime_ns")}
+        source_entry = {name: getattr(entry, name) for name in ("atime_ns", "mtime_ns", "ctime_ns", "crtime_ns")}
         nearest = {
             name: min(max(time_ns, FIRST_TIME_NS), LAST_TIME_NS)
-            for name, time_ns in found.items()
+            for name, time_ns in source_entry.items()
             if time_ns is not None and not FIRST_TIME_NS <= time_ns <= LAST_TIME_NS
         }
-        told = ", ".join(f"{name} {found[name]}" for name in nearest)
-        self._taken.note(BuildError(f"{told}: ext4 has times from 1901 to 2446, the nearest is there", entry.shown))
+        reported = ", ".join(f"{name} {source_entry[name]}" for name in nearest)
+        self._report.note(
+            BuildError(f"{reported}: ext4 has times from 1901 to 2446, the nearest is there", entry.shown)
+        )
         return entry._replace(**nearest)
 
     def _segments(self, entry: Entry, unreadable: Segments) -> Segments | None:
         """Where data is, as the new blocks have it; None for all of it. Blocks that were not read become holes."""
         block_size = self._block_size
         if unreadable:
-            entry = entry._replace(segments=without(entry.segments, unreadable, block_size))
+            entry = entry._replace(segments=subtract_unreadable(entry.segments, unreadable, block_size))
         if block_size == self._source_block_size:
             whole = ((0, entry.body_size),) if entry.body_size else ()
             return None if entry.segments == whole and not entry.flags & EXT4_VERITY_FL else entry.segments
@@ -129,7 +131,7 @@ class EntryToNode:
                 placed = BuildError(error.reason, entry.shown)
                 if not self._salvage:
                     raise placed from error
-                self._taken.note(placed)
+                self._report.note(placed)
                 continue
             xattrs[key] = stored
         if entry.context is not None:

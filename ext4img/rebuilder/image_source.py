@@ -21,11 +21,11 @@ class ImageRebuildSource:
 
     def __init__(self, fs: FileSystem, only: Sequence[PathLike] = ()) -> None:
         self._fs = fs
-        self._collector = TreeScanner(fs, only)
+        self._scanner = TreeScanner(fs, only)
         self._reads_around = fs.problems.checks != "strict"
         self._unreadable: set[int] = set()
         self._last: tuple[int, RandomAccessBody] | None = None
-        self.info = self._collector.info("")
+        self.info = self._scanner.info("")
         self.position = 0
 
     @property
@@ -35,11 +35,11 @@ class ImageRebuildSource:
 
     def entries(self) -> Iterator[SourceEntry]:
         """See `Origin`. A body has the number of its inode."""
-        for entry, body in self._collector.entries():
-            lost = self._lost(entry) if entry.segments and self._reads_around else ()
+        for entry, body in self._scanner.entries():
+            lost = self._lost_ranges(entry) if entry.segments and self._reads_around else ()
             yield SourceEntry(entry, NO_BODY if body is None else entry.inode, lost)
 
-    def _lost(self, entry: Entry) -> Segments:
+    def _lost_ranges(self, entry: Entry) -> Segments:
         """What no place is known of: part of a damaged extent tree."""
         volume = self._fs.volume
         runs = volume.runs(volume.inode(entry.inode))

@@ -44,7 +44,7 @@ class RebuildSource(Protocol):
         """The contents by their number, in the form that `ext4img.mkfs.write` takes."""
 
 
-class Bodies(ABC):
+class NumberedBodies(ABC):
     """Bodies by their numbers, those that were joined as one; the last one is kept, as it is read in pieces."""
 
     def __init__(self) -> None:
@@ -64,21 +64,21 @@ class Bodies(ABC):
         body: RandomAccessBody
         if number in self._joined:
             contents, past_end, start = self._joined[number]
-            body = Joined(self._part(contents), self._part(past_end), start)
+            body = JoinedBody(self._part(contents), self._part(past_end), start)
         else:
             body = self._part(number)
         self._last = number, body
         return body
 
     def _part(self, number: int) -> RandomAccessBody:
-        return Zeros() if number == NO_BODY else self._open_body(number)
+        return ZeroBody() if number == NO_BODY else self._open_body(number)
 
     @abstractmethod
     def _open_body(self, number: int) -> RandomAccessBody:
         """One that is not joined, by its own number."""
 
 
-class Joined:
+class JoinedBody:
     """A body: a file's contents, and from `start` on what stands past their end."""
 
     def __init__(self, contents: RandomAccessBody, past_end: RandomAccessBody, start: int) -> None:
@@ -95,7 +95,7 @@ class Joined:
         return data
 
 
-class Zeros:
+class ZeroBody:
     """The body of a file without data."""
 
     def read_at(self, offset: int, length: int) -> bytes:

@@ -9,7 +9,7 @@ from ext4img.archive.entry import Segments
 _TOLD: Final = 4
 
 
-def without(segments: Segments, lost: Segments, block_size: int) -> Segments:
+def subtract_unreadable(segments: Segments, lost: Segments, block_size: int) -> Segments:
     """Segments less the blocks of which all that is data was lost: they are to be holes.
 
     A hole reads as zeros even where the key of an encrypted file is at hand, which makes noise of a

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import construct
 
 
-class Kind(NamedTuple):
+class FieldType(NamedTuple):
     """What a field holds: Construct's word for it, its size in bytes and struct's letter."""
 
     word: str
@@ -22,7 +22,7 @@ class Kind(NamedTuple):
     code: str  # of bytes, "<n>s"
     byte_order: str  # struct's prefix: "<", ">", "=" (the host's); empty where there is none
 
-    def __rtruediv__(self, name: str) -> tuple[str, Kind]:
+    def __rtruediv__(self, name: str) -> tuple[str, FieldType]:
         return name, self
 
     @property
@@ -37,7 +37,7 @@ class Kind(NamedTuple):
 class Struct:
     """A flat declaration: `Struct("name" / Int32ul, ...)`."""
 
-    def __init__(self, *members: tuple[str, Kind]) -> None:
+    def __init__(self, *members: tuple[str, FieldType]) -> None:
         self.members = members
 
     @property
@@ -48,21 +48,21 @@ class Struct:
         return construct.Struct(*(name / kind.construct for name, kind in self.members))
 
 
-def Bytes(length: int) -> Kind:
+def Bytes(length: int) -> FieldType:
     """So many bytes as they stand."""
-    return Kind("Bytes", length, f"{length}s", "")
+    return FieldType("Bytes", length, f"{length}s", "")
 
 
-Int8ul = Kind("Int8ul", 1, "B", "")
-Int8ub = Kind("Int8ub", 1, "B", "")
-Int8un = Kind("Int8un", 1, "B", "")
-Int16ul = Kind("Int16ul", 2, "H", "<")
-Int16ub = Kind("Int16ub", 2, "H", ">")
+Int8ul = FieldType("Int8ul", 1, "B", "")
+Int8ub = FieldType("Int8ub", 1, "B", "")
+Int8un = FieldType("Int8un", 1, "B", "")
+Int16ul = FieldType("Int16ul", 2, "H", "<")
+Int16ub = FieldType("Int16ub", 2, "H", ">")
 # In struct's standard modes "L" has 4 bytes.
-Int32ul = Kind("Int32ul", 4, "L", "<")
-Int32sl = Kind("Int32sl", 4, "l", "<")
-Int32ub = Kind("Int32ub", 4, "L", ">")
-Int32sb = Kind("Int32sb", 4, "l", ">")
-Int32un = Kind("Int32un", 4, "L", "=")
-Int64ul = Kind("Int64ul", 8, "Q", "<")
-Int64ub = Kind("Int64ub", 8, "Q", ">")
+Int32ul = FieldType("Int32ul", 4, "L", "<")
+Int32sl = FieldType("Int32sl", 4, "l", "<")
+Int32ub = FieldType("Int32ub", 4, "L", ">")
+Int32sb = FieldType("Int32sb", 4, "l", ">")
+Int32un = FieldType("Int32un", 4, "L", "=")
+Int64ul = FieldType("Int64ul", 8, "Q", "<")
+Int64ub = FieldType("Int64ub", 8, "Q", ">")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ext4img.structs.directory import EXT4_FT_DIR, EXT4_FT_UNKNOWN
 
-Row = tuple[bytes, int, int, bytes]
+DirEntryFields = tuple[bytes, int, int, bytes]
 """The fields of a DirEntry."""
 
 _DIRECTORIES = bytes((EXT4_FT_UNKNOWN, EXT4_FT_DIR))
@@ -36,7 +36,7 @@ class DirListing:
 
     __slots__ = ("hashes", "inodes", "names", "types")
 
-    def __init__(self, entries: Iterable[Row] = ()) -> None:
+    def __init__(self, entries: Iterable[DirEntryFields] = ()) -> None:
         self.names: list[bytes] = []
         self.inodes: list[int] = []
         self.types = bytearray()
@@ -55,7 +55,7 @@ class DirListing:
         if hash_:
             self.hashes.append(hash_)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[DirEntryFields]:
         """Each entry's fields as a plain tuple."""
         return zip(self.names, self.inodes, self.types, self.hashes or repeat(b""), strict=False)
 

@@ -11,9 +11,9 @@ from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ENCRYPT_FL, EXT4_INDEX_
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.dir_block import DirectoryFormat, find_entry, parse_block, parse_entries, verify_block
-from ext4img.volume.dir_entry import DirEntry, DirListing, Row
+from ext4img.volume.dir_entry import DirEntry, DirEntryFields, DirListing
 from ext4img.volume.features import Compat, Incompat
-from ext4img.volume.inode import Inode
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.mapping import Mapper
 from ext4img.volume.problems import Problems
 from ext4img.volume.runs import LOST, WRITTEN, Run
@@ -31,19 +31,19 @@ _MOST_BYTES_NAMED = 1 << 20
 _BOTH = EXT4_ENCRYPT_FL | EXT4_CASEFOLD_FL
 
 
-class _Known:
+class _CachedDirectory:
     """What is kept of a directory between look-ups in it."""
 
     __slots__ = ("form", "inode", "is_sound", "lookups", "names", "runs", "tree")
 
-    def __init__(self, inode: Inode, form: DirectoryFormat, runs: list[Run]) -> None:
+    def __init__(self, inode: StoredInode, form: DirectoryFormat, runs: list[Run]) -> None:
         self.inode = inode
         self.form = form
         self.runs = runs
         self.tree: HashTree | None = None
         self.lookups = 0
         self.is_sound = True  # until reading all of it has shown otherwise
-        self.names: dict[bytes, Row] | None = None
+        self.names: dict[bytes, DirEntryFields] | None = None
 
 
 class Directories:
@@ -59,7 +59,7 @@ class Directories:
         mapper: Mapper,
         seed: int,
         problems: Problems,
-        inline_parts: Callable[[Inode], tuple[bytes, bytes]],
+        inline_parts: Callable[[StoredInode], tuple[bytes, bytes]],
     ) -> None:
         self._superblock = superblock
         self._block_size = superblock.block_size
@@ -72,14 +72,14 @@ class Directories:
         self._has_filetype = Incompat.FILETYPE in superblock.features
         self._has_index = Compat.DIR_INDEX in superblock.features
         self._has_large_dir = Incompat.LARGEDIR in superblock.features
-        self._known: OrderedDict[int, _Known] = OrderedDict()
+        self._known: OrderedDict[int, _CachedDirectory] = OrderedDict()
         self._names_held = 0
 
-    def entries(self, inode: Inode) -> list[DirEntry]:
+    def entries(self, inode: StoredInode) -> list[DirEntry]:
         """All entries in the order of the disk, "." and ".." left out. NotDirectoryError."""
         return self.listing(inode).entries()
 
-    def listing(self, inode: Inode) -> DirListing:
+    def listing(self, inode: StoredInode) -> DirListing:
         """The same as columns."""
         if not inode.is_dir:
             raise NotDirectoryError.at(f"inode {inode.number}")
@@ -96,7 +96,7 @@ class Directories:
             for start in range(0, run.length, WINDOW_BLOCKS):
                 self._window(run.pblk + start, min(WINDOW_BLOCKS, run.length - start), form, problems, found)
 
-    def lookup(self, inode: Inode, name: bytes, hash_: tuple[int, int] | None = None) -> DirEntry | None:
+    def lookup(self, inode: StoredInode, name: bytes, hash_: tuple[int, int] | None = None) -> DirEntry | None:
         """The entry of this stored name, or None; through the index where there is one.
 
         `hash_` gives the (major, minor) hash where it cannot be computed from the stored name:
@@ -132,7 +132,7 @@ class Directories:
                     return entry
         return None
 
-    def _named(self, known: _Known) -> dict[bytes, Row] | None:
+    def _named(self, known: _CachedDirectory) -> dict[bytes, DirEntryFields] | None:
         """All names of a directory that is asked again and again; the oldest of others are dropped.
 
         None where anything in it is damaged: a name is looked for up to where it is found, and what
@@ -158,11 +158,11 @@ class Directories:
                 other.lookups = 0
         return names
 
-    def index(self, inode: Inode) -> HashTree | None:
+    def index(self, inode: StoredInode) -> HashTree | None:
         """The directory's index, or None where it has none or a damaged one (a problem)."""
         return None if inode.has_inline_data else self._know(inode).tree
 
-    def entries_of_hash(self, inode: Inode, major: int) -> Iterator[DirEntry]:
+    def entries_of_hash(self, inode: StoredInode, major: int) -> Iterator[DirEntry]:
         """All entries of the leaves that may hold a major hash; of all blocks without an index."""
         known = self._know(inode)
         if known.tree is None:
@@ -177,16 +177,16 @@ class Directories:
         for block in leaves:
             yield from parse_entries(block, 0, known.form, self._problems, None)
 
-    def _leaves(self, known: _Known, tree: HashTree, major: int) -> Iterator[bytes]:
+    def _leaves(self, known: _CachedDirectory, tree: HashTree, major: int) -> Iterator[bytes]:
         for lblk in tree.blocks(major):
             yield self._logical_block(known, lblk)
 
-    def _know(self, inode: Inode) -> _Known:
+    def _know(self, inode: StoredInode) -> _CachedDirectory:
         known = self._known.get(inode.number)
         # Another inode of the same number: a recovered one, or one that was made by hand.
         if known is not None and (known.inode is inode or known.inode == inode):
             return known
-        known = _Known(inode, self._format(inode), list(self._runs(inode)))
+        known = _CachedDirectory(inode, self._format(inode), list(self._runs(inode)))
         if self._has_index and inode.flags & EXT4_INDEX_FL:
             from ext4img.volume.htree import HashTree  # which a listing does without
 
@@ -206,7 +206,7 @@ class Directories:
             self._names_held -= len(old.names or ())
         return known
 
-    def _logical_block(self, known: _Known, lblk: int) -> bytes:
+    def _logical_block(self, known: _CachedDirectory, lblk: int) -> bytes:
         for run in known.runs:
             if run.lblk <= lblk < run.end:
                 pblk = run.pblk + lblk - run.lblk
@@ -232,7 +232,7 @@ class Directories:
             except CorruptionError as error:
                 problems.found(error)
 
-    def _format(self, inode: Inode) -> DirectoryFormat:
+    def _format(self, inode: StoredInode) -> DirectoryFormat:
         return DirectoryFormat(
             inode.number,
             checksum.inode_seed(self._seed, inode.number, inode.generation) if self._checksums else None,
@@ -241,7 +241,7 @@ class Directories:
             self._superblock.inode_count,
         )
 
-    def _runs(self, inode: Inode) -> Iterator[Run]:
+    def _runs(self, inode: StoredInode) -> Iterator[Run]:
         """Its written runs up to i_size; holes and lost blocks are problems, not entries."""
         end = -(-inode.size // self._block_size)
         reached = 0
@@ -258,7 +258,7 @@ class Directories:
         if reached < end:
             self._hole(inode, reached, end)
 
-    def _hole(self, inode: Inode, first: int, end: int) -> None:
+    def _hole(self, inode: StoredInode, first: int, end: int) -> None:
         reason = f"directory has a hole from logical block {first} to {end}"
         self._problems.found(CorruptionError(reason, Place(inode=inode.number)))
 
@@ -279,12 +279,12 @@ class Directories:
             self._verify(block_data, form, pblk + number, problems)
             parse_block(block_data, form, problems, pblk + number, found)
 
-    def _inline_entries(self, inode: Inode, form: DirectoryFormat) -> Iterator[DirEntry]:
+    def _inline_entries(self, inode: StoredInode, form: DirectoryFormat) -> Iterator[DirEntry]:
         in_block_area, in_xattr = self._inline_parts(inode)
         yield from parse_entries(in_block_area, INLINE_PARENT_SIZE, form, self._problems, None)
         if in_xattr:
             yield from parse_entries(in_xattr, 0, form, self._problems, None)
 
 
-def _entry(row: Row | None) -> DirEntry | None:
+def _entry(row: DirEntryFields | None) -> DirEntry | None:
     return None if row is None else DirEntry._make(row)

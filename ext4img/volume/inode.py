@@ -39,7 +39,7 @@ _BILLION = 1_000_000_000
 _XATTR_MAGIC = EXT4_XATTR_MAGIC.to_bytes(4, "little")
 
 
-class Inode(NamedTuple):
+class StoredInode(NamedTuple):
     """An inode in plain words. Times are nanoseconds since 1970, sizes bytes.
 
     `mode` has the type bits of stat(2). `sectors` counts 512 bytes (st_blocks). `flags` are as on
@@ -159,7 +159,7 @@ def _time_ns(seconds: int, extra: int) -> int:
     return (seconds + ((extra & 3) << 32)) * _BILLION + (extra >> 2)
 
 
-def from_raw(number: int, raw: bytes, form: InodeFormat) -> Inode:
+def from_raw(number: int, raw: bytes, form: InodeFormat) -> StoredInode:
     """An inode from its `inode_size` bytes, whose checksum has been verified.
 
     CorruptionError where i_extra_isize does not fit.
@@ -235,7 +235,7 @@ def from_raw(number: int, raw: bytes, form: InodeFormat) -> Inode:
             sectors *= form.block_size // 512
     if form.has_64bit:
         xattr_block |= xattr_block_high << 32
-    return Inode(
+    return StoredInode(
         number,
         mode,
         uid | uid_high << 16,

@@ -1,7 +1,7 @@
 """The inode table as columns for NumPy: every field of many inodes as one array, no object an inode.
 
 For who asks questions of all inodes at once: timelines, sums, searches. A column holds what the
-field of the same name holds in `Inode`; tests prove them equal.
+field of the same name holds in `StoredInode`; tests prove them equal.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ext4img.structs.inode import EXT4_HUGE_FILE_FL, EXT4_INODE, EXT4_INODE_EXTRA, S_IFMT, S_IFREG
-from ext4img.volume.inode import Inode, InodeFormat
+from ext4img.volume.inode import InodeFormat, StoredInode
 
 if TYPE_CHECKING:
     import numpy
@@ -63,7 +63,7 @@ class InodeArrays(NamedTuple):
         """The rows for which the mask is True."""
         return InodeArrays._make(column[rows] for column in self)
 
-    def put(self, row: int, inode: Inode | None) -> None:
+    def put(self, row: int, inode: StoredInode | None) -> None:
         """Make a row what `inode` says; None makes it one that is not in use."""
         for name, column in zip(self._fields, self, strict=True):
             column[row] = 0 if inode is None else _cell(name, inode)
@@ -72,7 +72,7 @@ class InodeArrays(NamedTuple):
 _PLAIN = InodeArrays._fields[: InodeArrays._fields.index("atime")]
 
 
-def _cell(name: str, inode: Inode) -> int:
+def _cell(name: str, inode: StoredInode) -> int:
     if name in _PLAIN:
         return int(getattr(inode, name))
     if name == "has_crtime":
@@ -82,7 +82,7 @@ def _cell(name: str, inode: Inode) -> int:
     return int(time_ns % _BILLION if name.endswith("_ns") else time_ns // _BILLION)
 
 
-def columns_of(first: int, table: bytes, form: InodeFormat) -> tuple[InodeArrays, list[int]]:
+def decode_arrays(first: int, table: bytes, form: InodeFormat) -> tuple[InodeArrays, list[int]]:
     """The inodes of a piece of inode table, the first of them number `first`, in use or not.
 
     The list has the rows that stand for nothing and are `from_raw`'s: of a layout that only ext4's
@@ -150,7 +150,7 @@ def columns_of(first: int, table: bytes, form: InodeFormat) -> tuple[InodeArrays
     return columns, [int(row) for row in numpy.flatnonzero(odd)]
 
 
-def columns_from(inodes: Iterable[Inode]) -> InodeArrays:
+def arrays_from(inodes: Iterable[StoredInode]) -> InodeArrays:
     """The columns of inodes that are there as objects."""
     import numpy
 

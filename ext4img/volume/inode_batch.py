@@ -15,14 +15,14 @@ from typing import Any
 from ext4img.structs.inode import EXT4_HUGE_FILE_FL, EXT4_INODE, EXT4_INODE_EXTRA, S_IFMT, S_IFREG
 from ext4img.structs.record import Field
 from ext4img.structs.xattr import EXT4_XATTR_MAGIC
-from ext4img.volume.inode import Inode, InodeFormat
+from ext4img.volume.inode import InodeFormat, StoredInode
 
-Row = tuple[Any, ...]
-"""The fields of an `Inode`, without its methods."""
+InodeFields = tuple[Any, ...]
+"""The fields of an `StoredInode`, without its methods."""
 
 _XATTR_MAGIC = EXT4_XATTR_MAGIC.to_bytes(4, "little")
 _USUAL_EXTRA_SIZE = EXT4_INODE_EXTRA.size  # what every mkfs and kernel since 2.6.23 sets
-NOT_IN_USE: Row = (0,) * len(Inode._fields)
+NOT_IN_USE: InodeFields = (0,) * len(StoredInode._fields)
 _WORD = 4
 # Fields of which one that is not zero makes an inode a rare one.
 _UPPER_HALVES = ("i_size_high", "l_i_blocks_high", "l_i_file_acl_high", "l_i_uid_high", "l_i_gid_high")
@@ -47,7 +47,7 @@ _VERSION_WORD = _word("i_version_hi")
 _PROJECT_WORD = _word("i_projid")
 
 
-def rows_of(first: int, table: bytes, form: InodeFormat) -> list[Row | None]:
+def decode_batch(first: int, table: bytes, form: InodeFormat) -> list[InodeFields | None]:
     """The inodes of a piece of inode table, the first of them number `first`.
 
     None stands for an inode that `from_raw` has to take.
@@ -97,7 +97,7 @@ def _rare(table: bytes, form: InodeFormat) -> list[int]:
     return [position for position, mark in enumerate(marks.tolist()) if mark]
 
 
-def _usual(first: int, table: bytes, form: InodeFormat) -> list[Row | None]:
+def _usual(first: int, table: bytes, form: InodeFormat) -> list[InodeFields | None]:
     extra_size, magic = _USUAL_EXTRA_SIZE, _XATTR_MAGIC
     return [
         (
@@ -115,7 +115,7 @@ def _usual(first: int, table: bytes, form: InodeFormat) -> list[Row | None]:
     ]  # fmt: skip
 
 
-def _old(first: int, table: bytes, form: InodeFormat) -> list[Row | None]:
+def _old(first: int, table: bytes, form: InodeFormat) -> list[InodeFields | None]:
     """Inodes of 128 bytes."""
     return [
         (
@@ -130,7 +130,7 @@ def _old(first: int, table: bytes, form: InodeFormat) -> list[Row | None]:
     ]  # fmt: skip
 
 
-def _general(first: int, table: bytes, form: InodeFormat) -> list[Row | None]:
+def _general(first: int, table: bytes, form: InodeFormat) -> list[InodeFields | None]:
     large_dir, project = form.has_large_dir, form.has_project
     return [
         (

@@ -16,8 +16,8 @@ from ext4img.structs.inode import EXT4_INODE
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.groups import Groups
-from ext4img.volume.inode import Inode, InodeFormat, from_raw
-from ext4img.volume.inode_batch import NOT_IN_USE, Row, any_flags, rows_of
+from ext4img.volume.inode import InodeFormat, StoredInode, from_raw
+from ext4img.volume.inode_batch import NOT_IN_USE, InodeFields, any_flags, decode_batch
 from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock
 
@@ -34,7 +34,7 @@ _LITTLE_ENDIAN = sys.byteorder == "little"  # what decodes whole windows counts 
 _MODE = EXT4_INODE.offset_of("i_mode")
 _LINKS = EXT4_INODE.offset_of("i_links_count")
 _GENERATION = EXT4_INODE.offset_of("i_generation")
-_ROW_MODE, _ROW_LINKS, _ROW_FLAGS = (Inode._fields.index(name) for name in ("mode", "links", "flags"))
+_ROW_MODE, _ROW_LINKS, _ROW_FLAGS = (StoredInode._fields.index(name) for name in ("mode", "links", "flags"))
 _generation = Struct("<I").unpack_from
 
 
@@ -62,12 +62,12 @@ class InodeTable:
         self._most_single_blocks = max(CACHE_BYTES // superblock.block_size, 4)
         self._single_blocks: dict[int, bytes] = {}
         self._overrides: dict[int, bytes] = {}
-        self._decoded: OrderedDict[tuple[int, int], list[Row | None]] = OrderedDict()
+        self._decoded: OrderedDict[tuple[int, int], list[InodeFields | None]] = OrderedDict()
         self._singles_key = (-1, -1)
         self._singles = 0
         # The window whose inodes were asked for last, decoded: most questions end here.
         # One attribute, so that a thread never sees the one's rows with the other's first number.
-        self._current: tuple[list[Row | None], int] = ([], 0)
+        self._current: tuple[list[InodeFields | None], int] = ([], 0)
         # Checksums of 16 bits, which inodes of 128 bytes have, are rare enough to go one by one.
         self._in_bulk = _LITTLE_ENDIAN and (self._size > EXT4_INODE.size or not self._verify)
 
@@ -104,26 +104,26 @@ class InodeTable:
             self._single_blocks[pblk] = data
         return data[start : start + self._size]
 
-    def __getitem__(self, number: int) -> Inode:
+    def __getitem__(self, number: int) -> StoredInode:
         row = self._row(number)
-        return self._alone(number) if row is None else tuple.__new__(Inode, row)
+        return self._alone(number) if row is None else tuple.__new__(StoredInode, row)
 
-    def rows(self, numbers: Sequence[int]) -> list[Row | None]:
+    def batch(self, numbers: Sequence[int]) -> list[InodeFields | None]:
         """The fields of many inodes, those of one window at once where several of it are asked for.
 
         None stands for those that `self[number]` has to be asked for: it raises, or goes another way.
         """
         ascending = sorted(numbers)
-        rows = self._rows(ascending)
+        rows = self._batch(ascending)
         if ascending == numbers:
             return rows
         # Indexed directories are in the order of hashes.
         by_number = dict(zip(ascending, rows, strict=True))
         return [by_number[number] for number in numbers]
 
-    def _rows(self, numbers: list[int]) -> list[Row | None]:
+    def _batch(self, numbers: list[int]) -> list[InodeFields | None]:
         """The same, of numbers in ascending order."""
-        found: list[Row | None] = []
+        found: list[InodeFields | None] = []
         add = found.append
         window, first = self._current
         end = first + len(window)
@@ -141,7 +141,7 @@ class InodeTable:
                 end = first + len(window)
         return found
 
-    def _row(self, number: int, at_once: bool | None = None) -> Row | None:
+    def _row(self, number: int, at_once: bool | None = None) -> InodeFields | None:
         """The inode's fields where its window is decoded; None for one that has to be read alone.
 
         `at_once` says whether to decode the window; without it, what was asked for last decides.
@@ -171,7 +171,7 @@ class InodeTable:
         self._singles += 1
         return self._singles > _SINGLES
 
-    def _decode_and_keep(self, key: tuple[int, int]) -> list[Row | None]:
+    def _decode_and_keep(self, key: tuple[int, int]) -> list[InodeFields | None]:
         window = self._load(key)
         decoded = self._decode(key, window) if window else []
         if decoded:
@@ -180,7 +180,7 @@ class InodeTable:
                 self._decoded.popitem(last=False)
         return decoded
 
-    def _decode(self, key: tuple[int, int], window: bytes, flags: int = 0) -> list[Row | None]:
+    def _decode(self, key: tuple[int, int], window: bytes, flags: int = 0) -> list[InodeFields | None]:
         """All inodes of a window at once; where `flags` are given and none has one of them, nothing.
 
         None stands for those that need a closer look: `_alone` says what is wrong, if anything.
@@ -190,9 +190,9 @@ class InodeTable:
         # The last block may have room for more inodes than the group has: the next numbers are elsewhere.
         window = window[: (self._per_group - index * self._per_window) * self._size]
         if flags and not any_flags(window, self._form, flags):
-            decoded: list[Row | None] = [NOT_IN_USE] * (len(window) // self._size)
+            decoded: list[InodeFields | None] = [NOT_IN_USE] * (len(window) // self._size)
         else:
-            decoded = rows_of(first, window, self._form)
+            decoded = decode_batch(first, window, self._form)
         if self._verify:
             for position in checksum.wrong_inodes(self._seed, first, window, self._size):
                 decoded[position] = None
@@ -201,7 +201,7 @@ class InodeTable:
                 decoded[number - first] = None
         return decoded
 
-    def _alone(self, number: int) -> Inode:
+    def _alone(self, number: int) -> StoredInode:
         raw = self.raw(number)
         if self._verify:
             self._check(number, raw)
@@ -218,7 +218,7 @@ class InodeTable:
         offset = self._groups[group].inode_table * self._superblock.block_size + index * self._size
         return Place(inode=number, block=offset // self._superblock.block_size, offset=offset, record=EXT4_INODE.name)
 
-    def scan(self, flags: int = 0) -> Iterator[Inode]:
+    def scan(self, flags: int = 0) -> Iterator[StoredInode]:
         """All inodes in use (links and a mode), in order of their numbers; with `flags` those that
         have one of them set.
 
@@ -229,7 +229,7 @@ class InodeTable:
                 count = min(self._per_window, used - start)
                 yield from self._scan_window((group, start // self._per_window), count, flags)
 
-    def columns(self) -> Iterator[InodeArrays]:
+    def arrays(self) -> Iterator[InodeArrays]:
         """The same inodes as NumPy arrays, some thousands at a time: ten times as fast, without objects.
 
         Damage is told as `scan` tells it.
@@ -237,10 +237,10 @@ class InodeTable:
         per_piece = self._per_window * _WINDOWS_A_PIECE
         for group, used in self._initialised():
             for start in range(0, used, per_piece):
-                yield self._columns(group, start, min(per_piece, used - start))
+                yield self._arrays(group, start, min(per_piece, used - start))
 
-    def _columns(self, group: int, start: int, count: int) -> InodeArrays:
-        from ext4img.volume.inode_arrays import columns_from, columns_of
+    def _arrays(self, group: int, start: int, count: int) -> InodeArrays:
+        from ext4img.volume.inode_arrays import arrays_from, decode_arrays
 
         first = group * self._per_group + start + 1
         size = self._superblock.block_size
@@ -250,9 +250,9 @@ class InodeTable:
         except SourceError:  # so that one bad sector costs the inodes in it
             windows = range(start, start + count, self._per_window)
             keys = (((group, at // self._per_window), min(self._per_window, start + count - at)) for at in windows)
-            return columns_from(inode for key, part in keys for inode in self._scan_window(key, part, 0))
+            return arrays_from(inode for key, part in keys for inode in self._scan_window(key, part, 0))
         table = table[: count * self._size]
-        columns, doubtful = columns_of(first, table, self._form)
+        columns, doubtful = decode_arrays(first, table, self._form)
         if self._verify and _LITTLE_ENDIAN and self._size > EXT4_INODE.size:
             doubtful += checksum.wrong_inodes(self._seed, first, table, self._size)
         elif self._verify:
@@ -274,7 +274,7 @@ class InodeTable:
             if not group.inodes_uninitialised:
                 yield number, self._per_group - group.unused_inodes
 
-    def _scan_window(self, key: tuple[int, int], count: int, flags: int) -> Iterator[Inode]:
+    def _scan_window(self, key: tuple[int, int], count: int, flags: int) -> Iterator[StoredInode]:
         """The inodes in use of the `count` first of a window."""
         group, index = key
         first = group * self._per_group + index * self._per_window + 1
@@ -285,13 +285,13 @@ class InodeTable:
         for number, row in zip(range(first, first + count), decoded, strict=False):
             if row is not None:
                 if row[links_at] and row[mode_at] and (not flags or row[flags_at] & flags):
-                    yield new(Inode, row)
+                    yield new(StoredInode, row)
                 continue
             inode = self._in_use(number)
             if inode is not None and (not flags or inode.flags & flags):
                 yield inode
 
-    def _in_use(self, number: int) -> Inode | None:
+    def _in_use(self, number: int) -> StoredInode | None:
         """The inode, read alone; None where it is not in use, or not there and that is only reported."""
         try:
             raw = self.raw(number)

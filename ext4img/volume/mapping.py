@@ -24,7 +24,7 @@ from ext4img.structs.inode import (
 )
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.features import Incompat, RoCompat
-from ext4img.volume.inode import Inode
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.problems import Problems
 from ext4img.volume.runs import LBLK_END, UNWRITTEN, WRITTEN, Mapping, Run, Runs, merged_runs
 from ext4img.volume.superblock import Superblock
@@ -53,7 +53,7 @@ class Mapper:
         self._has_ea_inodes = Incompat.EA_INODE in superblock.features
         self.problems = problems
 
-    def is_fast_symlink(self, inode: Inode) -> bool:
+    def is_fast_symlink(self, inode: StoredInode) -> bool:
         """Whether the target stands in i_block (ext4_inode_is_fast_symlink): no block but xattrs'.
 
         With ea_inode the size decides, as values in inodes of their own are counted in i_blocks too.
@@ -63,7 +63,7 @@ class Mapper:
         xattr_sectors = self._cluster_size // 512 if inode.xattr_block else 0
         return inode.is_symlink and not inode.has_inline_data and inode.sectors == xattr_sectors
 
-    def runs(self, inode: Inode) -> Runs:
+    def runs(self, inode: StoredInode) -> Runs:
         """All mapped runs, by logical block, neighbours merged; what lies between is a hole.
 
         Runs past i_size are there too (preallocated blocks, verity's Merkle tree). Empty for what
@@ -101,7 +101,7 @@ class Mapper:
             return None
         return tuple(runs) if entries < 2 else merged_runs(runs)
 
-    def mapping(self, inode: Inode) -> Mapping:
+    def mapping(self, inode: StoredInode) -> Mapping:
         """As `runs`, with the blocks of the extent tree or of the block map beside them."""
         if inode.mode & S_IFMT not in (S_IFREG, S_IFDIR, S_IFLNK) or inode.has_inline_data:
             return _NOTHING

@@ -22,7 +22,7 @@ from ext4img.structs.extent import (
 )
 from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INODE, EXT4_NDIR_BLOCKS
 from ext4img.volume import checksum
-from ext4img.volume.inode import Inode
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.runs import LBLK_END, LOST, UNWRITTEN, WRITTEN, Run
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _ENTRY_SIZE = EXT4_EXTENT.size
 _HEADER_SIZE = EXT4_EXTENT_HEADER.size
 
 
-def collect(mapper: Mapper, inode: Inode) -> tuple[list[Run], set[int]]:
+def collect(mapper: Mapper, inode: StoredInode) -> tuple[list[Run], set[int]]:
     """The runs of an inode, sorted and disjoint, and the blocks of the tree that says so."""
     tree = (_ExtentTree if inode.flags & EXT4_EXTENTS_FL else _BlockMap)(mapper, inode)
     tree.collect()
@@ -46,10 +46,10 @@ class _TooManyBlocks(Exception):
         self.lblk = lblk
 
 
-class _Tree(ABC):
+class _MappingTree(ABC):
     """What both kinds of mapping have in common: what is found, and what is lost."""
 
-    def __init__(self, mapper: Mapper, inode: Inode) -> None:
+    def __init__(self, mapper: Mapper, inode: StoredInode) -> None:
         self._blocks = mapper.blocks
         self._problems = mapper.problems
         self._first_block = mapper.first_block
@@ -82,8 +82,8 @@ class _Tree(ABC):
         self.found.append(Run(first, 0, stop - first, LOST))
 
 
-class _ExtentTree(_Tree):
-    def __init__(self, mapper: Mapper, inode: Inode) -> None:
+class _ExtentTree(_MappingTree):
+    def __init__(self, mapper: Mapper, inode: StoredInode) -> None:
         super().__init__(mapper, inode)
         self._verify = mapper.verify
         self._seed = checksum.inode_seed(mapper.seed, inode.number, inode.generation) if mapper.verify else 0
@@ -217,10 +217,10 @@ class _ExtentTree(_Tree):
         self._lost(error, max(lblk, reached), min(stop, end))
 
 
-class _BlockMap(_Tree):
+class _BlockMap(_MappingTree):
     """Twelve direct blocks, then trees of one, two and three levels of block pointers."""
 
-    def __init__(self, mapper: Mapper, inode: Inode) -> None:
+    def __init__(self, mapper: Mapper, inode: StoredInode) -> None:
         super().__init__(mapper, inode)
         self._pointers: tuple[int, ...] = unpack("<15I", inode.block_area)
         self._per_block = mapper.blocks.block_size // 4

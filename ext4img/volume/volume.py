@@ -20,7 +20,7 @@ from ext4img.volume.dir_entry import DirEntry, DirListing
 from ext4img.volume.directory import Directories
 from ext4img.volume.features import Features, Incompat
 from ext4img.volume.groups import Groups
-from ext4img.volume.inode import Inode
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.inode_table import InodeTable
 from ext4img.volume.mapping import Mapper
 from ext4img.volume.problems import Checks, Problems
@@ -73,7 +73,7 @@ class Volume:
         if source.size < self.superblock.size:
             reason = f"the image is cut short: {source.size} bytes of the file system's {self.superblock.size}"
             self.problems.found(CorruptionError(reason))
-        self._last_xattrs: tuple[Inode, RawXattrs] | None = None
+        self._last_xattrs: tuple[StoredInode, RawXattrs] | None = None
         self.recovery: Recovery | None = None
         overlay = None
         if journal == "replay":
@@ -114,19 +114,19 @@ class Volume:
 
     # Inodes and what hangs on them
 
-    def inode(self, number: int) -> Inode:
+    def inode(self, number: int) -> StoredInode:
         """The inode of this number; NotFoundError outside 1 to the inode count."""
         return self.inodes[number]
 
-    def runs(self, inode: Inode) -> Runs:
+    def runs(self, inode: StoredInode) -> Runs:
         """Where the inode's blocks stand."""
         return self._mapper.runs(inode)
 
-    def mapping(self, inode: Inode) -> Mapping:
+    def mapping(self, inode: StoredInode) -> Mapping:
         """The same, and the blocks of the tree that says so."""
         return self._mapper.mapping(inode)
 
-    def contents(self, inode: Inode, size: int | None = None) -> Contents:
+    def contents(self, inode: StoredInode, size: int | None = None) -> Contents:
         """The stored bytes (ciphertext where encrypted) up to `size`, by default i_size."""
         limit = inode.size if size is None else size
         if limit > SIZE_MOST:  # a negative one to the kernel, which then refuses the inode
@@ -136,7 +136,7 @@ class Volume:
         inline = self._inline_data(inode) if inode.has_inline_data else None
         return Contents(self.blocks, self.problems, inode.number, self.runs(inode), limit, inline)
 
-    def symlink_target_stored(self, inode: Inode) -> bytes:
+    def symlink_target_stored(self, inode: StoredInode) -> bytes:
         """The target as stored: where it is encrypted, a 16-bit length and ciphertext."""
         if inode.has_inline_data:
             return self._inline_data(inode)[: inode.size]
@@ -154,7 +154,7 @@ class Volume:
 
     # Extended attributes
 
-    def raw_xattrs(self, inode: Inode) -> RawXattrs:
+    def raw_xattrs(self, inode: StoredInode) -> RawXattrs:
         """All attributes by (name index, name), values as stored; the inode's own come first."""
         last = self._last_xattrs
         if last is not None and last[0] is inode:  # asked for its context, then for all
@@ -168,16 +168,16 @@ class Volume:
         self._last_xattrs = inode, found
         return found
 
-    def xattrs(self, inode: Inode) -> dict[str, bytes]:
+    def xattrs(self, inode: StoredInode) -> dict[str, bytes]:
         """Attributes as getxattr(2) shows them, names decoded by utf-8 with surrogateescape."""
         raw = self.raw_xattrs(inode)
         return visible(raw, inode.number, self.problems) if raw else {}
 
-    def encryption_context(self, inode: Inode) -> bytes | None:
+    def encryption_context(self, inode: StoredInode) -> bytes | None:
         """The fscrypt context as stored, or None. Also where the encrypt flag is missing."""
         return self.raw_xattrs(inode).get(ENCRYPTION_CONTEXT)
 
-    def _xattr_block(self, inode: Inode) -> RawXattrs:
+    def _xattr_block(self, inode: StoredInode) -> RawXattrs:
         block = inode.xattr_block
         place = Place(inode=inode.number, block=block, record="ext4_xattr_header")
         try:
@@ -214,41 +214,41 @@ class Volume:
                 self.problems.checksum("attribute value", stored, computed, place)
         return value
 
-    def _inline_data(self, inode: Inode) -> bytes:
+    def _inline_data(self, inode: StoredInode) -> bytes:
         return b"".join(self._inline_parts(inode))
 
-    def _inline_parts(self, inode: Inode) -> tuple[bytes, bytes]:
+    def _inline_parts(self, inode: StoredInode) -> tuple[bytes, bytes]:
         """i_block, and what did not fit there: the attribute system.data."""
         return inode.block_area, self.raw_xattrs(inode).get(INLINE_DATA, b"")
 
     # Directories
 
-    def directory(self, inode: Inode) -> list[DirEntry]:
+    def directory(self, inode: StoredInode) -> list[DirEntry]:
         """All entries as stored, in the order of the disk, "." and ".." left out.
 
         NotDirectoryError for anything but a directory.
         """
         return self.listing(inode).entries()
 
-    def listing(self, inode: Inode) -> DirListing:
+    def listing(self, inode: StoredInode) -> DirListing:
         """The same entries as columns."""
         listing = self.directories.listing(inode)
         if self._lost is not None:
             self._lost.look_after(inode.number, listing)
         return listing
 
-    def lookup(self, inode: Inode, name: bytes, hash_: tuple[int, int] | None = None) -> DirEntry | None:
+    def lookup(self, inode: StoredInode, name: bytes, hash_: tuple[int, int] | None = None) -> DirEntry | None:
         """The entry of this stored name, or None; see `Directories.lookup`."""
         entry = self.directories.lookup(inode, name, hash_)
         if self._lost is not None and entry is not None and entry.file_type == EXT4_FT_DIR:
             self._lost.look_at(inode.number, entry.inode)
         return entry
 
-    def index(self, inode: Inode) -> HashTree | None:
+    def index(self, inode: StoredInode) -> HashTree | None:
         """The directory's index, or None where it has none."""
         return self.directories.index(inode)
 
-    def entries_of_hash(self, inode: Inode, major: int) -> Iterator[DirEntry]:
+    def entries_of_hash(self, inode: StoredInode, major: int) -> Iterator[DirEntry]:
         """The entries that may have this major hash."""
         return self.directories.entries_of_hash(inode, major)
 

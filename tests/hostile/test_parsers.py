@@ -157,16 +157,16 @@ def test_descriptor(raw, checks):
 
 
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 20), st.integers(1, 5)), max_size=30), st.integers(1, 4))
-def test_claims(runs, unit):
-    claims = BlockOwners()
+def test_block_owners(runs, unit):
+    block_owners = BlockOwners()
     owners: dict[int, list[int]] = {}
     for start, count, owner in runs:
-        claims.add(start, count, owner)
+        block_owners.add(start, count, owner)
         for block in range(start, start + count):
             owners.setdefault(block, []).append(owner)
-    starts, ends = claims.used(unit, 0)
+    starts, ends = block_owners.used(unit, 0)
     used = {unit_ for start, end in zip(starts.tolist(), ends.tolist(), strict=True) for unit_ in range(start, end)}
     assert used == {block // unit for block in owners}
     twice = {block for block, them in owners.items() if len(them) > 1}
-    told = {block for overlap in claims.overlaps() for block in range(overlap.start, overlap.end)}
+    told = {block for overlap in block_owners.overlaps() for block in range(overlap.start, overlap.end)}
     assert told == twice

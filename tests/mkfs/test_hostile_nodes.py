@@ -73,7 +73,7 @@ def test_any_nodes(found: list[Node], keep: bool, inline: bool):
     features = ("inline_data",) if inline else ()
     refused: list[Ext4Error] = []
     try:
-        made = plan(found, Options(keep_inodes=keep, features=features), refused=refused.append)
+        made = plan(found, Options(keep_inodes=keep, features=features), on_refusal=refused.append)
     except Ext4Error:
         return
     if made.size > 1 << 32:

@@ -36,7 +36,7 @@ def test_a_new_file_is_sparse_private_and_alone(tmp_path: Path):
 
 def test_what_is_there_stays_unless_it_may_go(tmp_path: Path):
     (tmp_path / "i").write_bytes(BEFORE)
-    with pytest.raises(BuildError, match="is there already"):
+    with pytest.raises(BuildError, match="already exists"):
         write(PLAN, bodies, tmp_path / "i")
     assert (tmp_path / "i").read_bytes() == BEFORE
     write(PLAN, bodies, tmp_path / "i", overwrite=True)
@@ -49,7 +49,7 @@ def test_what_comes_there_meanwhile_stays_too(tmp_path: Path):
             (tmp_path / "i").write_bytes(BEFORE)
             return super().read_at(offset, length)
 
-    with pytest.raises(BuildError, match="is there already"):
+    with pytest.raises(BuildError, match="already exists"):
         write(PLAN, lambda _: Intruder(), tmp_path / "i")
     assert [path.name for path in tmp_path.iterdir()] == ["i"]
     assert (tmp_path / "i").read_bytes() == BEFORE

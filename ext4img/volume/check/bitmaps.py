@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MOST_RANGES = 8  # of one kind that are told for one bitmap
 
 
-def check_bitmaps(volume: Volume, claims: BlockOwners, inodes: array[int], directories: array[int]) -> None:
+def check_bitmaps(volume: Volume, owners: BlockOwners, inodes: array[int], directories: array[int]) -> None:
     """Compare every initialised bitmap with what is in use.
 
     `inodes` are the numbers of the inodes in use, ascending; `directories` those of directories.
@@ -27,7 +27,7 @@ def check_bitmaps(volume: Volume, claims: BlockOwners, inodes: array[int], direc
 
     superblock = volume.superblock
     unit = superblock.cluster_size // superblock.block_size
-    starts, ends = claims.used(unit, superblock.first_data_block)
+    starts, ends = owners.used(unit, superblock.first_data_block)
     used_inodes = numpy.frombuffer(inodes, numpy.uint32) if inodes else numpy.zeros(0, numpy.uint32)
     used_directories = numpy.frombuffer(directories, numpy.uint32) if directories else numpy.zeros(0, numpy.uint32)
     for number in volume.groups.readable():

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ext4img.errors import CorruptionError, Place, SourceError
 from ext4img.structs.directory import EXT4_DIR_ENTRY, EXT4_FT_DIR, EXT4_FT_MAX, EXT4_INLINE_DIR_PARENT
 from ext4img.volume.features import Incompat
-from ext4img.volume.inode import Inode
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.runs import WRITTEN, Runs
 from ext4img.volume.volume import Volume
 
@@ -28,7 +28,7 @@ class StoredEntry(NamedTuple):
 
 
 @dataclass(slots=True)
-class References:
+class NameReferences:
     """All names of the volume, as columns: which inode, in which directory, of which type (0: not told)."""
 
     children: array[int] = field(default_factory=lambda: array("I"))
@@ -44,9 +44,9 @@ class DirectoryChecker:
         self._volume = volume
         self._problems = volume.problems
         self._has_filetype = Incompat.FILETYPE in volume.features
-        self.references = References()
+        self.references = NameReferences()
 
-    def check(self, inode: Inode, runs: Runs) -> None:
+    def check(self, inode: StoredInode, runs: Runs) -> None:
         """Entries in their blocks, which are `runs`; remembers what they name."""
         volume, references = self._volume, self.references
         # Reads and verifies every block, and notes what is wrong with the entries' own shape.
@@ -67,7 +67,7 @@ class DirectoryChecker:
         else:
             self._dots(inode, runs)
 
-    def _dots(self, inode: Inode, runs: Runs) -> None:
+    def _dots(self, inode: StoredInode, runs: Runs) -> None:
         """The first block begins with "." and ".."; no other entry has these names."""
         block_size = self._volume.block_size
         for number, (pblk, data) in enumerate(self._blocks(inode, runs)):
@@ -81,7 +81,7 @@ class DirectoryChecker:
                 elif entry.inode and self._has_filetype and entry.file_type >= EXT4_FT_MAX:
                     self._found(inode, f"entry {entry.name!r} has the unknown type {entry.file_type}", pblk)
 
-    def _first_block(self, inode: Inode, pblk: int, entries: list[StoredEntry]) -> None:
+    def _first_block(self, inode: StoredInode, pblk: int, entries: list[StoredEntry]) -> None:
         for entry, name in zip(entries[:2], _DOTS, strict=False):
             if entry.name != name:
                 self._found(inode, f"begins with {entry.name!r} where {name!r} must be", pblk)
@@ -95,7 +95,7 @@ class DirectoryChecker:
         if entries[1].name == b"..":
             self.references.dotdots[inode.number] = entries[1].inode
 
-    def _blocks(self, inode: Inode, runs: Runs) -> Iterator[tuple[int, bytes]]:
+    def _blocks(self, inode: StoredInode, runs: Runs) -> Iterator[tuple[int, bytes]]:
         """(physical block, its bytes) of the blocks up to i_size that can be read."""
         end = -(-inode.size // self._volume.block_size)
         read = self._volume.blocks.read
@@ -108,7 +108,7 @@ class DirectoryChecker:
                 except (CorruptionError, SourceError):
                     continue  # noted when the directory was listed
 
-    def _found(self, inode: Inode, reason: str, block: int | None) -> None:
+    def _found(self, inode: StoredInode, reason: str, block: int | None) -> None:
         place = Place(inode=inode.number, block=block, record=EXT4_DIR_ENTRY.name)
         self._problems.found(CorruptionError(f"directory: {reason}", place))
 

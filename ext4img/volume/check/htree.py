@@ -21,7 +21,7 @@ from ext4img.structs.directory import (
 from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_INDEX_FL
 from ext4img.volume.check.directories import StoredEntry, stored_entries
 from ext4img.volume.htree import LBLK_MASK
-from ext4img.volume.inode import Inode
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.runs import WRITTEN, Runs
 from ext4img.volume.volume import Volume
 
@@ -30,7 +30,7 @@ _ROOT_ENTRIES = DX_ROOT_INFO_OFFSET + DX_ROOT_INFO.size
 _MOST_PENDING = 4096  # names that are hashed together
 
 
-class Leaf(NamedTuple):
+class IndexLeaf(NamedTuple):
     """A leaf by the index: its logical block, the first hash in it, and the next leaf's first hash."""
 
     lblk: int
@@ -45,7 +45,7 @@ class IndexChecker:
         self._volume = volume
         self._has_tails = volume.superblock.has_metadata_checksums
 
-    def check(self, inode: Inode, runs: Runs) -> None:
+    def check(self, inode: StoredInode, runs: Runs) -> None:
         """The index of a directory whose blocks are `runs`; nothing where it has none."""
         if not inode.flags & EXT4_INDEX_FL or inode.has_inline_data:
             return
@@ -67,11 +67,13 @@ class IndexChecker:
         if missing:
             self._found(inode, f"{len(missing)} blocks are not in the index, the first is logical block {missing[0]}")
 
-    def _check_leaves(self, inode: Inode, leaves: Iterator[Leaf], where: dict[int, int], version: int) -> None:
+    def _check_leaves(
+        self, inode: StoredInode, leaves: Iterator[IndexLeaf], where: dict[int, int], version: int
+    ) -> None:
         """Every name stands under its hash. Many names are hashed at once."""
         stored = version == DX_HASH_SIPHASH and inode.is_encrypted
         folded = version == DX_HASH_SIPHASH or inode.flags & EXT4_CASEFOLD_FL
-        pending: list[tuple[Leaf, StoredEntry]] = []
+        pending: list[tuple[IndexLeaf, StoredEntry]] = []
         for leaf in leaves:
             try:
                 block = self._volume.blocks.read(where[leaf.lblk])
@@ -89,13 +91,13 @@ class IndexChecker:
             self._check_pending(inode, pending, where, version)
 
     def _check_pending(
-        self, inode: Inode, pending: list[tuple[Leaf, StoredEntry]], where: dict[int, int], version: int
+        self, inode: StoredInode, pending: list[tuple[IndexLeaf, StoredEntry]], where: dict[int, int], version: int
     ) -> None:
         hashes = dirhashes([entry.name for _, entry in pending], version, self._volume.superblock.hash_seed)
         for (leaf, entry), (major, _) in zip(pending, hashes, strict=True):
             self._check_name(inode, leaf, where[leaf.lblk], entry, major)
 
-    def _check_name(self, inode: Inode, leaf: Leaf, pblk: int, entry: StoredEntry, major: int) -> None:
+    def _check_name(self, inode: StoredInode, leaf: IndexLeaf, pblk: int, entry: StoredEntry, major: int) -> None:
         # An odd hash says that names of the hash below it run over from the leaf before.
         goes_on = leaf.following & 1 and major == leaf.following & ~1
         if not (leaf.first & ~1 <= major < leaf.following or goes_on):
@@ -103,8 +105,15 @@ class IndexChecker:
             self._found(inode, reason, pblk)
 
     def _leaves(
-        self, inode: Inode, lblk: int, levels: int, first: int, following: int, where: dict[int, int], seen: set[int]
-    ) -> Iterator[Leaf]:
+        self,
+        inode: StoredInode,
+        lblk: int,
+        levels: int,
+        first: int,
+        following: int,
+        where: dict[int, int],
+        seen: set[int],
+    ) -> Iterator[IndexLeaf]:
         """The leaves below an index block; every block is gone into once."""
         try:
             block = self._volume.blocks.read(where[lblk])
@@ -133,9 +142,9 @@ class IndexChecker:
                 if levels:
                     yield from self._leaves(inode, child, levels - 1, low, high, where, seen)
                 else:
-                    yield Leaf(child, low, high)
+                    yield IndexLeaf(child, low, high)
 
-    def _found(self, inode: Inode, reason: str, block: int | None = None) -> None:
+    def _found(self, inode: StoredInode, reason: str, block: int | None = None) -> None:
         place = Place(inode=inode.number, block=block, record=DX_ROOT_INFO.name)
         self._volume.problems.found(CorruptionError(f"directory: {reason}", place))
 

@@ -24,7 +24,7 @@ from ext4img.structs.inode import (
 from ext4img.structs.xattr import EXT4_XATTR_ENTRY, EXT4_XATTR_HEADER
 from ext4img.volume.check.block_owners import BlockOwners
 from ext4img.volume.features import Compat, Incompat, RoCompat
-from ext4img.volume.inode import Inode
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.runs import LOST, UNWRITTEN, Mapping
 from ext4img.volume.volume import Volume
 from ext4img.volume.xattr import INLINE_DATA
@@ -43,7 +43,7 @@ _FLAGS_NEED = (
 
 
 @dataclass(slots=True)
-class InodeTables:
+class InodeColumns:
     """What is remembered of all inodes in use: columns, by ascending number."""
 
     numbers: array[int] = field(default_factory=lambda: array("I"))
@@ -52,7 +52,7 @@ class InodeTables:
     directories: array[int] = field(default_factory=lambda: array("I"))
     value_inodes: dict[int, int] = field(default_factory=dict)  # ea_inode → references that it says it has
 
-    def add(self, inode: Inode) -> None:
+    def add(self, inode: StoredInode) -> None:
         """Remember an inode."""
         self.numbers.append(inode.number)
         self.modes.append(inode.mode & 0xFFFF)
@@ -64,23 +64,23 @@ class InodeTables:
 class InodeChecker:
     """Checks inodes of one volume, one after the other, and then what several of them share."""
 
-    def __init__(self, volume: Volume, claims: BlockOwners) -> None:
+    def __init__(self, volume: Volume, owners: BlockOwners) -> None:
         self._volume = volume
-        self._claims = claims
+        self._owners = owners
         self._problems = volume.problems
         self._superblock = volume.superblock
         self._cluster_blocks = self._superblock.cluster_size // self._superblock.block_size
         self._xattr_blocks: dict[int, int] = {}  # block → inodes that share it
         self._value_references: dict[int, int] = {}  # ea_inode → attributes whose value it holds
-        self.tables = InodeTables()
+        self.tables = InodeColumns()
 
-    def check(self, inode: Inode) -> Mapping:
+    def check(self, inode: StoredInode) -> Mapping:
         """Everything that one inode can be asked by itself; where its blocks stand."""
         self.tables.add(inode)
         for reason, name in self._wrong_fields(inode):
             self._found(inode, reason, name)
         mapping = self._volume.mapping(inode)
-        self._claim(inode, mapping)
+        self._add_owner(inode, mapping)
         values_blocks = self._attributes(inode)
         self._sizes(inode, mapping)
         self._sectors(inode, mapping, values_blocks)
@@ -93,18 +93,18 @@ class InodeChecker:
             self.tables.value_inodes[inode.number] = seconds << 32 | inode.version & 0xFFFFFFFF
         return mapping
 
-    def claim_bad_blocks(self) -> None:
+    def add_bad_blocks(self) -> None:
         """Inode 1 lists bad blocks, and has no mode."""
         try:
             inode = self._volume.inode(BAD_BLOCKS_INODE)
         except Ext4Error:
             return  # noted when the table was scanned
-        self._claim(inode, self._volume.mapping(inode._replace(mode=S_IFREG)))
+        self._add_owner(inode, self._volume.mapping(inode._replace(mode=S_IFREG)))
 
     def finish(self) -> None:
         """What inodes share: attribute blocks and attribute values, with the references they count."""
         for block, count in self._xattr_blocks.items():
-            self._claims.add(block, 1, 0)
+            self._owners.add(block, 1, 0)
             try:
                 header = EXT4_XATTR_HEADER.unpack(self._volume.blocks.read(block))
             except (CorruptionError, SourceError):
@@ -119,7 +119,7 @@ class InodeChecker:
                 reason = f"attribute value counts {said} references, it has {count}"
                 self._problems.found(CorruptionError(reason, Place(inode=number)))
 
-    def _wrong_fields(self, inode: Inode) -> Iterator[tuple[str, str]]:
+    def _wrong_fields(self, inode: StoredInode) -> Iterator[tuple[str, str]]:
         flags = inode.flags
         if inode.type == "unknown":
             yield f"i_mode is {inode.mode:#o}: no type of file", "i_mode"
@@ -137,8 +137,8 @@ class InodeChecker:
         if inode.dtime and inode.links:
             yield f"in use, with a deletion time ({inode.dtime})", "i_dtime"
 
-    def _claim(self, inode: Inode, mapping: Mapping) -> None:
-        add = self._claims.add
+    def _add_owner(self, inode: StoredInode, mapping: Mapping) -> None:
+        add = self._owners.add
         for run in mapping.runs:
             if run.state != LOST:
                 add(run.pblk, run.length, inode.number)
@@ -146,7 +146,7 @@ class InodeChecker:
             if 0 < block < self._superblock.block_count:
                 add(block, 1, inode.number)
 
-    def _attributes(self, inode: Inode) -> int:
+    def _attributes(self, inode: StoredInode) -> int:
         """Read all attributes; the sectors that values in inodes of their own take."""
         volume = self._volume
         raw = volume.raw_xattrs(inode)
@@ -165,7 +165,7 @@ class InodeChecker:
                 continue  # noted when the value was read
         return sectors
 
-    def _value_inodes(self, inode: Inode) -> Iterator[int]:
+    def _value_inodes(self, inode: StoredInode) -> Iterator[int]:
         """Inodes that hold values of this one's attributes."""
         if Incompat.EA_INODE not in self._superblock.features:
             return
@@ -182,7 +182,7 @@ class InodeChecker:
                     yield value_inode
                 offset += EXT4_XATTR_ENTRY.size + (name_len + 3 & ~3)
 
-    def _sizes(self, inode: Inode, mapping: Mapping) -> None:
+    def _sizes(self, inode: StoredInode, mapping: Mapping) -> None:
         block_size = self._superblock.block_size
         if inode.is_dir and not inode.has_inline_data and (not inode.size or inode.size % block_size):
             self._found(inode, f"directory of {inode.size} bytes, not whole blocks of {block_size}", "i_size_lo")
@@ -193,7 +193,7 @@ class InodeChecker:
                 reason = f"{inode.size} bytes long, with written blocks up to {written[-1].end * block_size}"
                 self._found(inode, reason, "i_size_lo")
 
-    def _sectors(self, inode: Inode, mapping: Mapping, value_sectors: int) -> None:
+    def _sectors(self, inode: StoredInode, mapping: Mapping, value_sectors: int) -> None:
         """i_blocks is what the inode takes on disk: in clusters, attribute block and values included.
 
         Fast commits don't restore it, neither here nor in the kernel.
@@ -212,7 +212,7 @@ class InodeChecker:
         if sectors != inode.sectors:
             self._found(inode, f"i_blocks is {inode.sectors} sectors, it takes {sectors}", "i_blocks_lo")
 
-    def _symlink(self, inode: Inode) -> None:
+    def _symlink(self, inode: StoredInode) -> None:
         try:
             target = self._volume.symlink_target_stored(inode)
         except SourceError as error:
@@ -221,7 +221,7 @@ class InodeChecker:
         if not inode.is_encrypted and (not target or b"\0" in target):
             self._found(inode, f"symbolic link whose target ends before its {inode.size} bytes", "i_size_lo")
 
-    def _context(self, inode: Inode) -> None:
+    def _context(self, inode: StoredInode) -> None:
         place = Place(inode=inode.number, record="fscrypt_context")
         raw = self._volume.encryption_context(inode)
         try:
@@ -233,7 +233,7 @@ class InodeChecker:
         except Ext4Error as error:
             self._problems.found(CorruptionError(str(error), place))
 
-    def _found(self, inode: Inode, reason: str, name: str) -> None:
+    def _found(self, inode: StoredInode, reason: str, name: str) -> None:
         place = Place(inode=inode.number, record=EXT4_INODE.name, field=name)
         self._problems.found(CorruptionError(reason, place))
 

@@ -18,8 +18,8 @@ from ext4img.structs.inode import (
     S_IFREG,
     S_IFSOCK,
 )
-from ext4img.volume.check.directories import References
-from ext4img.volume.check.inodes import InodeTables
+from ext4img.volume.check.directories import NameReferences
+from ext4img.volume.check.inodes import InodeColumns
 from ext4img.volume.features import RoCompat
 from ext4img.volume.volume import Volume
 
@@ -34,7 +34,7 @@ MOST_NAMED = 200  # problems for whose words a directory is read once more
 class LinkChecker:
     """Joins all names of the volume with all its inodes."""
 
-    def __init__(self, volume: Volume, tables: InodeTables, references: References) -> None:
+    def __init__(self, volume: Volume, tables: InodeColumns, references: NameReferences) -> None:
         import numpy
 
         self._volume = volume

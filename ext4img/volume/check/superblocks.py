@@ -42,7 +42,7 @@ def check_superblocks(volume: Volume) -> None:
         _check_mmp(volume)
 
 
-def claim_own_blocks(volume: Volume, claims: BlockOwners) -> None:
+def add_file_system_blocks(volume: Volume, owners: BlockOwners) -> None:
     """Superblocks, descriptors, bitmaps and inode tables; problems where they lie out of range."""
     superblock, groups = volume.superblock, volume.groups
     meta = Incompat.META_BG in superblock.features
@@ -54,13 +54,13 @@ def claim_own_blocks(volume: Volume, claims: BlockOwners) -> None:
         first = superblock.group_first_block(number)
         if superblock.group_has_superblock(number):
             start = 0 if number == 0 and superblock.block_size == 1024 else first
-            claims.add(start, first - start + 1 + (superblock.block_size == 1024 and first == 0), FILE_SYSTEM)
+            owners.add(start, first - start + 1 + (superblock.block_size == 1024 and first == 0), FILE_SYSTEM)
             if plain_blocks:
-                claims.add(groups.descriptor_block(0, number), plain_blocks, FILE_SYSTEM)
+                owners.add(groups.descriptor_block(0, number), plain_blocks, FILE_SYSTEM)
         index, within = divmod(number, per_block)
         if meta and index >= superblock.first_meta_group and within in (0, 1, per_block - 1):
             copy = 0 if within == 0 else 1 if within == 1 else 2
-            claims.add(groups.descriptor_block(index, copy), 1, FILE_SYSTEM)
+            owners.add(groups.descriptor_block(index, copy), 1, FILE_SYSTEM)
         try:
             group = groups[number]
         except (CorruptionError, SourceError):
@@ -68,9 +68,9 @@ def claim_own_blocks(volume: Volume, claims: BlockOwners) -> None:
         bitmaps = (group.block_bitmap, 1), (group.inode_bitmap, 1)
         for block, count in (*bitmaps, (group.inode_table, groups.table_blocks)):
             if superblock.first_data_block < block and block + count <= superblock.block_count:
-                claims.add(block, count, FILE_SYSTEM)
+                owners.add(block, count, FILE_SYSTEM)
     if Incompat.MMP in superblock.features and superblock.mmp_block:
-        claims.add(superblock.mmp_block, 1, FILE_SYSTEM)
+        owners.add(superblock.mmp_block, 1, FILE_SYSTEM)
 
 
 def _groups_with_copies(volume: Volume) -> Iterator[int]:

@@ -27,7 +27,7 @@ from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ENCRYPT_FL, EXT4_INDEX_
 from ext4img.volume import checksum
 from ext4img.volume.dir_block import DirectoryFormat, index_entries_offset, verify_block
 from ext4img.volume.features import Compat, Incompat
-from ext4img.volume.inode import Inode
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.recovery.editor import RecoveryEditor
 from ext4img.volume.recovery.entries import MIN_REC_LEN, EntryArea
 from ext4img.volume.recovery.extents import RecoveryExtents
@@ -38,7 +38,7 @@ from ext4img.volume.runs import WRITTEN, Run
 _ROOT_ENTRIES = DX_ROOT_INFO_OFFSET + DX_ROOT_INFO.size
 
 
-class Removed(Enum):
+class RemoveResult(Enum):
     """What `RecoveryDirectory.remove` found."""
 
     GONE = "the name is gone"
@@ -49,7 +49,7 @@ class Removed(Enum):
 class RecoveryDirectory:
     """One directory under recovery. CorruptionError where it cannot be changed."""
 
-    def __init__(self, editor: RecoveryEditor, extents: RecoveryExtents, inode: Inode) -> None:
+    def __init__(self, editor: RecoveryEditor, extents: RecoveryExtents, inode: StoredInode) -> None:
         self._editor = editor
         self._extents = extents
         self._inode = inode
@@ -101,7 +101,7 @@ class RecoveryDirectory:
         self._write_leaf(pblk, area)
         return True
 
-    def remove(self, name: bytes, number: int) -> Removed:
+    def remove(self, name: bytes, number: int) -> RemoveResult:
         """Take a name out, if it belongs to inode `number`."""
         owner = 0
         if self._inode.has_inline_data:
@@ -115,8 +115,8 @@ class RecoveryDirectory:
                 if owner:
                     break
         if not owner:
-            return Removed.ABSENT
-        return Removed.GONE if owner == number else Removed.OTHER
+            return RemoveResult.ABSENT
+        return RemoveResult.GONE if owner == number else RemoveResult.OTHER
 
     def initialise(self, parent: int) -> None:
         """Give a new directory its first block, with "." and ".." (ext4_init_new_dir)."""

@@ -18,7 +18,7 @@ from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.features import RoCompat
 from ext4img.volume.groups import Groups
-from ext4img.volume.inode import Inode, InodeFormat, from_raw
+from ext4img.volume.inode import InodeFormat, StoredInode, from_raw
 from ext4img.volume.problems import Problems
 from ext4img.volume.recovery.overlay import Draft
 from ext4img.volume.superblock import Superblock
@@ -56,7 +56,7 @@ class RecoveryEditor:
         self._form = InodeFormat.of(superblock)
         self._judged: set[int] = set()
         self._damaged: set[int] = set()  # inodes whose checksum was wrong before recovery came to them
-        self._allocator = _Allocator(self, reserved)
+        self._allocator = _ClusterAllocator(self, reserved)
 
     def read(self, pblk: int) -> bytes:
         """A block, with all changes so far."""
@@ -78,7 +78,7 @@ class RecoveryEditor:
         pblk, offset = self._inode_place(number)
         return self.read(pblk)[offset : offset + self.superblock.inode_size]
 
-    def inode(self, number: int, *, verify: bool = False) -> Inode:
+    def inode(self, number: int, *, verify: bool = False) -> StoredInode:
         """An inode that is in use; NotFoundError or CorruptionError otherwise.
 
         Its checksum counts only where `verify` says so: the kernel does not look at it while it
@@ -95,7 +95,7 @@ class RecoveryEditor:
                 raise ChecksumError(f"inode checksum is {stored:#x}, computed {computed:#x}", place)
         return inode
 
-    def parsed(self, number: int, raw: bytes) -> Inode:
+    def parsed(self, number: int, raw: bytes) -> StoredInode:
         """The meaning of raw bytes that are not, or not yet, those of the inode."""
         return from_raw(number, raw, self._form)
 
@@ -201,7 +201,7 @@ class RecoveryEditor:
         return bytes(whole)
 
 
-class _Allocator:
+class _ClusterAllocator:
     """Finds free clusters by the bitmaps on disk, and never gives one twice.
 
     A bitmap is one integer here: bit n is set where cluster n of the group must not be taken.

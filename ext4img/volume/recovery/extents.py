@@ -20,7 +20,7 @@ from ext4img.structs.extent import (
 )
 from ext4img.structs.inode import EXT4_EXTENTS_FL
 from ext4img.volume import checksum
-from ext4img.volume.inode import Inode
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.mapping import Mapper
 from ext4img.volume.problems import Problems
 from ext4img.volume.recovery.editor import RecoveryEditor
@@ -109,7 +109,7 @@ class RecoveryExtents:
             self._store(number)
         self._changed.clear()
 
-    def _mapped(self, inode: Inode) -> Iterator[Run]:
+    def _mapped(self, inode: StoredInode) -> Iterator[Run]:
         editor = self._editor
         checks = Problems("strict" if editor.problems.verify else "off")
         for run in Mapper(editor.superblock, editor.blocks, editor.seed, checks).runs(inode):

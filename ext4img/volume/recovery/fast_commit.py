@@ -50,9 +50,9 @@ from ext4img.structs.fast_commit import (
 )
 from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INLINE_DATA_FL, EXT4_INODE
 from ext4img.structs.superblock import EXT4_GOOD_OLD_INODE_SIZE
-from ext4img.volume.inode import Inode
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.problems import Problems
-from ext4img.volume.recovery.directory import RecoveryDirectory, Removed
+from ext4img.volume.recovery.directory import RecoveryDirectory, RemoveResult
 from ext4img.volume.recovery.editor import RecoveryEditor
 from ext4img.volume.recovery.extents import RecoveryExtents, empty_root
 from ext4img.volume.recovery.journal import JournalSource, JournalSuperblock
@@ -67,7 +67,7 @@ _I_GENERATION = EXT4_INODE.offset_of("i_generation")
 _NAME_TAGS = (EXT4_FC_TAG_CREAT, EXT4_FC_TAG_LINK, EXT4_FC_TAG_UNLINK)
 
 
-class _Tag(NamedTuple):
+class _FastCommitTag(NamedTuple):
     kind: int
     value: bytes
     raw: bytes  # with its header
@@ -83,7 +83,7 @@ def scan_fast_commits(
 
     Where the first commit is damaged the kernel refuses to mount: CorruptionError to `problems`.
     """
-    scan = _Scan(sequence, problems)
+    scan = _FastCommitScan(sequence, problems)
     try:
         for tag in _tags(journal, superblock, inode_size):
             if not scan.take(tag):
@@ -98,7 +98,7 @@ def scan_fast_commits(
     return scan.found
 
 
-class _Scan:
+class _FastCommitScan:
     def __init__(self, sequence: int, problems: Problems) -> None:
         self._sequence = sequence
         self._problems = problems
@@ -109,7 +109,7 @@ class _Scan:
         self.found = FastCommits()
         self.complained = False
 
-    def take(self, tag: _Tag) -> bool:
+    def take(self, tag: _FastCommitTag) -> bool:
         """Go on with one more tag; False at the end."""
         if self._tags == 0 and tag.kind != EXT4_FC_TAG_HEAD:
             return False
@@ -140,7 +140,7 @@ class _Scan:
         else:
             self._problems.found(error)
 
-    def _tail(self, tag: _Tag) -> bool:
+    def _tail(self, tag: _FastCommitTag) -> bool:
         tail: Any = EXT4_FC_TAIL.unpack(tag.value)
         checked = EXT4_FC_TL.size + EXT4_FC_TAIL.offset_of("fc_crc")
         number_at = EXT4_FC_TL.size + EXT4_FC_TAIL.offset_of("fc_tid")
@@ -185,7 +185,7 @@ class _Scan:
         return int(extend(self._crc ^ _INVERT, raw)) ^ _INVERT
 
 
-def _tags(journal: JournalSource, superblock: JournalSuperblock, inode_size: int) -> Iterator[_Tag]:
+def _tags(journal: JournalSource, superblock: JournalSuperblock, inode_size: int) -> Iterator[_FastCommitTag]:
     """The tags of the fast commit area; none where it does not begin with a HEAD.
 
     CorruptionError where a tag is unknown or has not the length of its kind.
@@ -202,7 +202,7 @@ def _tags(journal: JournalSource, superblock: JournalSuperblock, inode_size: int
             end = start + length
             if end > size or not _length_fits(kind, length, inode_size):
                 raise CorruptionError(f"fast commit tag {kind} of {length} bytes", place)
-            yield _Tag(kind, block[start:end], block[offset:end], index, end, place)
+            yield _FastCommitTag(kind, block[start:end], block[offset:end], index, end, place)
             offset = end
 
 
@@ -222,7 +222,7 @@ def _length_fits(kind: int, length: int, inode_size: int) -> bool:
     return kind == EXT4_FC_TAG_PAD or exact.get(kind) == length
 
 
-def _range(tag: _Tag) -> tuple[int, Run]:
+def _range(tag: _FastCommitTag) -> tuple[int, Run]:
     """(inode, run) of an ADD_RANGE."""
     record: Any = EXT4_FC_ADD_RANGE.unpack(tag.value)
     extent: Any = EXT4_EXTENT.unpack(record.fc_ex)
@@ -236,7 +236,7 @@ def replay_fast_commits(
     journal: JournalSource, superblock: JournalSuperblock, found: FastCommits, editor: RecoveryEditor
 ) -> None:
     """Do what the first `found.tags` tags say. What cannot be done goes to the editor's problems."""
-    replay = _Replay(editor)
+    replay = _FastCommitReplay(editor)
     try:
         for tag in islice(_tags(journal, superblock, editor.superblock.inode_size), found.tags):
             replay.apply(tag)
@@ -247,7 +247,7 @@ def replay_fast_commits(
         editor.problems.note(f"fast commits are replayed in part only: {error}")
 
 
-class _Replay:
+class _FastCommitReplay:
     def __init__(self, editor: RecoveryEditor) -> None:
         self._editor = editor
         self._extents = RecoveryExtents(editor)
@@ -260,7 +260,7 @@ class _Replay:
             EXT4_FC_TAG_INODE: self._write_inode,
         }
 
-    def apply(self, tag: _Tag) -> None:
+    def apply(self, tag: _FastCommitTag) -> None:
         step = self._steps.get(tag.kind)
         if step is None:
             return
@@ -289,7 +289,7 @@ class _Replay:
 
     # Ranges
 
-    def _add_range(self, tag: _Tag) -> None:
+    def _add_range(self, tag: _FastCommitTag) -> None:
         number, run = _range(tag)
         if run.length == 0:
             return
@@ -302,7 +302,7 @@ class _Replay:
             raise CorruptionError(f"a range of logical blocks {run.lblk} to {run.end}", Place(inode=number))
         self._extents.add(number, run)
 
-    def _remove_range(self, tag: _Tag) -> None:
+    def _remove_range(self, tag: _FastCommitTag) -> None:
         record: Any = EXT4_FC_DEL_RANGE.unpack(tag.value)
         self._editor.inode(record.fc_ino)
         if record.fc_len:
@@ -310,7 +310,7 @@ class _Replay:
 
     # Inodes
 
-    def _write_inode(self, tag: _Tag) -> None:
+    def _write_inode(self, tag: _FastCommitTag) -> None:
         """All of the inode but i_block, which the ranges tell; inline data stands in it, though."""
         number = EXT4_FC_INODE.unpack_tuple(tag.value, 0)[0]
         new = tag.value[EXT4_FC_INODE.size :]
@@ -330,7 +330,7 @@ class _Replay:
         if flags & EXT4_EXTENTS_FL and not flags & EXT4_INLINE_DATA_FL and editor.inode(number).links:
             editor.set_sectors(number, self._extents.blocks(number))
 
-    def _delete(self, inode: Inode) -> None:
+    def _delete(self, inode: StoredInode) -> None:
         """The last name is gone, and so is the file (ext4_evict_inode)."""
         self._extents.forget(inode.number)
         fields: dict[str, int | bytes] = {
@@ -349,7 +349,7 @@ class _Replay:
 
     # Names
 
-    def _names(self, tag: _Tag) -> tuple[int, int, bytes]:
+    def _names(self, tag: _FastCommitTag) -> tuple[int, int, bytes]:
         """(parent, inode, name)"""
         parent, number = EXT4_FC_DENTRY_INFO.unpack_tuple(tag.value, 0)
         return parent, number, tag.value[EXT4_FC_DENTRY_INFO.size :]
@@ -357,7 +357,7 @@ class _Replay:
     def _directory(self, number: int) -> RecoveryDirectory:
         return RecoveryDirectory(self._editor, self._extents, self._editor.inode(number))
 
-    def _create(self, tag: _Tag) -> None:
+    def _create(self, tag: _FastCommitTag) -> None:
         parent, number, name = self._names(tag)
         self._editor.mark_inode_used(number)
         inode = self._editor.inode(number)
@@ -367,16 +367,16 @@ class _Replay:
         directory.add(name, number, inode.mode)
         self._editor.change_inode(number, i_links_count=1)
 
-    def _link(self, tag: _Tag) -> None:
+    def _link(self, tag: _FastCommitTag) -> None:
         parent, number, name = self._names(tag)
         inode = self._editor.inode(number)
         if self._directory(parent).add(name, number, inode.mode):
             self._editor.change_inode(number, i_links_count=min(inode.links + 1, 0xFFFF))
 
-    def _unlink(self, tag: _Tag) -> None:
+    def _unlink(self, tag: _FastCommitTag) -> None:
         parent, number, name = self._names(tag)
         inode = self._editor.inode(number)
-        if self._directory(parent).remove(name, number) is Removed.ABSENT:
+        if self._directory(parent).remove(name, number) is RemoveResult.ABSENT:
             return
         if inode.links > 1:
             self._editor.change_inode(number, i_links_count=inode.links - 1)

@@ -34,7 +34,7 @@ def index_limit(block: bytearray, base: int) -> tuple[int, int]:
 
 
 @dataclass(slots=True)
-class _Frame:
+class _IndexFrame:
     """One index block on the way: where it is, where its entries begin, which one was taken."""
 
     pblk: int
@@ -72,7 +72,7 @@ class IndexPath:
         if zero or info_length != DX_ROOT_INFO.size or levels >= self._most_levels:
             raise self._wrong("directory index root is not one")
         self.hash = 0
-        self._frames: list[_Frame] = []
+        self._frames: list[_IndexFrame] = []
 
     def probe(self, major: int) -> None:
         """Go to the leaf for a major hash."""
@@ -140,7 +140,7 @@ class IndexPath:
         lblk, pblk, block = append()
         half = len(frame.hashes) // 2
         self._new_node(block)
-        other = _Frame(pblk, block, DX_NODE_ENTRIES_OFFSET, frame.hashes[half:], frame.children[half:])
+        other = _IndexFrame(pblk, block, DX_NODE_ENTRIES_OFFSET, frame.hashes[half:], frame.children[half:])
         middle = other.hashes[0]
         other.hashes[0] = 0
         del frame.hashes[half:], frame.children[half:]
@@ -156,10 +156,10 @@ class IndexPath:
         write(above.pblk, above.block, above.base)
         return level == len(self._frames) - 1
 
-    def _add_level(self, root: _Frame, append: AppendNode, write: WriteNode) -> None:
+    def _add_level(self, root: _IndexFrame, append: AppendNode, write: WriteNode) -> None:
         lblk, pblk, block = append()
         self._new_node(block)
-        node = _Frame(pblk, block, DX_NODE_ENTRIES_OFFSET, root.hashes, root.children)
+        node = _IndexFrame(pblk, block, DX_NODE_ENTRIES_OFFSET, root.hashes, root.children)
         node.store()
         root.hashes, root.children, root.at = [0], [lblk], 0
         root.store()
@@ -174,14 +174,14 @@ class IndexPath:
         block[: EXT4_DIR_ENTRY.size] = EXT4_DIR_ENTRY.pack((0, size if size < 0x10000 else 0xFFFF, 0, 0))
         block[DX_NODE_ENTRIES_OFFSET : DX_NODE_ENTRIES_OFFSET + DX_COUNTLIMIT.size] = DX_COUNTLIMIT.pack((limit, 0))
 
-    def _frame(self, lblk: int, base: int) -> _Frame:
+    def _frame(self, lblk: int, base: int) -> _IndexFrame:
         pblk, block = self._read(lblk)
         limit, count = index_limit(block, base)
         if count == 0 or count > limit or base + limit * DX_ENTRY.size > len(block):
             raise self._wrong(f"directory index block with {count} entries of {limit}")
         pairs = list(DX_ENTRY.iter_unpack(memoryview(block)[base : base + count * DX_ENTRY.size]))
         hashes = [0, *(hash_ for hash_, _ in pairs[1:])]
-        return _Frame(pblk, block, base, hashes, [child & LBLK_MASK for _, child in pairs])
+        return _IndexFrame(pblk, block, base, hashes, [child & LBLK_MASK for _, child in pairs])
 
     def _wrong(self, reason: str) -> CorruptionError:
         return CorruptionError(reason, Place(inode=self._number, record=DX_ROOT_INFO.name))

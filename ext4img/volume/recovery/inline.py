@@ -21,7 +21,7 @@ from ext4img.structs.xattr import (
     EXT4_XATTR_MAGIC,
     EXT4_XATTR_PAD,
 )
-from ext4img.volume.inode import Inode
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.recovery.editor import RecoveryEditor
 from ext4img.volume.recovery.entries import MIN_REC_LEN, EntryArea, needed
 from ext4img.volume.recovery.extents import empty_root
@@ -33,7 +33,7 @@ _I_BLOCK_END = EXT4_INODE.offset_of("i_generation")
 _DOTS_SIZE = 2 * MIN_REC_LEN
 
 
-class _Xattr(NamedTuple):
+class _StoredXattr(NamedTuple):
     name_index: int
     name: bytes
     value: bytes
@@ -42,13 +42,13 @@ class _Xattr(NamedTuple):
     hash: int
 
 
-class _InodeXattrs:
+class _InlineXattrs:
     """The attributes in an inode's own space: what stands after the fixed part, to be rebuilt."""
 
     def __init__(self, area: bytes, number: int) -> None:
         self._size = len(area)
         self._number = number
-        self.entries: list[_Xattr] = []
+        self.entries: list[_StoredXattr] = []
         if area[: EXT4_XATTR_IBODY_HEADER.size] != EXT4_XATTR_IBODY_HEADER.pack((EXT4_XATTR_MAGIC,)):
             return
         start = offset = EXT4_XATTR_IBODY_HEADER.size
@@ -60,7 +60,7 @@ class _InodeXattrs:
             value = b"" if inode or not size else area[start + at : start + at + size]
             if len(name) != length or (not inode and len(value) != size):
                 raise self._wrong()
-            self.entries.append(_Xattr(index, name, value, inode, size, hash_))
+            self.entries.append(_StoredXattr(index, name, value, inode, size, hash_))
             offset += _entry_size(name)
 
     def data(self) -> bytes | None:
@@ -113,12 +113,12 @@ class _InodeXattrs:
 class InlineDirectory:
     """The directory of `inode`, in its inode. CorruptionError where it cannot be what it says."""
 
-    def __init__(self, editor: RecoveryEditor, inode: Inode, has_filetype: bool) -> None:
+    def __init__(self, editor: RecoveryEditor, inode: StoredInode, has_filetype: bool) -> None:
         self._editor = editor
         self._inode = inode
         self._raw = editor.raw_inode(inode.number)
         self._xattrs_at = EXT4_GOOD_OLD_INODE_SIZE + inode.extra_size
-        self._xattrs = _InodeXattrs(self._raw[self._xattrs_at :], inode.number)
+        self._xattrs = _InlineXattrs(self._raw[self._xattrs_at :], inode.number)
         data = self._xattrs.data()
         if data is None:
             raise CorruptionError("an inline directory without system.data", Place(inode=inode.number))

@@ -33,7 +33,7 @@ from ext4img.volume.recovery import journal_checksum
 from ext4img.volume.recovery.journal import WINDOW_BYTES, JournalIncompat, JournalSource, JournalSuperblock
 
 
-class Tag(NamedTuple):
+class JournalTag(NamedTuple):
     """One logged block: where it belongs, its flags, its checksum (16 bits with CSUM_V2)."""
 
     pblk: int
@@ -107,7 +107,7 @@ class JournalLog:
         first = ring(descriptor + 1)
         return [ring(first + number) for number in range(count)]
 
-    def tags(self, block: bytes) -> Iterator[Tag]:
+    def tags(self, block: bytes) -> Iterator[JournalTag]:
         """The tags of a descriptor block; every one has a block in the log."""
         wide, version3, size, end = self._wide, self._version3, self._tag_size, self.used_end
         at = JOURNAL_HEADER.size
@@ -119,7 +119,7 @@ class JournalLog:
                 low, checksum, flags = JOURNAL_BLOCK_TAG.unpack_tuple(block, at)
                 if wide:
                     (high,) = JOURNAL_BLOCK_TAG_HIGH.unpack_tuple(block, at + JOURNAL_BLOCK_TAG.size)
-            yield Tag(low | high << 32 if wide else low, flags, checksum)
+            yield JournalTag(low | high << 32 if wide else low, flags, checksum)
             at += size if flags & JBD2_FLAG_SAME_UUID else size + JBD2_UUID_SIZE
             if flags & JBD2_FLAG_LAST_TAG:
                 return
@@ -173,7 +173,7 @@ class JournalLog:
                 return True
         return False
 
-    def check_logged(self, block: bytes, tag: Tag, sequence: int) -> int | None:
+    def check_logged(self, block: bytes, tag: JournalTag, sequence: int) -> int | None:
         """The checksum that a logged block has, where its tag says another."""
         self.verified += 1
         computed = journal_checksum.logged_block(self._seed, sequence, block)

@@ -18,8 +18,8 @@ from ext4img.errors import ChecksumError, CorruptionError, Ext4Error, Place
 from ext4img.structs.journal import JBD2_FLAG_ESCAPE, JBD2_JOURNAL_REVOKE_HEADER, REVOKE_32, REVOKE_64
 from ext4img.volume.problems import Problems
 from ext4img.volume.recovery.journal import JournalIncompat, JournalSource, JournalSuperblock
-from ext4img.volume.recovery.journal_log import JournalLog, Tag
-from ext4img.volume.recovery.journal_scan import SEQUENCE_MASK, Scan, Transaction, scan_log
+from ext4img.volume.recovery.journal_log import JournalLog, JournalTag
+from ext4img.volume.recovery.journal_scan import SEQUENCE_MASK, LogScan, Transaction, scan_log
 from ext4img.volume.recovery.overlay import Overlay
 from ext4img.volume.recovery.recovery_report import Replay
 
@@ -41,7 +41,7 @@ def replay_journal(
         return Replay(Overlay(), superblock.sequence, superblock.sequence)
     log = JournalLog(journal, superblock, problems)
     scan = scan_log(log)
-    passes = _Passes(log, scan, block_count)
+    passes = _ReplayPasses(log, scan, block_count)
     for transaction in scan.transactions:
         passes.revoke(transaction)
     for transaction in scan.transactions:
@@ -63,10 +63,10 @@ def replay_journal(
     )
 
 
-class _Passes:
+class _ReplayPasses:
     """Passes 2 and 3. `logged` is what the overlay takes: where in the journal each block stands."""
 
-    def __init__(self, log: JournalLog, scan: Scan, block_count: int) -> None:
+    def __init__(self, log: JournalLog, scan: LogScan, block_count: int) -> None:
         self._log = log
         self._candidates = scan.logged
         self._block_count = block_count
@@ -110,7 +110,7 @@ class _Passes:
             if block is None:
                 continue
             tags = list(log.tags(block))
-            wanted: list[tuple[int, Tag]] = []
+            wanted: list[tuple[int, JournalTag]] = []
             for index, tag in zip(log.following(descriptor, len(tags)), tags, strict=True):
                 if self._applies(tag, transaction.sequence, index):
                     wanted.append((index, tag))
@@ -122,7 +122,7 @@ class _Passes:
                 self.escaped += escaped
             self.blocks += len(wanted)
 
-    def _applies(self, tag: Tag, sequence: int, index: int) -> bool:
+    def _applies(self, tag: JournalTag, sequence: int, index: int) -> bool:
         revoked = self._revokes.get(tag.pblk)
         if revoked is not None and not follows(sequence, revoked):
             self.revoked += 1
@@ -136,7 +136,7 @@ class _Passes:
         self._log.damaged(CorruptionError(what, self._log.journal.place(index)))
         return False
 
-    def _sound(self, wanted: list[tuple[int, Tag]], sequence: int) -> list[tuple[int, Tag]]:
+    def _sound(self, wanted: list[tuple[int, JournalTag]], sequence: int) -> list[tuple[int, JournalTag]]:
         """Those of `wanted` whose blocks fit the checksum in their tag."""
         log = self._log
         sound = []

@@ -39,7 +39,7 @@ class Transaction(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Scan:
+class LogScan:
     """What pass 1 found. `logged` holds every volume block that any tag names.
 
     `end_sequence` is the number that the next transaction would have. `torn` says that one without
@@ -52,15 +52,15 @@ class Scan:
     torn: bool
 
 
-def scan_log(log: JournalLog) -> Scan:
+def scan_log(log: JournalLog) -> LogScan:
     """Find the committed transactions of a log that has a start."""
-    scan = _Scan(log)
+    scan = _LogScanner(log)
     scan.run()
     return scan.result()
 
 
 @dataclass(slots=True)
-class _Scan:
+class _LogScanner:
     log: JournalLog
     transactions: list[Transaction] = field(default_factory=list)
     logged: set[int] = field(default_factory=set)
@@ -179,7 +179,7 @@ class _Scan:
         self.sequence = self.sequence + 1 & SEQUENCE_MASK
         return True
 
-    def result(self) -> Scan:
+    def result(self) -> LogScan:
         torn = bool(self.descriptors or self.revokes)
         if torn and self.doubted is not None and self.log.complete:
             # An interrupted commit for all that the kernel can tell, so this never raises.
@@ -190,4 +190,4 @@ class _Scan:
             kept = end - self.log.superblock.sequence & SEQUENCE_MASK
             torn = torn or len(transactions) > kept
             transactions = transactions[:kept]
-        return Scan(transactions, self.logged, end, torn)
+        return LogScan(transactions, self.logged, end, torn)

@@ -20,7 +20,7 @@ from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INODE
 from ext4img.structs.superblock import EXT4_ERROR_FS
 from ext4img.volume import checksum
 from ext4img.volume.features import RoCompat
-from ext4img.volume.inode import Inode
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.mapping import Mapper
 from ext4img.volume.problems import Problems
 from ext4img.volume.recovery.editor import RecoveryEditor
@@ -144,7 +144,7 @@ class _OrphanRecovery:
             editor.change_inode(number, i_dtime=0)
         self.truncated.append(number)
 
-    def _truncate(self, inode: Inode) -> None:
+    def _truncate(self, inode: StoredInode) -> None:
         """Unmap what lies past i_size, and count i_blocks anew."""
         editor, superblock = self._editor, self._editor.superblock
         end = -(-inode.size // superblock.block_size)
@@ -166,7 +166,7 @@ class _OrphanRecovery:
             self._editor.problems.found(CorruptionError(str(error), place))
 
 
-def _sound_runs(editor: RecoveryEditor, inode: Inode) -> Runs:
+def _sound_runs(editor: RecoveryEditor, inode: StoredInode) -> Runs:
     """The inode's runs, or CorruptionError where its mapping is damaged."""
     checks = Problems("strict" if editor.problems.verify else "off")
     runs = Mapper(editor.superblock, editor.blocks, editor.seed, checks).runs(inode)

@@ -16,7 +16,7 @@ from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.features import Compat, Incompat
 from ext4img.volume.groups import Groups
-from ext4img.volume.inode import Inode
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.inode_table import InodeTable
 from ext4img.volume.mapping import Mapper
 from ext4img.volume.problems import Problems
@@ -151,7 +151,7 @@ def _journal_file(source: Source, superblock: Superblock, problems: Problems) ->
     return JournalFile(runs, inode.size, superblock.block_size, blocks.read_data)
 
 
-def _journal_inode(superblock: Superblock, table: InodeTable, problems: Problems) -> Inode:
+def _journal_inode(superblock: Superblock, table: InodeTable, problems: Problems) -> StoredInode:
     """The journal's inode; where it is damaged and problems are reported, as the superblock keeps it.
 
     As e2fsck does it.

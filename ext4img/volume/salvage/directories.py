@@ -17,7 +17,7 @@ from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.dir_entry import DirListing
 from ext4img.volume.groups import Groups
-from ext4img.volume.inode import Inode
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.inode_table import InodeTable
 from ext4img.volume.problems import Problems
 from ext4img.volume.salvage.checksum_seed import generation_of, seed_of_directory_block
@@ -28,7 +28,7 @@ from ext4img.volume.superblock import Superblock
 MOST_RESCUED = 4096
 _MOST_CANDIDATES = 64
 _GENERATION = EXT4_INODE.offset_of("i_generation")
-_LINKS, _MODE = Inode._fields.index("links"), Inode._fields.index("mode")
+_LINKS, _MODE = StoredInode._fields.index("links"), StoredInode._fields.index("mode")
 _DIRECTORY = S_IFDIR >> 12
 _DOT = (12).to_bytes(2, "little") + b"\x01\x02."  # rec_len, name_len, file_type, name
 _DOT_DOT = 12
@@ -69,7 +69,7 @@ class LostDirectories:
         if not branches:
             return
         numbers = [listing.inodes[at] for at in branches]
-        for number, row in zip(numbers, self._inodes.rows(numbers), strict=True):
+        for number, row in zip(numbers, self._inodes.batch(numbers), strict=True):
             if row is None or not row[_LINKS] or row[_MODE] >> 12 != _DIRECTORY:
                 self.look_at(directory, number)
 

@@ -13,7 +13,7 @@ from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.dir_block import DirectoryFormat, verify_block
 from ext4img.volume.features import Incompat
-from ext4img.volume.inode import Inode, InodeFormat, from_raw
+from ext4img.volume.inode import InodeFormat, StoredInode, from_raw
 from ext4img.volume.mapping import Mapper
 from ext4img.volume.problems import Problems
 from ext4img.volume.runs import Runs
@@ -27,7 +27,7 @@ _MODE = EXT4_INODE.offset_of("i_mode")
 _GENERATION = EXT4_INODE.offset_of("i_generation")
 
 
-def journal_inode_copy(superblock: Superblock) -> Inode:
+def journal_inode_copy(superblock: Superblock) -> StoredInode:
     """The journal's inode as the superblock keeps a copy of it (e2fsck/journal.c, s_jnl_blocks)."""
     backup = superblock.journal_backup
     size_high, size = unpack_from("<II", backup, _BLOCK_AREA.size)
@@ -106,7 +106,7 @@ def find_root_blocks(superblock: Superblock, blocks: BlockReader, seed: int) -> 
     return first + others if first else []
 
 
-def _looks_like_root(inode: Inode, blocks: BlockReader) -> bool:
+def _looks_like_root(inode: StoredInode, blocks: BlockReader) -> bool:
     """Whether the inode's first block is a directory that calls itself and its parent the root."""
     if inode.block_area[:2] == EXT4_EXT_MAGIC.to_bytes(2, "little"):
         _, _, high, low = EXT4_EXTENT.unpack_tuple(inode.block_area, EXT4_EXTENT_HEADER.size)

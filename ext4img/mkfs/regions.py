@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from ext4img.mkfs.allocator import Piece
-from ext4img.mkfs.extents import Run
+from ext4img.mkfs.allocator import BlockRange
+from ext4img.mkfs.extents import DiskRun
 
 
-class Kind(IntEnum):
+class RegionKind(IntEnum):
     """What an area holds. The owner of the first four is a group, of the others an inode's index."""
 
     HEAD = 0  # superblock, descriptors, and room reserved for descriptors
@@ -29,20 +29,20 @@ class Kind(IntEnum):
     ORPHAN_FILE = 12
 
 
-_KINDS: Final = tuple(Kind)
+_KINDS: Final = tuple(RegionKind)
 
 
-class Area(NamedTuple):
+class Region(NamedTuple):
     """`length` blocks from `pblk` on hold `kind` of `owner`, from its block `lblk` on."""
 
-    kind: Kind
+    kind: RegionKind
     owner: int
     lblk: int
     pblk: int
     length: int
 
 
-class Areas:
+class RegionTable:
     """All areas of a file system, as columns."""
 
     def __init__(self) -> None:
@@ -55,8 +55,8 @@ class Areas:
     def __len__(self) -> int:
         return len(self.kinds)
 
-    def __getitem__(self, position: int) -> Area:
-        return Area(
+    def __getitem__(self, position: int) -> Region:
+        return Region(
             _KINDS[self.kinds[position]],
             self.owners[position],
             self.lblks[position],
@@ -64,7 +64,7 @@ class Areas:
             self.counts[position],
         )
 
-    def add(self, kind: Kind, owner: int, lblk: int, pblk: int, count: int) -> None:
+    def add(self, kind: RegionKind, owner: int, lblk: int, pblk: int, count: int) -> None:
         """Append an area."""
         self.kinds.append(kind)
         self.owners.append(owner)
@@ -72,42 +72,42 @@ class Areas:
         self.pblks.append(pblk)
         self.counts.append(count)
 
-    def in_order(self) -> Iterator[Area]:
+    def in_order(self) -> Iterator[Region]:
         """By place on the disk."""
         for position in sorted(range(len(self)), key=self.pblks.__getitem__):
             yield self[position]
 
 
-class Places:
+class Placement:
     """Where everything is: the areas, which of them are an inode's, and what is left."""
 
     def __init__(self, inodes: int, groups: int) -> None:
-        self.areas = Areas()
-        self.first_area = array("I", bytes(4 * inodes))  # of an inode's contents and extent tree
-        self.area_count = array("I", bytes(4 * inodes))
+        self.regions = RegionTable()
+        self.first_region = array("I", bytes(4 * inodes))  # of an inode's contents and extent tree
+        self.region_count = array("I", bytes(4 * inodes))
         self.block_bitmaps = array("Q", bytes(8 * groups))
         self.inode_bitmaps = array("Q", bytes(8 * groups))
         self.inode_tables = array("Q", bytes(8 * groups))
-        self.free: list[Piece] = []
+        self.free: list[BlockRange] = []
 
-    def areas_of(self, index: int) -> list[Area]:
+    def regions_of(self, index: int) -> list[Region]:
         """Contents and extent tree of an inode."""
-        first = self.first_area[index]
-        return [self.areas[position] for position in range(first, first + self.area_count[index])]
+        first = self.first_region[index]
+        return [self.regions[position] for position in range(first, first + self.region_count[index])]
 
-    def runs_of(self, index: int) -> list[Run]:
+    def runs_of(self, index: int) -> list[DiskRun]:
         """Contents of an inode, by logical block."""
         return [
-            Run(area.lblk, area.pblk, area.length, area.kind == Kind.UNWRITTEN)
-            for area in self.areas_of(index)
-            if area.kind != Kind.EXTENT_TREE
+            DiskRun(region.lblk, region.pblk, region.length, region.kind == RegionKind.UNWRITTEN)
+            for region in self.regions_of(index)
+            if region.kind != RegionKind.EXTENT_TREE
         ]
 
     def tree_of(self, index: int) -> list[int]:
         """Blocks of an inode's extent tree, leaves first."""
         return [
             pblk
-            for area in self.areas_of(index)
-            if area.kind == Kind.EXTENT_TREE
-            for pblk in range(area.pblk, area.pblk + area.length)
+            for region in self.regions_of(index)
+            if region.kind == RegionKind.EXTENT_TREE
+            for pblk in range(region.pblk, region.pblk + region.length)
         ]
