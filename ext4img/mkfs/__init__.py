@@ -15,9 +15,10 @@ ciphertext. Names, contents and contexts are kept byte for byte, so all that key
 inode numbers and a block size that the policies bear: `Options` says which.
 """
 
-from ext4img.mkfs.nodes import ENCRYPTION_KEY, Node, RandomAccessBody, stored_xattr
+from ext4img.mkfs.nodes import Node, RandomAccessBody, stored_xattr
 from ext4img.mkfs.options import Options
 from ext4img.mkfs.plan import Plan, plan
 from ext4img.mkfs.write import write
+from ext4img.volume.xattr import ENCRYPTION_CONTEXT
 
-__all__ = ["ENCRYPTION_KEY", "Node", "Options", "Plan", "RandomAccessBody", "plan", "stored_xattr", "write"]
+__all__ = ["ENCRYPTION_CONTEXT", "Node", "Options", "Plan", "RandomAccessBody", "plan", "stored_xattr", "write"]

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from ext4img.errors import BuildError
 from ext4img.mkfs.allocator import Allocator, BlockRange
 from ext4img.mkfs.extents import (
-    EXTENTS_IN_INODE,
-    MAX_UNWRITTEN_BLOCKS,
     DiskRun,
     build_root,
     extent_count,
@@ -17,13 +13,13 @@ from ext4img.mkfs.extents import (
 )
 from ext4img.mkfs.file_runs import LogicalRun
 from ext4img.mkfs.geometry import Geometry
-from ext4img.mkfs.nodes import FT_DIR
 from ext4img.mkfs.regions import Placement, RegionKind
 from ext4img.mkfs.reserved_inodes import ReservedInodes, resize_blocks, resize_i_block
 from ext4img.mkfs.tree import NodeTree
-from ext4img.structs.extent import EXT_INIT_MAX_LEN
-
-_SECTOR: Final = 512
+from ext4img.structs.directory import EXT4_FT_DIR
+from ext4img.structs.extent import EXT_INIT_MAX_LEN, EXT_UNWRITTEN_MAX_LEN
+from ext4img.structs.inode import SECTOR_SIZE
+from ext4img.volume.extent_tree import EMPTY_ROOT, EXTENTS_IN_INODE
 
 
 def blocks_needed(tree: NodeTree, block_size: int) -> int:
@@ -43,7 +39,7 @@ def _extents(tree: NodeTree, index: int) -> int:
     return extent_count([DiskRun(run.lblk, 0, run.length, run.unwritten) for run in tree.logical_runs(index)])
 
 
-def place(tree: NodeTree, geometry: Geometry, reserved: ReservedInodes) -> Placement:
+def place_blocks(tree: NodeTree, geometry: Geometry, reserved: ReservedInodes) -> Placement:
     """Find room for everything, and fill i_block and i_blocks of all inodes.
 
     First comes each flex group's metadata, then in what is left: what is the file system's own, all
@@ -65,7 +61,7 @@ def place(tree: NodeTree, geometry: Geometry, reserved: ReservedInodes) -> Place
     for index in range(len(tree.inodes)):
         if index in reserved:
             continue
-        if types[index] != FT_DIR:
+        if types[index] != EXT4_FT_DIR:
             placer.place_contents(index, RegionKind.VALUE if index in values else RegionKind.FILE)
         if index in tree.xattr_block_of:
             placer.place_xattrs(index)
@@ -79,8 +75,7 @@ class _BlockPlacer:
         self._geometry = geometry
         self.placement = Placement(len(tree.inodes), geometry.group_count)
         self._regions = self.placement.regions
-        self._sectors_per_block = geometry.block_size // _SECTOR
-        self._empty_root = build_root([], [], geometry.block_size)
+        self._sectors_per_block = geometry.block_size // SECTOR_SIZE
         self.allocator = Allocator([])
 
     def place_groups(self) -> None:
@@ -156,7 +151,7 @@ class _BlockPlacer:
         runs = tree.logical_runs(index)
         if not runs:
             if inodes.has_extents(index):
-                inodes.set_i_block(index, self._empty_root)
+                inodes.set_i_block(index, EMPTY_ROOT)
             self._count(index, 0)
             return
         regions = self._regions
@@ -169,7 +164,7 @@ class _BlockPlacer:
             regions.add(RegionKind.UNWRITTEN if unwritten else kind, index, lblk, pblk, count)
         block_size = self._geometry.block_size
         need = 0
-        if blocks > MAX_UNWRITTEN_BLOCKS or len(physical) > EXTENTS_IN_INODE:
+        if blocks > EXT_UNWRITTEN_MAX_LEN or len(physical) > EXTENTS_IN_INODE:
             need = sum(tree_blocks(extent_count(physical), block_size))
         tree_pblks: list[int] = []
         if need:

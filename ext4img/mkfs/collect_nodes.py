@@ -11,28 +11,23 @@ from typing import Final
 
 from ext4img.errors import BuildError
 from ext4img.mkfs.directories import PlannedDirectory
-from ext4img.mkfs.directory_blocks import INLINE_AREA, inline_size
-from ext4img.mkfs.extents import MAX_LBLK
+from ext4img.mkfs.directory_blocks import inline_size
 from ext4img.mkfs.file_runs import file_runs
 from ext4img.mkfs.inodes import NO_INODE
 from ext4img.mkfs.node_rules import ENCRYPTED_TYPES, check_flags, check_name, number_to_keep
-from ext4img.mkfs.nodes import (
-    FILE_TYPES,
-    FT_BLKDEV,
-    FT_CHRDEV,
-    FT_DIR,
-    FT_REG_FILE,
-    FT_SYMLINK,
-    INLINE_DATA_KEY,
-    Node,
-    Path,
-    XattrKey,
-    device_i_block,
-    show_path,
-)
+from ext4img.mkfs.nodes import Node, Path, XattrKey, device_i_block, show_path
 from ext4img.mkfs.options import FeatureChoice, Options
 from ext4img.mkfs.tree import LOST_AND_FOUND, NodeTree, SharedXattrBlock
-from ext4img.mkfs.xattrs import MAX_SHARERS, XattrPlacement, inline_room, place
+from ext4img.mkfs.xattrs import XattrPlacement, inline_room, place_xattrs
+from ext4img.structs.directory import (
+    EXT4_FT_BLKDEV,
+    EXT4_FT_CHRDEV,
+    EXT4_FT_DIR,
+    EXT4_FT_REG_FILE,
+    EXT4_FT_SYMLINK,
+    EXT4_TYPE_BY_MODE,
+)
+from ext4img.structs.extent import EXT_MAX_BLOCKS
 from ext4img.structs.fscrypt import FSCRYPT_SYMLINK_DATA
 from ext4img.structs.inode import (
     EXT4_CASEFOLD_FL,
@@ -41,18 +36,21 @@ from ext4img.structs.inode import (
     EXT4_EXTENTS_FL,
     EXT4_INLINE_DATA_FL,
     EXT4_INODE,
+    EXT4_LINK_MAX,
     EXT4_VERITY_FL,
+    I_BLOCK_SIZE,
     S_IFDIR,
     S_IFMT,
     S_IFREG,
+    SECTOR_SIZE,
 )
+from ext4img.structs.xattr import EXT4_XATTR_REFCOUNT_MAX
 from ext4img.volume import checksum
 from ext4img.volume.features import Incompat, RoCompat
+from ext4img.volume.xattr import INLINE_DATA
 
-LINK_MAX: Final = 65000  # EXT4_LINK_MAX
 LARGE_FILE_BYTES: Final = 1 << 31
 HUGE_FILE_SECTORS: Final = 1 << 32
-_SECTOR: Final = 512
 
 OnRefusal = Callable[[BuildError], None]
 
@@ -110,24 +108,24 @@ class _NodeCollector:
                     return
         elif self._tree.directories or node.mode & S_IFMT != S_IFDIR:
             raise BuildError("the root is one directory, and comes first", show_path(path))
-        kind = FILE_TYPES.get(node.mode & S_IFMT, 0)
+        kind = EXT4_TYPE_BY_MODE.get(node.mode & S_IFMT, 0)
         policy = check_flags(node, kind, directory, self._options, self._choice)
-        if node.link_group is not None and kind == FT_DIR:
+        if node.link_group is not None and kind == EXT4_FT_DIR:
             raise BuildError("a directory has one name", show_path(path))
         number = number_to_keep(node, self._options, self._choice)
         if number in self._kept_numbers:
             other = self._tree.inodes.show(self._kept_numbers[number])
             raise BuildError(f"inode number {number} is that of {other!r} too", show_path(path))
         parent = directory.index if directory else NO_INODE
-        if kind == FT_DIR:
+        if kind == EXT4_FT_DIR:
             index = self._directory(node, parent, policy)
-        elif kind == FT_REG_FILE:
+        elif kind == EXT4_FT_REG_FILE:
             index = self._file(node, parent)
-        elif kind == FT_SYMLINK:
+        elif kind == EXT4_FT_SYMLINK:
             index = self._symlink(node, parent)
         elif kind:
             i_block = b""
-            if kind in (FT_CHRDEV, FT_BLKDEV):
+            if kind in (EXT4_FT_CHRDEV, EXT4_FT_BLKDEV):
                 try:
                     i_block = device_i_block(*node.rdev)
                 except ValueError as error:
@@ -141,7 +139,7 @@ class _NodeCollector:
             self._kept_numbers[number] = index
         if directory is not None:
             directory.add(path[-1], index, node.name_hash)
-            directory.subdirectories += kind == FT_DIR
+            directory.subdirectories += kind == EXT4_FT_DIR
         if node.link_group is not None:
             self._groups[node.link_group] = index, policy
         self._length = len(self._tree.inodes)
@@ -168,7 +166,7 @@ class _NodeCollector:
             if len(set(directory.names)) != len(directory.names):
                 self._refuse_double(directory)
             links = 2 + directory.subdirectories
-            if links > LINK_MAX:
+            if links > EXT4_LINK_MAX:
                 why = f"a directory of {directory.subdirectories} directories"
                 self._choice.need(RoCompat.DIR_NLINK, why, inodes.path(directory.index))
                 links = 1
@@ -182,10 +180,10 @@ class _NodeCollector:
         """A directory whose entries fit in its inode stands there."""
         xattrs = node.xattrs
         size = inline_size(directory)
-        if size <= INLINE_AREA + inline_room(xattrs, self._room):
+        if size <= I_BLOCK_SIZE + inline_room(xattrs, self._room):
             directory.inline_size = size
             self._tree.inodes.set_flags(directory.index, EXT4_INLINE_DATA_FL, clear=EXT4_EXTENTS_FL)
-            xattrs = {**xattrs, INLINE_DATA_KEY: bytes(size - INLINE_AREA)}
+            xattrs = {**xattrs, INLINE_DATA: bytes(size - I_BLOCK_SIZE)}
         self._place_xattrs(directory.index, node, xattrs)
 
     def _link(self, node: Node, directory: PlannedDirectory, index: int, policy: bytes | None) -> None:
@@ -193,8 +191,8 @@ class _NodeCollector:
         if directory.encrypted and inodes.types[index] in ENCRYPTED_TYPES and policy != directory.policy:
             raise BuildError("a link to what has not the encryption policy of its directory", show_path(node.path))
         links = inodes.get(index, "i_links_count") + 1
-        if links > LINK_MAX:
-            raise BuildError(f"more than {LINK_MAX} names of one file", show_path(node.path))
+        if links > EXT4_LINK_MAX:
+            raise BuildError(f"more than {EXT4_LINK_MAX} names of one file", show_path(node.path))
         inodes.put(index, "i_links_count", links)
         directory.add(node.path[-1], index, node.name_hash)
 
@@ -231,7 +229,7 @@ class _NodeCollector:
                 raise BuildError("the encrypted target does not begin with its length", show_path(path))
         elif b"\0" in target:
             raise BuildError("a symlink's target has no NUL bytes", show_path(path))
-        fast = size < INLINE_AREA
+        fast = size < I_BLOCK_SIZE
         index = self._new(node, parent, target if fast else b"", size, 0 if fast else EXT4_EXTENTS_FL)
         if not fast:
             self._tree.values[index] = target
@@ -244,14 +242,14 @@ class _NodeCollector:
         size = node.size
         path = node.path
         block_size = self._options.block_size
-        if not 0 <= size <= MAX_LBLK * block_size:
-            raise BuildError(f"{size} bytes: a file has at most {MAX_LBLK * block_size}", show_path(path))
+        if not 0 <= size <= EXT_MAX_BLOCKS * block_size:
+            raise BuildError(f"{size} bytes: a file has at most {EXT_MAX_BLOCKS * block_size}", show_path(path))
         if size >= LARGE_FILE_BYTES:
             self._choice.need(RoCompat.LARGE_FILE, f"a file of {size} bytes", path)
         if self._inline and self._goes_inline(node):
             index = self._new(node, parent, b"", size, EXT4_INLINE_DATA_FL)
-            data = bytes(max(0, size - INLINE_AREA))
-            self._place_xattrs(index, node, {**node.xattrs, INLINE_DATA_KEY: data})
+            data = bytes(max(0, size - I_BLOCK_SIZE))
+            self._place_xattrs(index, node, {**node.xattrs, INLINE_DATA: data})
             return index
         index = self._new(node, parent, b"", size, EXT4_EXTENTS_FL)
         if node.segments is None and not node.unwritten:
@@ -261,13 +259,13 @@ class _NodeCollector:
                 tree.ends[index] = blocks * block_size
         else:
             blocks = self._set_runs(index, node)
-        if blocks * (block_size // _SECTOR) >= HUGE_FILE_SECTORS // 2:
+        if blocks * (block_size // SECTOR_SIZE) >= HUGE_FILE_SECTORS // 2:
             self._choice.need(RoCompat.HUGE_FILE, f"a file of {blocks} blocks", path)
         self._place_xattrs(index, node, node.xattrs)
         return index
 
     def _goes_inline(self, node: Node) -> bool:
-        if not 0 < node.size <= INLINE_AREA + inline_room(node.xattrs, self._room) or node.unwritten:
+        if not 0 < node.size <= I_BLOCK_SIZE + inline_room(node.xattrs, self._room) or node.unwritten:
             return False
         if node.flags & (EXT4_ENCRYPT_FL | EXT4_VERITY_FL) or inline_room(node.xattrs, self._room) < 0:
             return False
@@ -289,11 +287,11 @@ class _NodeCollector:
             self._store_xattrs(index, node, self._placed(node, xattrs))
 
     def _placed(self, node: Node, xattrs: Mapping[XattrKey, bytes]) -> XattrPlacement:
-        if INLINE_DATA_KEY in node.xattrs:
+        if INLINE_DATA in node.xattrs:
             raise BuildError("system.data is no attribute but inline contents", show_path(node.path))
         seed = self._seed if self._choice.may(Incompat.EA_INODE) else None
         try:
-            placed = place(xattrs, self._room, self._options.block_size, seed)
+            placed = place_xattrs(xattrs, self._room, self._options.block_size, seed)
         except BuildError as error:
             raise BuildError(error.reason, show_path(node.path)) from None
         if placed.block is not None and placed.block.references:
@@ -311,7 +309,7 @@ class _NodeCollector:
         key = (block.entries, block.values)
         if not block.references and block.hash:
             known = self._blocks_by_content.get(key)
-            if known is not None and tree.xattr_blocks[known].sharers < MAX_SHARERS:
+            if known is not None and tree.xattr_blocks[known].sharers < EXT4_XATTR_REFCOUNT_MAX:
                 tree.xattr_blocks[known].sharers += 1
                 tree.xattr_block_of[index] = known
                 return

@@ -19,16 +19,18 @@ from ext4img.structs.directory import (
     DX_ENTRY,
     DX_HASH_SIPHASH,
     DX_NODE_ENTRIES_OFFSET,
-    DX_ROOT_INFO,
-    DX_ROOT_INFO_OFFSET,
+    DX_ROOT_ENTRIES_OFFSET,
     DX_TAIL,
     EXT4_DIR_ENTRY,
     EXT4_DIR_ENTRY_HASH,
     EXT4_DIR_ENTRY_TAIL,
+    EXT4_DIR_MIN_REC_LEN,
+    EXT4_HTREE_LEVEL,
 )
+from ext4img.volume.dir_entry import entry_size
 
-DOTS_BYTES: Final = 24  # "." and "..", 12 bytes each
-MAX_LEVELS: Final = 2  # levels of index nodes between root and leaves; the second with large_dir only
+DOTS_BYTES: Final = 2 * EXT4_DIR_MIN_REC_LEN  # "." and ".."
+MAX_NODE_LEVELS: Final = EXT4_HTREE_LEVEL - 1  # levels of index nodes between root and leaves, with large_dir
 # Leaves are left with a fifth of their room, as e2fsck -D does, so that the next names don't split them all.
 _FULL_NUMERATOR: Final = 4
 _FULL_DENOMINATOR: Final = 5
@@ -140,7 +142,7 @@ class DirectoryOptions:
     @property
     def root_limit(self) -> int:
         """Index entries in a root."""
-        return self._limit(DX_ROOT_INFO_OFFSET + DX_ROOT_INFO.size)
+        return self._limit(DX_ROOT_ENTRIES_OFFSET)
 
     @property
     def node_limit(self) -> int:
@@ -151,26 +153,21 @@ class DirectoryOptions:
         return (self.block_size - offset - (DX_TAIL.size if self.checksums else 0)) // DX_ENTRY.size
 
 
-def entry_size(name_length: int, hashed: bool) -> int:
-    """Bytes of a directory entry: a multiple of 4 (EXT4_DIR_REC_LEN)."""
-    return (EXT4_DIR_ENTRY.size + name_length + 3 & ~3) + (EXT4_DIR_ENTRY_HASH.size if hashed else 0)
-
-
-def lay_out_directory(directory: PlannedDirectory, form: DirectoryOptions, least_blocks: int = 1) -> None:
+def lay_out_directory(directory: PlannedDirectory, form: DirectoryOptions, min_blocks: int = 1) -> None:
     """Decide a directory's layout, and bring its entries into the order of its leaves.
 
-    `least_blocks` is for lost+found, which e2fsck must be able to fill without allocating.
+    `min_blocks` is for lost+found, which e2fsck must be able to fill without allocating.
     BuildError, without a path, where a hash tree can't hold the directory.
     """
     hashed = directory.hashed_names
     extra = EXT4_DIR_ENTRY.size + 3 + (EXT4_DIR_ENTRY_HASH.size if hashed else 0)  # 8 does not disturb the rounding
     total = DOTS_BYTES + sum([len(name) + extra & ~3 for name in directory.names])
     if directory.linear:  # one block would be read as hashed
-        least_blocks = max(2, least_blocks)
+        min_blocks = max(2, min_blocks)
     if total <= form.room:
         directory.layout = SINGLE
-        if least_blocks > 1:
-            directory.layout = DirectoryLayout(array("I", [0] + [len(directory.names)] * (least_blocks - 1)))
+        if min_blocks > 1:
+            directory.layout = DirectoryLayout(array("I", [0] + [len(directory.names)] * (min_blocks - 1)))
     elif form.can_index(directory):
         directory.layout = _tree(directory, form)
     else:
@@ -225,8 +222,10 @@ def _levels(leaves: int, form: DirectoryOptions) -> tuple[int, ...]:
     levels: tuple[int, ...] = ()
     below = leaves
     while below > form.root_limit:
-        if len(levels) == MAX_LEVELS:
-            raise BuildError(f"a directory of {leaves} blocks is too large for a hash tree of {MAX_LEVELS + 1} levels")
+        if len(levels) == MAX_NODE_LEVELS:
+            raise BuildError(
+                f"a directory of {leaves} blocks is too large for a hash tree of {EXT4_HTREE_LEVEL} levels"
+            )
         below = -(-below // form.node_limit)
         levels = (below, *levels)
     return levels

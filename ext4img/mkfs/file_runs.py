@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ext4img.errors import BuildError
-from ext4img.mkfs.extents import MAX_LBLK
 from ext4img.mkfs.nodes import Node, show_path
+from ext4img.structs.extent import EXT_MAX_BLOCKS
 from ext4img.structs.inode import EXT4_ENCRYPT_FL, EXT4_VERITY_FL
 
 
@@ -41,7 +41,7 @@ def _in_blocks(
     """Ranges of bytes as sorted, separate ranges of blocks (first, end)."""
     blocks: list[tuple[int, int]] = []
     for offset, length in sorted(ranges):
-        if offset < 0 or length < 0 or offset + length > MAX_LBLK * block_size:
+        if offset < 0 or length < 0 or offset + length > EXT_MAX_BLOCKS * block_size:
             raise BuildError(f"contents of {length} bytes at {offset} are out of range", show_path(node.path))
         if aligned and (offset % block_size or length % block_size):
             raise BuildError(

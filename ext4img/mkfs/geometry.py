@@ -13,16 +13,18 @@ from typing import Final, NamedTuple
 from ext4img.errors import BuildError
 from ext4img.mkfs.options import FeatureChoice, Options
 from ext4img.structs.group import EXT4_MIN_DESC_SIZE, EXT4_MIN_DESC_SIZE_64BIT
+from ext4img.structs.superblock import EXT4_GOOD_OLD_FIRST_INO
 from ext4img.volume.features import Compat, Features, Incompat, RoCompat
+from ext4img.volume.sparse_super import is_sparse_group, sparse_groups
+from ext4img.volume.superblock import MAX_BLOCKS
 
 GROUPS_PER_FLEX: Final = 16
-FIRST_INODE: Final = 11  # numbers below are reserved
+FIRST_INODE: Final = EXT4_GOOD_OLD_FIRST_INO  # numbers below are reserved
 MAX_INODES: Final = 0xFFFFFFFF
 MAX_BLOCKS_32BIT: Final = 0xFFFFFFFF
-MAX_BLOCKS_64BIT: Final = 1 << 48  # extents have 48 bits
 MAX_AUTOMATIC_BYTES: Final = 1 << 44
 """No larger file system comes of itself: what claims to need more may be hostile."""
-_LEAST_LAST_GROUP: Final = 50  # blocks of a last group beyond its own metadata, or it is left out
+_MIN_LAST_GROUP_BLOCKS: Final = 50  # blocks of a last group beyond its own metadata, or it is left out
 _GROWTH: Final = 1024  # resize_inode: room for descriptors of a file system that much larger
 _ROUNDS: Final = 100
 # Size of the journal by blocks of the file system (ext2fs_default_journal_size).
@@ -127,38 +129,20 @@ class Geometry:
         return self.overhead + self.journal_blocks + self.orphan_blocks
 
     @property
-    def most_pieces(self) -> int:
+    def max_free_ranges(self) -> int:
         """A bound on the pieces into which group metadata divides the free space."""
         flexes = -(-self.group_count // self.groups_per_flex)
         return 1 + flexes + len(backup_groups(self.group_count, self.features))
 
 
 def has_superblock(group: int, features: Features) -> bool:
-    """Kernel: ext4_bg_has_super. With sparse_super groups 0, 1 and powers of 3, 5 and 7."""
-    if group <= 1 or RoCompat.SPARSE_SUPER not in features:
-        return True
-    if not group & 1:
-        return False
-    for base in (3, 5, 7):
-        power = base
-        while power < group:
-            power *= base
-        if power == group:
-            return True
-    return False
+    """Whether a group holds a copy of superblock and descriptors."""
+    return RoCompat.SPARSE_SUPER not in features or is_sparse_group(group)
 
 
 def backup_groups(count: int, features: Features) -> list[int]:
     """All groups below `count` that have a copy of the superblock, the first included."""
-    if RoCompat.SPARSE_SUPER not in features:
-        return list(range(count))
-    groups = {group for group in (0, 1) if group < count}
-    for base in (3, 5, 7):
-        power = base
-        while power < count:
-            groups.add(power)
-            power *= base
-    return sorted(groups)
+    return sparse_groups(count) if RoCompat.SPARSE_SUPER in features else list(range(count))
 
 
 def choose_geometry(demand: SpaceDemand, options: Options, choice: FeatureChoice) -> Geometry:
@@ -180,12 +164,12 @@ def choose_geometry(demand: SpaceDemand, options: Options, choice: FeatureChoice
 def _smallest(demand: SpaceDemand, options: Options, choice: FeatureChoice) -> Geometry:
     spare = ceil(demand.blocks * options.spare_percent / 100)
     inodes = max(demand.highest_inode, FIRST_INODE - 1 + demand.inodes)
-    groups = -(-inodes // _most_inodes_per_group(options))
+    groups = -(-inodes // _max_inodes_per_group(options))
     blocks = max(demand.blocks + spare, (groups - 1) * _blocks_per_group(options.block_size) + 2)
     for _ in range(_ROUNDS):
         geometry = _divide(blocks, demand, options, choice, exact=False)
         # A file that is split between pieces of free space may need one more block for its extents.
-        need = demand.blocks + spare + geometry.taken + geometry.most_pieces
+        need = demand.blocks + spare + geometry.taken + geometry.max_free_ranges
         if max(need, geometry.block_count) * options.block_size > MAX_AUTOMATIC_BYTES:
             raise BuildError(
                 f"{max(need, geometry.block_count)} blocks of {options.block_size} bytes are needed, more than"
@@ -202,7 +186,7 @@ def _divide(blocks: int, demand: SpaceDemand, options: Options, choice: FeatureC
     """Divide `blocks` into groups. A last group too short to be of use is left out, or made longer if not `exact`."""
     block_size = options.block_size
     first = 1 if block_size == 1024 else 0
-    most = MAX_BLOCKS_64BIT if Incompat.BIT64 in choice else MAX_BLOCKS_32BIT
+    most = MAX_BLOCKS if Incompat.BIT64 in choice else MAX_BLOCKS_32BIT
     per_group = _blocks_per_group(block_size)
     while True:
         if blocks > most:
@@ -212,7 +196,7 @@ def _divide(blocks: int, demand: SpaceDemand, options: Options, choice: FeatureC
         geometry = _geometry(blocks, per_group, demand, options, choice)
         rest = (blocks - first) % per_group
         last = geometry.group_count - 1
-        least = geometry.head_blocks(last) + 2 + geometry.table_blocks + _LEAST_LAST_GROUP
+        least = geometry.head_blocks(last) + 2 + geometry.table_blocks + _MIN_LAST_GROUP_BLOCKS
         if not rest or rest >= least:
             return geometry
         if not exact:
@@ -277,7 +261,7 @@ def _geometry(blocks: int, per_group: int, demand: SpaceDemand, options: Options
     return geometry
 
 
-def _most_inodes_per_group(options: Options) -> int:
+def _max_inodes_per_group(options: Options) -> int:
     """What one bitmap, a 16-bit count, and an inode table of half a group can have."""
     per_block = options.block_size // options.inode_size
     unit = max(8, per_block)
@@ -298,10 +282,10 @@ def _inodes_per_group(blocks: int, groups: int, demand: SpaceDemand, options: Op
     per_group = max(8, -(-per_group // per_block) * per_block // 8 * 8)
     if per_group * groups < need:
         per_group = -(-need // (groups * unit)) * unit
-    per_group = min(per_group, _most_inodes_per_group(options), MAX_INODES // groups // unit * unit)
+    per_group = min(per_group, _max_inodes_per_group(options), MAX_INODES // groups // unit * unit)
     if per_group * groups < need:
         raise BuildError(
-            f"{need} inodes are needed, more than the {_most_inodes_per_group(options)} that each of {groups} groups"
+            f"{need} inodes are needed, more than the {_max_inodes_per_group(options)} that each of {groups} groups"
             " can have: a larger size is needed"
         )
     return per_group

@@ -12,8 +12,8 @@ from uuid import UUID
 from ext4img.mkfs.allocator import BlockRange
 from ext4img.mkfs.geometry import FIRST_INODE, Geometry
 from ext4img.mkfs.inodes import InodeRecords
-from ext4img.mkfs.nodes import FT_DIR
 from ext4img.mkfs.regions import Placement, RegionKind, RegionTable
+from ext4img.structs.directory import EXT4_FT_DIR
 from ext4img.structs.group import (
     EXT4_BG_BLOCK_UNINIT,
     EXT4_BG_INODE_UNINIT,
@@ -119,7 +119,7 @@ def summarise_groups(usage: GroupUsage, inodes: InodeRecords, placement: Placeme
         among_reserved = sum(usage.numbers[position] < FIRST_INODE for position in used[:FIRST_INODE])
         in_use = len(used) - among_reserved + reserved
         highest = max(highest, first + reserved - 1)
-        directories = sum(inodes.types[usage.inodes_by_number[position]] == FT_DIR for position in used)
+        directories = sum(inodes.types[usage.inodes_by_number[position]] == EXT4_FT_DIR for position in used)
         flags = 0
         unused = 0
         if geometry.group_checksums:

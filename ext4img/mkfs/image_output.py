@@ -16,7 +16,7 @@ from ext4img.errors import BuildError
 from ext4img.progress import Progress
 
 _WINDOW_BYTES = 1 << 20
-_MOST_PIECES = 512  # below IOV_MAX
+_MAX_PIECES = 512  # below IOV_MAX
 _ZEROS = bytes(_WINDOW_BYTES)
 _BLKZEROOUT = 0x127F  # linux/fs.h
 _RANGE = Struct("=QQ")
@@ -99,7 +99,7 @@ class ImageOutput:
         if offset < self._held_back:
             self._head.append((offset, bytes(data)))
             return
-        if offset != self._end or len(self._pieces) == _MOST_PIECES or self._end - self._start >= _WINDOW_BYTES:
+        if offset != self._end or len(self._pieces) == _MAX_PIECES or self._end - self._start >= _WINDOW_BYTES:
             self._flush()
             self._start = offset
         self._pieces.append(data)

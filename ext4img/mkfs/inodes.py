@@ -12,29 +12,32 @@ from struct import Struct
 from typing import Final
 
 from ext4img.errors import BuildError
-from ext4img.mkfs.nodes import FILE_TYPES, Node, Path, show_path
+from ext4img.mkfs.nodes import Node, Path, show_path
+from ext4img.structs.directory import EXT4_TYPE_BY_MODE
 from ext4img.structs.inode import (
     EXT4_EA_INODE_FL,
+    EXT4_EOFBLOCKS_FL,
     EXT4_EXTENTS_FL,
     EXT4_HUGE_FILE_FL,
+    EXT4_IMAGIC_FL,
     EXT4_INDEX_FL,
     EXT4_INLINE_DATA_FL,
     EXT4_INODE,
     EXT4_INODE_EXTRA,
+    I_BLOCK_SIZE,
     S_IFMT,
 )
 from ext4img.volume import checksum
 
-# i_flags that say how an inode is laid out: never taken over. The last two are EXT4_IMAGIC_FL and
-# EXT4_EOFBLOCKS_FL, of no use since long.
+# i_flags that describe how an inode is laid out: never copied. The last two are obsolete.
 LAYOUT_FLAGS: Final = (
     EXT4_INDEX_FL
     | EXT4_EXTENTS_FL
     | EXT4_HUGE_FILE_FL
     | EXT4_EA_INODE_FL
     | EXT4_INLINE_DATA_FL
-    | 0x00002000
-    | 0x00400000
+    | EXT4_IMAGIC_FL
+    | EXT4_EOFBLOCKS_FL
 )
 NO_INODE: Final = 0xFFFFFFFF
 _BILLION: Final = 1_000_000_000
@@ -44,13 +47,10 @@ LAST_TIME_NS: Final = ((1 << 34) - (1 << 31) - 1) * _BILLION + (1 << 30) - 1
 """In May 2446. The field of nanoseconds has 30 bits, and so has room for a little more than a second."""
 _U16: Final = Struct("<H")
 _U32: Final = Struct("<I")
-_CHECKSUM_LO: Final = EXT4_INODE.offset_of("l_i_checksum_lo")
-_CHECKSUM_HI: Final = EXT4_INODE.size + EXT4_INODE_EXTRA.offset_of("i_checksum_hi")
 _SIZE_LO: Final = EXT4_INODE.offset_of("i_size_lo")
 _SIZE_HIGH: Final = EXT4_INODE.offset_of("i_size_high")
 _GENERATION: Final = EXT4_INODE.offset_of("i_generation")
-_BLOCK_AREA: Final = EXT4_INODE.offset_of("i_block")
-_BLOCK_AREA_SIZE: Final = EXT4_INODE.span("i_block").size
+_I_BLOCK: Final = EXT4_INODE.offset_of("i_block")
 _OFFSETS: Final = {field.name: (field.offset, _U16 if field.size == 2 else _U32) for field in EXT4_INODE.fields}
 # Both records in one: for every inode they are packed together, as a rule.
 _BOTH: Final = Struct(
@@ -78,10 +78,9 @@ def encode_time(time_ns: int) -> tuple[int, int]:
 
 def put_checksum(seed_of_inode: int, table: bytearray, at: int, inode_size: int) -> None:
     """Fill the checksum fields of an inode within a piece of inode table."""
-    value = checksum.inode(seed_of_inode, bytes(table[at : at + inode_size]))
-    _U16.pack_into(table, at + _CHECKSUM_LO, value & 0xFFFF)
-    if inode_size > EXT4_INODE.size:
-        _U16.pack_into(table, at + _CHECKSUM_HI, value >> 16)
+    raw = table[at : at + inode_size]
+    checksum.store_inode(raw, checksum.inode(seed_of_inode, bytes(raw)))
+    table[at : at + inode_size] = raw
 
 
 class InodeRecords:
@@ -160,7 +159,7 @@ class InodeRecords:
                 raise BuildError("a time after 2038 needs inodes of more than 128 bytes", show_path(node.path))
             record = record[: EXT4_INODE.size]
         self.records += record
-        self.types.append(FILE_TYPES.get(mode & S_IFMT, 0))
+        self.types.append(EXT4_TYPE_BY_MODE.get(mode & S_IFMT, 0))
         self.names.append(node.shown or (node.path[-1] if node.path else b""))
         self.parents.append(parent)
         self.wanted.append(0)
@@ -199,13 +198,13 @@ class InodeRecords:
 
     def set_i_block(self, index: int, i_block: bytes) -> None:
         """Fill i_block."""
-        at = index * self.stride + _BLOCK_AREA
-        self.records[at : at + _BLOCK_AREA_SIZE] = i_block.ljust(_BLOCK_AREA_SIZE, b"\0")
+        at = index * self.stride + _I_BLOCK
+        self.records[at : at + I_BLOCK_SIZE] = i_block.ljust(I_BLOCK_SIZE, b"\0")
 
     def i_block(self, index: int) -> bytes:
         """i_block."""
-        at = index * self.stride + _BLOCK_AREA
-        return bytes(self.records[at : at + _BLOCK_AREA_SIZE])
+        at = index * self.stride + _I_BLOCK
+        return bytes(self.records[at : at + I_BLOCK_SIZE])
 
     def has_extents(self, index: int) -> bool:
         """Whether i_block is an extent tree."""

@@ -8,9 +8,10 @@ from ext4img.crypto.policy import NONCE_SIZE, parse_context
 from ext4img.errors import BuildError, CorruptionError, UnsupportedFeatureError
 from ext4img.mkfs.directories import PlannedDirectory
 from ext4img.mkfs.geometry import FIRST_INODE, MAX_INODES
-from ext4img.mkfs.nodes import ENCRYPTION_KEY, FT_DIR, FT_REG_FILE, FT_SYMLINK, Node, show_path
+from ext4img.mkfs.nodes import Node, show_path
 from ext4img.mkfs.options import FeatureChoice, Options
-from ext4img.structs.directory import EXT4_NAME_LEN
+from ext4img.structs.directory import EXT4_FT_DIR, EXT4_FT_REG_FILE, EXT4_FT_SYMLINK, EXT4_NAME_LEN
+from ext4img.structs.fscrypt import FSCRYPT_FNAME_MIN_MSG_LEN
 from ext4img.structs.inode import (
     EXT4_APPEND_FL,
     EXT4_CASEFOLD_FL,
@@ -20,9 +21,13 @@ from ext4img.structs.inode import (
     EXT4_VERITY_FL,
 )
 from ext4img.volume.features import Compat, Incompat, RoCompat
+from ext4img.volume.xattr import ENCRYPTION_CONTEXT
 
-ENCRYPTED_TYPES: Final = (FT_REG_FILE, FT_DIR, FT_SYMLINK)  # what can be, and in encrypted directories must be
-_LEAST_ENCRYPTED_NAME: Final = 16  # FSCRYPT_FNAME_MIN_MSG_LEN
+ENCRYPTED_TYPES: Final = (
+    EXT4_FT_REG_FILE,
+    EXT4_FT_DIR,
+    EXT4_FT_SYMLINK,
+)  # what can be, and in encrypted directories must be
 
 
 def check_name(node: Node, directory: PlannedDirectory) -> None:
@@ -31,8 +36,8 @@ def check_name(node: Node, directory: PlannedDirectory) -> None:
     if not 1 <= len(name) <= EXT4_NAME_LEN:
         raise BuildError(f"a name of {len(name)} bytes: it must have 1 to {EXT4_NAME_LEN}", show_path(node.path))
     if directory.encrypted:
-        if len(name) < _LEAST_ENCRYPTED_NAME:
-            raise BuildError("an encrypted name has at least 16 bytes", show_path(node.path))
+        if len(name) < FSCRYPT_FNAME_MIN_MSG_LEN:
+            raise BuildError(f"an encrypted name has at least {FSCRYPT_FNAME_MIN_MSG_LEN} bytes", show_path(node.path))
         if directory.casefolded and len(node.name_hash) != 8:
             raise BuildError("in an encrypted case-insensitive directory a name needs its hash", show_path(node.path))
     elif name in (b".", b"..") or b"/" in name or b"\0" in name:
@@ -48,21 +53,21 @@ def check_flags(
     """
     flags = node.flags
     path = node.path
-    context = node.xattrs.get(ENCRYPTION_KEY)
+    context = node.xattrs.get(ENCRYPTION_CONTEXT)
     if not flags and not node.project_id and context is None and (directory is None or not directory.encrypted):
         return None
     if node.project_id:
         choice.need(RoCompat.PROJECT, f"project {node.project_id}", path)
         if not options.extra_size:
             raise BuildError("a project needs inodes of more than 128 bytes", show_path(path))
-    if flags & (EXT4_IMMUTABLE_FL | EXT4_APPEND_FL) and kind not in (FT_REG_FILE, FT_DIR):
+    if flags & (EXT4_IMMUTABLE_FL | EXT4_APPEND_FL) and kind not in (EXT4_FT_REG_FILE, EXT4_FT_DIR):
         raise BuildError("only files and directories can be immutable or append-only", show_path(path))
     if flags & EXT4_CASEFOLD_FL:
-        if kind != FT_DIR:
+        if kind != EXT4_FT_DIR:
             raise BuildError("only directories are case-insensitive", show_path(path))
         choice.need(Incompat.CASEFOLD, "a case-insensitive directory", path)
     if flags & EXT4_VERITY_FL:
-        if kind != FT_REG_FILE:
+        if kind != EXT4_FT_REG_FILE:
             raise BuildError("only regular files have verity", show_path(path))
         choice.need(RoCompat.VERITY, "a file with verity", path)
     encrypted = bool(flags & EXT4_ENCRYPT_FL)
@@ -84,7 +89,7 @@ def check_flags(
 def number_to_keep(node: Node, options: Options, choice: FeatureChoice) -> int:
     """The inode's number where it is to be kept, as its ciphertext hangs on it or all are; else 0."""
     keep = options.keep_inodes
-    context = node.xattrs.get(ENCRYPTION_KEY)
+    context = node.xattrs.get(ENCRYPTION_CONTEXT)
     if context is not None:
         try:
             policy = parse_context(context, supported_only=False).policy

@@ -10,39 +10,12 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
-from ext4img.errors import BuildError
-from ext4img.structs.inode import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
-from ext4img.structs.xattr import (
-    EXT4_ACL_ENTRY,
-    EXT4_ACL_ENTRY_SHORT,
-    EXT4_ACL_HEADER,
-    EXT4_ACL_VERSION,
-    EXT4_XATTR_INDEX_ENCRYPTION,
-    EXT4_XATTR_INDEX_POSIX_ACL_ACCESS,
-    EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT,
-    EXT4_XATTR_INDEX_RICHACL,
-    EXT4_XATTR_INDEX_SECURITY,
-    EXT4_XATTR_INDEX_SYSTEM,
-    EXT4_XATTR_INDEX_TRUSTED,
-    EXT4_XATTR_INDEX_USER,
-    POSIX_ACL_XATTR_ENTRY,
-    POSIX_ACL_XATTR_HEADER,
-    POSIX_ACL_XATTR_VERSION,
-)
+from ext4img.errors import BuildError, CorruptionError
+from ext4img.structs.xattr import EXT4_XATTR_INDEX_POSIX_ACL_ACCESS, EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT
+from ext4img.volume.xattr import PREFIXES, acl_to_disk
 
 Path = tuple[bytes, ...]
 XattrKey = tuple[int, bytes]  # e_name_index, and the name without that index' prefix
-
-# file_type of directory entries (kernel: EXT4_FT_*), by the type bits of st_mode.
-FILE_TYPES: Final = {S_IFREG: 1, S_IFDIR: 2, S_IFCHR: 3, S_IFBLK: 4, S_IFIFO: 5, S_IFSOCK: 6, S_IFLNK: 7}
-FT_REG_FILE: Final = 1
-FT_DIR: Final = 2
-FT_CHRDEV: Final = 3
-FT_BLKDEV: Final = 4
-FT_SYMLINK: Final = 7
-
-ENCRYPTION_KEY: Final[XattrKey] = (EXT4_XATTR_INDEX_ENCRYPTION, b"c")
-INLINE_DATA_KEY: Final[XattrKey] = (EXT4_XATTR_INDEX_SYSTEM, b"data")
 
 _NO_XATTRS: Final[Mapping[XattrKey, bytes]] = MappingProxyType({})
 
@@ -66,7 +39,7 @@ class Node(NamedTuple):
     them counts, of the others only `path` and `name_hash`.
 
     `xattrs` have their values as stored (ACLs: see `stored_xattr`), the encryption context
-    (`ENCRYPTION_KEY`) among them. `target` is a symlink's as stored: with the encrypt flag, a 16-bit
+    (`ENCRYPTION_CONTEXT`) among them. `target` is a symlink's as stored: with the encrypt flag, a 16-bit
     length and ciphertext. `name_hash` is the 8 bytes after a name in directories that are encrypted
     and case-insensitive. `linear` is for an encrypted directory that was read as a list although it had
     several blocks: without its key, names are shown without their hashes there, and so they stay.
@@ -114,27 +87,17 @@ def show_path(path: Path) -> str:
     return "/" + "/".join(name.decode("utf-8", "surrogateescape") for name in path)
 
 
-_PREFIXES: Final = (
-    ("user.", EXT4_XATTR_INDEX_USER),
-    ("trusted.", EXT4_XATTR_INDEX_TRUSTED),
-    ("security.", EXT4_XATTR_INDEX_SECURITY),
-    ("system.posix_acl_access", EXT4_XATTR_INDEX_POSIX_ACL_ACCESS),
-    ("system.posix_acl_default", EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT),
-    ("system.richacl", EXT4_XATTR_INDEX_RICHACL),
-    ("system.", EXT4_XATTR_INDEX_SYSTEM),
-)
+# Longest first, so that "system." comes after "system.posix_acl_access".
+_NAMESPACES: Final = sorted(PREFIXES.items(), key=lambda namespace: -len(namespace[1]))
 _ACL_INDEXES: Final = (EXT4_XATTR_INDEX_POSIX_ACL_ACCESS, EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT)
-# e_tag of the entries that name nobody (POSIX.1e: USER_OBJ, GROUP_OBJ, MASK, OTHER), and of those that do.
-_ACL_SHORT_TAGS: Final = (0x01, 0x04, 0x10, 0x20)
-_ACL_LONG_TAGS: Final = (0x02, 0x08)
 
 
 def stored_xattr(name: str, value: bytes) -> tuple[XattrKey, bytes]:
     """Key and stored value of an attribute as getxattr(2) gives it ("user.x", an ACL's user space form).
 
-    BuildError for a name outside ext4's namespaces, or an ACL that is none.
+    BuildError for a name outside ext4's namespaces, or an invalid ACL.
     """
-    for prefix, index in _PREFIXES:
+    for index, prefix in _NAMESPACES:
         if name.startswith(prefix):
             suffix = name[len(prefix) :].encode("utf-8", "surrogateescape")
             if index not in _ACL_INDEXES:
@@ -145,20 +108,10 @@ def stored_xattr(name: str, value: bytes) -> tuple[XattrKey, bytes]:
 
 
 def _stored_acl(name: str, value: bytes) -> bytes:
-    """From struct posix_acl_xattr_* to struct ext4_acl_* (kernel: ext4_acl_to_disk, fs/ext4/acl.c)."""
-    count, rest = divmod(len(value) - POSIX_ACL_XATTR_HEADER.size, POSIX_ACL_XATTR_ENTRY.size)
-    if count < 0 or rest or POSIX_ACL_XATTR_HEADER.unpack_tuple(value)[0] != POSIX_ACL_XATTR_VERSION:
-        raise BuildError(f"extended attribute {name!r}: {len(value)} bytes that are no ACL")
-    pieces = [EXT4_ACL_HEADER.pack((EXT4_ACL_VERSION,))]
-    for at in range(POSIX_ACL_XATTR_HEADER.size, len(value), POSIX_ACL_XATTR_ENTRY.size):
-        tag, permissions, qualifier = POSIX_ACL_XATTR_ENTRY.unpack_tuple(value, at)
-        if tag in _ACL_SHORT_TAGS:
-            pieces.append(EXT4_ACL_ENTRY_SHORT.pack((tag, permissions)))
-        elif tag in _ACL_LONG_TAGS:
-            pieces.append(EXT4_ACL_ENTRY.pack((tag, permissions, qualifier)))
-        else:
-            raise BuildError(f"extended attribute {name!r}: unknown ACL tag {tag:#x}")
-    return b"".join(pieces)
+    try:
+        return acl_to_disk(value)
+    except CorruptionError as error:
+        raise BuildError(f"extended attribute {name!r}: {error.reason}") from error
 
 
 def device_i_block(major: int, minor: int) -> bytes:

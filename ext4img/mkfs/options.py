@@ -12,10 +12,10 @@ from ext4img.errors import BuildError, UnsupportedFeatureError
 from ext4img.mkfs.nodes import Path, show_path
 from ext4img.names.dirhash import HALF_MD4, LEGACY, TEA
 from ext4img.structs.inode import EXT4_INODE, EXT4_INODE_EXTRA
+from ext4img.structs.journal import JBD2_MIN_JOURNAL_BLOCKS
 from ext4img.volume.features import Compat, Features, Incompat, RoCompat
 
 BLOCK_SIZES: Final = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
-MIN_JOURNAL_BLOCKS: Final = 1024  # kernel: JBD2_MIN_JOURNAL_BLOCKS
 MAX_JOURNAL_BLOCKS: Final = 10_240_000  # mke2fs' limit
 HASH_VERSIONS: Final = {"legacy": LEGACY, "half_md4": HALF_MD4, "tea": TEA}
 
@@ -196,9 +196,9 @@ class Options:
             raise BuildError(f"time {self.created_s} does not fit a superblock")
         if self.journal_size is not None:
             blocks = self.journal_size // self.block_size
-            if not MIN_JOURNAL_BLOCKS <= blocks <= MAX_JOURNAL_BLOCKS:
+            if not JBD2_MIN_JOURNAL_BLOCKS <= blocks <= MAX_JOURNAL_BLOCKS:
                 raise BuildError(
-                    f"a journal of {blocks} blocks: must have {MIN_JOURNAL_BLOCKS} to {MAX_JOURNAL_BLOCKS}"
+                    f"a journal of {blocks} blocks: must have {JBD2_MIN_JOURNAL_BLOCKS} to {MAX_JOURNAL_BLOCKS}"
                 )
         uuid = self.uuid or uuid4()
         seed = self.hash_seed or uuid5(uuid, "hash seed").bytes

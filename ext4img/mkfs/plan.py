@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from struct import unpack
 
 from ext4img.errors import BuildError
-from ext4img.mkfs.block_placement import blocks_needed, place
+from ext4img.mkfs.block_placement import blocks_needed, place_blocks
 from ext4img.mkfs.collect_nodes import collect_nodes
 from ext4img.mkfs.directories import DirectoryOptions, lay_out_directory
 from ext4img.mkfs.geometry import Geometry, SpaceDemand, choose_geometry
@@ -164,7 +164,7 @@ def plan(
             raise
         raise BuildError(f"{error.reason}; it has to keep inode number {highest}", tree.inodes.show(kept_by)) from None
     reserved = add_reserved_inodes(tree, geometry, options, free_number)
-    placement = place(tree, geometry, reserved)
+    placement = place_blocks(tree, geometry, reserved)
     usage = GroupUsage(geometry, placement.free, *inodes_by_number(tree.inodes))
     groups = tuple(summarise_groups(usage, tree.inodes, placement))
     return Plan(options, geometry, tree, placement, usage, groups, form, reserved)

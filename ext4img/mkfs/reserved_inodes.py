@@ -11,12 +11,11 @@ from ext4img.mkfs.nodes import Node
 from ext4img.mkfs.options import Options
 from ext4img.mkfs.tree import NodeTree
 from ext4img.structs.directory import EXT4_ORPHAN_BLOCK_MAGIC, EXT4_ORPHAN_BLOCK_TAIL
-from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_JOURNAL_INO, EXT4_NDIR_BLOCKS, S_IFREG
+from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_JOURNAL_INO, EXT4_NDIR_BLOCKS, EXT4_RESIZE_INO, S_IFREG
 from ext4img.structs.journal import JBD2_MAGIC_NUMBER, JBD2_SUPERBLOCK_V2, JOURNAL_SUPERBLOCK
 from ext4img.volume import checksum
 from ext4img.volume.features import Compat
 
-EXT4_RESIZE_INO: Final = 7
 _DOUBLE_INDIRECT: Final = EXT4_NDIR_BLOCKS + 1
 _MODE: Final = S_IFREG | 0o600
 

@@ -24,15 +24,14 @@ from ext4img.mkfs.reserved_inodes import journal_superblock, orphan_block, reser
 from ext4img.mkfs.superblock import build_superblock
 from ext4img.progress import Progress
 from ext4img.structs.group import EXT4_BG_BLOCK_UNINIT, EXT4_BG_INODE_UNINIT
-from ext4img.structs.inode import EXT4_INODE
+from ext4img.structs.inode import EXT4_INODE, I_BLOCK_SIZE
 from ext4img.structs.superblock import SUPERBLOCK_OFFSET
 from ext4img.structs.xattr import EXT4_XATTR_HEADER
 from ext4img.volume import checksum
 
 WINDOW_BYTES: Final = 1 << 20
 _TABLE_WINDOW_BYTES: Final = 1 << 18
-_BLOCK_AREA: Final = EXT4_INODE.offset_of("i_block")
-_BLOCK_AREA_END: Final = _BLOCK_AREA + EXT4_INODE.span("i_block").size
+_I_BLOCK: Final = EXT4_INODE.offset_of("i_block")
 
 # Bytes, or a number of blocks that are zero.
 Chunk = bytes | bytearray | int
@@ -193,11 +192,10 @@ class _ImageWriter:
         directory = self._of_directory.get(index)
         if directory is None:
             data = self._read(index, self._bodies(self._inodes.bodies[index]), 0, size)
-            area_size = _BLOCK_AREA_END - _BLOCK_AREA
-            i_block, rest = data[:area_size].ljust(area_size, b"\0"), data[area_size:]
+            i_block, rest = data[:I_BLOCK_SIZE].ljust(I_BLOCK_SIZE, b"\0"), data[I_BLOCK_SIZE:]
         else:
             i_block, rest = self._writer_of(index).inline(size)
-        table[at + _BLOCK_AREA : at + _BLOCK_AREA_END] = i_block
+        table[at + _I_BLOCK : at + _I_BLOCK + I_BLOCK_SIZE] = i_block
         table[value_at : value_at + len(rest)] = rest
 
     def _journal(self, region: Region) -> Iterator[Chunk]:

@@ -12,19 +12,19 @@ from struct import Struct, unpack
 from typing import Final, NamedTuple
 
 from ext4img.errors import BuildError
-from ext4img.mkfs.nodes import ENCRYPTION_KEY, INLINE_DATA_KEY, XattrKey
+from ext4img.mkfs.nodes import XattrKey
 from ext4img.structs.xattr import (
     EXT4_XATTR_ENTRY,
     EXT4_XATTR_HEADER,
     EXT4_XATTR_IBODY_HEADER,
     EXT4_XATTR_INDEX_HURD,
     EXT4_XATTR_MAGIC,
+    XATTR_NAME_MAX,
+    XATTR_SIZE_MAX,
 )
 from ext4img.volume import checksum
+from ext4img.volume.xattr import ENCRYPTION_CONTEXT, INLINE_DATA, xattr_entry_size, xattr_padded
 
-MAX_NAME_BYTES: Final = 255
-MAX_VALUE_BYTES: Final = 65536  # XATTR_SIZE_MAX of the VFS
-MAX_SHARERS: Final = 1024  # EXT4_XATTR_REFCOUNT_MAX
 _END: Final = 4  # zero bytes that close the list of entries
 _VALUE_INODE: Final = EXT4_XATTR_ENTRY.offset_of("e_value_inum")
 _IBODY_MAGIC: Final = EXT4_XATTR_IBODY_HEADER.pack((EXT4_XATTR_MAGIC,))
@@ -72,7 +72,7 @@ class XattrPlacement(NamedTuple):
 NOTHING: Final = XattrPlacement(b"", None, 0)
 
 
-def place(xattrs: Mapping[XattrKey, bytes], room: int, block_size: int, seed: int | None) -> XattrPlacement:
+def place_xattrs(xattrs: Mapping[XattrKey, bytes], room: int, block_size: int, seed: int | None) -> XattrPlacement:
     """Distribute attributes: what fits in the inode's `room` bytes, the rest in one block.
 
     The encryption context and inline data come first, then the small ones. Where the block is too
@@ -82,16 +82,16 @@ def place(xattrs: Mapping[XattrKey, bytes], room: int, block_size: int, seed: in
     if not xattrs:
         return NOTHING
     for (index, name), value in xattrs.items():
-        if not 1 <= index <= EXT4_XATTR_INDEX_HURD or len(name) > MAX_NAME_BYTES:
+        if not 1 <= index <= EXT4_XATTR_INDEX_HURD or len(name) > XATTR_NAME_MAX:
             raise BuildError(f"extended attribute {name!r} of namespace {index}: ext4 has no such name")
-        if len(value) > MAX_VALUE_BYTES:
-            raise BuildError(f"extended attribute {name!r}: {len(value)} bytes, more than {MAX_VALUE_BYTES}")
-    ordered = sorted(xattrs, key=lambda key: (key != INLINE_DATA_KEY, key != ENCRYPTION_KEY, len(xattrs[key]), key))
+        if len(value) > XATTR_SIZE_MAX:
+            raise BuildError(f"extended attribute {name!r}: {len(value)} bytes, more than {XATTR_SIZE_MAX}")
+    ordered = sorted(xattrs, key=lambda key: (key != INLINE_DATA, key != ENCRYPTION_CONTEXT, len(xattrs[key]), key))
     left = room - len(_IBODY_MAGIC) - _END
     inside: list[XattrKey] = []
     outside: list[XattrKey] = []
     for key in ordered:
-        size = _entry_size(key) + _padded(len(xattrs[key]))
+        size = xattr_entry_size(len(key[1])) + xattr_padded(len(xattrs[key]))
         if size <= left:
             inside.append(key)
             left -= size
@@ -105,19 +105,11 @@ def place(xattrs: Mapping[XattrKey, bytes], room: int, block_size: int, seed: in
 
 def inline_room(xattrs: Mapping[XattrKey, bytes], room: int) -> int:
     """Bytes that inline data can have in an inode of such attributes, beyond those in i_block; -1: none at all."""
-    context = xattrs.get(ENCRYPTION_KEY)
-    left = room - len(_IBODY_MAGIC) - _END - _entry_size(INLINE_DATA_KEY)
+    context = xattrs.get(ENCRYPTION_CONTEXT)
+    left = room - len(_IBODY_MAGIC) - _END - xattr_entry_size(len(INLINE_DATA[1]))
     if context is not None:
-        left -= _entry_size(ENCRYPTION_KEY) + _padded(len(context))
+        left -= xattr_entry_size(len(ENCRYPTION_CONTEXT[1])) + xattr_padded(len(context))
     return left & ~3 if left >= 0 else -1
-
-
-def _padded(size: int) -> int:
-    return size + 3 & ~3
-
-
-def _entry_size(key: XattrKey) -> int:
-    return EXT4_XATTR_ENTRY.size + _padded(len(key[1]))
 
 
 def _order(key: XattrKey) -> tuple[int, int, bytes]:
@@ -135,9 +127,9 @@ def _inline(keys: list[XattrKey], xattrs: Mapping[XattrKey, bytes], room: int) -
     for key in keys:
         value = xattrs[key]
         if value:
-            end -= _padded(len(value))
-            values.append(value.ljust(_padded(len(value)), b"\0"))
-        if key == INLINE_DATA_KEY:
+            end -= xattr_padded(len(value))
+            values.append(value.ljust(xattr_padded(len(value)), b"\0"))
+        if key == INLINE_DATA:
             data_offset = len(_IBODY_MAGIC) + end
         # As the kernel does it, entries in the inode have no hash.
         entries.append(_entry(key, end if value else 0, len(value), 0))
@@ -149,7 +141,7 @@ def _inline(keys: list[XattrKey], xattrs: Mapping[XattrKey, bytes], room: int) -
 def _entry(key: XattrKey, offset: int, size: int, entry_hash: int) -> bytes:
     index, name = key
     return EXT4_XATTR_ENTRY.pack((len(name), index, offset, 0, size, entry_hash)) + name.ljust(
-        _padded(len(name)), b"\0"
+        xattr_padded(len(name)), b"\0"
     )
 
 
@@ -172,10 +164,10 @@ def _block(keys: list[XattrKey], xattrs: Mapping[XattrKey, bytes], block_size: i
         else:
             entry_hash = _entry_hash(key[1], value)
             if value:
-                end -= _padded(len(value))
-                values.append(value.ljust(_padded(len(value)), b"\0"))
+                end -= xattr_padded(len(value))
+                values.append(value.ljust(xattr_padded(len(value)), b"\0"))
             entries.append(_entry(key, end if value else 0, len(value), entry_hash))
-        offset += _entry_size(key)
+        offset += xattr_entry_size(len(key[1]))
         unhashed = unhashed or not entry_hash
         block_hash = _hash_word(block_hash, entry_hash)
     return XattrBlock(b"".join(entries), b"".join(reversed(values)), 0 if unhashed else block_hash, tuple(references))
@@ -186,7 +178,7 @@ def _values_apart(
 ) -> set[XattrKey]:
     """The keys whose values have to leave the block: the largest, until the others fit."""
     room = block_size - EXT4_XATTR_HEADER.size - _END
-    need = sum(_entry_size(key) + _padded(len(xattrs[key])) for key in keys)
+    need = sum(xattr_entry_size(len(key[1])) + xattr_padded(len(xattrs[key])) for key in keys)
     apart: set[XattrKey] = set()
     if need <= room:
         return apart
@@ -195,9 +187,9 @@ def _values_apart(
     for key in sorted(keys, key=lambda key: (-len(xattrs[key]), key)):
         if need <= room:
             return apart
-        if xattrs[key] and key != ENCRYPTION_KEY:
+        if xattrs[key] and key != ENCRYPTION_CONTEXT:
             apart.add(key)
-            need -= _padded(len(xattrs[key]))
+            need -= xattr_padded(len(xattrs[key]))
     if need > room:
         raise BuildError(f"the names of {len(keys)} extended attributes do not fit in a block of {block_size} bytes")
     return apart
@@ -222,7 +214,7 @@ def _hash_word(value: int, word: int) -> int:
 @lru_cache(maxsize=1024)  # an ACL is often that of many files
 def _entry_hash(name: bytes, value: bytes) -> int:
     result = name_hash(name)
-    padded = value.ljust(_padded(len(value)), b"\0")
+    padded = value.ljust(xattr_padded(len(value)), b"\0")
     for word in unpack(f"<{len(padded) // 4}I", padded):
         result = (result << 16 & _MASK) ^ result >> 16 ^ word
     return result

@@ -15,7 +15,7 @@ from ext4img.errors import AlteredArchiveError
 from ext4img.mkfs import RandomAccessBody
 from ext4img.rebuilder.source import NO_BODY, NumberedBodies, SourceEntry
 
-_MOST_PASSES: Final = 2  # what stands past the end of verity files comes after all files
+_MAX_PASSES: Final = 2  # what stands past the end of verity files comes after all files
 
 Chunks = Generator[tuple[int, memoryview]]
 
@@ -54,7 +54,7 @@ class DirectoryRebuildSource(NumberedBodies):
         if behind:
             chosen = max(behind, key=lambda found: found.number)
         else:
-            if len(self._passes) == _MOST_PASSES:
+            if len(self._passes) == _MAX_PASSES:
                 self._passes.pop(0).close()
             chosen = _ForwardPass(self._backup)
             self._passes.append(chosen)

@@ -8,16 +8,17 @@ from typing import Final
 from ext4img.archive.entry import Entry, Segments
 from ext4img.crypto.policy import parse_context
 from ext4img.errors import BuildError, CorruptionError, UnsupportedFeatureError
-from ext4img.mkfs import ENCRYPTION_KEY, Node, stored_xattr
+from ext4img.mkfs import ENCRYPTION_CONTEXT, Node, stored_xattr
 from ext4img.mkfs.inodes import FIRST_TIME_NS, LAST_TIME_NS
 from ext4img.mkfs.nodes import Path, XattrKey
 from ext4img.rebuilder.source import SourceEntry
 from ext4img.rebuilder.unreadable_ranges import subtract_unreadable
 from ext4img.structs.inode import EXT4_INDEX_FL, EXT4_VERITY_FL
+from ext4img.structs.xattr import EXT4_XATTR_ENTRY
 
 PROBLEMS_KEPT: Final = 10_000
-_MOST_XATTRS: Final = 2 * 65536 // 16
-"""Entries of 16 bytes in the largest inode and the largest block."""
+_MAX_XATTRS: Final = 2 * 65536 // EXT4_XATTR_ENTRY.size
+"""In the largest inode and the largest block."""
 
 
 @dataclass(slots=True)
@@ -121,7 +122,7 @@ class EntryToNode:
         return tuple((offset, length) for offset, length in cut if length > 0)
 
     def _xattrs(self, entry: Entry) -> dict[XattrKey, bytes]:
-        if len(entry.xattrs) > _MOST_XATTRS:
+        if len(entry.xattrs) > _MAX_XATTRS:
             raise BuildError(f"{len(entry.xattrs)} extended attributes are more than ext4 has room for", entry.shown)
         xattrs: dict[XattrKey, bytes] = {}
         for name, value in entry.xattrs.items():
@@ -135,7 +136,7 @@ class EntryToNode:
                 continue
             xattrs[key] = stored
         if entry.context is not None:
-            xattrs[ENCRYPTION_KEY] = entry.context
+            xattrs[ENCRYPTION_CONTEXT] = entry.context
         return xattrs
 
     def _is_linear(self, entry: Entry) -> bool:

@@ -19,7 +19,7 @@ from ext4img.rebuilder.source import RebuildSource, SourceEntry
 from ext4img.rebuilder.unreadable_ranges import describe
 from ext4img.structs.inode import EXT4_VERITY_FL
 
-_MOST_COMPONENTS: Final = 1 << 25
+_MAX_COMPONENTS: Final = 1 << 25
 """Of the paths of all directories together: what is nested without end would fill the memory."""
 
 
@@ -234,10 +234,8 @@ class NodeStream:
 
     def _enter(self, entry: Entry, path: Path) -> None:
         self._components += len(path)
-        if self._components > _MOST_COMPONENTS:
-            raise LimitError(
-                f"{entry.shown[:100]!r}…: the paths of directories have more than {_MOST_COMPONENTS} names"
-            )
+        if self._components > _MAX_COMPONENTS:
+            raise LimitError(f"{entry.shown[:100]!r}…: the paths of directories have more than {_MAX_COMPONENTS} names")
         self._open_directories.append(_OpenDirectory(entry.path, path, entry.context is not None))
 
     def _skip_subtree(self, entry: Entry, count: int) -> None:

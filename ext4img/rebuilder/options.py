@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 from ext4img.archive.backup_info import BackupInfo
 from ext4img.errors import BuildError, UnsupportedFeatureError
 from ext4img.mkfs import Options
+from ext4img.mkfs.options import HASH_VERSIONS
 from ext4img.names.casefold import UTF8_12_1
 
 NewSize = int | Literal["auto"]
@@ -25,9 +26,9 @@ _KEPT_FEATURES: Final[tuple[str, ...]] = (
     "verity",
 )
 _CSUM_SEED: Final = "metadata_csum_seed"
-_LEAST_INODE_SIZE: Final = 256
-# s_def_hash_version (kernel: DX_HASH_*); the upper half are the same with unsigned chars.
-_HASH_NAMES: Final = ("legacy", "half_md4", "tea")
+_MIN_INODE_SIZE: Final = 256
+# By s_def_hash_version; the same versions with unsigned chars come after these (kernel: DX_HASH_*).
+_HASH_NAMES: Final = tuple(HASH_VERSIONS)
 
 
 def image_options(
@@ -53,7 +54,7 @@ def image_options(
         uuid=_uuid(info, uuid),
         label=info.label if label is None else label,
         block_size=new_block_size,
-        inode_size=min(max(info.inode_size, _LEAST_INODE_SIZE), new_block_size),
+        inode_size=min(max(info.inode_size, _MIN_INODE_SIZE), new_block_size),
         features=(*_kept_features(info, features), *features),
         keep_inodes=keep_inodes,
         hash_seed=info.hash_seed,

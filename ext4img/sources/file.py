@@ -10,7 +10,7 @@ from ext4img.errors import SourceError
 from ext4img.sources.base import Source
 
 # One system call moves at most 0x7ffff000 bytes on Linux (read(2)).
-_MOST_PER_READ = 1 << 30
+_MAX_READ_BYTES = 1 << 30
 
 
 class FileSource(Source):
@@ -38,7 +38,7 @@ class FileSource(Source):
         if offset < 0 or length < 0 or offset + length > self.size:
             self._check(offset, length)
         try:
-            data = os.pread(self._descriptor, length if length < _MOST_PER_READ else _MOST_PER_READ, offset)
+            data = os.pread(self._descriptor, length if length < _MAX_READ_BYTES else _MAX_READ_BYTES, offset)
         except OSError as error:
             raise self._failed(error, offset) from error
         if len(data) == length:
@@ -52,7 +52,7 @@ class FileSource(Source):
         length = len(buffer)
         if offset < 0 or offset + length > self.size:
             self._check(offset, length)
-        if length > _MOST_PER_READ:
+        if length > _MAX_READ_BYTES:
             self._fill(offset, buffer, 0)
             return
         try:
@@ -65,7 +65,7 @@ class FileSource(Source):
     def _fill(self, offset: int, buffer: memoryview, done: int) -> None:
         while done < len(buffer):
             try:
-                got = os.preadv(self._descriptor, [buffer[done : done + _MOST_PER_READ]], offset + done)
+                got = os.preadv(self._descriptor, [buffer[done : done + _MAX_READ_BYTES]], offset + done)
             except OSError as error:
                 raise self._failed(error, offset + done) from error
             if got == 0:  # it shrank since it was opened

@@ -31,8 +31,8 @@ from ext4img.structs.partition import (
 
 SECTOR_BYTES = 512
 GPT_SECTOR_BYTES = (512, 4096)
-MOST_LOGICAL = 256  # partitions of one disk that Linux knows (DISK_MAX_PARTS)
-MOST_GPT_BYTES = 4 << 20
+MAX_LOGICAL_PARTITIONS = 256  # partitions of one disk that Linux knows (DISK_MAX_PARTS)
+MAX_GPT_BYTES = 4 << 20
 _TYPES = {
     "0x07": "NTFS or exFAT",
     "0x0b": "FAT32",
@@ -148,7 +148,7 @@ def _logical(source: Source, base: int) -> list[Partition]:
     record = base
     while True:
         place = Place(offset=record * SECTOR_BYTES, record="extended boot record")
-        if record in visited or len(visited) > MOST_LOGICAL:
+        if record in visited or len(visited) > MAX_LOGICAL_PARTITIONS:
             raise CorruptionError("the chain of logical partitions does not end", place)
         visited.add(record)
         if (record + 1) * SECTOR_BYTES > source.size:
@@ -210,7 +210,7 @@ def _gpt_partitions(source: Source, raw: bytes, lba: int, sector_bytes: int) -> 
         raise CorruptionError(f"GPT entries of {size} bytes", place("sizeof_partition_entry"))
     length = size * header.num_partition_entries
     start = header.partition_entry_lba * sector_bytes
-    if length > MOST_GPT_BYTES or start + length > source.size:
+    if length > MAX_GPT_BYTES or start + length > source.size:
         raise CorruptionError(
             f"GPT of {header.num_partition_entries} entries at byte {start}", place("num_partition_entries")
         )

@@ -1,9 +1,9 @@
 """The part of Construct's notation that a `Record` is declared in, without Construct itself.
 
-The words mean what they mean in Construct, and `Struct.construct` is the `construct.Struct` that a
-declaration stands for. Importing Construct takes as long as all the rest of opening an image, and
-reading needs nothing of a declaration but each field's name, size and code: so Construct comes in
-when something is built, or compared in the tests.
+The words mean the same as in Construct, and `Struct.construct` gives the equivalent
+`construct.Struct`. Importing Construct takes as long as the rest of opening an image, and reading
+only needs each field's name, size and code. So Construct is imported only to build something, and
+by the tests, which compare both.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 class FieldType(NamedTuple):
-    """What a field holds: Construct's word for it, its size in bytes and struct's letter."""
+    """A field's type: its name in Construct, its size in bytes and its letter in `struct`."""
 
     word: str
     size: int
-    code: str  # of bytes, "<n>s"
-    byte_order: str  # struct's prefix: "<", ">", "=" (the host's); empty where there is none
+    code: str  # "<n>s" for bytes
+    byte_order: str  # struct's prefix: "<", ">", "=" (the host's); empty for bytes and single bytes
 
     def __rtruediv__(self, name: str) -> tuple[str, FieldType]:
         return name, self
 
     @property
     def construct(self) -> Any:
-        """Construct's own."""
+        """The equivalent of Construct."""
         import construct
 
         own = getattr(construct, self.word)
@@ -42,14 +42,14 @@ class Struct:
 
     @property
     def construct(self) -> construct.Struct[Any, Any]:
-        """Construct's own."""
+        """The equivalent of Construct."""
         import construct
 
         return construct.Struct(*(name / kind.construct for name, kind in self.members))
 
 
 def Bytes(length: int) -> FieldType:
-    """So many bytes as they stand."""
+    """`length` bytes, uninterpreted."""
     return FieldType("Bytes", length, f"{length}s", "")
 
 

@@ -31,7 +31,7 @@ class BlockReader:
         self._end = block_size * block_count
         self.overlay: Mapping[int, bytes] = {} if overlay is None else overlay  # a draft may fill up later
         self._window_blocks = max(WINDOW_BYTES // block_size, 1)
-        self._most_windows = max(CACHE_BYTES // (self._window_blocks * block_size), 4)
+        self._max_windows = max(CACHE_BYTES // (self._window_blocks * block_size), 4)
         self._windows: OrderedDict[int, bytes] = OrderedDict()
         self.windows_read = 0
 
@@ -152,7 +152,7 @@ class BlockReader:
             window = bytes(whole)
         self._windows[index] = window
         self.windows_read += 1
-        if len(self._windows) > self._most_windows:
+        if len(self._windows) > self._max_windows:
             self._windows.popitem(last=False)
         return window
 

@@ -18,35 +18,35 @@ from ext4img.structs.directory import (
     DX_COUNTLIMIT,
     DX_ENTRY,
     DX_NODE_ENTRIES_OFFSET,
+    DX_ROOT_ENTRIES_OFFSET,
     DX_ROOT_INFO,
     DX_ROOT_INFO_OFFSET,
     DX_TAIL,
     EXT4_DIR_ENTRY,
     EXT4_DIR_ENTRY_HASH,
     EXT4_DIR_ENTRY_TAIL,
+    EXT4_DIR_MIN_REC_LEN,
     EXT4_FT_DIR_CSUM,
     EXT4_FT_MAX,
 )
 from ext4img.volume import checksum
-from ext4img.volume.dir_entry import DirEntry, DirListing
+from ext4img.volume.dir_entry import HUGE_BLOCK, DirEntry, DirListing, rec_len_from_disk
 from ext4img.volume.problems import Problems
 
-FILE_TYPES = ("unknown", "file", "dir", "char", "block", "fifo", "socket", "symlink")
 _HEADER_SIZE = EXT4_DIR_ENTRY.size
-_MIN_REC_LEN = 12
+_MIN_REC_LEN = EXT4_DIR_MIN_REC_LEN
 _header = EXT4_DIR_ENTRY.unpack_tuple
-_HUGE_BLOCK = 1 << 16
 _DOTS = [b".", b".."]
 _NO_NAMES = frozenset((b"", *_DOTS))
 # By the name's length; the shortest are always looked at, as they may be none.
-_LEAST_REC_LEN = tuple(_HEADER_SIZE + name_len if name_len > 2 else _HUGE_BLOCK for name_len in range(256))
+_MIN_REC_LENS = tuple(_HEADER_SIZE + name_len if name_len > 2 else HUGE_BLOCK for name_len in range(256))
 _KNOWN_TYPES = bytes(range(EXT4_FT_MAX))
 # "." and ".." as most directories begin: all of an entry but the inode number before it and, of the
 # first, two bytes that are left over.
 _DOT_HEAD, _DOT = slice(4, 9), b"\x0c\0\1\2."
 _DOTDOT_HEAD, _DOTDOT = slice(16, 22), b"\x0c\0\2\2.."
 _DOTS_SIZE = 2 * _MIN_REC_LEN
-_LEAST_ALIKE = 8
+_MIN_ALIKE = 8
 _LITTLE_ENDIAN = sys.byteorder == "little"
 
 
@@ -66,7 +66,7 @@ def parse_block(data: bytes, form: DirectoryFormat, problems: Problems, block: i
     What is damaged or carries hashes is left to `parse_entries`.
     """
     end = len(data)
-    if not form.has_hash and form.has_filetype and end < _HUGE_BLOCK and _parse_sound(data, form, listing):
+    if not form.has_hash and form.has_filetype and end < HUGE_BLOCK and _parse_sound(data, form, listing):
         return
     for entry in parse_entries(data, 0, form, problems, block):
         listing.add(*entry)
@@ -109,7 +109,7 @@ def _parse_sound(data: bytes, form: DirectoryFormat, listing: DirListing) -> boo
 
 def _fields(data: bytes, offset: int) -> Iterator[Any]:
     """Name, inode and type of every entry from `offset` on, one after the other: no object an entry."""
-    header, least = _header, _LEAST_REC_LEN
+    header, least = _header, _MIN_REC_LENS
     last = len(data) - _MIN_REC_LEN
     lengths = 0
     while offset <= last:
@@ -133,7 +133,7 @@ def _run_of_alike(data: bytes, offset: int) -> int:
     """
     _, rec_len, name_len, _ = _header(data, offset)
     second = offset + rec_len
-    if name_len < 3 or rec_len & 3 or rec_len < _LEAST_REC_LEN[name_len] or not _LITTLE_ENDIAN:
+    if name_len < 3 or rec_len & 3 or rec_len < _MIN_REC_LENS[name_len] or not _LITTLE_ENDIAN:
         return 0
     if data[offset + 4 : offset + _HEADER_SIZE] != data[second + 4 : second + _HEADER_SIZE]:
         return 0
@@ -141,7 +141,7 @@ def _run_of_alike(data: bytes, offset: int) -> int:
     heads = memoryview(data)[offset:].cast("I")[1 :: rec_len >> 2].tobytes()
     different = int.from_bytes(heads, "little") ^ int.from_bytes(heads[:4] * (len(heads) >> 2), "little")
     alike = (different & -different).bit_length() - 1 >> 5 if different else len(heads) >> 2
-    return alike if alike >= _LEAST_ALIKE and offset + alike * rec_len <= len(data) else 0
+    return alike if alike >= _MIN_ALIKE and offset + alike * rec_len <= len(data) else 0
 
 
 def _columns(data: bytes, offset: int, count: int) -> tuple[list[bytes], list[int], bytes, int]:
@@ -163,7 +163,7 @@ def find_entry(data: bytes, name: bytes, form: DirectoryFormat, problems: Proble
     position = data.find(name)
     if position < 0 and form.seed is not None:
         return None  # not a byte of it, in a block whose checksum was right
-    if len(data) < _HUGE_BLOCK and not form.has_hash and form.has_filetype:
+    if len(data) < HUGE_BLOCK and not form.has_hash and form.has_filetype:
         # Only what the chain of entries leads to is a name: names hold any bytes.
         count = form.inode_count
         last = len(data) - _MIN_REC_LEN
@@ -194,7 +194,7 @@ def parse_entries(
     A damaged entry ends its block, as its length cannot be trusted: raised or noted.
     """
     end = len(data)
-    huge = end >= _HUGE_BLOCK
+    huge = end >= HUGE_BLOCK
     extra = EXT4_DIR_ENTRY_HASH.size if form.has_hash else 0
     known_type = form.has_filetype
     offset = start
@@ -204,8 +204,7 @@ def parse_entries(
             return
         number, rec_len, name_len, file_type = _header(data, offset)
         if huge:
-            # 16 bits do not hold 64 KiB (ext4_rec_len_from_disk)
-            rec_len = end if rec_len in (0xFFFF, 0) else (rec_len & 0xFFFC) | (rec_len & 3) << 16
+            rec_len = rec_len_from_disk(rec_len, end)
         following = offset + rec_len
         # Nothing fits into what one that ends just before the block's end would leave (ext4_check_dir_entry).
         if rec_len < _MIN_REC_LEN or rec_len & 3 or (following > end - _MIN_REC_LEN and following != end):
@@ -247,11 +246,9 @@ def verify_block(data: bytes, form: DirectoryFormat, block: int) -> None:
     # one, but no block with a tail has an entry that reaches its end, as index blocks do.
     index = index_entries_offset(data)
     if index is None:
-        zero1, rec_len, zero2, kind, stored = EXT4_DIR_ENTRY_TAIL.unpack_tuple(
-            data, len(data) - EXT4_DIR_ENTRY_TAIL.size
-        )
         record = EXT4_DIR_ENTRY_TAIL.name
-        if (zero1, rec_len, zero2, kind) != (0, EXT4_DIR_ENTRY_TAIL.size, 0, EXT4_FT_DIR_CSUM):
+        stored = stored_leaf_checksum(data)
+        if stored is None:
             raise CorruptionError(
                 "directory block without a checksum", Place(inode=form.inode, block=block, record=record)
             )
@@ -275,20 +272,35 @@ def verify_block(data: bytes, form: DirectoryFormat, block: int) -> None:
         )
 
 
-def index_entries_offset(data: bytes) -> int | None:
-    """Where the index entries of a block begin: after the root's info or after a node's header.
+def leaf_tail(checksum_of_block: int) -> bytes:
+    """The last bytes of a block of entries, with metadata_csum."""
+    return EXT4_DIR_ENTRY_TAIL.pack((0, EXT4_DIR_ENTRY_TAIL.size, 0, EXT4_FT_DIR_CSUM, checksum_of_block))
 
-    None where the block is neither (kernel: get_dx_countlimit).
+
+_TAIL_WITHOUT_CHECKSUM = leaf_tail(0)[:-4]
+
+
+def stored_leaf_checksum(data: bytes) -> int | None:
+    """The checksum in the tail of a block of entries; None for a block that has no tail."""
+    if data[-EXT4_DIR_ENTRY_TAIL.size : -4] != _TAIL_WITHOUT_CHECKSUM:
+        return None
+    return int.from_bytes(data[-4:], "little")
+
+
+def index_entries_offset(data: bytes) -> int | None:
+    """Where the entries of an index block begin: behind the root's info or behind a node's header.
+
+    None for a block that is neither (kernel: get_dx_countlimit).
     """
     size = len(data)
     _, rec_len, _, _ = _header(data, 0)
-    if rec_len == size or (size >= _HUGE_BLOCK and rec_len in (0, 0xFFFF)):
+    if rec_len == size or (size >= HUGE_BLOCK and rec_len in (0, 0xFFFF)):
         return DX_NODE_ENTRIES_OFFSET
     if rec_len == _MIN_REC_LEN:
         dotdot_rec_len = _header(data, _MIN_REC_LEN)[1]
-        if dotdot_rec_len != size - _MIN_REC_LEN and not (size >= _HUGE_BLOCK and dotdot_rec_len >= size - 0x10000):
+        if dotdot_rec_len != size - _MIN_REC_LEN and not (size >= HUGE_BLOCK and dotdot_rec_len >= size - HUGE_BLOCK):
             return None
         zero, _, info_length, _, _ = DX_ROOT_INFO.unpack_tuple(data, DX_ROOT_INFO_OFFSET)
         if zero == 0 and info_length == DX_ROOT_INFO.size:
-            return DX_ROOT_INFO_OFFSET + DX_ROOT_INFO.size
+            return DX_ROOT_ENTRIES_OFFSET
     return None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from ext4img.errors import CorruptionError, NotDirectoryError, Place, SourceError
+from ext4img.structs.directory import EXT4_INLINE_DOTDOT_SIZE
 from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ENCRYPT_FL, EXT4_INDEX_FL
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
@@ -22,12 +23,11 @@ from ext4img.volume.superblock import Superblock
 if TYPE_CHECKING:
     from ext4img.volume.htree import HashTree
 
-INLINE_PARENT_SIZE = 4
 WINDOW_BLOCKS = 64
 _CACHED_DIRECTORIES = 4096
 _CACHED_NAMES = 200_000  # some 40 MiB
 _SINGLE_LOOKUPS = 2  # so many look-ups block by block, then all names of the directory are kept
-_MOST_BYTES_NAMED = 1 << 20
+_MAX_CACHED_DIRECTORY_BYTES = 1 << 20
 _BOTH = EXT4_ENCRYPT_FL | EXT4_CASEFOLD_FL
 
 
@@ -109,7 +109,7 @@ class Directories:
             return _entry(known.names.get(name))
         tree = known.tree
         if tree is not None and not (tree.uses_siphash and hash_ is None):
-            major = hash_[0] if hash_ else tree.hash_of(name, self._superblock.hash_seed)
+            major = hash_[0] if hash_ else tree.major_hash(name, self._superblock.hash_seed)
             try:
                 for block in self._leaves(known, tree, major):
                     entry = find_entry(block, name, known.form, self._problems)
@@ -119,7 +119,7 @@ class Directories:
             except (CorruptionError, SourceError) as error:
                 # and then without the index, as the kernel does
                 self._problems.unreadable(error, Place(inode=inode.number))
-        if known.lookups >= _SINGLE_LOOKUPS and known.is_sound and inode.size <= _MOST_BYTES_NAMED:
+        if known.lookups >= _SINGLE_LOOKUPS and known.is_sound and inode.size <= _MAX_CACHED_DIRECTORY_BYTES:
             names = self._named(known)
             if names is not None:
                 return _entry(names.get(name))
@@ -281,7 +281,7 @@ class Directories:
 
     def _inline_entries(self, inode: StoredInode, form: DirectoryFormat) -> Iterator[DirEntry]:
         in_block_area, in_xattr = self._inline_parts(inode)
-        yield from parse_entries(in_block_area, INLINE_PARENT_SIZE, form, self._problems, None)
+        yield from parse_entries(in_block_area, EXT4_INLINE_DOTDOT_SIZE, form, self._problems, None)
         if in_xattr:
             yield from parse_entries(in_xattr, 0, form, self._problems, None)
 

@@ -20,9 +20,10 @@ from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.features import Incompat, RoCompat
 from ext4img.volume.problems import Problems
+from ext4img.volume.sparse_super import sparse_groups
 from ext4img.volume.superblock import Superblock
 
-MOST_LOST = 1000
+MAX_LOST_GROUPS = 1000
 
 
 class Group(NamedTuple):
@@ -117,7 +118,7 @@ class Groups:
     def _from_backup(self, number: int, index: int, within: int, error: CorruptionError | SourceError) -> Group:
         """The first backup whose descriptor is sound; else the primary as it stands, if it can be."""
         # Where so many are lost without a copy, this is no table of descriptors.
-        for copy in self._backups(index) if len(self._lost) < MOST_LOST else ():
+        for copy in self._backups(index) if len(self._lost) < MAX_LOST_GROUPS else ():
             block = self.descriptor_block(index, copy)
             try:
                 group = self._parse(number, block, within, True)
@@ -146,7 +147,7 @@ class Groups:
         """
         if number or self._problems.checks != "report":
             return None
-        from ext4img.volume.salvage.root import find_first_inode_table
+        from ext4img.volume.salvage.inode_table import find_first_inode_table
 
         table = find_first_inode_table(self._superblock, self._blocks, self._seed)
         if table is None:
@@ -231,11 +232,4 @@ class Groups:
 
 def _backup_candidates(superblock: Superblock) -> list[int]:
     """Groups that may hold backups, nearest first; enough of them, not all of a huge volume."""
-    powers = {1, *superblock.backup_groups}
-    for base in (3, 5, 7):
-        power = base
-        while power < superblock.group_count:
-            powers.add(power)
-            power *= base
-    powers.discard(0)
-    return sorted(powers)
+    return sorted({*sparse_groups(superblock.group_count), *superblock.backup_groups} - {0})

@@ -20,6 +20,7 @@ from ext4img.structs.inode import (
     S_IFMT,
     S_IFREG,
     S_IFSOCK,
+    SECTOR_SIZE,
 )
 from ext4img.structs.superblock import EXT4_GOOD_OLD_INODE_SIZE
 from ext4img.structs.xattr import EXT4_XATTR_MAGIC
@@ -147,7 +148,7 @@ class InodeFormat(NamedTuple):
 
 _core = EXT4_INODE.unpack_tuple
 _extra = EXT4_INODE_EXTRA.unpack_tuple
-_EXTRA_SIZE_MOST_KNOWN = EXT4_INODE_EXTRA.size
+_KNOWN_EXTRA_SIZE = EXT4_INODE_EXTRA.size
 # Bytes of extra part that each field needs (EXT4_FITS_IN_INODE).
 _CTIME, _MTIME, _ATIME, _CRTIME, _CRTIME_NS, _VERSION, _PROJECT = (
     field.offset + field.size for field in EXT4_INODE_EXTRA.fields[2:]
@@ -207,7 +208,7 @@ def from_raw(number: int, raw: bytes, form: InodeFormat) -> StoredInode:
                 inline_xattrs = b""
         else:
             # As the kernel: unused extra space counts as having all known fields.
-            extra_size = _EXTRA_SIZE_MOST_KNOWN
+            extra_size = _KNOWN_EXTRA_SIZE
         if extra_size >= _PROJECT:
             if form.has_project:
                 project_id = project
@@ -232,7 +233,7 @@ def from_raw(number: int, raw: bytes, form: InodeFormat) -> StoredInode:
     if form.has_huge_file:
         sectors |= sectors_high << 32
         if flags & EXT4_HUGE_FILE_FL:
-            sectors *= form.block_size // 512
+            sectors *= form.block_size // SECTOR_SIZE
     if form.has_64bit:
         xattr_block |= xattr_block_high << 32
     return StoredInode(

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ext4img.structs.inode import EXT4_HUGE_FILE_FL, EXT4_INODE, EXT4_INODE_EXTRA, S_IFMT, S_IFREG
+from ext4img.structs.inode import EXT4_HUGE_FILE_FL, EXT4_INODE, EXT4_INODE_EXTRA, S_IFMT, S_IFREG, SECTOR_SIZE
 from ext4img.volume.inode import InodeFormat, StoredInode
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def decode_arrays(first: int, table: bytes, form: InodeFormat) -> tuple[InodeArr
     sectors = joined("i_blocks_lo", "l_i_blocks_high", 32, form.has_huge_file)
     if form.has_huge_file:
         in_blocks = flags & u64(EXT4_HUGE_FILE_FL) != 0
-        sectors = numpy.where(in_blocks, sectors * u64(form.block_size // 512), sectors)
+        sectors = numpy.where(in_blocks, sectors * u64(form.block_size // SECTOR_SIZE), sectors)
 
     def time(name: str) -> tuple[NDArray[numpy.int64], NDArray[numpy.int64]]:
         if not has_extra:

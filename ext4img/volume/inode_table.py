@@ -57,9 +57,9 @@ class InodeTable:
         self._window_blocks = max(WINDOW_BYTES // superblock.block_size, 1)
         self._per_window = self._window_blocks * superblock.block_size // self._size
         self._worth_all = max(self._per_window // _PART_WORTH_ALL, 2)
-        self._most_windows = max(CACHE_BYTES // (self._window_blocks * superblock.block_size), 4)
+        self._max_windows = max(CACHE_BYTES // (self._window_blocks * superblock.block_size), 4)
         self._windows: OrderedDict[tuple[int, int], bytes] = OrderedDict()
-        self._most_single_blocks = max(CACHE_BYTES // superblock.block_size, 4)
+        self._max_single_blocks = max(CACHE_BYTES // superblock.block_size, 4)
         self._single_blocks: dict[int, bytes] = {}
         self._overrides: dict[int, bytes] = {}
         self._decoded: OrderedDict[tuple[int, int], list[InodeFields | None]] = OrderedDict()
@@ -99,7 +99,7 @@ class InodeTable:
         data = self._single_blocks.get(pblk)
         if data is None:
             data = self._blocks.read_data(pblk, 1)
-            if len(self._single_blocks) >= self._most_single_blocks:
+            if len(self._single_blocks) >= self._max_single_blocks:
                 self._single_blocks.clear()
             self._single_blocks[pblk] = data
         return data[start : start + self._size]
@@ -325,6 +325,6 @@ class InodeTable:
         except (CorruptionError, SourceError):
             window = b""  # `raw` reads block by block then, and raises if it is the bad one, or if the group is lost
         self._windows[key] = window
-        if len(self._windows) > self._most_windows:
+        if len(self._windows) > self._max_windows:
             self._windows.popitem(last=False)
         return window

@@ -16,13 +16,14 @@ from ext4img.structs.extent import (
 from ext4img.structs.inode import (
     EXT4_EXTENTS_FL,
     EXT4_INLINE_DATA_FL,
-    EXT4_INODE,
     S_IFDIR,
     S_IFLNK,
     S_IFMT,
     S_IFREG,
+    SECTOR_SIZE,
 )
 from ext4img.volume.blocks import BlockReader
+from ext4img.volume.extent_tree import EXTENTS_IN_INODE
 from ext4img.volume.features import Incompat, RoCompat
 from ext4img.volume.inode import StoredInode
 from ext4img.volume.problems import Problems
@@ -32,7 +33,6 @@ from ext4img.volume.superblock import Superblock
 _ENTRY_SIZE = EXT4_EXTENT.size
 _HEADER_SIZE = EXT4_EXTENT_HEADER.size
 _EXTENTS_OR_INLINE = EXT4_EXTENTS_FL | EXT4_INLINE_DATA_FL
-_IN_INODE = (EXT4_INODE.span("i_block").size - _HEADER_SIZE) // _ENTRY_SIZE
 
 
 class Mapper:
@@ -49,7 +49,7 @@ class Mapper:
         self.verify = superblock.has_metadata_checksums and problems.verify
         self.first_block = superblock.first_data_block
         self._block_count = superblock.block_count
-        self.most_mapped = LBLK_END if RoCompat.SHARED_BLOCKS in superblock.features else superblock.block_count
+        self.max_mapped = LBLK_END if RoCompat.SHARED_BLOCKS in superblock.features else superblock.block_count
         self._has_ea_inodes = Incompat.EA_INODE in superblock.features
         self.problems = problems
 
@@ -60,7 +60,7 @@ class Mapper:
         """
         if self._has_ea_inodes:
             return inode.is_symlink and not inode.has_inline_data and 0 < inode.size < len(inode.block_area)
-        xattr_sectors = self._cluster_size // 512 if inode.xattr_block else 0
+        xattr_sectors = self._cluster_size // SECTOR_SIZE if inode.xattr_block else 0
         return inode.is_symlink and not inode.has_inline_data and inode.sectors == xattr_sectors
 
     def runs(self, inode: StoredInode) -> Runs:
@@ -81,7 +81,7 @@ class Mapper:
         None for anything else, which `mapping` takes.
         """
         magic, entries, most, depth, _ = EXT4_EXTENT_HEADER.unpack_tuple(node)
-        if magic != EXT4_EXT_MAGIC or depth or not 0 < most <= _IN_INODE or entries > most:
+        if magic != EXT4_EXT_MAGIC or depth or not 0 < most <= EXTENTS_IN_INODE or entries > most:
             return None
         runs: list[Run] = []
         reached = mapped = 0
@@ -97,7 +97,7 @@ class Mapper:
             reached = lblk + length
             mapped += length
             runs.append(Run(lblk, pblk, length, state))
-        if reached > LBLK_END or mapped > self.most_mapped:
+        if reached > LBLK_END or mapped > self.max_mapped:
             return None
         return tuple(runs) if entries < 2 else merged_runs(runs)
 

@@ -54,7 +54,7 @@ class _MappingTree(ABC):
         self._problems = mapper.problems
         self._first_block = mapper.first_block
         self._inode = inode.number
-        self._left = mapper.most_mapped
+        self._left = mapper.max_mapped
         self.visited: set[int] = set()
         self.found: list[Run] = []
         self.damaged = False

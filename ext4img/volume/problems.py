@@ -12,7 +12,7 @@ from ext4img.errors import ChecksumError, CorruptionError, Place, SourceError
 
 Checks = Literal["strict", "report", "off"]
 CHECKS: tuple[str, ...] = get_args(Checks)
-MOST_PROBLEMS_KEPT = 10_000
+MAX_PROBLEMS = 10_000
 _REASON_LENGTH = 2000
 
 
@@ -73,7 +73,7 @@ class Problems(list[Problem]):
         problem = Problem(reason, place or Place())
         if problem in self._seen:
             return
-        if len(self) >= MOST_PROBLEMS_KEPT:
+        if len(self) >= MAX_PROBLEMS:
             self.dropped += 1
             return
         self._seen.add(problem)

@@ -42,11 +42,8 @@ if TYPE_CHECKING:
     from ext4img.volume.salvage.directories import LostDirectories
 
 Journal = Literal["replay", "ignore"]
-INLINE_PARENT_SIZE = 4
-SYMLINK_SIZE_MOST = 1 << 16
-SIZE_MOST = (1 << 63) - 1
-DIRECTORY_WINDOW_BLOCKS = 64
-_CACHED_NAMES = 100_000
+MAX_SYMLINK_SIZE = 1 << 16
+MAX_FILE_SIZE = (1 << 63) - 1
 
 
 class Volume:
@@ -92,13 +89,13 @@ class Volume:
         self.directories = Directories(
             superblock, self.blocks, self._mapper, self.checksum_seed, self.problems, self._inline_parts
         )
-        self._lost: LostDirectories | None = None
+        self._lost_directories: LostDirectories | None = None
         if self.problems.checks == "report":
             from ext4img.volume.salvage.directories import LostDirectories
-            from ext4img.volume.salvage.inodes import rescue_root
+            from ext4img.volume.salvage.root import replace_lost_root
 
-            rescue_root(superblock, self.blocks, self.inodes, self._mapper, self.checksum_seed, self.problems)
-            self._lost = LostDirectories(
+            replace_lost_root(superblock, self.blocks, self.inodes, self._mapper, self.checksum_seed, self.problems)
+            self._lost_directories = LostDirectories(
                 superblock, self.blocks, self.groups, self.inodes, self.checksum_seed, self.problems
             )
 
@@ -129,10 +126,10 @@ class Volume:
     def contents(self, inode: StoredInode, size: int | None = None) -> Contents:
         """The stored bytes (ciphertext where encrypted) up to `size`, by default i_size."""
         limit = inode.size if size is None else size
-        if limit > SIZE_MOST:  # a negative one to the kernel, which then refuses the inode
+        if limit > MAX_FILE_SIZE:  # a negative one to the kernel, which then refuses the inode
             place = Place(inode=inode.number, record="ext4_inode", field="i_size_high")
             self.problems.found(CorruptionError(f"i_size is {inode.size}", place))
-            limit = SIZE_MOST
+            limit = MAX_FILE_SIZE
         inline = self._inline_data(inode) if inode.has_inline_data else None
         return Contents(self.blocks, self.problems, inode.number, self.runs(inode), limit, inline)
 
@@ -148,7 +145,7 @@ class Volume:
             if not 0 < inode.size < len(inode.block_area) or end not in (-1, inode.size):
                 self.problems.found(CorruptionError(f"symlink of {inode.size} bytes in the inode", place))
             return target
-        if inode.size > min(self.block_size, SYMLINK_SIZE_MOST):
+        if inode.size > min(self.block_size, MAX_SYMLINK_SIZE):
             self.problems.found(CorruptionError(f"symlink target of {inode.size} bytes", place))
         return self.contents(inode).read(0, min(inode.size, self.block_size))
 
@@ -233,15 +230,15 @@ class Volume:
     def listing(self, inode: StoredInode) -> DirListing:
         """The same entries as columns."""
         listing = self.directories.listing(inode)
-        if self._lost is not None:
-            self._lost.look_after(inode.number, listing)
+        if self._lost_directories is not None:
+            self._lost_directories.replace_lost_subdirectories(inode.number, listing)
         return listing
 
     def lookup(self, inode: StoredInode, name: bytes, hash_: tuple[int, int] | None = None) -> DirEntry | None:
         """The entry of this stored name, or None; see `Directories.lookup`."""
         entry = self.directories.lookup(inode, name, hash_)
-        if self._lost is not None and entry is not None and entry.file_type == EXT4_FT_DIR:
-            self._lost.look_at(inode.number, entry.inode)
+        if self._lost_directories is not None and entry is not None and entry.file_type == EXT4_FT_DIR:
+            self._lost_directories.replace_if_lost(inode.number, entry.inode)
         return entry
 
     def index(self, inode: StoredInode) -> HashTree | None:

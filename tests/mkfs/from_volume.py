@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ext4img.mkfs import Node
-from ext4img.mkfs.nodes import INLINE_DATA_KEY
 from ext4img.structs.inode import EXT4_ENCRYPT_FL, EXT4_INDEX_FL
 from ext4img.volume.contents import Contents
 from ext4img.volume.inode import StoredInode
 from ext4img.volume.volume import HOLE, UNWRITTEN, WRITTEN, Volume
+from ext4img.volume.xattr import INLINE_DATA
 
 ROOT = 2
 
@@ -51,7 +51,7 @@ class VolumeTree:
             self.inodes[inode.number] = inode
             written, unwritten = self._segments(inode)
         xattrs = dict(self.volume.raw_xattrs(inode))
-        xattrs.pop(INLINE_DATA_KEY, None)
+        xattrs.pop(INLINE_DATA, None)
         return Node(
             path,
             inode.mode,

@@ -14,7 +14,7 @@ from ext4img.errors import BuildError
 from ext4img.mkfs import Node, Options, stored_xattr
 from ext4img.mkfs.inodes import LAST_TIME_NS, encode_time
 from ext4img.mkfs.nodes import device_i_block
-from ext4img.mkfs.xattrs import inline_room, place
+from ext4img.mkfs.xattrs import inline_room, place_xattrs
 from ext4img.structs.xattr import EXT4_XATTR_ENTRY, EXT4_XATTR_HEADER
 from tests.mkfs.judges import assert_clean, debugfs
 from tests.mkfs.samples import CREATED_S, DIRECTORY, FILE, ROOT, build
@@ -91,7 +91,7 @@ def test_hashes_are_those_of_kernel_made_blocks(tmp_path: Path):
                 if not inode.xattr_block:
                     continue
                 raw = fs.volume.blocks.read(inode.xattr_block)
-                made = place(_of_block(raw), 0, fs.block_size, None).block
+                made = place_xattrs(_of_block(raw), 0, fs.block_size, None).block
                 assert made is not None
                 header = EXT4_XATTR_HEADER.unpack(raw)
                 assert made.hash == header.h_hash

@@ -104,7 +104,7 @@ def test_an_automatic_size_holds_what_is_needed(blocks: int, inodes: int, highes
     assert free >= blocks * (1 + spare / 100)
     assert geometry.inode_count >= max(highest, inodes + 10)
     if inodes <= blocks and not highest:  # else groups are made for the sake of their inodes
-        assert free <= blocks * (1 + spare / 100) * 1.05 + 1000 + geometry.most_pieces
+        assert free <= blocks * (1 + spare / 100) * 1.05 + 1000 + geometry.max_free_ranges
 
 
 @pytest.mark.parametrize("block_size", [1024, 4096])

@@ -9,7 +9,7 @@ import pytest
 
 import ext4img
 from ext4img.errors import BuildError, UnsupportedFeatureError
-from ext4img.mkfs import ENCRYPTION_KEY, Node, Options, plan
+from ext4img.mkfs import ENCRYPTION_CONTEXT, Node, Options, plan
 from tests.mkfs.judges import assert_clean
 from tests.mkfs.samples import (
     CASEFOLD_FL,
@@ -73,21 +73,21 @@ def refusal(nodes: Iterable[Node], **options: object) -> str:
         ([Node((b"d",), DIRECTORY, flags=VERITY_FL)], "'/d': only regular files have verity"),
         # encryption
         ([Node((b"f",), FILE, flags=ENCRYPT_FL)], "'/f': encrypt flag and encryption context go together"),
-        ([Node((b"f",), FILE, xattrs={ENCRYPTION_KEY: context()})], "go together"),
+        ([Node((b"f",), FILE, xattrs={ENCRYPTION_CONTEXT: context()})], "go together"),
         (
-            [Node((b"f",), FILE, flags=ENCRYPT_FL, xattrs={ENCRYPTION_KEY: b"\x02"})],
+            [Node((b"f",), FILE, flags=ENCRYPT_FL, xattrs={ENCRYPTION_CONTEXT: b"\x02"})],
             "'/f': encryption context of version 2 has 1 bytes",
         ),
-        ([Node((b"p",), 0o010644, flags=ENCRYPT_FL, xattrs={ENCRYPTION_KEY: context()})], "'/p': neither special"),
+        ([Node((b"p",), 0o010644, flags=ENCRYPT_FL, xattrs={ENCRYPTION_CONTEXT: context()})], "'/p': neither special"),
         ([ENCRYPTED, Node((b"e", b"short"), 0o010644)], "'/e/short': an encrypted name has at least 16 bytes"),
         ([ENCRYPTED, Node((b"e", CIPHER_NAME), FILE)], "not encrypted, in an encrypted directory"),
         (
-            [ENCRYPTED, Node((b"e", CIPHER_NAME), FILE, flags=ENCRYPT_FL, xattrs={ENCRYPTION_KEY: context(key=8)})],
+            [ENCRYPTED, Node((b"e", CIPHER_NAME), FILE, flags=ENCRYPT_FL, xattrs={ENCRYPTION_CONTEXT: context(key=8)})],
             "another encryption policy than its directory's",
         ),
         ([encrypted_file((b"f",), 5000, segments=((0, 5000),))], "'/f': encrypted contents of 5000 bytes at 0 do not"),
         (
-            [Node((b"l",), SYMLINK, flags=ENCRYPT_FL, target=b"\x05\0xx", xattrs={ENCRYPTION_KEY: context()})],
+            [Node((b"l",), SYMLINK, flags=ENCRYPT_FL, target=b"\x05\0xx", xattrs={ENCRYPTION_CONTEXT: context()})],
             "'/l': the encrypted target does not begin with its length",
         ),
         (
@@ -106,7 +106,7 @@ def test_nodes_that_cannot_be(nodes: list[Node], message: str):
 
 def test_the_root_is_not_encrypted_and_not_missing():
     with pytest.raises(BuildError, match="'/': neither special files nor the root can be encrypted"):
-        plan([Node((), DIRECTORY, flags=ENCRYPT_FL, xattrs={ENCRYPTION_KEY: context()})])
+        plan([Node((), DIRECTORY, flags=ENCRYPT_FL, xattrs={ENCRYPTION_CONTEXT: context()})])
     with pytest.raises(BuildError, match="at least its root"):
         plan([])
     with pytest.raises(BuildError, match="comes first"):
@@ -222,8 +222,8 @@ def test_numbers_on_which_ciphertext_hangs_are_always_kept(flag: int, tmp_path: 
     tied = context(flags=0x02 | flag)
     nodes = [
         ROOT,
-        Node((b"e",), DIRECTORY, flags=ENCRYPT_FL, xattrs={ENCRYPTION_KEY: tied}, inode=500),
-        Node((b"e", CIPHER_NAME), FILE, flags=ENCRYPT_FL, xattrs={ENCRYPTION_KEY: tied}, inode=12, size=10),
+        Node((b"e",), DIRECTORY, flags=ENCRYPT_FL, xattrs={ENCRYPTION_CONTEXT: tied}, inode=500),
+        Node((b"e", CIPHER_NAME), FILE, flags=ENCRYPT_FL, xattrs={ENCRYPTION_CONTEXT: tied}, inode=12, size=10),
         Node((b"f",), FILE, inode=12),
     ]
     made = build(tmp_path / "i", nodes, Options(created_s=CREATED_S))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ext4img
-from ext4img.mkfs import ENCRYPTION_KEY, Node, Options, plan, write
+from ext4img.mkfs import ENCRYPTION_CONTEXT, Node, Options, plan, write
 from ext4img.volume.inode import StoredInode
 from ext4img.volume.runs import UNWRITTEN
 from ext4img.volume.volume import Volume
@@ -130,7 +130,7 @@ def _file(found: Grown, rng: random.Random, path: Path_, name_hash: bytes) -> No
 
 def _add(found: Grown, node: Node, raw_context: bytes | None) -> None:
     if raw_context is not None:
-        node = node._replace(xattrs={ENCRYPTION_KEY: raw_context})
+        node = node._replace(xattrs={ENCRYPTION_CONTEXT: raw_context})
     found.nodes.append(node)
     found.expected[node.path] = Stored(
         stat.S_IFMT(node.mode),

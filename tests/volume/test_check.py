@@ -246,7 +246,7 @@ def test_same_name_twice(edit: Edit):
     names = [entry.name for entry in image.volume.directory(image.volume.inode(image.number("/kinds")))]
     one, two = next((a, b) for a in names for b in names if a < b and len(a) == len(b))
     image.entry("/kinds", one, name=two)
-    assert_told(image, f"name {two!r} is there twice")
+    assert_told(image, f"duplicate name {two!r}")
 
 
 # Attributes and indexes

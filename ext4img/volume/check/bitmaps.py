@@ -15,7 +15,7 @@ from ext4img.volume.volume import Volume
 if TYPE_CHECKING:
     import numpy
 
-MOST_RANGES = 8  # of one kind that are told for one bitmap
+MAX_RANGES = 8  # of one kind that are told for one bitmap
 
 
 def check_bitmaps(volume: Volume, owners: BlockOwners, inodes: array[int], directories: array[int]) -> None:
@@ -141,7 +141,7 @@ def _compare(
         return
     for value, said in ((1, "in use and marked free"), (0, "marked used, but nothing uses them")):
         for count, (start, end) in enumerate(_ranges((stored != expected) & (expected == value))):
-            if count == MOST_RANGES:
+            if count == MAX_RANGES:
                 volume.problems.found(CorruptionError(f"{name}: more such ranges ({said})", place))
                 break
             text = f"{what} {base + start}" if end - start == 1 else f"{what}s {base + start} to {base + end - 1}"

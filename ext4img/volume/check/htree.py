@@ -8,26 +8,25 @@ from typing import NamedTuple
 from ext4img.errors import CorruptionError, Place, SourceError
 from ext4img.names.dirhash import dirhashes
 from ext4img.structs.directory import (
+    DX_BLOCK_MASK,
     DX_COUNTLIMIT,
     DX_ENTRY,
     DX_HASH_SIPHASH,
     DX_NODE_ENTRIES_OFFSET,
+    DX_ROOT_ENTRIES_OFFSET,
     DX_ROOT_INFO,
-    DX_ROOT_INFO_OFFSET,
     DX_TAIL,
-    EXT4_DIR_ENTRY,
     EXT4_DIR_ENTRY_HASH,
 )
 from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_INDEX_FL
-from ext4img.volume.check.directories import StoredEntry, stored_entries
-from ext4img.volume.htree import LBLK_MASK
+from ext4img.volume.check.directories import stored_entries
+from ext4img.volume.dir_entry import BlockEntry, entry_size
 from ext4img.volume.inode import StoredInode
 from ext4img.volume.runs import WRITTEN, Runs
 from ext4img.volume.volume import Volume
 
-_MOST_HASH = 1 << 32
-_ROOT_ENTRIES = DX_ROOT_INFO_OFFSET + DX_ROOT_INFO.size
-_MOST_PENDING = 4096  # names that are hashed together
+_HASH_END = 1 << 32
+_MAX_PENDING = 4096  # names that are hashed together
 
 
 class IndexLeaf(NamedTuple):
@@ -61,7 +60,7 @@ class IndexChecker:
         if 0 not in where:
             return  # a hole, noted when the directory was listed
         seen = {0}
-        leaves = self._leaves(inode, 0, tree.levels, 0, _MOST_HASH, where, seen)
+        leaves = self._leaves(inode, 0, tree.levels, 0, _HASH_END, where, seen)
         self._check_leaves(inode, leaves, where, tree.hash_version)
         missing = sorted(set(where) - seen)
         if missing:
@@ -73,7 +72,7 @@ class IndexChecker:
         """Every name stands under its hash. Many names are hashed at once."""
         stored = version == DX_HASH_SIPHASH and inode.is_encrypted
         folded = version == DX_HASH_SIPHASH or inode.flags & EXT4_CASEFOLD_FL
-        pending: list[tuple[IndexLeaf, StoredEntry]] = []
+        pending: list[tuple[IndexLeaf, BlockEntry]] = []
         for leaf in leaves:
             try:
                 block = self._volume.blocks.read(where[leaf.lblk])
@@ -84,20 +83,20 @@ class IndexChecker:
                     self._check_name(inode, leaf, where[leaf.lblk], entry, major)
             elif not folded:  # those need a key, or case folding
                 pending += [(leaf, entry) for entry in stored_entries(block) if entry.inode and entry.name]
-                if len(pending) > _MOST_PENDING:
+                if len(pending) > _MAX_PENDING:
                     self._check_pending(inode, pending, where, version)
                     pending = []
         if pending:
             self._check_pending(inode, pending, where, version)
 
     def _check_pending(
-        self, inode: StoredInode, pending: list[tuple[IndexLeaf, StoredEntry]], where: dict[int, int], version: int
+        self, inode: StoredInode, pending: list[tuple[IndexLeaf, BlockEntry]], where: dict[int, int], version: int
     ) -> None:
         hashes = dirhashes([entry.name for _, entry in pending], version, self._volume.superblock.hash_seed)
         for (leaf, entry), (major, _) in zip(pending, hashes, strict=True):
             self._check_name(inode, leaf, where[leaf.lblk], entry, major)
 
-    def _check_name(self, inode: StoredInode, leaf: IndexLeaf, pblk: int, entry: StoredEntry, major: int) -> None:
+    def _check_name(self, inode: StoredInode, leaf: IndexLeaf, pblk: int, entry: BlockEntry, major: int) -> None:
         # An odd hash says that names of the hash below it run over from the leaf before.
         goes_on = leaf.following & 1 and major == leaf.following & ~1
         if not (leaf.first & ~1 <= major < leaf.following or goes_on):
@@ -119,7 +118,7 @@ class IndexChecker:
             block = self._volume.blocks.read(where[lblk])
         except (CorruptionError, SourceError):
             return  # noted when the directory was listed
-        offset = DX_NODE_ENTRIES_OFFSET if lblk else _ROOT_ENTRIES
+        offset = DX_NODE_ENTRIES_OFFSET if lblk else DX_ROOT_ENTRIES_OFFSET
         limit, count = DX_COUNTLIMIT.unpack_tuple(block, offset)
         room = (len(block) - offset - self._has_tails * DX_TAIL.size) // DX_ENTRY.size
         if limit != room or not 0 < count <= limit:
@@ -129,7 +128,7 @@ class IndexChecker:
         entries = list(DX_ENTRY.iter_unpack(memoryview(block)[offset : offset + count * DX_ENTRY.size]))
         hashes = [first, *(hash_ for hash_, _ in entries[1:]), following]
         for position, (_, child) in enumerate(entries):
-            child &= LBLK_MASK  # noqa: PLW2901 - the upper bits are reserved
+            child &= DX_BLOCK_MASK  # noqa: PLW2901 - the upper bits are reserved
             low, high = hashes[position], hashes[position + 1]
             if low > high:
                 self._found(inode, f"index entry of hash {low:#x} stands before one of {high:#x}", where[lblk])
@@ -149,9 +148,9 @@ class IndexChecker:
         self._volume.problems.found(CorruptionError(f"directory: {reason}", place))
 
 
-def _stored_hashes(block: bytes) -> Iterator[tuple[StoredEntry, int]]:
+def _stored_hashes(block: bytes) -> Iterator[tuple[BlockEntry, int]]:
     """Entries, and the hash that stands behind each name in encrypted case-insensitive directories."""
     for entry in stored_entries(block):
-        at = entry.offset + EXT4_DIR_ENTRY.size + (len(entry.name) + 3 & ~3)
+        at = entry.offset + entry_size(len(entry.name))
         if entry.inode and entry.name and at + EXT4_DIR_ENTRY_HASH.size <= len(block):
             yield entry, EXT4_DIR_ENTRY_HASH.unpack_tuple(block, at)[0] & ~1

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ext4img.crypto.policy import parse_context
 from ext4img.errors import CorruptionError, Ext4Error, Place, SourceError
 from ext4img.structs.inode import (
+    EXT4_BAD_INO,
     EXT4_CASEFOLD_FL,
     EXT4_EA_INODE_FL,
     EXT4_ENCRYPT_FL,
@@ -20,6 +21,7 @@ from ext4img.structs.inode import (
     EXT4_INODE,
     EXT4_VERITY_FL,
     S_IFREG,
+    SECTOR_SIZE,
 )
 from ext4img.structs.xattr import EXT4_XATTR_ENTRY, EXT4_XATTR_HEADER
 from ext4img.volume.check.block_owners import BlockOwners
@@ -27,9 +29,8 @@ from ext4img.volume.features import Compat, Incompat, RoCompat
 from ext4img.volume.inode import StoredInode
 from ext4img.volume.runs import LOST, UNWRITTEN, Mapping
 from ext4img.volume.volume import Volume
-from ext4img.volume.xattr import INLINE_DATA
+from ext4img.volume.xattr import INLINE_DATA, xattr_entry_size
 
-BAD_BLOCKS_INODE = 1
 _FLAGS_NEED = (
     ("EXT4_EXTENTS_FL", EXT4_EXTENTS_FL, Incompat.EXTENTS),
     ("EXT4_INLINE_DATA_FL", EXT4_INLINE_DATA_FL, Incompat.INLINE_DATA),
@@ -96,7 +97,7 @@ class InodeChecker:
     def add_bad_blocks(self) -> None:
         """Inode 1 lists bad blocks, and has no mode."""
         try:
-            inode = self._volume.inode(BAD_BLOCKS_INODE)
+            inode = self._volume.inode(EXT4_BAD_INO)
         except Ext4Error:
             return  # noted when the table was scanned
         self._add_owner(inode, self._volume.mapping(inode._replace(mode=S_IFREG)))
@@ -180,7 +181,7 @@ class InodeChecker:
                 name_len, _, _, value_inode, _, _ = EXT4_XATTR_ENTRY.unpack_tuple(area, offset)
                 if value_inode:
                     yield value_inode
-                offset += EXT4_XATTR_ENTRY.size + (name_len + 3 & ~3)
+                offset += xattr_entry_size(name_len)
 
     def _sizes(self, inode: StoredInode, mapping: Mapping) -> None:
         block_size = self._superblock.block_size
@@ -208,7 +209,9 @@ class InodeChecker:
             blocks = sum(run.length for run in mapping.runs) + len(mapping.tree_blocks)
         else:
             blocks = _clusters(mapping, unit) * unit
-        sectors = (blocks + bool(inode.xattr_block) * unit) * (self._superblock.block_size // 512) + value_sectors
+        sectors = (blocks + bool(inode.xattr_block) * unit) * (
+            self._superblock.block_size // SECTOR_SIZE
+        ) + value_sectors
         if sectors != inode.sectors:
             self._found(inode, f"i_blocks is {inode.sectors} sectors, it takes {sectors}", "i_blocks_lo")
 

@@ -5,19 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ext4img.errors import CorruptionError, Ext4Error, Place
-from ext4img.structs.directory import EXT4_DIR_ENTRY
-from ext4img.structs.inode import (
-    EXT4_INODE,
-    EXT4_ROOT_INO,
-    S_IFBLK,
-    S_IFCHR,
-    S_IFDIR,
-    S_IFIFO,
-    S_IFLNK,
-    S_IFMT,
-    S_IFREG,
-    S_IFSOCK,
-)
+from ext4img.structs.directory import EXT4_DIR_ENTRY, EXT4_TYPE_BY_MODE
+from ext4img.structs.inode import EXT4_INODE, EXT4_ROOT_INO, S_IFDIR, S_IFMT
 from ext4img.volume.check.directories import NameReferences
 from ext4img.volume.check.inodes import InodeColumns
 from ext4img.volume.features import RoCompat
@@ -26,9 +15,7 @@ from ext4img.volume.volume import Volume
 if TYPE_CHECKING:
     import numpy
 
-_TYPES = {S_IFREG: 1, S_IFDIR: 2, S_IFCHR: 3, S_IFBLK: 4, S_IFIFO: 5, S_IFSOCK: 6, S_IFLNK: 7}
-MOST_LINKS = 65000  # EXT4_LINK_MAX; a directory of more says 1, with dir_nlink
-MOST_NAMED = 200  # problems for whose words a directory is read once more
+MAX_NAMED = 200  # problems for whose words a directory is read once more
 
 
 class LinkChecker:
@@ -66,7 +53,7 @@ class LinkChecker:
         import numpy
 
         type_of = numpy.zeros(16, numpy.int64)
-        for mode, kind in _TYPES.items():
+        for mode, kind in EXT4_TYPE_BY_MODE.items():
             type_of[mode >> 12] = kind
         expected = type_of[(self._modes[where] & S_IFMT) >> 12]
         for index in numpy.flatnonzero(in_use & (self._types != 0) & (self._types != expected)).tolist():
@@ -151,7 +138,7 @@ class LinkChecker:
     def _name_of(self, parent: int, child: int) -> str:
         """The name, for the words of a problem; directories are not read over and over for it."""
         self._named += 1
-        if self._named > MOST_NAMED:
+        if self._named > MAX_NAMED:
             return ""
         try:
             entries = self._volume.directory(self._volume.inode(parent))

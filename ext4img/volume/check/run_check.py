@@ -23,7 +23,7 @@ from ext4img.volume.volume import Volume
 """Called now and then with what is being checked, how far it is, and how far it goes."""
 _PROGRESS_EVERY = 512
 _WINDOW_BYTES = 1 << 20
-MOST_OVERLAPS = 1000
+MAX_OVERLAPS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class _CheckRun:
 
     def check_overlaps(self) -> None:
         for count, overlap in enumerate(self.owners.overlaps()):
-            if count == MOST_OVERLAPS:
+            if count == MAX_OVERLAPS:
                 self.volume.problems.found(CorruptionError("more blocks with two owners than are told here"))
                 return
             self.volume.problems.found(_overlapping(overlap))

@@ -30,7 +30,7 @@ _INCOMPAT_OF_PRIMARY = Incompat.RECOVER | Incompat.EXTENTS | Incompat.ENCRYPT
 _RO_COMPAT_OF_PRIMARY = (
     RoCompat.LARGE_FILE | RoCompat.DIR_NLINK | RoCompat.ORPHAN_PRESENT | RoCompat.EXTRA_ISIZE | RoCompat.VERITY
 )
-MOST_COPIES = 1000  # of superblocks, where every group has one
+MAX_COPIES = 1000  # of superblocks, where every group has one
 
 
 def check_superblocks(volume: Volume) -> None:
@@ -78,7 +78,7 @@ def _groups_with_copies(volume: Volume) -> Iterator[int]:
     for group in volume.groups.readable():
         if group and volume.superblock.group_has_superblock(group):
             found += 1
-            if found > MOST_COPIES:
+            if found > MAX_COPIES:
                 return
             yield group
 

@@ -12,30 +12,29 @@ from collections.abc import Iterator
 from enum import Enum
 
 from ext4img.errors import CorruptionError, Place
-from ext4img.names.dirhash import dirhash
+from ext4img.names.dirhash import UNSIGNED, dirhash
 from ext4img.structs.directory import (
     DX_COUNTLIMIT,
     DX_ENTRY,
     DX_HASH_TEA,
+    DX_ROOT_ENTRIES_OFFSET,
     DX_ROOT_INFO,
     DX_ROOT_INFO_OFFSET,
     DX_TAIL,
     EXT4_DIR_ENTRY_TAIL,
-    EXT4_FT_DIR_CSUM,
+    EXT4_DIR_MIN_REC_LEN,
 )
 from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ENCRYPT_FL, EXT4_INDEX_FL
 from ext4img.volume import checksum
-from ext4img.volume.dir_block import DirectoryFormat, index_entries_offset, verify_block
+from ext4img.volume.dir_block import DirectoryFormat, index_entries_offset, leaf_tail, verify_block
 from ext4img.volume.features import Compat, Incompat
 from ext4img.volume.inode import StoredInode
 from ext4img.volume.recovery.editor import RecoveryEditor
-from ext4img.volume.recovery.entries import MIN_REC_LEN, EntryArea
+from ext4img.volume.recovery.entries import EntryArea
 from ext4img.volume.recovery.extents import RecoveryExtents
 from ext4img.volume.recovery.htree import IndexPath, index_limit
 from ext4img.volume.recovery.inline import InlineDirectory
 from ext4img.volume.runs import WRITTEN, Run
-
-_ROOT_ENTRIES = DX_ROOT_INFO_OFFSET + DX_ROOT_INFO.size
 
 
 class RemoveResult(Enum):
@@ -122,8 +121,8 @@ class RecoveryDirectory:
         """Give a new directory its first block, with "." and ".." (ext4_init_new_dir)."""
         self._set_size(0)
         pblk, area = self._append_leaf()
-        area.put(0, MIN_REC_LEN, b".", self._number, self._inode.mode)
-        area.put(MIN_REC_LEN, self._end - MIN_REC_LEN, b"..", parent, self._inode.mode)
+        area.put(0, EXT4_DIR_MIN_REC_LEN, b".", self._number, self._inode.mode)
+        area.put(EXT4_DIR_MIN_REC_LEN, self._end - EXT4_DIR_MIN_REC_LEN, b"..", parent, self._inode.mode)
         self._write_leaf(pblk, area)
 
     # Blocks
@@ -165,7 +164,7 @@ class RecoveryDirectory:
         if self._end < self._size:
             # The checksum is over what stands before the tail.
             stored = checksum.directory_block(self._editor.inode_seed(self._number), bytes(block))
-            block[self._end :] = EXT4_DIR_ENTRY_TAIL.pack((0, EXT4_DIR_ENTRY_TAIL.size, 0, EXT4_FT_DIR_CSUM, stored))
+            block[self._end :] = leaf_tail(stored)
         self._editor.write(pblk, block)
 
     def _convert(self, inline: InlineDirectory) -> None:
@@ -204,7 +203,7 @@ class RecoveryDirectory:
     def _hash(self, name: bytes, version: int) -> int:
         superblock = self._editor.superblock
         if superblock.hash_unsigned and version <= DX_HASH_TEA:
-            version += DX_HASH_TEA + 1
+            version += UNSIGNED
         return dirhash(name, version, superblock.hash_seed)[0]
 
     def _probe(self, name: bytes) -> IndexPath:
@@ -258,7 +257,7 @@ class RecoveryDirectory:
     def _make_indexed(self, pblk: int, full: EntryArea, name: bytes, number: int, mode: int) -> None:
         """Turn a full one-block directory into an index root with one leaf, and split that."""
         dots = list(full)[:2]
-        if len(dots) < 2 or dots[1].offset != MIN_REC_LEN:
+        if len(dots) < 2 or dots[1].offset != EXT4_DIR_MIN_REC_LEN:
             raise self._wrong("directory does not begin with its dots")
         first = dots[1].offset + dots[1].rec_len
         entries = bytes(full.data[first : self._end])
@@ -269,15 +268,15 @@ class RecoveryDirectory:
         leaf.stretch(self._end)
 
         root = full.data
-        root[MIN_REC_LEN * 2 :] = bytes(self._size - MIN_REC_LEN * 2)
-        full.set_rec_len(MIN_REC_LEN, self._size - MIN_REC_LEN)
+        root[EXT4_DIR_MIN_REC_LEN * 2 :] = bytes(self._size - EXT4_DIR_MIN_REC_LEN * 2)
+        full.set_rec_len(EXT4_DIR_MIN_REC_LEN, self._size - EXT4_DIR_MIN_REC_LEN)
         version = self._editor.superblock.hash_version
         info = DX_ROOT_INFO.pack((0, version, DX_ROOT_INFO.size, 0, 0))
         tail = DX_TAIL.size if self._editor.has_checksums else 0
-        limit = (self._size - _ROOT_ENTRIES - tail) // DX_ENTRY.size
+        limit = (self._size - DX_ROOT_ENTRIES_OFFSET - tail) // DX_ENTRY.size
         start = info + DX_COUNTLIMIT.pack((limit, 1)) + bytes([1])  # the leaf is logical block 1
         root[DX_ROOT_INFO_OFFSET : DX_ROOT_INFO_OFFSET + len(start)] = start
-        self._write_node(pblk, root, _ROOT_ENTRIES)
+        self._write_node(pblk, root, DX_ROOT_ENTRIES_OFFSET)
         self._write_leaf(leaf_pblk, leaf)
         self._split(self._probe(name), leaf_pblk, leaf, name, number, mode)
 

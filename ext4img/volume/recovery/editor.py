@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ext4img.errors import ChecksumError, CorruptionError, NotFoundError, Place
 from ext4img.sources.base import Source
 from ext4img.structs.group import EXT4_BG_INODE_UNINIT, EXT4_GROUP_DESC, EXT4_GROUP_DESC_HI
-from ext4img.structs.inode import EXT4_INODE, EXT4_INODE_EXTRA
+from ext4img.structs.inode import EXT4_INODE, SECTOR_SIZE
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.features import RoCompat
@@ -23,11 +23,8 @@ from ext4img.volume.problems import Problems
 from ext4img.volume.recovery.overlay import Draft
 from ext4img.volume.superblock import Superblock
 
-MOST_GROUPS_SEARCHED = 4096
+MAX_GROUPS_SEARCHED = 4096
 
-_CHECKSUM_LO = EXT4_INODE.offset_of("l_i_checksum_lo")
-_CHECKSUM_HI = EXT4_INODE.size + EXT4_INODE_EXTRA.offset_of("i_checksum_hi")
-_CHECKSUM_HI_END = EXT4_INODE_EXTRA.offset_of("i_checksum_hi") + 2
 _GENERATION = EXT4_INODE.offset_of("i_generation")
 
 
@@ -119,7 +116,7 @@ class RecoveryEditor:
 
     def set_sectors(self, number: int, blocks: int) -> None:
         """i_blocks, for `blocks` blocks of the file system."""
-        sectors = blocks * (self.superblock.block_size // 512)
+        sectors = blocks * (self.superblock.block_size // SECTOR_SIZE)
         self.change_inode(number, i_blocks_lo=sectors & 0xFFFFFFFF, l_i_blocks_high=sectors >> 32 & 0xFFFF)
 
     def mark_inode_used(self, number: int) -> None:
@@ -194,10 +191,7 @@ class RecoveryEditor:
         if number in self._damaged:
             computed ^= 0xFFFFFFFF
         whole = bytearray(raw)
-        whole[_CHECKSUM_LO : _CHECKSUM_LO + 2] = (computed & 0xFFFF).to_bytes(2, "little")
-        extra = EXT4_INODE_EXTRA.unpack_tuple(raw, EXT4_INODE.size)[0] if len(raw) > EXT4_INODE.size else 0
-        if extra >= _CHECKSUM_HI_END:
-            whole[_CHECKSUM_HI : _CHECKSUM_HI + 2] = (computed >> 16).to_bytes(2, "little")
+        checksum.store_inode(whole, computed)
         return bytes(whole)
 
 
@@ -217,7 +211,7 @@ class _ClusterAllocator:
         groups, ratio = superblock.group_count, superblock.cluster_size // superblock.block_size
         first, offset = divmod(max(near - superblock.first_data_block, 0), superblock.blocks_per_group)
         skip = offset // ratio
-        for step in range(min(groups, MOST_GROUPS_SEARCHED) + 1):  # the first one again, from its start
+        for step in range(min(groups, MAX_GROUPS_SEARCHED) + 1):  # the first one again, from its start
             group = (first + step) % groups
             bitmap = self._bitmap(group)
             free = ~bitmap & (1 << self._clusters(group)) - 1 & -1 << skip

@@ -50,17 +50,18 @@ from ext4img.structs.fast_commit import (
 )
 from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INLINE_DATA_FL, EXT4_INODE
 from ext4img.structs.superblock import EXT4_GOOD_OLD_INODE_SIZE
+from ext4img.volume.extent_tree import EMPTY_ROOT
 from ext4img.volume.inode import StoredInode
 from ext4img.volume.problems import Problems
 from ext4img.volume.recovery.directory import RecoveryDirectory, RemoveResult
 from ext4img.volume.recovery.editor import RecoveryEditor
-from ext4img.volume.recovery.extents import RecoveryExtents, empty_root
+from ext4img.volume.recovery.extents import RecoveryExtents
 from ext4img.volume.recovery.journal import JournalSource, JournalSuperblock
 from ext4img.volume.recovery.recovery_report import FastCommits
 from ext4img.volume.runs import LBLK_END, UNWRITTEN, WRITTEN, Run
 
-MOST_TAGS = 1_000_000
-MOST_BLOCKS_BEHIND = 4096
+MAX_TAGS = 1_000_000
+MAX_BLOCKS_BEHIND = 4096
 _INVERT = 0xFFFFFFFF
 _I_BLOCK = EXT4_INODE.offset_of("i_block")
 _I_GENERATION = EXT4_INODE.offset_of("i_generation")
@@ -113,8 +114,8 @@ class _FastCommitScan:
         """Go on with one more tag; False at the end."""
         if self._tags == 0 and tag.kind != EXT4_FC_TAG_HEAD:
             return False
-        if self._tags >= MOST_TAGS:
-            self.damaged(CorruptionError(f"more than {MOST_TAGS} fast commit tags", tag.place))
+        if self._tags >= MAX_TAGS:
+            self.damaged(CorruptionError(f"more than {MAX_TAGS} fast commit tags", tag.place))
             return False
         if tag.kind == EXT4_FC_TAG_HEAD:
             head: Any = EXT4_FC_HEAD.unpack(tag.value)
@@ -163,7 +164,7 @@ class _FastCommitScan:
         An interrupted commit leaves the same if the disk did not write in order, so it is only noted.
         """
         index, offset = self._end or (superblock.fast_commit_first, 0)
-        last = min(superblock.length, index + MOST_BLOCKS_BEHIND)
+        last = min(superblock.length, index + MAX_BLOCKS_BEHIND)
         tail = re.compile(
             re.escape(EXT4_FC_TAG_TAIL.to_bytes(2, "little"))
             + b"(?s:..)"
@@ -320,7 +321,7 @@ class _FastCommitReplay:
         flags = EXT4_INODE.unpack_tuple(new, 0)[EXT4_INODE.raw._fields.index("i_flags")]
         if flags & EXT4_EXTENTS_FL:
             if EXT4_EXTENT_HEADER.unpack_tuple(i_block, 0)[0] != EXT4_EXT_MAGIC:
-                i_block = empty_root()
+                i_block = EMPTY_ROOT
                 self._extents.forget(number)
         elif flags & EXT4_INLINE_DATA_FL:
             i_block = new[_I_BLOCK:_I_GENERATION]
@@ -344,7 +345,7 @@ class _FastCommitReplay:
             "i_dtime": self._editor.superblock.write_time & 0xFFFFFFFF or 1,
         }
         if inode.flags & EXT4_EXTENTS_FL:
-            fields["i_block"] = empty_root()
+            fields["i_block"] = EMPTY_ROOT
         self._editor.change_inode(inode.number, **fields)
 
     # Names

@@ -15,11 +15,13 @@ from ext4img.structs.directory import (
     DX_COUNTLIMIT,
     DX_ENTRY,
     DX_NODE_ENTRIES_OFFSET,
+    DX_ROOT_ENTRIES_OFFSET,
     DX_ROOT_INFO,
     DX_ROOT_INFO_OFFSET,
     EXT4_DIR_ENTRY,
 )
-from ext4img.volume.htree import LBLK_MASK, MAX_LEVELS, MAX_LEVELS_LARGE_DIR
+from ext4img.volume.dir_entry import rec_len_to_disk
+from ext4img.volume.htree import max_levels, parse_index_block, parse_index_root
 
 ReadBlock = Callable[[int], tuple[int, bytearray]]
 AppendNode = Callable[[], tuple[int, int, bytearray]]
@@ -66,11 +68,8 @@ class IndexPath:
         self._read = read_block
         self._tail_size = tail_size
         self._number = number
-        self._most_levels = MAX_LEVELS_LARGE_DIR if large_dir else MAX_LEVELS
-        root = read_block(0)[1]
-        zero, self.hash_version, info_length, levels, _ = DX_ROOT_INFO.unpack_tuple(root, DX_ROOT_INFO_OFFSET)
-        if zero or info_length != DX_ROOT_INFO.size or levels >= self._most_levels:
-            raise self._wrong("directory index root is not one")
+        self._max_levels = max_levels(large_dir)
+        self.hash_version, _ = parse_index_root(read_block(0)[1], number, large_dir)
         self.hash = 0
         self._frames: list[_IndexFrame] = []
 
@@ -78,7 +77,7 @@ class IndexPath:
         """Go to the leaf for a major hash."""
         self.hash = major
         self._frames = []
-        lblk, base, levels = 0, DX_ROOT_INFO_OFFSET + DX_ROOT_INFO.size, 0
+        lblk, base, levels = 0, DX_ROOT_ENTRIES_OFFSET, 0
         while True:
             frame = self._frame(lblk, base)
             if not self._frames:
@@ -132,7 +131,7 @@ class IndexPath:
             level -= 1
         frame = self._frames[level]
         if level == 0:
-            if len(self._frames) >= self._most_levels:
+            if len(self._frames) >= self._max_levels:
                 raise self._wrong("directory index is full")
             self._add_level(frame, append, write)
             return False
@@ -171,17 +170,13 @@ class IndexPath:
         """An empty entry over the whole block, then room for entries up to the checksum."""
         size = len(block)
         limit = (size - DX_NODE_ENTRIES_OFFSET - self._tail_size) // DX_ENTRY.size
-        block[: EXT4_DIR_ENTRY.size] = EXT4_DIR_ENTRY.pack((0, size if size < 0x10000 else 0xFFFF, 0, 0))
+        block[: EXT4_DIR_ENTRY.size] = EXT4_DIR_ENTRY.pack((0, rec_len_to_disk(size, size), 0, 0))
         block[DX_NODE_ENTRIES_OFFSET : DX_NODE_ENTRIES_OFFSET + DX_COUNTLIMIT.size] = DX_COUNTLIMIT.pack((limit, 0))
 
     def _frame(self, lblk: int, base: int) -> _IndexFrame:
         pblk, block = self._read(lblk)
-        limit, count = index_limit(block, base)
-        if count == 0 or count > limit or base + limit * DX_ENTRY.size > len(block):
-            raise self._wrong(f"directory index block with {count} entries of {limit}")
-        pairs = list(DX_ENTRY.iter_unpack(memoryview(block)[base : base + count * DX_ENTRY.size]))
-        hashes = [0, *(hash_ for hash_, _ in pairs[1:])]
-        return _IndexFrame(pblk, block, base, hashes, [child & LBLK_MASK for _, child in pairs])
+        hashes, children = parse_index_block(block, base, self._number)
+        return _IndexFrame(pblk, block, base, hashes, children)
 
     def _wrong(self, reason: str) -> CorruptionError:
         return CorruptionError(reason, Place(inode=self._number, record=DX_ROOT_INFO.name))

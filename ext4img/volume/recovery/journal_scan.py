@@ -27,7 +27,7 @@ from ext4img.volume.recovery.journal_checksum import TransactionCrc32
 from ext4img.volume.recovery.journal_log import JournalLog
 
 SEQUENCE_MASK = 0xFFFFFFFF
-MOST_BLOCKS_BEHIND = 8192
+MAX_BLOCKS_BEHIND = 8192
 
 
 class Transaction(NamedTuple):
@@ -125,7 +125,7 @@ class _LogScanner:
         if not self.log.verifies:
             return None
         ring = self.log.superblock.ring
-        most = min((self.log.superblock.end - self.log.superblock.first) // 4 + 1, MOST_BLOCKS_BEHIND)
+        most = min((self.log.superblock.end - self.log.superblock.first) // 4 + 1, MAX_BLOCKS_BEHIND)
         start = JOURNAL_HEADER.pack((JBD2_MAGIC_NUMBER, JBD2_COMMIT_BLOCK, self.sequence))
         indexes = [ring(index + 1)]
         while len(indexes) < most:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from struct import unpack
 
 from ext4img.errors import CorruptionError, Ext4Error, LimitError, NotFoundError, Place, SourceError
-from ext4img.structs.directory import EXT4_ORPHAN_BLOCK_MAGIC, EXT4_ORPHAN_BLOCK_TAIL
+from ext4img.structs.directory import EXT4_MAX_ORPHAN_FILE_BLOCKS, EXT4_ORPHAN_BLOCK_MAGIC, EXT4_ORPHAN_BLOCK_TAIL
 from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INODE
 from ext4img.structs.superblock import EXT4_ERROR_FS
 from ext4img.volume import checksum
@@ -28,7 +28,6 @@ from ext4img.volume.recovery.recovery_report import Orphans
 from ext4img.volume.recovery.truncate import BlockMapCut, ExtentCut
 from ext4img.volume.runs import LOST, WRITTEN, Runs
 
-MOST_ORPHAN_FILE_BLOCKS = 512  # EXT4_MAX_ORPHAN_FILE_BLOCKS
 _NUMBER_SIZE = 4  # of an inode number in the orphan file
 # A kernel that finds one of these mounts read-only at most, and leaves orphans alone.
 _UNWRITABLE = RoCompat.HAS_SNAPSHOT | RoCompat.REPLICA | RoCompat.SHARED_BLOCKS
@@ -103,7 +102,7 @@ class _OrphanRecovery:
         inode = editor.inode(number, verify=True)
         size = superblock.block_size
         count = inode.size // size
-        if count > MOST_ORPHAN_FILE_BLOCKS:
+        if count > EXT4_MAX_ORPHAN_FILE_BLOCKS:
             raise CorruptionError(f"the orphan file has {count} blocks", Place(inode=number))
         at_tail = size - EXT4_ORPHAN_BLOCK_TAIL.size
         seed = editor.inode_seed(number)

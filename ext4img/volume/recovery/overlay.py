@@ -15,7 +15,7 @@ from ext4img.structs.journal import JBD2_MAGIC_BYTES
 from ext4img.volume.recovery.journal import JournalSource
 
 CACHE_BYTES = 8 << 20
-MOST_PATCHED_BYTES = 64 << 20
+MAX_PATCHED_BYTES = 64 << 20
 
 
 class Overlay(Mapping[int, bytes]):
@@ -36,7 +36,7 @@ class Overlay(Mapping[int, bytes]):
         self._patched = dict(patched or {})
         self._only_patched = sum(1 for pblk in self._patched if pblk not in self._logged)
         self._cache: dict[int, bytes] = {}
-        self._most_cached = max(CACHE_BYTES // journal.block_size, 4) if journal is not None else 0
+        self._max_cached = max(CACHE_BYTES // journal.block_size, 4) if journal is not None else 0
 
     def __getitem__(self, pblk: int) -> bytes:
         block = self._patched.get(pblk)
@@ -68,7 +68,7 @@ class Overlay(Mapping[int, bytes]):
         block = self._journal.read(where >> 1)
         if where & 1:
             block = JBD2_MAGIC_BYTES + block[len(JBD2_MAGIC_BYTES) :]
-        if len(self._cache) >= self._most_cached:
+        if len(self._cache) >= self._max_cached:
             self._cache.clear()
         self._cache[pblk] = block
         return block
@@ -89,8 +89,8 @@ class Draft(Mapping[int, bytes]):
         """Replace a block. LimitError where a recovery touches more than any real one would."""
         if pblk not in self.patches:
             self._bytes += len(block)
-            if self._bytes > MOST_PATCHED_BYTES:
-                raise LimitError(f"recovery would rewrite more than {MOST_PATCHED_BYTES >> 20} MiB of metadata")
+            if self._bytes > MAX_PATCHED_BYTES:
+                raise LimitError(f"recovery would rewrite more than {MAX_PATCHED_BYTES >> 20} MiB of metadata")
         self.patches[pblk] = block
 
     def __getitem__(self, pblk: int) -> bytes:

@@ -167,7 +167,7 @@ def _journal_inode(superblock: Superblock, table: InodeTable, problems: Problems
             raise
         problems.unreadable(error, Place(inode=number))
         problems.note("the journal is found by the superblock's copy of its inode", Place(inode=number))
-    from ext4img.volume.salvage.root import journal_inode_copy
+    from ext4img.volume.salvage.inodes import journal_inode_copy
 
     return journal_inode_copy(superblock)
 

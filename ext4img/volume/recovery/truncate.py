@@ -19,8 +19,8 @@ from ext4img.structs.extent import (
 )
 from ext4img.structs.inode import EXT4_NDIR_BLOCKS
 from ext4img.volume import checksum
+from ext4img.volume.extent_tree import EMPTY_ROOT
 from ext4img.volume.recovery.editor import RecoveryEditor
-from ext4img.volume.recovery.extents import empty_root
 
 _POINTER_SIZE = 4
 
@@ -39,7 +39,7 @@ class ExtentCut:
     def cut(self, i_block: bytes) -> tuple[bytes, int]:
         """(the new i_block, the clusters that are left, the tree's own included)."""
         root = self._node(i_block)
-        return root or empty_root(), self._clusters
+        return root or EMPTY_ROOT, self._clusters
 
     def _node(self, node: bytes) -> bytes | None:
         """The node without what lies past the end; None where nothing is left."""

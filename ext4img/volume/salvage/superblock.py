@@ -44,8 +44,8 @@ from ext4img.volume.superblock import (
 )
 
 SEARCHED_BYTES = 256 << 20
-MOST_TRIED = 10_000  # files may hold images with superblocks of their own
-MOST_LOGGED = 200
+MAX_TRIED = 10_000  # files may hold images with superblocks of their own
+MAX_LOGGED = 200
 _WINDOW_BYTES = 4 << 20
 _BLOCK_SIZES = tuple(1 << log for log in range(MIN_LOG_BLOCK_SIZE, MAX_LOG_BLOCK_SIZE + 1))
 _USUAL_GROUPS = (1, 3, 5, 7, 9, 25, 27, 49, 81, 125, 243, 343)
@@ -113,7 +113,7 @@ def find_copy(source: Source, uuid: bytes | None = None) -> SuperblockCopy | Non
         if offset in tried:
             continue
         tried.add(offset)
-        if len(tried) > MOST_TRIED:
+        if len(tried) > MAX_TRIED:
             break
         try:
             found = _parse(source, offset, Problems("strict"))
@@ -126,7 +126,7 @@ def find_copy(source: Source, uuid: bytes | None = None) -> SuperblockCopy | Non
             if uuid in (None, found.uuid.bytes):
                 return copy
             other = other or copy
-        elif found.group_number == 0 and Compat.HAS_JOURNAL in found.features and len(logged) < MOST_LOGGED:
+        elif found.group_number == 0 and Compat.HAS_JOURNAL in found.features and len(logged) < MAX_LOGGED:
             # Orphans of the time when it was logged may be in use again. Whether the log is to be
             # replayed, it tells itself.
             features = found.features._replace(incompat=found.features.incompat | Incompat.RECOVER)

@@ -262,7 +262,7 @@ def test_draft_shows_what_was_written():
 
 
 def test_draft_is_bounded(monkeypatch):
-    monkeypatch.setattr(overlay_module, "MOST_PATCHED_BYTES", 10_000)
+    monkeypatch.setattr(overlay_module, "MAX_PATCHED_BYTES", 10_000)
     draft = Draft({})
     for _ in range(100):
         draft.write(7, bytes(1000))
