@@ -31,7 +31,7 @@ def _word_table() -> array[int]:
 
 
 def crc16(data: bytes, crc: int = 0xFFFF) -> int:
-    """Reflected polynomial 0x8005, no final inversion. crc16(b"123456789") is 0x4B37."""
+    """The CRC of `data`, continued from `crc`: reflected polynomial 0x8005, no final inversion."""
     if len(data) <= _SHORT_BYTES:
         short = _byte_table()
         for byte in data:

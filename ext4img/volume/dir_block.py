@@ -1,7 +1,7 @@
-"""Directory entries as they are stored: linear blocks, indexed directories, inline ones.
+"""Parsing directory entries: in blocks, with or without an index, and inline.
 
-An indexed directory's leaves are ordinary blocks of entries, and its index blocks look like empty
-entries to whoever reads linearly, so listing needs no index (kernel: fs/ext4/dir.c, namei.c).
+The leaves of an indexed directory are ordinary blocks of entries, and its index blocks look like
+empty entries to a linear reader. So listing needs no index (kernel: fs/ext4/dir.c, namei.c).
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _MIN_REC_LEN = EXT4_DIR_MIN_REC_LEN
 _header = EXT4_DIR_ENTRY.unpack_tuple
 _DOTS = [b".", b".."]
 _NO_NAMES = frozenset((b"", *_DOTS))
-# By the name's length; the shortest are always looked at, as they may be none.
+# By the length of the name. The shortest ones are always checked: they may be "." or "..".
 _MIN_REC_LENS = tuple(_HEADER_SIZE + name_len if name_len > 2 else HUGE_BLOCK for name_len in range(256))
 _KNOWN_TYPES = bytes(range(EXT4_FT_MAX))
-# "." and ".." as most directories begin: all of an entry but the inode number before it and, of the
-# first, two bytes that are left over.
+# "." and ".." in the usual form: each entry without its inode number, and the first without its two
+# bytes of padding.
 _DOT_HEAD, _DOT = slice(4, 9), b"\x0c\0\1\2."
 _DOTDOT_HEAD, _DOTDOT = slice(16, 22), b"\x0c\0\2\2.."
 _DOTS_SIZE = 2 * _MIN_REC_LEN
@@ -51,19 +51,20 @@ _LITTLE_ENDIAN = sys.byteorder == "little"
 
 
 class DirectoryFormat(NamedTuple):
-    """What decides how one directory's blocks are read."""
+    """The properties that decide how a directory's blocks are read."""
 
     inode: int
-    seed: int | None  # of its checksums; None where there are none
+    seed: int | None  # of its checksums; None: they are not verified
     has_filetype: bool
     has_hash: bool  # encrypted and case-insensitive
     inode_count: int
 
 
 def parse_block(data: bytes, form: DirectoryFormat, problems: Problems, block: int | None, listing: DirListing) -> None:
-    """Add the entries of one sound block: `parse_entries` without its detours, in a third of the time.
+    """Add the entries of one block to `listing`.
 
-    What is damaged or carries hashes is left to `parse_entries`.
+    Sound blocks without hashes take a third of the time that `parse_entries` needs, which reads the
+    others.
     """
     end = len(data)
     if not form.has_hash and form.has_filetype and end < HUGE_BLOCK and _parse_sound(data, form, listing):
@@ -73,11 +74,11 @@ def parse_block(data: bytes, form: DirectoryFormat, problems: Problems, block: i
 
 
 class _NeedsCloserLook(Exception):
-    """Leaves the quick way for `parse_entries`; never this module."""
+    """Ends the quick parsing of a block; never leaves this module."""
 
 
 def _parse_sound(data: bytes, form: DirectoryFormat, listing: DirListing) -> bool:
-    """Add the entries of a block; False, and none added, where any of it needs a closer look."""
+    """Add the entries of a block. False, and none added, if any of them needs a closer look."""
     start = _DOTS_SIZE if data[_DOT_HEAD] == _DOT and data[_DOTDOT_HEAD] == _DOTDOT else 0
     try:
         alike = _run_of_alike(data, start)
@@ -92,7 +93,7 @@ def _parse_sound(data: bytes, form: DirectoryFormat, listing: DirListing) -> boo
             names, inodes, types = others[::3], others[1::3], bytes(others[2::3])
     except _NeedsCloserLook:
         return False
-    if inodes and not inodes[-1]:  # the checksum's place
+    if inodes and not inodes[-1]:  # the tail with the checksum
         del names[-1], inodes[-1]
         types = types[:-1]
     if 0 in inodes:
@@ -108,7 +109,7 @@ def _parse_sound(data: bytes, form: DirectoryFormat, listing: DirListing) -> boo
 
 
 def _fields(data: bytes, offset: int) -> Iterator[Any]:
-    """Name, inode and type of every entry from `offset` on, one after the other: no object an entry."""
+    """Name, inode and type of every entry from `offset` on, in one flat sequence: no object per entry."""
     header, least = _header, _MIN_REC_LENS
     last = len(data) - _MIN_REC_LEN
     lengths = 0
@@ -128,8 +129,9 @@ def _fields(data: bytes, offset: int) -> Iterator[Any]:
 
 
 def _run_of_alike(data: bytes, offset: int) -> int:
-    """How many entries from `offset` on are as long as the first, in themselves and in their names, and
-    of its type; 0 where they are too few to be read as a table. Names that count up are alike.
+    """How many entries from `offset` on have the rec_len, name length and type of the first.
+
+    Numbered names are such. 0 if they are too few to be worth reading as a table.
     """
     _, rec_len, name_len, _ = _header(data, offset)
     second = offset + rec_len
@@ -137,7 +139,7 @@ def _run_of_alike(data: bytes, offset: int) -> int:
         return 0
     if data[offset + 4 : offset + _HEADER_SIZE] != data[second + 4 : second + _HEADER_SIZE]:
         return 0
-    # The words that hold lengths and type, of all at once: the first bit in which one differs.
+    # The words with lengths and type of all entries as one number: the lowest bit that differs.
     heads = memoryview(data)[offset:].cast("I")[1 :: rec_len >> 2].tobytes()
     different = int.from_bytes(heads, "little") ^ int.from_bytes(heads[:4] * (len(heads) >> 2), "little")
     alike = (different & -different).bit_length() - 1 >> 5 if different else len(heads) >> 2
@@ -145,7 +147,7 @@ def _run_of_alike(data: bytes, offset: int) -> int:
 
 
 def _columns(data: bytes, offset: int, count: int) -> tuple[list[bytes], list[int], bytes, int]:
-    """Names, inodes and types of `count` entries that `_run_of_alike` found, and where they end."""
+    """Names, inodes and types of the `count` entries that `_run_of_alike` found, and their end."""
     _, rec_len, name_len, file_type = _header(data, offset)
     end = offset + count * rec_len
     table = memoryview(data)[offset:end]
@@ -162,9 +164,9 @@ def find_entry(data: bytes, name: bytes, form: DirectoryFormat, problems: Proble
     """The entry of this name in one block, or None."""
     position = data.find(name)
     if position < 0 and form.seed is not None:
-        return None  # not a byte of it, in a block whose checksum was right
+        return None  # its bytes are nowhere in the block, whose checksum was right
     if len(data) < HUGE_BLOCK and not form.has_hash and form.has_filetype:
-        # Only what the chain of entries leads to is a name: names hold any bytes.
+        # Follow the chain of entries: the same bytes can be part of another name.
         count = form.inode_count
         last = len(data) - _MIN_REC_LEN
         offset = 0
@@ -189,9 +191,9 @@ def find_entry(data: bytes, name: bytes, form: DirectoryFormat, problems: Proble
 def parse_entries(
     data: bytes | memoryview, start: int, form: DirectoryFormat, problems: Problems, block: int | None
 ) -> Iterator[DirEntry]:
-    """The entries of one block (or inline area) from byte `start` on, "." and ".." left out.
+    """The entries of one block or inline part from byte `start` on, without "." and "..".
 
-    A damaged entry ends its block, as its length cannot be trusted: raised or noted.
+    A damaged entry is reported and ends its block, because its length cannot be trusted.
     """
     end = len(data)
     huge = end >= HUGE_BLOCK
@@ -206,7 +208,7 @@ def parse_entries(
         if huge:
             rec_len = rec_len_from_disk(rec_len, end)
         following = offset + rec_len
-        # Nothing fits into what one that ends just before the block's end would leave (ext4_check_dir_entry).
+        # No entry fits into fewer bytes than the smallest before the block's end (ext4_check_dir_entry).
         if rec_len < _MIN_REC_LEN or rec_len & 3 or (following > end - _MIN_REC_LEN and following != end):
             problems.found(_damaged(f"rec_len is {rec_len}", form, block, offset, "rec_len"))
             return
@@ -223,7 +225,7 @@ def parse_entries(
                     problems.found(_damaged(reason, form, block, offset, "inode"))
                 else:
                     stored_hash = bytes(data[offset + need - extra : offset + need]) if extra else b""
-                    # As the kernel: a type it does not know says nothing (get_dtype).
+                    # An unknown type counts as none, as in the kernel (get_dtype).
                     shown_type = file_type if known_type and file_type < EXT4_FT_MAX else 0
                     yield DirEntry(name, number, shown_type, stored_hash)
         elif number:
@@ -239,11 +241,11 @@ def _damaged(
 
 
 def verify_block(data: bytes, form: DirectoryFormat, block: int) -> None:
-    """ChecksumError unless the block's checksum fits: in the tail of its entries or of its index."""
+    """ChecksumError unless the block's checksum is right, be it a block of entries or of an index."""
     if form.seed is None:
         return
-    # The index first: what was a leaf before it became an index block may still end in the tail of
-    # one, but no block with a tail has an entry that reaches its end, as index blocks do.
+    # The index first: an index block that used to be a leaf may still end in a leaf's tail. But the
+    # first entry of a leaf with a tail never reaches the block's end, as that of an index block does.
     index = index_entries_offset(data)
     if index is None:
         record = EXT4_DIR_ENTRY_TAIL.name

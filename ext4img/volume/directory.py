@@ -1,4 +1,4 @@
-"""Listing directories, and finding one name in them, on one volume."""
+"""Listing the directories of a volume, and looking names up in them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 WINDOW_BLOCKS = 64
 _CACHED_DIRECTORIES = 4096
 _CACHED_NAMES = 200_000  # some 40 MiB
-_SINGLE_LOOKUPS = 2  # so many look-ups block by block, then all names of the directory are kept
+_SINGLE_LOOKUPS = 2  # block by block; after so many, all names of the directory are cached
 _MAX_CACHED_DIRECTORY_BYTES = 1 << 20
 _BOTH = EXT4_ENCRYPT_FL | EXT4_CASEFOLD_FL
 
 
 class _CachedDirectory:
-    """What is kept of a directory between look-ups in it."""
+    """A directory between look-ups in it."""
 
     __slots__ = ("form", "inode", "is_sound", "lookups", "names", "runs", "tree")
 
@@ -49,7 +49,7 @@ class _CachedDirectory:
 class Directories:
     """The directories of one volume, names as stored.
 
-    `inline_parts` gives the two pieces of contents that stand in an inode itself.
+    `inline_parts` gives the two parts of inline contents: i_block and the attribute system.data.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Directories:
         self._names_held = 0
 
     def entries(self, inode: StoredInode) -> list[DirEntry]:
-        """All entries in the order of the disk, "." and ".." left out. NotDirectoryError."""
+        """All entries in the order of the disk, without "." and "..". NotDirectoryError."""
         return self.listing(inode).entries()
 
     def listing(self, inode: StoredInode) -> DirListing:
@@ -97,10 +97,10 @@ class Directories:
                 self._window(run.pblk + start, min(WINDOW_BLOCKS, run.length - start), form, problems, found)
 
     def lookup(self, inode: StoredInode, name: bytes, hash_: tuple[int, int] | None = None) -> DirEntry | None:
-        """The entry of this stored name, or None; through the index where there is one.
+        """The entry of this stored name, or None. Uses the index if there is one.
 
-        `hash_` gives the (major, minor) hash where it cannot be computed from the stored name:
-        encrypted and case-insensitive directories.
+        `hash_` is the (major, minor) hash, for directories where it cannot be computed from the stored
+        name: those that are encrypted and case-insensitive.
         """
         if inode.has_inline_data:
             return next((entry for entry in self.entries(inode) if entry.name == name), None)
@@ -117,7 +117,7 @@ class Directories:
                         return entry
                 return None
             except (CorruptionError, SourceError) as error:
-                # and then without the index, as the kernel does
+                # the kernel then searches without the index, too
                 self._problems.unreadable(error, Place(inode=inode.number))
         if known.lookups >= _SINGLE_LOOKUPS and known.is_sound and inode.size <= _MAX_CACHED_DIRECTORY_BYTES:
             names = self._named(known)
@@ -133,10 +133,10 @@ class Directories:
         return None
 
     def _named(self, known: _CachedDirectory) -> dict[bytes, DirEntryFields] | None:
-        """All names of a directory that is asked again and again; the oldest of others are dropped.
+        """All names of a directory with many look-ups, cached; the oldest of other directories are dropped.
 
-        None where anything in it is damaged: a name is looked for up to where it is found, and what
-        is wrong elsewhere has no part in that, however often it is asked for.
+        None if anything in the directory is damaged: then names are still searched block by block, so
+        that damage behind the name that is found never matters.
         """
         listing = DirListing()
         try:
@@ -144,11 +144,11 @@ class Directories:
         except (CorruptionError, SourceError):
             known.is_sound = False
             return None
-        # Backwards, as of two equal names the first is the one that is found.
+        # Backwards, so that the first of two equal names stays.
         names = dict(zip(reversed(listing.names), reversed(list(listing.rows())), strict=True))
         known.names = names
         self._names_held += len(names)
-        # A list, as other threads may look into further directories meanwhile.
+        # A copy: other threads may add directories meanwhile.
         for other in list(self._known.values()) if self._names_held > _CACHED_NAMES else ():
             if self._names_held <= _CACHED_NAMES:
                 break
@@ -159,11 +159,11 @@ class Directories:
         return names
 
     def index(self, inode: StoredInode) -> HashTree | None:
-        """The directory's index, or None where it has none or a damaged one (a problem)."""
+        """The directory's index; None if it has none or a damaged one, which is reported."""
         return None if inode.has_inline_data else self._know(inode).tree
 
     def entries_of_hash(self, inode: StoredInode, major: int) -> Iterator[DirEntry]:
-        """All entries of the leaves that may hold a major hash; of all blocks without an index."""
+        """All entries of the leaves that may hold a major hash; without an index, of all blocks."""
         known = self._know(inode)
         if known.tree is None:
             yield from self.entries(inode)
@@ -183,12 +183,12 @@ class Directories:
 
     def _know(self, inode: StoredInode) -> _CachedDirectory:
         known = self._known.get(inode.number)
-        # Another inode of the same number: a recovered one, or one that was made by hand.
+        # The inode may have changed: by recovery, or in the hands of the caller.
         if known is not None and (known.inode is inode or known.inode == inode):
             return known
         known = _CachedDirectory(inode, self._format(inode), list(self._runs(inode)))
         if self._has_index and inode.flags & EXT4_INDEX_FL:
-            from ext4img.volume.htree import HashTree  # which a listing does without
+            from ext4img.volume.htree import HashTree  # not needed for listing
 
             try:
                 known.tree = HashTree(
@@ -198,7 +198,7 @@ class Directories:
                     self._has_large_dir,
                 )
             except (CorruptionError, SourceError) as error:
-                # a name can still be found by reading all of it
+                # a name can still be found by reading all blocks
                 self._problems.unreadable(error, Place(inode=inode.number))
         self._known[inode.number] = known
         if len(self._known) > _CACHED_DIRECTORIES:
@@ -242,7 +242,7 @@ class Directories:
         )
 
     def _runs(self, inode: StoredInode) -> Iterator[Run]:
-        """Its written runs up to i_size; holes and lost blocks are problems, not entries."""
+        """Its written runs up to i_size. Holes and lost blocks are reported."""
         end = -(-inode.size // self._block_size)
         reached = 0
         for run in self._mapper.runs(inode):
@@ -253,7 +253,7 @@ class Directories:
             reached = min(run.end, end)
             if run.state == WRITTEN:
                 yield Run(run.lblk, run.pblk, reached - run.lblk, WRITTEN)
-            elif run.state != LOST:  # what is lost has been reported by the mapping
+            elif run.state != LOST:  # the mapping has reported lost blocks
                 self._hole(inode, run.lblk, reached)
         if reached < end:
             self._hole(inode, reached, end)
@@ -263,7 +263,7 @@ class Directories:
         self._problems.found(CorruptionError(reason, Place(inode=inode.number)))
 
     def _window(self, pblk: int, count: int, form: DirectoryFormat, problems: Problems, found: DirListing) -> None:
-        """Add the entries of neighbouring blocks, read at once."""
+        """Add the entries of adjacent blocks, which are read together."""
         try:
             data = self._blocks.read_data(pblk, count)
         except (SourceError, CorruptionError) as error:

@@ -1,7 +1,8 @@
-"""`Volume`: one open file system, its names and contents as they are stored.
+"""`Volume`: one open file system, its names and contents as stored.
 
-Opening in order, as the thing that finds everything is found through itself: superblock → block
-reader → journal → block reader with overlay → superblock again → descriptors and inodes.
+It is opened in this order, because the journal can change the structures that lead to it:
+superblock → block reader → journal → block reader with overlay → superblock again → descriptors and
+inodes.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ MAX_FILE_SIZE = (1 << 63) - 1
 
 
 class Volume:
-    """See the module's text. Made from a Source, which it does not close.
+    """One open file system, made from a Source, which it does not close.
 
-    `superblock` names the block of the copy to read by, in blocks of `block_size` bytes.
+    `superblock` is the block number of the superblock copy to use, in blocks of `block_size` bytes.
     """
 
     def __init__(
@@ -109,24 +110,24 @@ class Volume:
         """Bytes of a block."""
         return self.superblock.block_size
 
-    # Inodes and what hangs on them
+    # Inodes, their blocks and contents
 
     def inode(self, number: int) -> StoredInode:
         """The inode of this number; NotFoundError outside 1 to the inode count."""
         return self.inodes[number]
 
     def runs(self, inode: StoredInode) -> Runs:
-        """Where the inode's blocks stand."""
+        """Which blocks of the disk hold the inode's blocks."""
         return self._mapper.runs(inode)
 
     def mapping(self, inode: StoredInode) -> Mapping:
-        """The same, and the blocks of the tree that says so."""
+        """The runs, and the blocks of the extent tree or block map."""
         return self._mapper.mapping(inode)
 
     def contents(self, inode: StoredInode, size: int | None = None) -> Contents:
         """The stored bytes (ciphertext where encrypted) up to `size`, by default i_size."""
         limit = inode.size if size is None else size
-        if limit > MAX_FILE_SIZE:  # a negative one to the kernel, which then refuses the inode
+        if limit > MAX_FILE_SIZE:  # negative to the kernel, which refuses the inode
             place = Place(inode=inode.number, record="ext4_inode", field="i_size_high")
             self.problems.found(CorruptionError(f"i_size is {inode.size}", place))
             limit = MAX_FILE_SIZE
@@ -134,7 +135,7 @@ class Volume:
         return Contents(self.blocks, self.problems, inode.number, self.runs(inode), limit, inline)
 
     def symlink_target_stored(self, inode: StoredInode) -> bytes:
-        """The target as stored: where it is encrypted, a 16-bit length and ciphertext."""
+        """The target as stored; if it is encrypted, a 16-bit length and ciphertext."""
         if inode.has_inline_data:
             return self._inline_data(inode)[: inode.size]
         place = Place(inode=inode.number, record="ext4_inode", field="i_size_lo")
@@ -154,7 +155,7 @@ class Volume:
     def raw_xattrs(self, inode: StoredInode) -> RawXattrs:
         """All attributes by (name index, name), values as stored; the inode's own come first."""
         last = self._last_xattrs
-        if last is not None and last[0] is inode:  # asked for its context, then for all
+        if last is not None and last[0] is inode:  # callers ask for the context, then for all
             return last[1]
         found: RawXattrs = {}
         if inode.inline_xattrs:
@@ -171,7 +172,7 @@ class Volume:
         return visible(raw, inode.number, self.problems) if raw else {}
 
     def encryption_context(self, inode: StoredInode) -> bytes | None:
-        """The fscrypt context as stored, or None. Also where the encrypt flag is missing."""
+        """The fscrypt context as stored, or None. The encrypt flag is not required."""
         return self.raw_xattrs(inode).get(ENCRYPTION_CONTEXT)
 
     def _xattr_block(self, inode: StoredInode) -> RawXattrs:
@@ -198,7 +199,9 @@ class Volume:
             raise CorruptionError(f"an attribute's value is in inode {number}, which does not exist", place)
         inode = self.inodes[number]
         if not inode.flags & EXT4_EA_INODE_FL or not inode.is_file or inode.size != size or inode.has_inline_data:
-            reason = f"an attribute's value of {size} bytes is in inode {number}, which is none ({inode.size} bytes)"
+            reason = (
+                f"an attribute's value of {size} bytes is in inode {number}, which cannot hold it ({inode.size} bytes)"
+            )
             raise CorruptionError(reason, place)
         contents = self.contents(inode)
         if sum(length for _, length in contents.segments()) != size:
@@ -215,13 +218,13 @@ class Volume:
         return b"".join(self._inline_parts(inode))
 
     def _inline_parts(self, inode: StoredInode) -> tuple[bytes, bytes]:
-        """i_block, and what did not fit there: the attribute system.data."""
+        """i_block, and the attribute system.data, which holds the rest of the contents."""
         return inode.block_area, self.raw_xattrs(inode).get(INLINE_DATA, b"")
 
     # Directories
 
     def directory(self, inode: StoredInode) -> list[DirEntry]:
-        """All entries as stored, in the order of the disk, "." and ".." left out.
+        """All entries as stored, in the order of the disk, without "." and "..".
 
         NotDirectoryError for anything but a directory.
         """
@@ -242,7 +245,7 @@ class Volume:
         return entry
 
     def index(self, inode: StoredInode) -> HashTree | None:
-        """The directory's index, or None where it has none."""
+        """The directory's index, or None."""
         return self.directories.index(inode)
 
     def entries_of_hash(self, inode: StoredInode, major: int) -> Iterator[DirEntry]:

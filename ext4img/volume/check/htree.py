@@ -1,4 +1,4 @@
-"""The index of a directory: every node in its bounds, every leaf once, every name under its hash."""
+"""The check of a directory's index: every node within bounds, every leaf once, every name in the leaf of its hash."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MAX_PENDING = 4096  # names that are hashed together
 
 
 class IndexLeaf(NamedTuple):
-    """A leaf by the index: its logical block, the first hash in it, and the next leaf's first hash."""
+    """A leaf according to the index: its logical block, its first hash, and the next leaf's first hash."""
 
     lblk: int
     first: int
@@ -38,19 +38,19 @@ class IndexLeaf(NamedTuple):
 
 
 class IndexChecker:
-    """Checks the index of one directory after the other."""
+    """Checks the indexes of a volume's directories, one after the other."""
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
         self._has_tails = volume.superblock.has_metadata_checksums
 
     def check(self, inode: StoredInode, runs: Runs) -> None:
-        """The index of a directory whose blocks are `runs`; nothing where it has none."""
+        """Check the index of a directory whose blocks are `runs`, if it has one."""
         if not inode.flags & EXT4_INDEX_FL or inode.has_inline_data:
             return
         tree = self._volume.index(inode)
         if tree is None:
-            return  # what is wrong with its root has been noted
+            return  # its damaged root has been reported
         count = -(-inode.size // self._volume.block_size)
         where: dict[int, int] = {}
         for run in runs:
@@ -58,7 +58,7 @@ class IndexChecker:
                 for lblk in range(run.lblk, min(run.end, count)):
                     where[lblk] = run.pblk + lblk - run.lblk
         if 0 not in where:
-            return  # a hole, noted when the directory was listed
+            return  # a hole, reported when the directory was listed
         seen = {0}
         leaves = self._leaves(inode, 0, tree.levels, 0, _HASH_END, where, seen)
         self._check_leaves(inode, leaves, where, tree.hash_version)
@@ -69,7 +69,7 @@ class IndexChecker:
     def _check_leaves(
         self, inode: StoredInode, leaves: Iterator[IndexLeaf], where: dict[int, int], version: int
     ) -> None:
-        """Every name stands under its hash. Many names are hashed at once."""
+        """Check that every name is in the leaf of its hash. Many names are hashed at once."""
         stored = version == DX_HASH_SIPHASH and inode.is_encrypted
         folded = version == DX_HASH_SIPHASH or inode.flags & EXT4_CASEFOLD_FL
         pending: list[tuple[IndexLeaf, BlockEntry]] = []
@@ -77,11 +77,11 @@ class IndexChecker:
             try:
                 block = self._volume.blocks.read(where[leaf.lblk])
             except (CorruptionError, SourceError):
-                continue  # noted when the directory was listed
+                continue  # reported when the directory was listed
             if stored:
                 for entry, major in _stored_hashes(block):
                     self._check_name(inode, leaf, where[leaf.lblk], entry, major)
-            elif not folded:  # those need a key, or case folding
+            elif not folded:  # the others need a key, or case folding
                 pending += [(leaf, entry) for entry in stored_entries(block) if entry.inode and entry.name]
                 if len(pending) > _MAX_PENDING:
                     self._check_pending(inode, pending, where, version)
@@ -97,9 +97,9 @@ class IndexChecker:
             self._check_name(inode, leaf, where[leaf.lblk], entry, major)
 
     def _check_name(self, inode: StoredInode, leaf: IndexLeaf, pblk: int, entry: BlockEntry, major: int) -> None:
-        # An odd hash says that names of the hash below it run over from the leaf before.
-        goes_on = leaf.following & 1 and major == leaf.following & ~1
-        if not (leaf.first & ~1 <= major < leaf.following or goes_on):
+        # An odd first hash means that the names of the even hash below it continue from the leaf before.
+        continues = leaf.following & 1 and major == leaf.following & ~1
+        if not (leaf.first & ~1 <= major < leaf.following or continues):
             reason = f"name {entry.name!r} of hash {major:#x} in a leaf of {leaf.first:#x} to {leaf.following:#x}"
             self._found(inode, reason, pblk)
 
@@ -113,11 +113,11 @@ class IndexChecker:
         where: dict[int, int],
         seen: set[int],
     ) -> Iterator[IndexLeaf]:
-        """The leaves below an index block; every block is gone into once."""
+        """The leaves below an index block; every block is read once."""
         try:
             block = self._volume.blocks.read(where[lblk])
         except (CorruptionError, SourceError):
-            return  # noted when the directory was listed
+            return  # reported when the directory was listed
         offset = DX_NODE_ENTRIES_OFFSET if lblk else DX_ROOT_ENTRIES_OFFSET
         limit, count = DX_COUNTLIMIT.unpack_tuple(block, offset)
         room = (len(block) - offset - self._has_tails * DX_TAIL.size) // DX_ENTRY.size
@@ -131,11 +131,11 @@ class IndexChecker:
             child &= DX_BLOCK_MASK  # noqa: PLW2901 - the upper bits are reserved
             low, high = hashes[position], hashes[position + 1]
             if low > high:
-                self._found(inode, f"index entry of hash {low:#x} stands before one of {high:#x}", where[lblk])
+                self._found(inode, f"index entry of hash {low:#x} comes before one of {high:#x}", where[lblk])
             if child not in where:
-                self._found(inode, f"index names logical block {child}, which is not there", where[lblk])
+                self._found(inode, f"index names logical block {child}, which does not exist", where[lblk])
             elif child in seen:
-                self._found(inode, f"index comes to logical block {child} twice", where[lblk])
+                self._found(inode, f"index reaches logical block {child} twice", where[lblk])
             else:
                 seen.add(child)
                 if levels:
@@ -149,7 +149,7 @@ class IndexChecker:
 
 
 def _stored_hashes(block: bytes) -> Iterator[tuple[BlockEntry, int]]:
-    """Entries, and the hash that stands behind each name in encrypted case-insensitive directories."""
+    """Entries of an encrypted case-insensitive directory, with the hash that is stored behind each name."""
     for entry in stored_entries(block):
         at = entry.offset + entry_size(len(entry.name))
         if entry.inode and entry.name and at + EXT4_DIR_ENTRY_HASH.size <= len(block):

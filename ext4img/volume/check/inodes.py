@@ -1,4 +1,4 @@
-"""Each inode by itself: its fields, its blocks, its attributes."""
+"""The check of each inode by itself: its fields, its blocks, its attributes."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ _FLAGS_NEED = (
 
 @dataclass(slots=True)
 class InodeColumns:
-    """What is remembered of all inodes in use: columns, by ascending number."""
+    """Values of all inodes in use, as columns, by ascending number."""
 
     numbers: array[int] = field(default_factory=lambda: array("I"))
     modes: array[int] = field(default_factory=lambda: array("H"))
     links: array[int] = field(default_factory=lambda: array("H"))
     directories: array[int] = field(default_factory=lambda: array("I"))
-    value_inodes: dict[int, int] = field(default_factory=dict)  # ea_inode → references that it says it has
+    value_inodes: dict[int, int] = field(default_factory=dict)  # ea_inode → its reference count
 
     def add(self, inode: StoredInode) -> None:
         """Remember an inode."""
@@ -63,7 +63,7 @@ class InodeColumns:
 
 
 class InodeChecker:
-    """Checks inodes of one volume, one after the other, and then what several of them share."""
+    """Checks the inodes of one volume, one after the other, and then what several of them share."""
 
     def __init__(self, volume: Volume, owners: BlockOwners) -> None:
         self._volume = volume
@@ -72,11 +72,11 @@ class InodeChecker:
         self._superblock = volume.superblock
         self._cluster_blocks = self._superblock.cluster_size // self._superblock.block_size
         self._xattr_blocks: dict[int, int] = {}  # block → inodes that share it
-        self._value_references: dict[int, int] = {}  # ea_inode → attributes whose value it holds
+        self._value_references: dict[int, int] = {}  # ea_inode → attributes that have their value there
         self.tables = InodeColumns()
 
     def check(self, inode: StoredInode) -> Mapping:
-        """Everything that one inode can be asked by itself; where its blocks stand."""
+        """Check one inode by itself, and return its mapping."""
         self.tables.add(inode)
         for reason, name in self._wrong_fields(inode):
             self._found(inode, reason, name)
@@ -95,48 +95,48 @@ class InodeChecker:
         return mapping
 
     def add_bad_blocks(self) -> None:
-        """Inode 1 lists bad blocks, and has no mode."""
+        """Add the bad blocks, which inode 1 lists; it has no mode."""
         try:
             inode = self._volume.inode(EXT4_BAD_INO)
         except Ext4Error:
-            return  # noted when the table was scanned
+            return  # reported when the table was scanned
         self._add_owner(inode, self._volume.mapping(inode._replace(mode=S_IFREG)))
 
     def finish(self) -> None:
-        """What inodes share: attribute blocks and attribute values, with the references they count."""
+        """Check what inodes share, attribute blocks and values: their reference counts must be right."""
         for block, count in self._xattr_blocks.items():
             self._owners.add(block, 1, 0)
             try:
                 header = EXT4_XATTR_HEADER.unpack(self._volume.blocks.read(block))
             except (CorruptionError, SourceError):
-                continue  # noted when the attributes were read
+                continue  # reported when the attributes were read
             if header.h_refcount != count:
                 place = Place(block=block, record=EXT4_XATTR_HEADER.name, field="h_refcount")
                 reason = f"attribute block counts {header.h_refcount} inodes, it has {count}"
                 self._problems.found(CorruptionError(reason, place))
-        for number, said in self.tables.value_inodes.items():
+        for number, counted in self.tables.value_inodes.items():
             count = self._value_references.get(number, 0)
-            if said != count:
-                reason = f"attribute value counts {said} references, it has {count}"
+            if counted != count:
+                reason = f"attribute value counts {counted} references, it has {count}"
                 self._problems.found(CorruptionError(reason, Place(inode=number)))
 
     def _wrong_fields(self, inode: StoredInode) -> Iterator[tuple[str, str]]:
         flags = inode.flags
         if inode.type == "unknown":
-            yield f"i_mode is {inode.mode:#o}: no type of file", "i_mode"
+            yield f"i_mode is {inode.mode:#o}, which has no file type", "i_mode"
         if inode.size >> 63:
-            yield f"i_size is {inode.size}: negative to the kernel", "i_size_high"
+            yield f"i_size is {inode.size}, which is negative to the kernel", "i_size_high"
         for name, flag, feature in _FLAGS_NEED:
             if flags & flag and feature not in self._superblock.features:
                 yield f"{name} is set without the feature", "i_flags"
         if flags & EXT4_INLINE_DATA_FL and flags & EXT4_EXTENTS_FL:
-            yield "inline data and extents at once", "i_flags"
+            yield "both inline data and extents", "i_flags"
         if flags & EXT4_INDEX_FL and not inode.is_dir:
-            yield "EXT4_INDEX_FL on what is no directory", "i_flags"
+            yield "EXT4_INDEX_FL is set, but it is not a directory", "i_flags"
         if flags & EXT4_EA_INODE_FL and not inode.is_file:
-            yield "EXT4_EA_INODE_FL on what is no regular file", "i_flags"
+            yield "EXT4_EA_INODE_FL is set, but it is not a regular file", "i_flags"
         if inode.dtime and inode.links:
-            yield f"in use, with a deletion time ({inode.dtime})", "i_dtime"
+            yield f"in use, but has a deletion time ({inode.dtime})", "i_dtime"
 
     def _add_owner(self, inode: StoredInode, mapping: Mapping) -> None:
         add = self._owners.add
@@ -148,7 +148,7 @@ class InodeChecker:
                 add(block, 1, inode.number)
 
     def _attributes(self, inode: StoredInode) -> int:
-        """Read all attributes; the sectors that values in inodes of their own take."""
+        """Read all attributes. Returns the sectors of the values that are in inodes of their own."""
         volume = self._volume
         raw = volume.raw_xattrs(inode)
         if inode.flags & EXT4_INLINE_DATA_FL and INLINE_DATA not in raw:
@@ -163,7 +163,7 @@ class InodeChecker:
             try:
                 sectors += volume.inode(number).sectors
             except Ext4Error:
-                continue  # noted when the value was read
+                continue  # reported when the value was read
         return sectors
 
     def _value_inodes(self, inode: StoredInode) -> Iterator[int]:
@@ -171,9 +171,9 @@ class InodeChecker:
         if Incompat.EA_INODE not in self._superblock.features:
             return
         areas = [inode.inline_xattrs[4:]] if inode.inline_xattrs else []
-        # A block's values are counted once, however many inodes share the block.
+        # The values of a shared block are counted once.
         if inode.xattr_block and self._xattr_blocks.get(inode.xattr_block) == 1:
-            with suppress(CorruptionError, SourceError):  # noted when the attributes were read
+            with suppress(CorruptionError, SourceError):  # reported when the attributes were read
                 areas.append(self._volume.blocks.read(inode.xattr_block)[EXT4_XATTR_HEADER.size :])
         for area in areas:
             offset = 0
@@ -186,16 +186,20 @@ class InodeChecker:
     def _sizes(self, inode: StoredInode, mapping: Mapping) -> None:
         block_size = self._superblock.block_size
         if inode.is_dir and not inode.has_inline_data and (not inode.size or inode.size % block_size):
-            self._found(inode, f"directory of {inode.size} bytes, not whole blocks of {block_size}", "i_size_lo")
+            self._found(
+                inode,
+                f"directory of {inode.size} bytes, not whole blocks of {block_size}",
+                "i_size_lo",
+            )
         if inode.is_file and not inode.flags & EXT4_VERITY_FL:
             written = [run for run in mapping.runs if run.state not in (UNWRITTEN, LOST)]
             end = -(-inode.size // self._superblock.cluster_size) * self._cluster_blocks
             if written and written[-1].end > end:
-                reason = f"{inode.size} bytes long, with written blocks up to {written[-1].end * block_size}"
+                reason = f"{inode.size} bytes long, but has written blocks up to {written[-1].end * block_size}"
                 self._found(inode, reason, "i_size_lo")
 
     def _sectors(self, inode: StoredInode, mapping: Mapping, value_sectors: int) -> None:
-        """i_blocks is what the inode takes on disk: in clusters, attribute block and values included.
+        """i_blocks counts what the inode takes on disk: its clusters, attribute block and values.
 
         Fast commits don't restore it, neither here nor in the kernel.
         """
@@ -213,7 +217,7 @@ class InodeChecker:
             self._superblock.block_size // SECTOR_SIZE
         ) + value_sectors
         if sectors != inode.sectors:
-            self._found(inode, f"i_blocks is {inode.sectors} sectors, it takes {sectors}", "i_blocks_lo")
+            self._found(inode, f"i_blocks is {inode.sectors} sectors, the inode takes {sectors}", "i_blocks_lo")
 
     def _symlink(self, inode: StoredInode) -> None:
         try:
@@ -222,7 +226,7 @@ class InodeChecker:
             self._problems.unreadable(error, Place(inode=inode.number))
             return
         if not inode.is_encrypted and (not target or b"\0" in target):
-            self._found(inode, f"symbolic link whose target ends before its {inode.size} bytes", "i_size_lo")
+            self._found(inode, f"target of the symbolic link is shorter than its {inode.size} bytes", "i_size_lo")
 
     def _context(self, inode: StoredInode) -> None:
         place = Place(inode=inode.number, record="fscrypt_context")
@@ -242,7 +246,7 @@ class InodeChecker:
 
 
 def _clusters(mapping: Mapping, unit: int) -> int:
-    """Clusters that runs and tree blocks take; neighbours in one count once."""
+    """Clusters that runs and tree blocks take, each counted once."""
     pieces = [(run.pblk // unit, (run.pblk + run.length - 1) // unit) for run in mapping.runs if run.state != LOST]
     pieces += [(block // unit, block // unit) for block in mapping.tree_blocks]
     count, reached = 0, -1

@@ -1,4 +1,4 @@
-"""The whole check, in the order in which one part needs what another has found."""
+"""The whole check, in an order in which each part has the results of others that it needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from ext4img.volume.inode import StoredInode
 from ext4img.volume.runs import WRITTEN, Runs
 from ext4img.volume.volume import Volume
 
-"""Called now and then with what is being checked, how far it is, and how far it goes."""
 _PROGRESS_EVERY = 512
 _WINDOW_BYTES = 1 << 20
 MAX_OVERLAPS = 1000
@@ -28,7 +27,7 @@ MAX_OVERLAPS = 1000
 
 @dataclass(frozen=True, slots=True)
 class CheckSummary:
-    """What was looked at, and how many problems the volume has now, those of opening it included."""
+    """What was checked, and how many problems the volume now has, including those of opening it."""
 
     inodes: int
     directories: int
@@ -40,16 +39,16 @@ class CheckSummary:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing was found wrong."""
+        """Whether there are no problems."""
         return not self.problems
 
 
 def run_check(volume: Volume, *, contents: bool = False, progress: Progress | None = None) -> CheckSummary:
-    """Check all of a volume; what is wrong is left in `volume.problems`.
+    """Check a whole volume; the problems are added to `volume.problems`.
 
-    Meant for a volume opened with checks="report". A strict one raises at the first thing that is
-    wrong; with "off" nothing is noted. `contents` reads all files as well, to find unreadable parts:
-    contents have no checksums.
+    The volume should be open with checks="report". With "strict" the first problem is raised, with
+    "off" none is noted. `contents` reads all files, too, to find unreadable parts: contents have no
+    checksums. `progress` is called with the inodes done and their total.
     """
     return _CheckRun(volume, contents, progress or (lambda done, total: None)).run()
 
@@ -94,7 +93,7 @@ class _CheckRun:
         )
 
     def recovered_without_bitmaps(self) -> bool:
-        """Recovery in memory frees and takes blocks and inodes, and leaves the bitmaps as they are."""
+        """Whether recovery in memory freed or allocated blocks or inodes: it does not change the bitmaps."""
         recovery = self.volume.recovery
         if recovery is None:
             return False
@@ -113,12 +112,12 @@ class _CheckRun:
     def check_overlaps(self) -> None:
         for count, overlap in enumerate(self.owners.overlaps()):
             if count == MAX_OVERLAPS:
-                self.volume.problems.found(CorruptionError("more blocks with two owners than are told here"))
+                self.volume.problems.found(CorruptionError(f"over {MAX_OVERLAPS} ranges have two owners"))
                 return
             self.volume.problems.found(_overlapping(overlap))
 
     def check_orphan_file(self, inode: StoredInode, runs: Runs) -> None:
-        """Magic and checksum of its blocks (kernel: fs/ext4/orphan.c)."""
+        """Check magic and checksum of the orphan file's blocks (kernel: fs/ext4/orphan.c)."""
         volume = self.volume
         seed = checksum.inode_seed(volume.checksum_seed, inode.number, inode.generation)
         for run in runs:
@@ -142,7 +141,7 @@ class _CheckRun:
                         volume.problems.found(ChecksumError(reason, place))
 
     def read_contents(self, inode: StoredInode) -> None:
-        """Only what is written; what cannot be read is noted with its range."""
+        """Read the written parts of a file; unreadable ones are reported with their ranges."""
         contents = self.volume.contents(inode)
         for offset, length in contents.segments():
             for start in range(offset, offset + length, _WINDOW_BYTES):

@@ -1,4 +1,4 @@
-"""The file system's own records: copies of superblock and descriptors, and who owns their blocks."""
+"""The check of the file system's own structures: copies of superblock and descriptors, and their blocks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock, parse_superblock
 from ext4img.volume.volume import Volume
 
-# Written once, so every copy has them; the kernel sets the features below in the primary alone.
+# The same in every copy. The kernel sets the features below only in the primary superblock.
 _SAME = (
     "uuid", "block_size", "cluster_size", "block_count", "blocks_per_group", "inode_count", "inodes_per_group",
     "inode_size", "first_data_block", "descriptor_size", "checksum_seed",
@@ -34,7 +34,7 @@ MAX_COPIES = 1000  # of superblocks, where every group has one
 
 
 def check_superblocks(volume: Volume) -> None:
-    """Primary and backups agree, as do the descriptors that stand behind them."""
+    """Check that the backups of superblock and descriptors agree with the primaries."""
     for group in _groups_with_copies(volume):
         _check_copy(volume, group)
     _check_descriptor_copies(volume)
@@ -43,7 +43,7 @@ def check_superblocks(volume: Volume) -> None:
 
 
 def add_file_system_blocks(volume: Volume, owners: BlockOwners) -> None:
-    """Superblocks, descriptors, bitmaps and inode tables; problems where they lie out of range."""
+    """Add the blocks of superblocks, descriptors, bitmaps and inode tables."""
     superblock, groups = volume.superblock, volume.groups
     meta = Incompat.META_BG in superblock.features
     plain_blocks = superblock.descriptor_blocks
@@ -64,7 +64,7 @@ def add_file_system_blocks(volume: Volume, owners: BlockOwners) -> None:
         try:
             group = groups[number]
         except (CorruptionError, SourceError):
-            continue  # noted when its inodes were asked for
+            continue  # reported when its inodes were scanned
         bitmaps = (group.block_bitmap, 1), (group.inode_bitmap, 1)
         for block, count in (*bitmaps, (group.inode_table, groups.table_blocks)):
             if superblock.first_data_block < block and block + count <= superblock.block_count:
@@ -117,11 +117,11 @@ def _differing_features(one: Superblock, other: Superblock) -> list[str]:
 
 
 def _check_descriptor_copies(volume: Volume) -> None:
-    """Places that copies of the descriptors give; the rest is not kept up to date in them."""
+    """Compare the three block numbers in copies of descriptors: copies are not up to date otherwise."""
     superblock, groups, problems = volume.superblock, volume.groups, volume.problems
     size = superblock.descriptor_size
     per_block = superblock.block_size // size
-    places = EXT4_GROUP_DESC.offset_of("bg_free_blocks_count_lo")  # what stands before: three block numbers
+    places = EXT4_GROUP_DESC.offset_of("bg_free_blocks_count_lo")  # the three block numbers are before it
     meta = Incompat.META_BG in superblock.features
     copies = list(_groups_with_copies(volume))
     for index in range(-(-len(groups.readable()) // per_block)):
@@ -142,7 +142,7 @@ def _check_descriptor_copies(volume: Volume) -> None:
             for within in range(in_block):
                 start = within * size
                 if one[start : start + places] != other[start : start + places]:
-                    reason = f"copy of the descriptor of group {index * per_block + within} names other places"
+                    reason = f"copy of the descriptor of group {index * per_block + within} has other block numbers"
                     offset = block * superblock.block_size + start
                     where = Place(block=block, offset=offset, record=EXT4_GROUP_DESC.name)
                     problems.found(CorruptionError(reason, where))

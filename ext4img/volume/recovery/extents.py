@@ -1,6 +1,6 @@
-"""Extent trees during recovery: ranges come and go in memory, and trees are written once, at the end.
+"""Extent trees during recovery: runs are changed in memory, and trees are written once, at the end.
 
-A fast commit of a big file can hold thousands of ranges; a tree rewritten for each would take
+A fast commit of a big file can hold thousands of ranges. Rewriting the tree for each would take
 quadratic time.
 """
 
@@ -34,7 +34,7 @@ class RecoveryExtents:
         self._held = 0
 
     def runs(self, number: int) -> list[Run]:
-        """The inode's runs, sorted. CorruptionError where its tree is damaged, NotFoundError without one."""
+        """The inode's runs, sorted. CorruptionError for a damaged tree, NotFoundError without one."""
         known = self._runs.get(number)
         if known is not None:
             return known
@@ -48,7 +48,7 @@ class RecoveryExtents:
         return runs
 
     def add(self, number: int, run: Run) -> None:
-        """Map `run`, whatever was there before."""
+        """Map `run`, and unmap any blocks that were mapped there."""
         runs = self.runs(number)
         low, high, kept = self._cut(runs, run.lblk, run.end)
         before, after = kept
@@ -67,14 +67,14 @@ class RecoveryExtents:
         self._replace(number, low, high, [*before, *after])
 
     def forget(self, number: int) -> None:
-        """The inode's i_block is being replaced by other means."""
+        """Drop the inode's runs: the caller replaces its i_block."""
         self._held -= len(self._runs.pop(number, ()))
         self._nodes.pop(number, None)
         self._counts.pop(number, None)
         self._changed.discard(number)
 
     def blocks(self, number: int) -> int:
-        """Blocks of the inode's runs and of a tree for them."""
+        """Blocks of the inode's runs and of their tree."""
         self.runs(number)
         blocks, extents = self._counts[number]
         return blocks + sum(tree_levels(extents, self._editor.superblock.block_size))
@@ -90,7 +90,9 @@ class RecoveryExtents:
         checks = Problems("strict" if editor.problems.verify else "off")
         for run in Mapper(editor.superblock, editor.blocks, editor.seed, checks).runs(inode):
             if run.state == LOST:
-                raise CorruptionError("the extent tree is damaged, recovery leaves it alone", Place(inode=inode.number))
+                raise CorruptionError(
+                    "the extent tree is damaged; recovery does not change it", Place(inode=inode.number)
+                )
             yield run
 
     def _tree_blocks(self, node: bytes) -> Iterator[int]:
@@ -104,7 +106,7 @@ class RecoveryExtents:
             yield from self._tree_blocks(self._editor.read(child))
 
     def _cut(self, runs: list[Run], first: int, end: int) -> tuple[int, int, tuple[list[Run], list[Run]]]:
-        """What overlaps first to end: runs[low:high], and what of it remains before and after."""
+        """The runs that overlap first to end are runs[low:high]; also their parts before and behind that range."""
         low = bisect_right(runs, first, key=_start)
         if low and runs[low - 1].end > first:
             low -= 1
@@ -116,15 +118,15 @@ class RecoveryExtents:
     def _replace(self, number: int, low: int, high: int, piece: list[Run]) -> None:
         runs = self._runs[number]
         self._hold(len(piece) - (high - low))
-        gone, come, now = _count(runs[low:high]), _count(piece), self._counts[number]
-        self._counts[number] = (now[0] - gone[0] + come[0], now[1] - gone[1] + come[1])
+        removed, added, before = _count(runs[low:high]), _count(piece), self._counts[number]
+        self._counts[number] = (before[0] - removed[0] + added[0], before[1] - removed[1] + added[1])
         runs[low:high] = piece
         self._changed.add(number)
 
     def _hold(self, count: int) -> None:
         self._held += count
         if self._held > MAX_RUNS:
-            raise LimitError(f"recovery would change files of more than {MAX_RUNS} extents in all")
+            raise LimitError(f"recovery would change files with more than {MAX_RUNS} extents in all")
 
     def _store(self, number: int) -> None:
         editor = self._editor

@@ -1,11 +1,11 @@
-"""Fast commits: what happened since the last full commit, told as changes to files and names.
+"""Fast commits: the changes to files and names since the last full commit.
 
-Scan finds the commits that are whole: each ends in a TAIL with a checksum and the number that the
-next full transaction would have had. What lies behind may be left over from earlier, which is no
-damage. Replay then does what each tag says, in order, as the kernel's replay would on the disk:
-inodes are written over, ranges mapped and unmapped, names put in and taken out.
+The scan finds the complete commits. Each ends in a TAIL with a checksum and the number that the next
+full transaction would have had. Behind them there may be leftovers of earlier commits, which are not
+damage. Replay then applies each tag in order, as the kernel's replay does on disk: it overwrites
+inodes, maps and unmaps ranges, adds and removes names.
 
-Kernel: ext4_fc_replay_scan and ext4_fc_replay with what they call (fs/ext4/fast_commit.c).
+Kernel: ext4_fc_replay_scan, ext4_fc_replay and the functions they call (fs/ext4/fast_commit.c).
 """
 
 from __future__ import annotations
@@ -82,19 +82,20 @@ def scan_fast_commits(
 ) -> FastCommits:
     """The fast commits that follow the last transaction of the log; `sequence` is their number.
 
-    Where the first commit is damaged the kernel refuses to mount: CorruptionError to `problems`.
+    If the first commit is damaged, the kernel refuses to mount; here a CorruptionError goes to
+    `problems`.
     """
     scan = _FastCommitScan(sequence, problems)
     try:
         for tag in _tags(journal, superblock, inode_size):
-            if not scan.take(tag):
+            if not scan.handle(tag):
                 break
     except CorruptionError as error:
-        if not scan.found.commits:  # else what is left over from earlier, or nothing, begins here
+        if not scan.found.commits:  # otherwise leftovers of earlier commits begin here
             scan.damaged(error)
     except SourceError as error:
         scan.damaged(CorruptionError(f"fast commits cannot be read: {error}"))
-    if not scan.complained:
+    if not scan.reported_damage:
         scan.look_behind(journal, superblock)
     return scan.found
 
@@ -108,10 +109,10 @@ class _FastCommitScan:
         self._ranges: list[tuple[int, int]] = []
         self._end: tuple[int, int] | None = None  # (journal block, byte offset in it) behind the last whole commit
         self.found = FastCommits()
-        self.complained = False
+        self.reported_damage = False
 
-    def take(self, tag: _FastCommitTag) -> bool:
-        """Go on with one more tag; False at the end."""
+    def handle(self, tag: _FastCommitTag) -> bool:
+        """Handle one more tag; False at the end."""
         if self._tags == 0 and tag.kind != EXT4_FC_TAG_HEAD:
             return False
         if self._tags >= MAX_TAGS:
@@ -123,7 +124,7 @@ class _FastCommitScan:
                 names = (f"fast commit FEATURE_{head.fc_features:#x}",)
                 raise UnsupportedFeatureError(f"unknown features of fast commits: {names[0]}", names)
             if head.fc_tid != self._sequence:
-                return False  # left over from before a full commit
+                return False  # a leftover from before a full commit
         self._tags += 1
         if tag.kind == EXT4_FC_TAG_TAIL:
             return self._tail(tag)
@@ -134,8 +135,8 @@ class _FastCommitScan:
         return True
 
     def damaged(self, error: CorruptionError) -> None:
-        """Behind a whole commit this can be one that was interrupted: told, but never raised."""
-        self.complained = True
+        """Behind a complete commit this may be an interrupted one: reported, but never raised."""
+        self.reported_damage = True
         if self.found.commits:
             self._problems.note(f"fast commits end early: {error.reason}", error.place)
         else:
@@ -159,9 +160,9 @@ class _FastCommitScan:
         return False
 
     def look_behind(self, journal: JournalSource, superblock: JournalSuperblock) -> None:
-        """Whether a commit with the number that is due ends further on: then its beginning is damaged.
+        """Note a later end of a commit with the expected number: then the beginning of that commit is damaged.
 
-        An interrupted commit leaves the same if the disk did not write in order, so it is only noted.
+        It is never raised: an interrupted commit looks the same if the disk did not write in order.
         """
         index, offset = self._end or (superblock.fast_commit_first, 0)
         last = min(superblock.length, index + MAX_BLOCKS_BEHIND)
@@ -173,11 +174,11 @@ class _FastCommitScan:
         try:
             for at, block in journal.read_each(range(index, last)):
                 if tail.search(block, offset if at == index else 0):
-                    reason = f"fast commits end early: another of number {self._sequence} ends behind them"
+                    reason = f"fast commits end early: another with number {self._sequence} ends behind them"
                     self._problems.note(reason, journal.place(at, EXT4_FC_TAIL.name))
                     return
         except (CorruptionError, SourceError):
-            return  # what cannot be read says nothing; what was needed of it has been read
+            return  # all that is needed has been read; this only looks for damage
 
     def _add(self, raw: bytes) -> None:
         self._crc = self._extended(raw)
@@ -187,9 +188,9 @@ class _FastCommitScan:
 
 
 def _tags(journal: JournalSource, superblock: JournalSuperblock, inode_size: int) -> Iterator[_FastCommitTag]:
-    """The tags of the fast commit area; none where it does not begin with a HEAD.
+    """The tags of the fast commit area; none if it does not begin with a HEAD.
 
-    CorruptionError where a tag is unknown or has not the length of its kind.
+    CorruptionError for an unknown tag, or one with a wrong length.
     """
     size = superblock.block_size
     for index, block in journal.read_each(range(superblock.fast_commit_first, superblock.length)):
@@ -236,7 +237,7 @@ def _range(tag: _FastCommitTag) -> tuple[int, Run]:
 def replay_fast_commits(
     journal: JournalSource, superblock: JournalSuperblock, found: FastCommits, editor: RecoveryEditor
 ) -> None:
-    """Do what the first `found.tags` tags say. What cannot be done goes to the editor's problems."""
+    """Apply the first `found.tags` tags. Those that cannot be applied go to the editor's problems."""
     replay = _FastCommitReplay(editor)
     try:
         for tag in islice(_tags(journal, superblock, editor.superblock.inode_size), found.tags):
@@ -245,7 +246,7 @@ def replay_fast_commits(
     except LimitError as error:
         if editor.problems.checks == "strict":
             raise
-        editor.problems.note(f"fast commits are replayed in part only: {error}")
+        editor.problems.note(f"fast commits are only partly replayed: {error}")
 
 
 class _FastCommitReplay:
@@ -268,8 +269,8 @@ class _FastCommitReplay:
         try:
             step(tag)
         except NotFoundError:
-            # As the kernel: the inode came and went since the last full commit, or it still has
-            # inline data where a later tag gives it an extent tree.
+            # As in the kernel: the inode was created and deleted since the last full commit, or it
+            # still has inline data and a later tag gives it an extent tree.
             return
         except (CorruptionError, UnsupportedFeatureError, SourceError) as error:
             self._failed(error, tag.place)
@@ -312,7 +313,7 @@ class _FastCommitReplay:
     # Inodes
 
     def _write_inode(self, tag: _FastCommitTag) -> None:
-        """All of the inode but i_block, which the ranges tell; inline data stands in it, though."""
+        """Replace the inode except for i_block, which the range tags change; only inline data is copied there."""
         number = EXT4_FC_INODE.unpack_tuple(tag.value, 0)[0]
         new = tag.value[EXT4_FC_INODE.size :]
         editor = self._editor
@@ -332,7 +333,7 @@ class _FastCommitReplay:
             editor.set_sectors(number, self._extents.blocks(number))
 
     def _delete(self, inode: StoredInode) -> None:
-        """The last name is gone, and so is the file (ext4_evict_inode)."""
+        """Delete an inode that has lost its last name (ext4_evict_inode)."""
         self._extents.forget(inode.number)
         fields: dict[str, int | bytes] = {
             "i_links_count": 0,

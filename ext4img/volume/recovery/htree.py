@@ -1,7 +1,7 @@
-"""The way through a directory's index to one leaf, as recovery follows and widens it.
+"""The path through a directory's index to one leaf, which recovery follows and extends.
 
-Reading goes through htree.HashTree; this is the writer's side, which must remember where it came
-along. Kernel: dx_probe, dx_insert_block, ext4_dx_add_entry (fs/ext4/namei.c).
+Readers use htree.HashTree. A writer must remember the index blocks on its path. Kernel: dx_probe,
+dx_insert_block, ext4_dx_add_entry (fs/ext4/namei.c).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def index_limit(block: bytearray, base: int) -> tuple[int, int]:
 
 @dataclass(slots=True)
 class _IndexFrame:
-    """One index block on the way: where it is, where its entries begin, which one was taken."""
+    """One index block on the path: its place, where its entries begin, and the entry that is followed."""
 
     pblk: int
     block: bytearray
@@ -94,8 +94,8 @@ class IndexPath:
         frame = self._frames[-1]
         return frame.children[frame.at]
 
-    def go_on(self) -> bool:
-        """To the next leaf, where names of the same hash continue there (ext4_htree_next_block)."""
+    def advance(self) -> bool:
+        """Move to the next leaf, if names of the same hash continue there (ext4_htree_next_block)."""
         level = len(self._frames) - 1
         while level >= 0 and self._frames[level].at + 1 >= len(self._frames[level].hashes):
             level -= 1
@@ -117,7 +117,7 @@ class IndexPath:
         return self._frames[-1].is_full
 
     def insert(self, hash_: int, lblk: int, write: WriteNode) -> None:
-        """A new leaf, after the present one."""
+        """Add a leaf behind the present one."""
         frame = self._frames[-1]
         frame.hashes.insert(frame.at + 1, hash_)
         frame.children.insert(frame.at + 1, lblk)
@@ -125,7 +125,7 @@ class IndexPath:
         write(frame.pblk, frame.block, frame.base)
 
     def grow(self, append: AppendNode, write: WriteNode) -> bool:
-        """Make room in the full last index block. False where the way must be probed again."""
+        """Make room in the full last index block. False if the path must be probed again."""
         level = len(self._frames) - 1
         while level > 0 and self._frames[level - 1].is_full:
             level -= 1
@@ -167,7 +167,7 @@ class IndexPath:
         write(root.pblk, root.block, root.base)
 
     def _new_node(self, block: bytearray) -> None:
-        """An empty entry over the whole block, then room for entries up to the checksum."""
+        """Make `block` an index node without entries: an unused directory entry over all of it, then the limit."""
         size = len(block)
         limit = (size - DX_NODE_ENTRIES_OFFSET - self._tail_size) // DX_ENTRY.size
         block[: EXT4_DIR_ENTRY.size] = EXT4_DIR_ENTRY.pack((0, rec_len_to_disk(size, size), 0, 0))

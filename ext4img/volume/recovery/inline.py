@@ -1,8 +1,8 @@
-"""Directories that are stored in their inode, as recovery changes them.
+"""Changing inline directories, which are stored in their inode, during recovery.
 
-The entries stand in i_block, after the parent's number, and go on in the value of the inode's
-attribute system.data. When a name does not fit, that value grows as far as the inode lets it, and
-then the directory becomes one of blocks. Kernel: ext4_try_add_inline_entry and
+The entries are in i_block, behind the parent's number, and continue in the value of the inode's
+attribute system.data. When a name does not fit, that value grows up to the end of the inode. When
+that is full, too, the directory moves into a block. Kernel: ext4_try_add_inline_entry and
 ext4_convert_inline_data_nolock (fs/ext4/inline.c).
 """
 
@@ -43,7 +43,7 @@ class _StoredXattr(NamedTuple):
 
 
 class _InlineXattrs:
-    """The attributes in an inode's own space: what stands after the fixed part, to be rebuilt."""
+    """The attributes in an inode's own space behind its fixed part, parsed and built again."""
 
     def __init__(self, area: bytes, number: int) -> None:
         self._size = len(area)
@@ -64,11 +64,11 @@ class _InlineXattrs:
             offset += xattr_entry_size(len(name))
 
     def data(self) -> bytes | None:
-        """The value of system.data, None where there is no such attribute."""
+        """The value of system.data, None without that attribute."""
         return next((entry.value for entry in self.entries if (entry.name_index, entry.name) == INLINE_DATA), None)
 
     def set_data(self, value: bytes | None) -> None:
-        """Replace it, in its place; None takes it out."""
+        """Replace the value of system.data; None removes the attribute."""
         position = [(entry.name_index, entry.name) for entry in self.entries].index(INLINE_DATA)
         if value is None:
             del self.entries[position]
@@ -84,7 +84,7 @@ class _InlineXattrs:
         return self._size - EXT4_XATTR_IBODY_HEADER.size - used - _LAST_ENTRY_SIZE
 
     def build(self) -> bytes:
-        """The bytes of the whole space: entries from its beginning, values from its end."""
+        """The bytes of the whole space: entries from the beginning, values from the end."""
         if not self.entries:
             return bytes(self._size)
         area = bytearray(self._size)
@@ -113,7 +113,7 @@ class _InlineXattrs:
 
 
 class InlineDirectory:
-    """The directory of `inode`, in its inode. CorruptionError where it cannot be what it says."""
+    """The inline directory of `inode`. CorruptionError if it is damaged."""
 
     def __init__(self, editor: RecoveryEditor, inode: StoredInode, has_filetype: bool) -> None:
         self._editor = editor
@@ -130,7 +130,7 @@ class InlineDirectory:
         self._has_filetype = has_filetype
 
     def add(self, name: bytes, number: int, mode: int) -> bool | None:
-        """True if the name went in, False if it was there, None if there is no room for it."""
+        """Add a name. True if done, False if it already exists, None if there is no room."""
         found = self._first.insert(name, number, mode)
         if found is None:
             if not self._second.end:
@@ -141,14 +141,14 @@ class InlineDirectory:
         return found
 
     def remove(self, name: bytes, number: int) -> int:
-        """As EntryArea.remove."""
+        """See `EntryArea.remove`."""
         owner = self._first.remove(name, number) or self._second.remove(name, number)
         if owner == number:
             self._store()
         return owner
 
     def to_block(self, size: int, end: int) -> EntryArea:
-        """The same directory as a block of `size` bytes with entries up to `end`; the inode loses it."""
+        """The directory as a block of `size` bytes with entries up to `end`. Removes it from the inode."""
         block = EntryArea(bytearray(size), _DOTS_SIZE, self._has_filetype, self._inode.number)
         parent = int.from_bytes(self._inode.block_area[:EXT4_INLINE_DOTDOT_SIZE], "little")
         block.put(0, EXT4_DIR_MIN_REC_LEN, b".", self._inode.number, self._inode.mode)
@@ -164,7 +164,7 @@ class InlineDirectory:
         return block
 
     def _grow(self) -> None:
-        """Give system.data all the space that there is, if that is enough for a name at all."""
+        """Give system.data all the free space of the inode, if that is enough for a name."""
         room = self._xattrs.room_for_data() // EXT4_XATTR_PAD * EXT4_XATTR_PAD
         if room <= entry_size(1):
             return

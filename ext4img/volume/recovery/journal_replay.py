@@ -1,11 +1,11 @@
 """Recovery of the log in memory, in the kernel's three passes: scan, revoke, replay.
 
-Scan (journal_scan) finds the committed transactions. Revoke collects the revoke records; one
-silences its block in its own transaction and in all earlier ones. Replay notes for every block
-where its last good copy stands.
+The scan (journal_scan) finds the committed transactions. The revoke pass collects the revoke records:
+each cancels its block in its own transaction and in all earlier ones. The replay pass notes where in
+the log the last good copy of every block is.
 
-Where the kernel finds damage it refuses to mount; here that goes to `problems`, and what is shown
-is what it would have replayed by then.
+If the kernel finds damage, it refuses to mount. Here the damage goes to `problems`, and the result is
+what the kernel would have replayed up to there.
 
 Kernel: jbd2_journal_recover, do_one_pass, scan_revoke_records (fs/jbd2/recovery.c).
 """
@@ -25,7 +25,7 @@ from ext4img.volume.recovery.recovery_report import Replay
 
 
 def follows(later: int, earlier: int) -> bool:
-    """Whether a sequence number comes after another; they run over 2^32 (kernel: tid_gt)."""
+    """Whether a sequence number comes after another; numbers wrap at 2^32 (kernel: tid_gt)."""
     return 0 < (later - earlier & SEQUENCE_MASK) < 1 << 31
 
 
@@ -34,8 +34,8 @@ def replay_journal(
 ) -> Replay:
     """Replay the log of `journal` for a volume of `block_count` blocks.
 
-    Nothing is replayed where `superblock.start` is 0. Damage goes to `problems`, so it raises
-    CorruptionError or ChecksumError when they are strict.
+    Nothing is replayed if `superblock.start` is 0. Damage goes to `problems`, which raise it as
+    CorruptionError or ChecksumError when strict.
     """
     if not superblock.start:
         return Replay(Overlay(), superblock.sequence, superblock.sequence)
@@ -64,7 +64,7 @@ def replay_journal(
 
 
 class _ReplayPasses:
-    """Passes 2 and 3. `logged` is what the overlay takes: where in the journal each block stands."""
+    """Passes 2 and 3. `logged` is for the overlay: where in the journal each block is."""
 
     def __init__(self, log: JournalLog, scan: LogScan, block_count: int) -> None:
         self._log = log
@@ -78,9 +78,9 @@ class _ReplayPasses:
         self.revoked = 0
 
     def revoke(self, transaction: Transaction) -> None:
-        """Note the blocks that `transaction` revokes, each with the latest number that does.
+        """Note the blocks that `transaction` revokes, each with the latest revoking number.
 
-        Only blocks that are in the log at all: a hostile one can hold far more revoke records.
+        Only blocks that are in the log are noted: a hostile log can hold far more revoke records.
         """
         log = self._log
         record = REVOKE_64 if JournalIncompat.BIT64 in log.superblock.incompat else REVOKE_32
@@ -103,7 +103,7 @@ class _ReplayPasses:
             self.revoke_records += count
 
     def replay(self, transaction: Transaction) -> None:
-        """Note where each block of `transaction` stands, unless it is revoked or damaged."""
+        """Note where each block of `transaction` is, unless it is revoked or damaged."""
         log = self._log
         for descriptor in transaction.descriptors:
             block = log.read(descriptor)
@@ -137,14 +137,14 @@ class _ReplayPasses:
         return False
 
     def _sound(self, wanted: list[tuple[int, JournalTag]], sequence: int) -> list[tuple[int, JournalTag]]:
-        """Those of `wanted` whose blocks fit the checksum in their tag."""
+        """Those of `wanted` whose block has the checksum of its tag."""
         log = self._log
         sound = []
         blocks = log.read_each([index for index, _ in wanted])
         for (index, tag), block in zip(wanted, blocks, strict=True):
             place = Place(block=tag.pblk)
             if isinstance(block, Ext4Error):
-                reason = f"a block in the journal cannot be read, an older version of it is shown: {block}"
+                reason = f"a block in the journal cannot be read, an older version of it is used: {block}"
                 log.damaged(CorruptionError(reason, place))
                 continue
             computed = log.check_logged(block, tag, sequence)
@@ -153,7 +153,7 @@ class _ReplayPasses:
                 continue
             reason = (
                 f"checksum of a block in the journal (at {log.journal.place(index)}) is {tag.checksum:#x},"
-                f" computed {computed:#x}; an older version of it is shown"
+                f" computed {computed:#x}; an older version of it is used"
             )
             log.damaged(ChecksumError(reason, place))
         return sound
