@@ -1,4 +1,4 @@
-"""Places: room for group metadata and contents, in the order of the nodes."""
+"""Placing group metadata and contents on the disk, in the order of the nodes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ext4img.volume.extent_tree import EMPTY_ROOT, EXTENTS_IN_INODE
 
 
 def blocks_needed(tree: NodeTree, block_size: int) -> int:
-    """Blocks that contents, extent trees and attributes take, if no run of them has to be split."""
+    """Blocks that contents, extent trees and attributes take, if no run is split."""
     total = sum(tree.blocks) + len(tree.xattr_blocks)
     for index, runs in tree.runs.items():
         total += sum(run.length for run in runs)
@@ -42,9 +42,9 @@ def _extents(tree: NodeTree, index: int) -> int:
 def place_blocks(tree: NodeTree, geometry: Geometry, reserved: ReservedInodes) -> Placement:
     """Find room for everything, and fill i_block and i_blocks of all inodes.
 
-    First comes each flex group's metadata, then in what is left: what is the file system's own, all
-    directories together, then inode by inode in the order of the nodes. BuildError where the file
-    system is too small.
+    Each flex group begins with its metadata. The rest goes into the free space in this order: the
+    reserved inodes, all directories, then inode by inode in the order of the nodes. BuildError if
+    the file system is too small.
     """
     placer = _BlockPlacer(tree, geometry)
     placer.place_groups()
@@ -79,22 +79,22 @@ class _BlockPlacer:
         self.allocator = Allocator([])
 
     def place_groups(self) -> None:
-        """Superblocks and descriptors where they must be; bitmaps and tables at the start of each flex group."""
+        """Place superblocks and descriptors where they must be, bitmaps and tables first in each flex group."""
         geometry = self._geometry
         free: list[BlockRange] = []
-        homeless: list[int] = []
+        unplaced: list[int] = []
         for first in range(0, geometry.group_count, geometry.groups_per_flex):
             groups = range(first, min(first + geometry.groups_per_flex, geometry.group_count))
             room = self._heads(groups)
-            homeless += self._tables(groups, room)
+            unplaced += self._tables(groups, room)
             free += room
-        # Groups of a last, short flex group whose tables are too large for it.
-        if homeless and (geometry.groups_per_flex == 1 or self._tables(homeless, free)):
+        # The last flex group may be too short for its tables.
+        if unplaced and (geometry.groups_per_flex == 1 or self._tables(unplaced, free)):
             raise BuildError("the inode tables do not fit: fewer inodes or a larger size are needed")
-        self.allocator = Allocator(_joined(free))
+        self.allocator = Allocator(_merged_ranges(free))
 
     def _heads(self, groups: range) -> list[BlockRange]:
-        """Place the heads of groups; what is free behind them."""
+        """Place the heads of groups, and return the free ranges behind them."""
         geometry = self._geometry
         room: list[BlockRange] = []
         for group in groups:
@@ -103,10 +103,10 @@ class _BlockPlacer:
             if head:
                 self._regions.add(RegionKind.HEAD, group, 0, start, head)
             room.append(BlockRange(start + head, count - head))
-        return _joined(room)
+        return _merged_ranges(room)
 
     def _tables(self, groups: range | list[int], room: list[BlockRange]) -> list[int]:
-        """Take bitmaps and inode tables of groups from the front of `room`; the groups that did not fit."""
+        """Place bitmaps and inode tables of groups at the front of `room`. Returns the groups that do not fit."""
         placement = self.placement
         missed: set[int] = set()
         for kind, column, count in (
@@ -126,22 +126,22 @@ class _BlockPlacer:
         return sorted(missed)
 
     def place_resize_map(self, index: int) -> None:
-        """The block by which the resize inode finds the reserved descriptor blocks."""
-        [piece] = self.allocator.take(1)
+        """Place the block that maps the reserved descriptor blocks for the resize inode."""
+        [block] = self.allocator.take(1)
         self._start(index)
-        self._regions.add(RegionKind.RESIZE_MAP, index, 0, piece.start, 1)
+        self._regions.add(RegionKind.RESIZE_MAP, index, 0, block.start, 1)
         self.placement.region_count[index] = 1
-        self._tree.inodes.set_i_block(index, resize_i_block(piece.start))
+        self._tree.inodes.set_i_block(index, resize_i_block(block.start))
         self._count(index, resize_blocks(self._geometry))
 
     def place_contents(self, index: int, kind: RegionKind) -> None:
-        """Blocks for an inode's contents, and for the extent tree that these need."""
+        """Place an inode's contents, and the extent tree that they need."""
         tree = self._tree
         inodes = tree.inodes
         blocks = tree.blocks[index]
         if 0 < blocks <= EXT_INIT_MAX_LEN:
             start = self.allocator.take_whole(blocks)
-            if start is not None:  # as it is with most files: one extent
+            if start is not None:  # the usual case: one extent
                 self._start(index)
                 self._regions.add(kind, index, 0, start, blocks)
                 self.placement.region_count[index] = 1
@@ -178,14 +178,14 @@ class _BlockPlacer:
         self._count(index, blocks + need)
 
     def place_xattrs(self, index: int) -> None:
-        """The block of attributes of an inode, if it is not another's already."""
+        """Place an inode's block of attributes, unless another inode that shares it did."""
         tree = self._tree
         inodes = tree.inodes
         shared = tree.xattr_blocks[tree.xattr_block_of[index]]
         if not shared.pblk:
-            [piece] = self.allocator.take(1)
-            shared.pblk = piece.start
-            self._regions.add(RegionKind.XATTR_BLOCK, index, 0, piece.start, 1)
+            [block] = self.allocator.take(1)
+            shared.pblk = block.start
+            self._regions.add(RegionKind.XATTR_BLOCK, index, 0, block.start, 1)
         inodes.put(index, "i_file_acl_lo", shared.pblk & 0xFFFFFFFF)
         inodes.put(index, "l_i_file_acl_high", shared.pblk >> 32)
 
@@ -193,9 +193,9 @@ class _BlockPlacer:
         self.placement.first_region[index] = len(self._regions)
 
     def _count(self, index: int, blocks: int) -> None:
-        """Fill i_blocks: contents and their tree, and what attributes take, ea_inodes among it.
+        """Fill i_blocks: contents, their tree and the attributes, including ea_inodes.
 
-        Its 48 bits suffice: 2^32 blocks of 64 KiB are 2^39 sectors.
+        48 bits are enough: 2^32 blocks of 64 KiB are 2^39 sectors.
         """
         tree = self._tree
         blocks += tree.value_blocks.get(index, 0) + (index in tree.xattr_block_of)
@@ -206,8 +206,8 @@ class _BlockPlacer:
                 tree.inodes.put(index, "l_i_blocks_high", sectors >> 32)
 
 
-def _joined(pieces: list[BlockRange]) -> list[BlockRange]:
-    """The same with adjacent pieces made one; sorted."""
+def _merged_ranges(pieces: list[BlockRange]) -> list[BlockRange]:
+    """The same ranges, sorted, adjacent ones merged."""
     joined: list[BlockRange] = []
     for piece in sorted(pieces):
         if not piece.length:
@@ -220,7 +220,7 @@ def _joined(pieces: list[BlockRange]) -> list[BlockRange]:
 
 
 def _take_first(room: list[BlockRange], count: int) -> int | None:
-    """Cut `count` blocks from the first piece that has them; the first of them."""
+    """Cut `count` blocks from the first range that has them. Returns the first block."""
     for position, (start, size) in enumerate(room):
         if size >= count:
             room[position] = BlockRange(start + count, size - count)
@@ -229,7 +229,7 @@ def _take_first(room: list[BlockRange], count: int) -> int | None:
 
 
 def _spread(logical: tuple[LogicalRun, ...], pieces: list[BlockRange]) -> list[DiskRun]:
-    """Lay logical runs over pieces of the disk, one after the other."""
+    """Distribute logical runs over ranges of the disk, in order."""
     if len(logical) == len(pieces) == 1:
         return [DiskRun(logical[0].lblk, pieces[0].start, logical[0].length, logical[0].unwritten)]
     runs: list[DiskRun] = []

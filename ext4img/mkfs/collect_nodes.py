@@ -1,7 +1,7 @@
-"""Nodes, checked and gathered into a tree.
+"""Checking nodes and collecting them into a tree.
 
-Nothing here knows how large the file system will be. What the format can't hold is refused with the
-path of the node.
+Nothing here knows how large the file system will be. A node that the format can't hold is refused
+with its path.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ OnRefusal = Callable[[BuildError], None]
 def collect_nodes(
     nodes: Iterable[Node], options: Options, choice: FeatureChoice, on_refusal: OnRefusal | None = None
 ) -> NodeTree:
-    """Check nodes and take them in. `options` are resolved; `choice` gets the features that nodes need.
+    """Check nodes and collect them. `options` are resolved; `choice` gets the features that nodes need.
 
-    A node that can't be stored is an error; or with `on_refusal` told to that, before the next node is
-    drawn, and left out.
+    A node that can't be stored is an error. With `on_refusal` it is skipped instead, and that is
+    called with the error before the next node is drawn.
     """
     collector = _NodeCollector(options, choice)
     for node in nodes:
@@ -82,24 +82,24 @@ class _NodeCollector:
         self._choice = choice
         self._tree = NodeTree(options)
         self._directories: dict[Path, PlannedDirectory] = {}
-        self._groups: dict[int, tuple[int, bytes | None]] = {}  # of a link group: index, encryption policy
+        self._groups: dict[int, tuple[int, bytes | None]] = {}  # link group → index, encryption policy
         self._blocks_by_content: dict[tuple[bytes, bytes], int] = {}
-        self._perhaps_inline: dict[int, Node] = {}  # directories, with inline_data
+        self._perhaps_inline: dict[int, Node] = {}  # directories that may fit in their inodes
         self._room = options.inode_size - EXT4_INODE.size - options.extra_size
         self._inline = Incompat.INLINE_DATA in choice
-        self._length = 0  # inodes that are whole
-        self._kept_numbers: dict[int, int] = {}  # and indexes of the inodes that keep them
+        self._length = 0  # inodes that are complete
+        self._kept_numbers: dict[int, int] = {}  # number → index of the inode that keeps it
         assert options.uuid is not None
         self._seed = checksum.filesystem_seed(options.uuid, None)
 
     def add(self, node: Node) -> None:
-        """Take in one node."""
+        """Add one node."""
         path = node.path
         directory: PlannedDirectory | None = None
         if path:
             directory = self._directories.get(path[:-1])
             if directory is None:
-                raise BuildError("the directory that it is in has not come before it", show_path(path))
+                raise BuildError("its directory has not come before it", show_path(path))
             check_name(node, directory)
             if node.link_group is not None:
                 first = self._groups.get(node.link_group)
@@ -107,15 +107,15 @@ class _NodeCollector:
                     self._link(node, directory, *first)
                     return
         elif self._tree.directories or node.mode & S_IFMT != S_IFDIR:
-            raise BuildError("the root is one directory, and comes first", show_path(path))
+            raise BuildError("the root is one directory, and must come first", show_path(path))
         kind = EXT4_TYPE_BY_MODE.get(node.mode & S_IFMT, 0)
         policy = check_flags(node, kind, directory, self._options, self._choice)
         if node.link_group is not None and kind == EXT4_FT_DIR:
-            raise BuildError("a directory has one name", show_path(path))
+            raise BuildError("a directory can have only one name", show_path(path))
         number = number_to_keep(node, self._options, self._choice)
         if number in self._kept_numbers:
             other = self._tree.inodes.show(self._kept_numbers[number])
-            raise BuildError(f"inode number {number} is that of {other!r} too", show_path(path))
+            raise BuildError(f"inode number {number} is also that of {other!r}", show_path(path))
         parent = directory.index if directory else NO_INODE
         if kind == EXT4_FT_DIR:
             index = self._directory(node, parent, policy)
@@ -133,7 +133,7 @@ class _NodeCollector:
             index = self._new(node, parent, i_block, 0)
             self._place_xattrs(index, node, node.xattrs)
         else:
-            raise BuildError(f"mode {node.mode:#o} has no type of file", show_path(path))
+            raise BuildError(f"mode {node.mode:#o} has no file type", show_path(path))
         if number:
             self._tree.inodes.wanted[index] = number
             self._kept_numbers[number] = index
@@ -145,7 +145,7 @@ class _NodeCollector:
         self._length = len(self._tree.inodes)
 
     def undo(self, node: Node) -> None:
-        """Forget what `add` has taken in of a node that it refused."""
+        """Remove all traces of a node that `add` refused."""
         directory = self._directories.get(node.path)
         if directory is not None and directory.index >= self._length:
             del self._directories[node.path]
@@ -153,18 +153,18 @@ class _NodeCollector:
         self._tree.cut(self._length)
 
     def finish(self) -> NodeTree:
-        """Make what is missing, and settle what depends on all nodes."""
+        """Add lost+found if it is missing, and decide everything that depends on all nodes."""
         tree = self._tree
         inodes = tree.inodes
         if not tree.directories:
-            raise BuildError("a tree has at least its root")
+            raise BuildError("the tree has no root")
         root = tree.directories[0]
         if LOST_AND_FOUND not in root.names:
             now = (self._options.created_s or 0) * 1_000_000_000
             self.add(Node((LOST_AND_FOUND,), S_IFDIR | 0o700, 0, 0, 0, now, now, now, now))
         for directory in tree.directories:
             if len(set(directory.names)) != len(directory.names):
-                self._refuse_double(directory)
+                self._refuse_duplicate(directory)
             links = 2 + directory.subdirectories
             if links > EXT4_LINK_MAX:
                 why = f"a directory of {directory.subdirectories} directories"
@@ -173,11 +173,11 @@ class _NodeCollector:
             inodes.put(directory.index, "i_links_count", links)
             node = self._perhaps_inline.get(directory.index)
             if node is not None:
-                self._settle_inline(directory, node)
+                self._make_inline_if_it_fits(directory, node)
         return tree
 
-    def _settle_inline(self, directory: PlannedDirectory, node: Node) -> None:
-        """A directory whose entries fit in its inode stands there."""
+    def _make_inline_if_it_fits(self, directory: PlannedDirectory, node: Node) -> None:
+        """Make a directory inline if its entries fit in its inode."""
         xattrs = node.xattrs
         size = inline_size(directory)
         if size <= I_BLOCK_SIZE + inline_room(xattrs, self._room):
@@ -189,7 +189,7 @@ class _NodeCollector:
     def _link(self, node: Node, directory: PlannedDirectory, index: int, policy: bytes | None) -> None:
         inodes = self._tree.inodes
         if directory.encrypted and inodes.types[index] in ENCRYPTED_TYPES and policy != directory.policy:
-            raise BuildError("a link to what has not the encryption policy of its directory", show_path(node.path))
+            raise BuildError("a link to a file without the encryption policy of its directory", show_path(node.path))
         links = inodes.get(index, "i_links_count") + 1
         if links > EXT4_LINK_MAX:
             raise BuildError(f"more than {EXT4_LINK_MAX} names of one file", show_path(node.path))
@@ -209,7 +209,7 @@ class _NodeCollector:
         directory.linear = node.linear and directory.encrypted
         self._tree.directories.append(directory)
         self._directories[node.path] = directory
-        # A root without blocks is a damaged one to the kernel (ext4_fill_super).
+        # To the kernel a root without blocks is damaged (ext4_fill_super).
         if self._inline and node.path not in ((), (LOST_AND_FOUND,)) and not directory.encrypted | directory.casefolded:
             self._perhaps_inline[index] = node
             self._placed(node, node.xattrs)
@@ -228,7 +228,7 @@ class _NodeCollector:
             if size < head or FSCRYPT_SYMLINK_DATA.unpack_tuple(target)[0] != size - head:
                 raise BuildError("the encrypted target does not begin with its length", show_path(path))
         elif b"\0" in target:
-            raise BuildError("a symlink's target has no NUL bytes", show_path(path))
+            raise BuildError("a symlink's target can have no NUL bytes", show_path(path))
         fast = size < I_BLOCK_SIZE
         index = self._new(node, parent, target if fast else b"", size, 0 if fast else EXT4_EXTENTS_FL)
         if not fast:
@@ -243,10 +243,10 @@ class _NodeCollector:
         path = node.path
         block_size = self._options.block_size
         if not 0 <= size <= EXT_MAX_BLOCKS * block_size:
-            raise BuildError(f"{size} bytes: a file has at most {EXT_MAX_BLOCKS * block_size}", show_path(path))
+            raise BuildError(f"{size} bytes: a file can have at most {EXT_MAX_BLOCKS * block_size}", show_path(path))
         if size >= LARGE_FILE_BYTES:
             self._choice.need(RoCompat.LARGE_FILE, f"a file of {size} bytes", path)
-        if self._inline and self._goes_inline(node):
+        if self._inline and self._fits_inline(node):
             index = self._new(node, parent, b"", size, EXT4_INLINE_DATA_FL)
             data = bytes(max(0, size - I_BLOCK_SIZE))
             self._place_xattrs(index, node, {**node.xattrs, INLINE_DATA: data})
@@ -264,7 +264,7 @@ class _NodeCollector:
         self._place_xattrs(index, node, node.xattrs)
         return index
 
-    def _goes_inline(self, node: Node) -> bool:
+    def _fits_inline(self, node: Node) -> bool:
         if not 0 < node.size <= I_BLOCK_SIZE + inline_room(node.xattrs, self._room) or node.unwritten:
             return False
         if node.flags & (EXT4_ENCRYPT_FL | EXT4_VERITY_FL) or inline_room(node.xattrs, self._room) < 0:
@@ -272,7 +272,7 @@ class _NodeCollector:
         return node.segments is None or bool(node.segments)
 
     def _set_runs(self, index: int, node: Node) -> int:
-        """The blocks of a file that is not one whole written run. How many they are."""
+        """Set the runs of a file that is not one written run. Returns their number of blocks."""
         runs, end = file_runs(node, self._options.block_size)
         if len(runs) == 1 and runs[0].lblk == 0 and not runs[0].unwritten:
             self._tree.blocks[index] = runs[0].length
@@ -288,7 +288,7 @@ class _NodeCollector:
 
     def _placed(self, node: Node, xattrs: Mapping[XattrKey, bytes]) -> XattrPlacement:
         if INLINE_DATA in node.xattrs:
-            raise BuildError("system.data is no attribute but inline contents", show_path(node.path))
+            raise BuildError("system.data is not an attribute: it holds inline contents", show_path(node.path))
         seed = self._seed if self._choice.may(Incompat.EA_INODE) else None
         try:
             placed = place_xattrs(xattrs, self._room, self._options.block_size, seed)
@@ -321,7 +321,7 @@ class _NodeCollector:
             tree.value_blocks[index] = tree.value_blocks.get(index, 0) + blocks
 
     def _add_value(self, node: Node, user: int, value: bytes) -> int:
-        """An ea_inode of one user. Kernel: ext4_xattr_inode_create; its times hold hash and reference count."""
+        """Add the ea_inode of one inode. Its times hold hash and reference count (ext4_xattr_inode_create)."""
         value_hash = checksum.ea_inode_value(self._seed, value)
         if value_hash & 0x80000000:
             value_hash -= 1 << 32
@@ -336,10 +336,10 @@ class _NodeCollector:
         self._tree.blocks[index] = blocks
         return blocks
 
-    def _refuse_double(self, directory: PlannedDirectory) -> None:
+    def _refuse_duplicate(self, directory: PlannedDirectory) -> None:
         seen: set[bytes] = set()
         for name in directory.names:
             if name in seen:
                 path = (*self._tree.inodes.path(directory.index), name)
-                raise BuildError("there are two of that name", show_path(path))
+                raise BuildError("duplicate name", show_path(path))
             seen.add(name)

@@ -1,7 +1,7 @@
-"""Directories: which entries go into which block, in a list or in a hash tree.
+"""The layout of directories: which entries go into which block, with or without a hash tree.
 
-Only layout is decided here, as inode numbers are not known yet; `directory_blocks` makes the bytes.
-Kernel: fs/ext4/namei.c. A directory that outgrows one block gets an index there, so it does here.
+Inode numbers are not known yet; `directory_blocks` makes the bytes. Kernel: fs/ext4/namei.c. As
+there, a directory that outgrows one block gets an index.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ext4img.volume.dir_entry import entry_size
 
 DOTS_BYTES: Final = 2 * EXT4_DIR_MIN_REC_LEN  # "." and ".."
 MAX_NODE_LEVELS: Final = EXT4_HTREE_LEVEL - 1  # levels of index nodes between root and leaves, with large_dir
-# Leaves are left with a fifth of their room, as e2fsck -D does, so that the next names don't split them all.
+# A fifth of each leaf stays free, as after e2fsck -D, so that the next names don't split them all.
 _FULL_NUMERATOR: Final = 4
 _FULL_DENOMINATOR: Final = 5
 _HASH_PAIR: Final = Struct("<II")
@@ -40,7 +40,7 @@ _HASH_PAIR: Final = Struct("<II")
 class PlannedDirectory:
     """A directory's entries: names as stored, and indexes of inodes, in the order of the nodes.
 
-    With `hashed_names` every name has 8 bytes of hash after it (encrypted and case-insensitive).
+    With `hashed_names` every name is followed by its hash of 8 bytes (encrypted and case-insensitive).
     """
 
     __slots__ = (
@@ -67,7 +67,7 @@ class PlannedDirectory:
         self.hashes = bytearray()
         self.subdirectories = 0
         self.linear = False
-        self.inline_size = 0  # bytes, if it stands in its inode
+        self.inline_size = 0  # bytes, if it is inline
         self.layout = SINGLE
 
     @property
@@ -90,12 +90,12 @@ class PlannedDirectory:
 
 @dataclass(frozen=True, slots=True)
 class DirectoryLayout:
-    """How a directory's entries lie in its blocks.
+    """How a directory's entries are distributed over its blocks.
 
-    Leaf `i` holds the entries from `starts[i]` up to `starts[i + 1]`, in the directory's own order,
-    which layout may have changed. Without an index leaf `i` is block `i`. With one, `leaf_hashes`
-    are the hashes by which the index finds the leaves, and the blocks are: root, then the nodes of
-    `levels[0]` (nearest the root), of `levels[1]`, then the leaves.
+    Leaf `i` holds the entries from `starts[i]` to `starts[i + 1]`, in the directory's own order, which
+    `lay_out_directory` may have changed. Without an index, leaf `i` is block `i`. With an index,
+    `leaf_hashes` are the hashes by which it finds the leaves, and the blocks are: the root, the nodes
+    of `levels[0]` (nearest to the root), those of `levels[1]`, then the leaves.
     """
 
     starts: array[int]
@@ -119,7 +119,7 @@ SINGLE: Final = DirectoryLayout(array("I", [0]))
 
 @dataclass(frozen=True, slots=True)
 class DirectoryOptions:
-    """What of the file system decides how directories are laid out."""
+    """The properties of the file system that decide how directories are laid out."""
 
     block_size: int
     checksums: bool  # metadata_csum: tails
@@ -127,7 +127,7 @@ class DirectoryOptions:
     hash_version: str
     hash_unsigned: bool
     hash_seed: tuple[int, int, int, int]
-    fold: Callable[[bytes], bytes] | None = None  # of names in case-insensitive directories
+    fold: Callable[[bytes], bytes] | None = None  # folds names of case-insensitive directories
 
     def can_index(self, directory: PlannedDirectory) -> bool:
         """Whether a directory can have a hash tree."""
@@ -154,28 +154,30 @@ class DirectoryOptions:
 
 
 def lay_out_directory(directory: PlannedDirectory, form: DirectoryOptions, min_blocks: int = 1) -> None:
-    """Decide a directory's layout, and bring its entries into the order of its leaves.
+    """Decide a directory's layout, and sort its entries by leaf.
 
     `min_blocks` is for lost+found, which e2fsck must be able to fill without allocating.
-    BuildError, without a path, where a hash tree can't hold the directory.
+    BuildError, without a path, if the directory is too large for a hash tree.
     """
     hashed = directory.hashed_names
-    extra = EXT4_DIR_ENTRY.size + 3 + (EXT4_DIR_ENTRY_HASH.size if hashed else 0)  # 8 does not disturb the rounding
+    extra = (
+        EXT4_DIR_ENTRY.size + 3 + (EXT4_DIR_ENTRY_HASH.size if hashed else 0)
+    )  # the hash has 8 bytes, so the rounding stays right
     total = DOTS_BYTES + sum([len(name) + extra & ~3 for name in directory.names])
-    if directory.linear:  # one block would be read as hashed
+    if directory.linear:  # of one block, it would be read as hashed
         min_blocks = max(2, min_blocks)
     if total <= form.room:
         directory.layout = SINGLE
         if min_blocks > 1:
             directory.layout = DirectoryLayout(array("I", [0] + [len(directory.names)] * (min_blocks - 1)))
     elif form.can_index(directory):
-        directory.layout = _tree(directory, form)
+        directory.layout = _hash_tree(directory, form)
     else:
         directory.layout = DirectoryLayout(_fill(directory, form.room, form.room, DOTS_BYTES))
 
 
 def _fill(directory: PlannedDirectory, room: int, full: int, used: int) -> array[int]:
-    """Where the blocks begin if entries are put one after the other; a block is left at `full` bytes."""
+    """The first entry of each block if entries follow each other; a block ends at `full` bytes."""
     starts = array("I", [0])
     hashed = directory.hashed_names
     for position, name in enumerate(directory.names):
@@ -187,7 +189,7 @@ def _fill(directory: PlannedDirectory, room: int, full: int, used: int) -> array
     return starts
 
 
-def _tree(directory: PlannedDirectory, form: DirectoryOptions) -> DirectoryLayout:
+def _hash_tree(directory: PlannedDirectory, form: DirectoryOptions) -> DirectoryLayout:
     if directory.hashed_names:
         version = DX_HASH_SIPHASH
         hashes = list(_HASH_PAIR.iter_unpack(directory.hashes))
@@ -204,7 +206,7 @@ def _tree(directory: PlannedDirectory, form: DirectoryOptions) -> DirectoryLayou
     leaf_hashes = array("I", [0])
     for start in starts[1:]:
         major = hashes[start][0] & ~1
-        # The lowest bit says that this hash began in the leaf before.
+        # The lowest bit means that this hash begins in the leaf before.
         leaf_hashes.append(major | (hashes[start - 1][0] & ~1 == major))
     return DirectoryLayout(starts, leaf_hashes, _levels(len(starts), form), version)
 
@@ -218,7 +220,7 @@ def _sort(directory: PlannedDirectory, hashes: list[tuple[int, int]]) -> None:
 
 
 def _levels(leaves: int, form: DirectoryOptions) -> tuple[int, ...]:
-    """How many nodes each level below the root has, from the top."""
+    """The number of nodes on each level below the root, from the top."""
     levels: tuple[int, ...] = ()
     below = leaves
     while below > form.root_limit:

@@ -1,4 +1,4 @@
-"""The bytes of directories: entry blocks, index nodes, and what stands inline in an inode."""
+"""The bytes of directories: blocks of entries, index nodes, and inline entries in an inode."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ assert _HEAD.size == EXT4_DIR_ENTRY.size
 class DirectoryWriter:
     """Makes the blocks of one directory. `numbers` and `types` give inode number and file_type by index.
 
-    `seed` is what the checksums of the directory's inode start from; None: no checksums.
+    `seed` is that of the checksums of the directory's inode; None: no checksums.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class DirectoryWriter:
                 yield self._root()
 
     def inline(self, size: int) -> tuple[bytes, bytes]:
-        """i_block and the value of system.data of an inline directory of `size` bytes in all."""
+        """i_block and the value of system.data of an inline directory of `size` bytes."""
         parent = self._numbers[self._directory.parent]
         names = self._directory.names
         split = inline_split(self._directory)
@@ -86,7 +86,7 @@ class DirectoryWriter:
         return self._tailed(self._entries(start, end, self._form.room, dots))
 
     def _entries(self, start: int, end: int, room: int, before: bytes) -> bytes:
-        """Entries `start` to `end` after `before`, the last of them stretched to fill `room` bytes."""
+        """`before` and the entries `start` to `end`, the last one extended to fill `room` bytes."""
         directory = self._directory
         if start == end:
             if before:
@@ -117,7 +117,7 @@ class DirectoryWriter:
         return b"".join(pieces).ljust(room, b"\0")
 
     def _dots(self, last: int) -> bytes:
-        """The two entries that every directory begins with, the second `last` bytes long."""
+        """The two entries at the beginning of every directory, the second `last` bytes long."""
         return DX_ROOT_DOTS.pack(
             (
                 self._numbers[self._directory.index],
@@ -162,7 +162,7 @@ class DirectoryWriter:
 
     @cached_property
     def _index(self) -> list[tuple[int, array[int]]]:
-        """For each level of the index from the root down: the first block it points to, and all hashes."""
+        """For each level of the index, from the root down: the first block below it, and all hashes."""
         layout = self._directory.layout
         hashes = layout.leaf_hashes
         if hashes is None:
@@ -170,14 +170,14 @@ class DirectoryWriter:
         block = self._first_leaf
         index = [(block, hashes)]
         for count in reversed(layout.levels):
-            # The hash of a node is that of its first child.
+            # A node has the hash of its first child.
             hashes = array("I", [hashes[_share(len(hashes), count, i)[0]] for i in range(count)])
             block -= count
             index.insert(0, (block, hashes))
         return index
 
     def _index_block(self, head: bytes, limit: int, first: int, hashes: Sequence[int]) -> bytes:
-        """An index: pairs of hash and block; the first pair's hash gives way to limit and count."""
+        """An index block: pairs of hash and block; limit and count replace the first hash."""
         count = len(hashes)
         pieces = [head, DX_COUNTLIMIT.pack((limit, count)), _U32.pack(first)]
         pieces += [DX_ENTRY.pack((hashes[i], first + i)) for i in range(1, count)]
@@ -191,12 +191,12 @@ class DirectoryWriter:
 
 
 def _share(items: int, parts: int, part: int) -> tuple[int, int]:
-    """First and end of the `part`-th of `parts` nearly equal shares of `items`."""
+    """Start and end of share `part` of `items`, which are divided into `parts` nearly equal shares."""
     return items * part // parts, items * (part + 1) // parts
 
 
 def inline_split(directory: PlannedDirectory) -> int:
-    """How many of the entries stand in i_block, if the directory is inline."""
+    """How many entries are in i_block, if the directory is inline."""
     left = INLINE_ENTRIES
     for position, name in enumerate(directory.names):
         left -= entry_size(len(name), False)
@@ -206,7 +206,7 @@ def inline_split(directory: PlannedDirectory) -> int:
 
 
 def inline_size(directory: PlannedDirectory) -> int:
-    """i_size of the directory, were it inline: i_block, and what its entries need beyond."""
+    """i_size of the directory if it is inline: i_block and the bytes of the entries that do not fit there."""
     rest = directory.names[inline_split(directory) :]
     return I_BLOCK_SIZE + sum(entry_size(len(name), False) for name in rest)
 

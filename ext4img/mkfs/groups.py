@@ -1,4 +1,4 @@
-"""Block groups: what is used in each, and the bytes of bitmaps and descriptors."""
+"""Block groups: the blocks and inodes used in each, and the bytes of bitmaps and descriptors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ext4img.volume.features import RoCompat
 
 
 class GroupSummary(NamedTuple):
-    """What a descriptor says of its group. Places are physical block numbers."""
+    """The values of a group's descriptor. Bitmaps and table are physical block numbers."""
 
     block_bitmap: int
     inode_bitmap: int
@@ -40,7 +40,7 @@ class GroupSummary(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GroupUsage:
-    """What is used, ready to be cut up by groups: free pieces, and used inodes in the order of their numbers."""
+    """What each group uses: the free ranges of all groups, and the used inodes in the order of their numbers."""
 
     geometry: Geometry
     free: list[BlockRange]
@@ -48,35 +48,35 @@ class GroupUsage:
     numbers: array[int]  # their numbers
 
     def inodes_in(self, group: int) -> Sequence[int]:
-        """Positions in `inodes_by_number` of a group's inodes."""
+        """Positions of a group's inodes in `inodes_by_number`."""
         first = group * self.geometry.inodes_per_group + 1
         return range(
             bisect_left(self.numbers, first), bisect_left(self.numbers, first + self.geometry.inodes_per_group)
         )
 
     def free_in(self, group: int) -> list[BlockRange]:
-        """Free pieces of a group, relative to its first block."""
+        """Free ranges of a group, relative to its first block."""
         start = self.geometry.first_block(group)
         end = start + self.geometry.blocks_in(group)
         position = max(bisect_left(self.free, (start, 0)) - 1, 0)
-        pieces = []
+        ranges = []
         while position < len(self.free) and self.free[position].start < end:
             first = max(self.free[position].start, start)
             last = min(self.free[position].start + self.free[position].length, end)
             if last > first:
-                pieces.append(BlockRange(first - start, last - first))
+                ranges.append(BlockRange(first - start, last - first))
             position += 1
-        return pieces
+        return ranges
 
     def block_bitmap(self, group: int) -> bytes:
-        """One block: a bit for each used block, and all bits set beyond the group's end."""
+        """One block: the bits of used blocks are set, and all bits past the group's end."""
         bitmap = bytearray(b"\xff") * self.geometry.block_size
         for start, count in self.free_in(group):
             clear_bits(bitmap, start, count)
         return bytes(bitmap)
 
     def inode_bitmap(self, group: int) -> bytes:
-        """One block: a bit for each used or reserved inode, and all bits set beyond the group's inodes."""
+        """One block: the bits of used and reserved inodes are set, and all bits past the group's inodes."""
         per_group = self.geometry.inodes_per_group
         bitmap = bytearray(b"\xff") * self.geometry.block_size
         clear_bits(bitmap, 0, per_group)
@@ -104,14 +104,14 @@ def clear_bits(bitmap: bytearray, start: int, count: int) -> None:
 
 
 def summarise_groups(usage: GroupUsage, inodes: InodeRecords, placement: Placement) -> list[GroupSummary]:
-    """Counts and flags of all groups."""
+    """The descriptors' values for all groups."""
     geometry = usage.geometry
     per_group = geometry.inodes_per_group
     metadata = _metadata_blocks(placement.regions, geometry)
     last_group = geometry.group_count - 1
     summaries = []
     for group in range(geometry.group_count):
-        free_blocks = sum(piece.length for piece in usage.free_in(group))
+        free_blocks = sum(free.length for free in usage.free_in(group))
         first = group * per_group + 1
         used = usage.inodes_in(group)
         highest = usage.numbers[used[-1]] if used else 0
@@ -127,8 +127,8 @@ def summarise_groups(usage: GroupUsage, inodes: InodeRecords, placement: Placeme
             unused = per_group - (highest - first + 1)
             if not in_use:
                 flags |= EXT4_BG_INODE_UNINIT
-            # The kernel makes such a bitmap itself, of the group's metadata alone. Never the last group: its
-            # bitmap has bits set beyond the end.
+            # The kernel makes such a bitmap itself, from the group's metadata alone. Never that of the last
+            # group, which has bits set past the end.
             if group != last_group and free_blocks + metadata[group] == geometry.blocks_in(group):
                 flags |= EXT4_BG_BLOCK_UNINIT
         summaries.append(
@@ -147,7 +147,7 @@ def summarise_groups(usage: GroupUsage, inodes: InodeRecords, placement: Placeme
 
 
 def _metadata_blocks(regions: RegionTable, geometry: Geometry) -> list[int]:
-    """Blocks that each group's own metadata takes within the group; -1 where another group's stand."""
+    """Blocks that each group's own metadata takes within the group."""
     counts = [0] * geometry.group_count
     for position in range(len(regions)):
         kind = regions.kinds[position]
@@ -162,7 +162,7 @@ def _metadata_blocks(regions: RegionTable, geometry: Geometry) -> list[int]:
 
 
 def build_descriptors(usage: GroupUsage, summaries: Iterable[GroupSummary], uuid: UUID, seed: int) -> bytes:
-    """The descriptors of all groups, as they stand behind every copy of the superblock."""
+    """The descriptors of all groups, as they follow every copy of the superblock."""
     geometry = usage.geometry
     wide = geometry.descriptor_size > EXT4_GROUP_DESC.size
     crc32c = RoCompat.METADATA_CSUM in geometry.features

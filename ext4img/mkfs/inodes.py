@@ -1,8 +1,8 @@
-"""The inodes of a file system in the making: their records as they will stand on the disk.
+"""The inodes of the new file system: their records as they will be on disk.
 
-Two hundred thousand objects would cost more than the file system's own bytes, so what is known of
-an inode is packed at once into its record, and the rest is columns. An inode is named by its
-`index`, in the order of appearance; its number is given when all are known.
+Two hundred thousand objects would take more memory than the file system's own structures. So an
+inode is packed into its record at once, and its other properties are columns. An inode is identified
+by its `index`, in the order of appearance; its number is assigned when all inodes are known.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _BILLION: Final = 1_000_000_000
 FIRST_TIME_NS: Final = -(1 << 31) * _BILLION
 """In December 1901."""
 LAST_TIME_NS: Final = ((1 << 34) - (1 << 31) - 1) * _BILLION + (1 << 30) - 1
-"""In May 2446. The field of nanoseconds has 30 bits, and so has room for a little more than a second."""
+"""In May 2446. The nanoseconds have 30 bits, which is a little more than a second."""
 _U16: Final = Struct("<H")
 _U32: Final = Struct("<I")
 _SIZE_LO: Final = EXT4_INODE.offset_of("i_size_lo")
@@ -52,7 +52,7 @@ _SIZE_HIGH: Final = EXT4_INODE.offset_of("i_size_high")
 _GENERATION: Final = EXT4_INODE.offset_of("i_generation")
 _I_BLOCK: Final = EXT4_INODE.offset_of("i_block")
 _OFFSETS: Final = {field.name: (field.offset, _U16 if field.size == 2 else _U32) for field in EXT4_INODE.fields}
-# Both records in one: for every inode they are packed together, as a rule.
+# Both records as one, which is how nearly every inode is packed.
 _BOTH: Final = Struct(
     EXT4_INODE.byte_order + "".join(field.code for field in (*EXT4_INODE.fields, *EXT4_INODE_EXTRA.fields))
 )
@@ -61,7 +61,7 @@ _pack_both: Final = _BOTH.pack
 
 
 def encode_time(time_ns: int) -> tuple[int, int]:
-    """The seconds' low 32 bits, signed, and the extra word: two epoch bits and nanoseconds.
+    """The signed low 32 bits of the seconds, and the extra word: two epoch bits and nanoseconds.
 
     ValueError outside `FIRST_TIME_NS` to `LAST_TIME_NS`. Kernel: ext4_encode_extra_time.
     """
@@ -84,7 +84,7 @@ def put_checksum(seed_of_inode: int, table: bytearray, at: int, inode_size: int)
 
 
 class InodeRecords:
-    """Columns, one entry an inode. `inode_size` decides whether the extra fields are there."""
+    """All inodes as columns. `inode_size` decides whether they have the extra fields."""
 
     def __init__(self, inode_size: int) -> None:
         self.inode_size = inode_size
@@ -92,8 +92,8 @@ class InodeRecords:
         self.records = bytearray()
         self.types = bytearray()  # EXT4_FT_*
         self.names: list[bytes] = []  # the first name, for messages
-        self.parents = array("I")  # index of the directory of that name; NO_INODE: none
-        self.wanted = array("I")  # a number to be kept, or 0
+        self.parents = array("I")  # index of the directory that has this name, or NO_INODE
+        self.wanted = array("I")  # the number to be kept, or 0
         self.numbers = array("I")
         self.bodies = array("q")
         self.inline_xattrs: list[bytes] = []
@@ -102,11 +102,11 @@ class InodeRecords:
         return len(self.types)
 
     def add(self, node: Node, parent: int, i_block: bytes, size: int, links: int, flags: int) -> int:
-        """Encode a node's inode; `i_block` is what it begins with, `flags` say how it is laid out. Its index."""
+        """Add a node's inode and return its index. `i_block` may be short; `flags` describe its layout."""
         index = len(self.types)
         mode = node.mode
         uid, gid, version = node.uid, node.gid, node.version
-        # Negative numbers keep their sign when they are shifted.
+        # A negative number stays negative when it is shifted, so this refuses those, too.
         if (uid | gid | node.project_id) >> 32:
             raise BuildError("owner, group and project are numbers of 32 bits", show_path(node.path))
         if mode >> 16 or (node.flags | node.generation) >> 32:
@@ -169,7 +169,7 @@ class InodeRecords:
         return index
 
     def cut(self, length: int) -> None:
-        """Forget all but the first `length` inodes."""
+        """Remove all but the first `length` inodes."""
         del self.records[length * self.stride :]
         for column in (
             self.types,
@@ -223,12 +223,12 @@ class InodeRecords:
         self.put(index, "i_size_high", size >> 32)
 
     def checksum_seed(self, seed: int, index: int) -> int:
-        """What the checksums of the inode and its blocks start from."""
+        """The seed of the checksums of the inode and its blocks."""
         generation: int = _U32.unpack_from(self.records, index * self.stride + _GENERATION)[0]
         return checksum.inode_seed(seed, self.numbers[index], generation)
 
     def write(self, index: int, table: bytearray, at: int, seed: int | None) -> None:
-        """Put the whole inode into a piece of inode table; `seed` None: without checksums."""
+        """Put the whole inode into a piece of inode table; without `seed` it gets no checksum."""
         stride = self.stride
         table[at : at + stride] = self.records[index * stride : (index + 1) * stride]
         inline = self.inline_xattrs[index]

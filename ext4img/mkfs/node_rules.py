@@ -1,4 +1,4 @@
-"""What a node may be: what the kernel and e2fsck would not accept is refused here, with its path."""
+"""The rules for nodes: those that the kernel or e2fsck would not accept are refused, with their paths."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ ENCRYPTED_TYPES: Final = (
     EXT4_FT_REG_FILE,
     EXT4_FT_DIR,
     EXT4_FT_SYMLINK,
-)  # what can be, and in encrypted directories must be
+)  # can be encrypted, and must be in encrypted directories
 
 
 def check_name(node: Node, directory: PlannedDirectory) -> None:
-    """The name is one that its directory can hold."""
+    """BuildError unless the name is possible in its directory."""
     name = node.path[-1]
     if not 1 <= len(name) <= EXT4_NAME_LEN:
         raise BuildError(f"a name of {len(name)} bytes: it must have 1 to {EXT4_NAME_LEN}", show_path(node.path))
@@ -41,15 +41,15 @@ def check_name(node: Node, directory: PlannedDirectory) -> None:
         if directory.casefolded and len(node.name_hash) != 8:
             raise BuildError("in an encrypted case-insensitive directory a name needs its hash", show_path(node.path))
     elif name in (b".", b"..") or b"/" in name or b"\0" in name:
-        raise BuildError("not a name", show_path(node.path))
+        raise BuildError("not a valid name", show_path(node.path))
 
 
 def check_flags(
     node: Node, kind: int, directory: PlannedDirectory | None, options: Options, choice: FeatureChoice
 ) -> bytes | None:
-    """Flags, type and surroundings of a node agree; `choice` gets the features that they need.
+    """Check that flags, type and directory of a node agree; `choice` gets the features that they need.
 
-    Its encryption policy (the context without the nonce), or None.
+    Returns its encryption policy (the context without the nonce), or None.
     """
     flags = node.flags
     path = node.path
@@ -72,22 +72,22 @@ def check_flags(
         choice.need(RoCompat.VERITY, "a file with verity", path)
     encrypted = bool(flags & EXT4_ENCRYPT_FL)
     if encrypted != (context is not None):
-        raise BuildError("encrypt flag and encryption context go together", show_path(path))
+        raise BuildError("encrypt flag and encryption context require each other", show_path(path))
     if context is None:
         if directory is not None and directory.encrypted and kind in ENCRYPTED_TYPES:
-            raise BuildError("not encrypted, in an encrypted directory", show_path(path))
+            raise BuildError("not encrypted, but in an encrypted directory", show_path(path))
         return None
     if kind not in ENCRYPTED_TYPES or not path:
-        raise BuildError("neither special files nor the root can be encrypted", show_path(path))
+        raise BuildError("special files and the root can't be encrypted", show_path(path))
     policy = context[:-NONCE_SIZE]
     if directory is not None and directory.encrypted and directory.policy != policy:
-        raise BuildError("another encryption policy than its directory's", show_path(path))
+        raise BuildError("its encryption policy is not that of its directory", show_path(path))
     choice.need(Incompat.ENCRYPT, "an encrypted file", path)
     return policy
 
 
 def number_to_keep(node: Node, options: Options, choice: FeatureChoice) -> int:
-    """The inode's number where it is to be kept, as its ciphertext hangs on it or all are; else 0."""
+    """The inode's number if it is kept: because ciphertext depends on it, or because all are. Else 0."""
     keep = options.keep_inodes
     context = node.xattrs.get(ENCRYPTION_CONTEXT)
     if context is not None:
@@ -98,13 +98,13 @@ def number_to_keep(node: Node, options: Options, choice: FeatureChoice) -> int:
         if policy.needs_inode_number:
             choice.need(Compat.STABLE_INODES, f"a policy with {policy.flag_names[-1]}", node.path)
             if node.inode is None:
-                raise BuildError("its ciphertext hangs on an inode number that is not given", show_path(node.path))
+                raise BuildError("its ciphertext depends on the inode number, which is not given", show_path(node.path))
             keep = True
     number = node.inode
     if not keep or number is None:
         return 0
     if not 0 < number <= MAX_INODES:
-        raise BuildError(f"{number} is no inode number", show_path(node.path))
+        raise BuildError(f"{number} is not a valid inode number", show_path(node.path))
     if not node.path:
         if number != EXT4_ROOT_INO:
             raise BuildError(f"the root has inode number {EXT4_ROOT_INO}, not {number}", show_path(node.path))

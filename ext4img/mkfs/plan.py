@@ -1,4 +1,4 @@
-"""The plan of a file system: everything decided, nothing written. What `write` follows, and `--plan` prints."""
+"""The plan of a file system: everything is decided, nothing is written. `write` follows it, `--plan` prints it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ext4img.structs.inode import EXT4_INDEX_FL, EXT4_NDIR_BLOCKS
 from ext4img.volume import checksum
 from ext4img.volume.features import Compat, Features, Incompat, RoCompat
 
-_LOST_AND_FOUND_BYTES = 16384  # mke2fs: so much, in 2 to 12 blocks
+_LOST_AND_FOUND_BYTES = 16384  # as in mke2fs: in 2 to 12 blocks
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A file system that is ready to be written. Plain data; `options` have all choices filled in."""
+    """A file system that is ready to be written. Plain data; `options` are complete."""
 
     options: Options
     geometry: Geometry
@@ -51,7 +51,7 @@ class Plan:
 
     @property
     def image_size(self) -> int:
-        """Size of the image in bytes: what was asked for, though a last part of it may be of no use."""
+        """Size of the image in bytes: the given size, although its last part may be unused."""
         return self.options.size or self.size
 
     @property
@@ -62,27 +62,27 @@ class Plan:
 
     @property
     def seed(self) -> int:
-        """What all checksums start from."""
+        """The seed of all checksums."""
         return checksum.filesystem_seed(self.uuid, None)
 
     @property
     def checksum_seed(self) -> int | None:
-        """The same, or None where structures carry no checksums."""
+        """The same, or None without metadata checksums."""
         return self.seed if RoCompat.METADATA_CSUM in self.features else None
 
     @property
     def free_blocks(self) -> int:
-        """Blocks that stay free."""
+        """Free blocks."""
         return sum(group.free_blocks for group in self.groups)
 
     @property
     def free_inodes(self) -> int:
-        """Inodes that stay free."""
+        """Free inodes."""
         return sum(group.free_inodes for group in self.groups)
 
     @property
     def data_bytes(self) -> int:
-        """Bytes of blocks that bodies will be read for."""
+        """Bytes of the blocks whose contents are read from bodies."""
         regions = self.placement.regions
         blocks = sum(regions.counts[i] for i in range(len(regions)) if regions.kinds[i] == RegionKind.FILE)
         return blocks * self.geometry.block_size
@@ -111,7 +111,7 @@ class Plan:
         }
 
     def lines(self) -> Iterator[str]:
-        """The whole plan for people: the summary, then every area in the order of the disk."""
+        """The whole plan for people: the summary, then every region in the order of the disk."""
         for key, value in self.summary().items():
             yield f"{key}: {' '.join(value) if isinstance(value, list) else value}"
         for region in self.placement.regions.in_order():
@@ -136,13 +136,13 @@ def plan(
 ) -> Plan:
     """Plan a file system of these nodes: parents before children, the root first.
 
-    `fold` is the case folding of UTF-8 by Unicode 12.1, by which case-insensitive directories are
-    hashed if they are not encrypted; without it they become lists, which the kernel takes as well.
-    A node that the format can't hold is left out where `on_refusal` is given: that is told why, before
-    the next node is drawn.
+    `fold` is the case folding of UTF-8 by Unicode 12.1. Names in case-insensitive directories are
+    hashed in that form, unless they are encrypted. Without it these directories get no index, which
+    the kernel accepts as well. With `on_refusal`, a node that the format can't hold is skipped: the
+    function is called with the error before the next node is drawn.
 
-    BuildError, with the path of the node that is to blame, where the format can't hold the tree, or
-    where the given size is too small; UnsupportedFeatureError for a feature that is not written.
+    BuildError, with the path of the node that causes it, if the format can't hold the tree, or if
+    the given size is too small. UnsupportedFeatureError for a feature that can't be written.
     """
     options = (options or Options()).resolved()
     choice = FeatureChoice(options.features)
@@ -162,7 +162,7 @@ def plan(
     except BuildError as error:
         if highest <= free_number:
             raise
-        raise BuildError(f"{error.reason}; it has to keep inode number {highest}", tree.inodes.show(kept_by)) from None
+        raise BuildError(f"{error.reason}; inode number {highest} must be kept", tree.inodes.show(kept_by)) from None
     reserved = add_reserved_inodes(tree, geometry, options, free_number)
     placement = place_blocks(tree, geometry, reserved)
     usage = GroupUsage(geometry, placement.free, *inodes_by_number(tree.inodes))

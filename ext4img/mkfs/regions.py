@@ -1,4 +1,4 @@
-"""What stands where: a table of areas, group metadata and contents alike."""
+"""The regions of the new image: which blocks hold which group metadata or contents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ext4img.mkfs.extents import DiskRun
 
 
 class RegionKind(IntEnum):
-    """What an area holds. The owner of the first four is a group, of the others an inode's index."""
+    """The contents of a region. The first four belong to a group, the others to an inode (by index)."""
 
     HEAD = 0  # superblock, descriptors, and room reserved for descriptors
     BLOCK_BITMAP = 1
@@ -23,7 +23,7 @@ class RegionKind(IntEnum):
     DIRECTORY = 6
     FILE = 7
     UNWRITTEN = 8
-    VALUE = 9  # contents that are known: of ea_inodes and long symlinks
+    VALUE = 9  # of ea_inodes and long symlinks: contents that are already known
     EXTENT_TREE = 10
     XATTR_BLOCK = 11
     ORPHAN_FILE = 12
@@ -33,7 +33,7 @@ _KINDS: Final = tuple(RegionKind)
 
 
 class Region(NamedTuple):
-    """`length` blocks from `pblk` on hold `kind` of `owner`, from its block `lblk` on."""
+    """`length` blocks from `pblk` on hold `kind` of `owner`, from its logical block `lblk` on."""
 
     kind: RegionKind
     owner: int
@@ -43,7 +43,7 @@ class Region(NamedTuple):
 
 
 class RegionTable:
-    """All areas of a file system, as columns."""
+    """All regions of a file system, as columns."""
 
     def __init__(self) -> None:
         self.kinds = bytearray()
@@ -65,7 +65,7 @@ class RegionTable:
         )
 
     def add(self, kind: RegionKind, owner: int, lblk: int, pblk: int, count: int) -> None:
-        """Append an area."""
+        """Append a region."""
         self.kinds.append(kind)
         self.owners.append(owner)
         self.lblks.append(lblk)
@@ -73,13 +73,13 @@ class RegionTable:
         self.counts.append(count)
 
     def in_order(self) -> Iterator[Region]:
-        """By place on the disk."""
+        """All regions in the order of the disk."""
         for position in sorted(range(len(self)), key=self.pblks.__getitem__):
             yield self[position]
 
 
 class Placement:
-    """Where everything is: the areas, which of them are an inode's, and what is left."""
+    """The place of everything: all regions, those of each inode, and the free blocks."""
 
     def __init__(self, inodes: int, groups: int) -> None:
         self.regions = RegionTable()

@@ -1,4 +1,4 @@
-"""Inodes of the file system's own: journal, orphan file, and the one that holds room for more descriptors."""
+"""The file system's own inodes: journal, orphan file, and the resize inode, which holds room for descriptors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MODE: Final = S_IFREG | 0o600
 
 
 class ReservedInodes(NamedTuple):
-    """Indexes of the inodes of the file system's own; None without the feature."""
+    """Indexes of the file system's own inodes; None without the feature."""
 
     journal: int | None
     orphans: int | None  # the orphan file
@@ -29,7 +29,7 @@ class ReservedInodes(NamedTuple):
 
 
 def add_reserved_inodes(tree: NodeTree, geometry: Geometry, options: Options, free_number: int) -> ReservedInodes:
-    """Add what the features ask for, without places yet. The orphan file gets the free inode number."""
+    """Add the inodes that the features need, without blocks yet. The orphan file gets the free inode number."""
     block_size = geometry.block_size
     features = geometry.features
     journal = orphans = resize = None
@@ -75,14 +75,14 @@ def journal_superblock(options: Options, geometry: Geometry) -> bytes:
 
 
 def orphan_block(block_size: int, pblk: int, seed_of_inode: int | None) -> bytes:
-    """A block of the orphan file without orphans; `seed_of_inode` None: no checksum."""
+    """A block of the orphan file without orphans; without `seed_of_inode` it has no checksum."""
     entries = bytes(block_size - EXT4_ORPHAN_BLOCK_TAIL.size)
     value = 0 if seed_of_inode is None else checksum.orphan_block(seed_of_inode, pblk, entries)
     return entries + EXT4_ORPHAN_BLOCK_TAIL.pack((EXT4_ORPHAN_BLOCK_MAGIC, value))
 
 
 def resize_i_block(map_block: int) -> bytes:
-    """i_block of the resize inode, whose only entry is its double indirect block."""
+    """i_block of the resize inode: its only entry is the double indirect block."""
     words = array("I", bytes(4 * (_DOUBLE_INDIRECT + 1)))
     words[_DOUBLE_INDIRECT] = map_block
     return _little(words)

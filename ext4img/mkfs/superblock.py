@@ -41,9 +41,10 @@ def build_superblock(
     seed: int,
     group: int = 0,
 ) -> bytes:
-    """1,024 bytes. `journal_i_block` is the journal inode's i_block, kept here too; `orphan_file` an inode number, or 0.
+    """The 1,024 bytes of the superblock copy in `group`.
 
-    `group` holds this copy.
+    `journal_i_block` is the journal inode's i_block, of which the superblock keeps a copy.
+    `orphan_file` is an inode number, or 0.
     """
     assert options.uuid is not None
     assert options.hash_seed is not None
@@ -79,7 +80,7 @@ def build_superblock(
         "s_rev_level": EXT4_DYNAMIC_REV,
         "s_first_ino": FIRST_INODE,
         "s_inode_size": geometry.inode_size,
-        "s_block_group_nr": group & 0xFFFF,  # cut off, as e2fsprogs do
+        "s_block_group_nr": group & 0xFFFF,  # truncated, as in e2fsprogs
         "s_feature_compat": int(features.compat),
         "s_feature_incompat": int(features.incompat),
         "s_feature_ro_compat": int(features.ro_compat),

@@ -1,4 +1,4 @@
-"""What is to be stored, without places: inodes as columns, directories, and where attributes go."""
+"""The contents of the new file system, without places: inodes as columns, directories, attributes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOST_AND_FOUND: Final = b"lost+found"
 
 @dataclass(slots=True)
 class SharedXattrBlock:
-    """A block of attributes, and how many inodes have exactly these."""
+    """A block of attributes, and the number of inodes that share it."""
 
     block: XattrBlock
     sharers: int
@@ -27,12 +27,12 @@ class SharedXattrBlock:
 
 
 class NodeTree:
-    """What is to be stored, without places. Filled by `collect_nodes`."""
+    """All inodes and directories, without places. Filled by `collect_nodes`."""
 
     def __init__(self, options: Options) -> None:
         self.inodes = InodeRecords(options.inode_size)
         self.directories: list[PlannedDirectory] = []
-        # Blocks of a file that is one written run from its start on; else 0, and `runs` may have more.
+        # Blocks of a file that is one written run from block 0 on; else 0, and `runs` may have runs.
         self.blocks = array("Q")
         self.runs: dict[int, tuple[LogicalRun, ...]] = {}
         self.ends: dict[int, int] = {}  # where contents end, if not at i_size
@@ -43,12 +43,12 @@ class NodeTree:
         self.value_blocks: dict[int, int] = {}  # blocks of ea_inodes, counted in the i_blocks of their user
 
     def logical_runs(self, index: int) -> tuple[LogicalRun, ...]:
-        """What an inode needs for its contents."""
+        """The runs that an inode's contents need."""
         blocks = self.blocks[index]
         return (LogicalRun(0, blocks, False),) if blocks else self.runs.get(index, ())
 
     def cut(self, length: int) -> None:
-        """Forget all but the first `length` inodes, of which no attributes are stored yet."""
+        """Remove all but the first `length` inodes. The others must not have stored attributes yet."""
         for index in range(length, len(self.inodes)):
             for column in (self.runs, self.ends, self.values):
                 column.pop(index, None)

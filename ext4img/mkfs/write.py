@@ -1,7 +1,7 @@
 """Writing a plan: one pass over the disk, from the first block to the last.
 
-Every area of the plan has one generator of its blocks; these are run in the order of the disk, so
-bodies are asked for in the order of the nodes, nearly.
+Each kind of region has a generator of its blocks. They run in the order of the disk, so bodies are
+read nearly in the order of the nodes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WINDOW_BYTES: Final = 1 << 20
 _TABLE_WINDOW_BYTES: Final = 1 << 18
 _I_BLOCK: Final = EXT4_INODE.offset_of("i_block")
 
-# Bytes, or a number of blocks that are zero.
+# Bytes, or a number of zero blocks.
 Chunk = bytes | bytearray | int
 
 
@@ -46,12 +46,12 @@ def write(
     device: bool = False,
     progress: Progress | None = None,
 ) -> None:
-    """Write the file system of `plan`. `bodies` gives a file's contents for the number in its node's `body`.
+    """Write the file system of `plan`. `bodies` returns a file's contents for its node's `body`.
 
-    A file comes into being under its name only when it is whole; without `overwrite` one that is
-    there is an error. A block device is written to only with `device`, and its superblock last.
-    `progress` is told how many bytes of the image have been passed. BuildError where the
-    destination can't take the image or a body is not what its node said; errors of bodies pass.
+    A file gets its name only when it is complete; an existing file is an error without `overwrite`. A
+    block device is only written to with `device`, and its superblock last. `progress` is called with
+    the bytes of the image that are done. BuildError if the image can't be written, or if a body does
+    not match its node. Errors of bodies are passed on.
     """
     block_size = plan.geometry.block_size
     held_back = max(block_size, SUPERBLOCK_OFFSET * 2)
@@ -73,7 +73,7 @@ def write(
 
 
 def chunks(plan: Plan, bodies: Callable[[int], RandomAccessBody]) -> Iterator[tuple[int, Chunk]]:
-    """(byte offset, bytes or number of zero blocks) in ascending order; what lies between them is free."""
+    """(byte offset, bytes or number of zero blocks) in ascending order; the blocks between them are free."""
     writer = _ImageWriter(plan, bodies)
     block_size = plan.geometry.block_size
     for region in plan.placement.regions.in_order():
@@ -84,7 +84,7 @@ def chunks(plan: Plan, bodies: Callable[[int], RandomAccessBody]) -> Iterator[tu
 
 
 class _ImageWriter:
-    """One generator of chunks for each kind of area."""
+    """One generator of chunks for each kind of region."""
 
     def __init__(self, plan: Plan, bodies: Callable[[int], RandomAccessBody]) -> None:
         self._plan = plan
@@ -187,7 +187,7 @@ class _ImageWriter:
             put_checksum(inodes.checksum_seed(self._seed, index), table, at, self._geometry.inode_size)
 
     def _put_inline(self, index: int, table: bytearray, at: int, value_at: int) -> None:
-        """Contents that stand in the inode: in i_block, and what is more in the attribute system.data."""
+        """Put inline contents into i_block, and the rest of them into the attribute system.data."""
         size = self._inodes.size(index)
         directory = self._of_directory.get(index)
         if directory is None:
@@ -236,9 +236,9 @@ class _ImageWriter:
         end = start + region.length * block_size
         for offset in range(start, end, WINDOW_BYTES):
             wanted = min(WINDOW_BYTES, end - offset)
-            there = min(wanted, end_of_data - offset)  # more than none, or the block would not be there
+            there = min(wanted, end_of_data - offset)  # positive, or the block would not exist
             data = self._read(index, body, offset, there)
-            # Leave holes in the image where a file is zeros; most are seen not to be by their first bytes.
+            # Zeros of a file become holes in the image. The first byte rules them out for most files.
             if not data[0] and data.count(0) == there:
                 yield wanted // block_size
             else:
@@ -248,7 +248,7 @@ class _ImageWriter:
         data = body.read_at(offset, length)
         if len(data) != length:
             raise BuildError(
-                f"its contents end early: {length} bytes were wanted at {offset}, {len(data)} came",
+                f"its contents end early: {len(data)} bytes instead of {length} at {offset}",
                 self._inodes.show(index),
             )
         return data

@@ -1,4 +1,4 @@
-"""Where the attributes of an inode go, and their bytes: in the inode, in a block, in ea_inodes.
+"""The place of an inode's attributes, and their bytes: in the inode, in a block, in ea_inodes.
 
 Kernel: fs/ext4/xattr.c. Entries grow from the front, values from the end. Value offsets count from
 the first entry in the inode, from the block's start in a block.
@@ -25,7 +25,7 @@ from ext4img.structs.xattr import (
 from ext4img.volume import checksum
 from ext4img.volume.xattr import ENCRYPTION_CONTEXT, INLINE_DATA, xattr_entry_size, xattr_padded
 
-_END: Final = 4  # zero bytes that close the list of entries
+_END: Final = 4  # zero bytes at the end of the list of entries
 _VALUE_INODE: Final = EXT4_XATTR_ENTRY.offset_of("e_value_inum")
 _IBODY_MAGIC: Final = EXT4_XATTR_IBODY_HEADER.pack((EXT4_XATTR_MAGIC,))
 _PUT_U32: Final = Struct("<I").pack_into
@@ -33,7 +33,7 @@ _MASK: Final = 0xFFFFFFFF
 
 
 class ValueReference(NamedTuple):
-    """An entry whose value is in an ea_inode: where its e_value_inum stands, and the value."""
+    """An entry with its value in an ea_inode: the offset of its e_value_inum, and the value."""
 
     offset: int
     value: bytes
@@ -62,7 +62,7 @@ class XattrBlock(NamedTuple):
 
 
 class XattrPlacement(NamedTuple):
-    """The attributes of one inode: the bytes after its fixed part, and a block if they do not suffice."""
+    """The attributes of one inode: the bytes behind its fixed part, and a block for the rest, if any."""
 
     inline: bytes
     block: XattrBlock | None
@@ -73,17 +73,17 @@ NOTHING: Final = XattrPlacement(b"", None, 0)
 
 
 def place_xattrs(xattrs: Mapping[XattrKey, bytes], room: int, block_size: int, seed: int | None) -> XattrPlacement:
-    """Distribute attributes: what fits in the inode's `room` bytes, the rest in one block.
+    """Distribute attributes: as many as fit in the inode's `room` bytes, the rest in one block.
 
-    The encryption context and inline data come first, then the small ones. Where the block is too
-    small, the largest values go to ea_inodes, hashed from the file system's `seed`; None where
-    these are refused. BuildError, without a path, where all of that does not suffice.
+    The encryption context and inline data come first, then the small ones. If the block is too small,
+    the largest values go to ea_inodes, hashed with the file system's `seed`; None if ea_inodes are
+    refused. BuildError, without a path, if they still don't fit.
     """
     if not xattrs:
         return NOTHING
     for (index, name), value in xattrs.items():
         if not 1 <= index <= EXT4_XATTR_INDEX_HURD or len(name) > XATTR_NAME_MAX:
-            raise BuildError(f"extended attribute {name!r} of namespace {index}: ext4 has no such name")
+            raise BuildError(f"extended attribute {name!r} of namespace {index}: not a valid name in ext4")
         if len(value) > XATTR_SIZE_MAX:
             raise BuildError(f"extended attribute {name!r}: {len(value)} bytes, more than {XATTR_SIZE_MAX}")
     ordered = sorted(xattrs, key=lambda key: (key != INLINE_DATA, key != ENCRYPTION_CONTEXT, len(xattrs[key]), key))
@@ -104,7 +104,7 @@ def place_xattrs(xattrs: Mapping[XattrKey, bytes], room: int, block_size: int, s
 
 
 def inline_room(xattrs: Mapping[XattrKey, bytes], room: int) -> int:
-    """Bytes that inline data can have in an inode of such attributes, beyond those in i_block; -1: none at all."""
+    """Bytes for inline data in an inode with these attributes, besides those in i_block; -1: no room at all."""
     context = xattrs.get(ENCRYPTION_CONTEXT)
     left = room - len(_IBODY_MAGIC) - _END - xattr_entry_size(len(INLINE_DATA[1]))
     if context is not None:
@@ -113,7 +113,7 @@ def inline_room(xattrs: Mapping[XattrKey, bytes], room: int) -> int:
 
 
 def _order(key: XattrKey) -> tuple[int, int, bytes]:
-    """The order that the kernel's binary search in blocks expects (xattr_find_entry)."""
+    """The order that the kernel's binary search in blocks requires (xattr_find_entry)."""
     return key[0], len(key[1]), key[1]
 
 
@@ -131,7 +131,7 @@ def _inline(keys: list[XattrKey], xattrs: Mapping[XattrKey, bytes], room: int) -
             values.append(value.ljust(xattr_padded(len(value)), b"\0"))
         if key == INLINE_DATA:
             data_offset = len(_IBODY_MAGIC) + end
-        # As the kernel does it, entries in the inode have no hash.
+        # As in the kernel, entries in the inode have no hash.
         entries.append(_entry(key, end if value else 0, len(value), 0))
     head = _IBODY_MAGIC + b"".join(entries)
     tail = b"".join(reversed(values))
@@ -176,7 +176,7 @@ def _block(keys: list[XattrKey], xattrs: Mapping[XattrKey, bytes], block_size: i
 def _values_apart(
     keys: list[XattrKey], xattrs: Mapping[XattrKey, bytes], block_size: int, allowed: bool
 ) -> set[XattrKey]:
-    """The keys whose values have to leave the block: the largest, until the others fit."""
+    """The keys of the values that do not stay in the block: the largest, until the others fit."""
     room = block_size - EXT4_XATTR_HEADER.size - _END
     need = sum(xattr_entry_size(len(key[1])) + xattr_padded(len(xattrs[key])) for key in keys)
     apart: set[XattrKey] = set()
@@ -195,12 +195,12 @@ def _values_apart(
     return apart
 
 
-# Hashes: ext4_xattr_hash_entry and ext4_xattr_rehash. Bytes of names count as unsigned, as in every
-# kernel since 6.2 and everywhere but on x86 before; kernel and e2fsck take either.
+# Hashes: ext4_xattr_hash_entry and ext4_xattr_rehash. Bytes of names are unsigned, as in every kernel
+# since 6.2, and before on all machines but x86. Kernel and e2fsck accept both.
 
 
 def name_hash(name: bytes) -> int:
-    """The part of e_hash that comes from the name."""
+    """The name's part of e_hash."""
     value = 0
     for byte in name:
         value = (value << 5 & _MASK) ^ value >> 27 ^ byte
@@ -211,7 +211,7 @@ def _hash_word(value: int, word: int) -> int:
     return (value << 16 & _MASK) ^ value >> 16 ^ word
 
 
-@lru_cache(maxsize=1024)  # an ACL is often that of many files
+@lru_cache(maxsize=1024)  # many files often have the same ACL
 def _entry_hash(name: bytes, value: bytes) -> int:
     result = name_hash(name)
     padded = value.ljust(xattr_padded(len(value)), b"\0")

@@ -1,7 +1,7 @@
-"""An archive as what an image is made of: contents are read from where they stand, and digested on the way.
+"""An archive as the source of a new image: contents are read at random, and digested on the way.
 
-Every body is held against the manifest's digest no later than when its last byte is wanted, so an
-image that is complete is one of unaltered contents.
+Every body is compared with the manifest's digest when its last byte is read, or earlier. So a complete
+image has unaltered contents.
 """
 
 from __future__ import annotations
@@ -23,47 +23,47 @@ from ext4img.names.paths import decode_path
 from ext4img.rebuilder.source import NO_BODY, NumberedBodies, SourceEntry
 
 _DIGEST_BYTES: Final = 32
-_SMALL_BYTES: Final = 64 << 10  # what is read and verified at once
+_SMALL_BYTES: Final = 64 << 10  # bodies up to this size are read and verified at once
 _WINDOW_BYTES: Final = 256 << 10
-_NEAR_BYTES: Final = 64 << 10  # small bodies so far behind the last one are likely to be followed by others
+_NEAR_BYTES: Final = 64 << 10  # after a small body that is so close to the last one, more are likely to follow
 
 
 class ArchiveRebuildSource(NumberedBodies):
-    """An `Origin`. The archive must be a file: its bodies are read in the order of the image.
+    """A `RebuildSource`. The archive must be a file: its bodies are read in the order of the image.
 
-    Close it to end the thread that digests; the archive stays open.
+    Closing it ends the digesting thread; the archive stays open.
     """
 
     incomplete = 0
 
     def __init__(self, archive: Archive) -> None:
         if not archive.seekable:
-            raise ArchiveError(f"{archive.name}: a stream can't be read in the order of an image: a file is needed")
+            raise ArchiveError(f"{archive.name}: must be a file: a stream can't be read in the order of an image")
         super().__init__()
         self.archive = archive
         self.info = archive.info
         self.total_bytes = archive.input.size
         self.position = 0
         self.digests = DigestThread()
-        # One of each for every body; two hundred thousand objects would cost more.
+        # Columns with one value for every body: two hundred thousand objects would take more memory.
         self._data = array("Q")
         self._sizes = array("Q")
         self._digests = bytearray()
-        self._segments: dict[int, Segments] = {}  # of those with holes
-        self._verified: set[int] = set()  # of which not all will be asked for
-        self._open: dict[int, _ArchiveBody] = {}  # begun, and not read to their ends
-        self._window = b""  # a part of the archive with many small bodies
+        self._segments: dict[int, Segments] = {}  # of bodies with holes
+        self._verified: set[int] = set()  # bodies that are not read in full by the writer
+        self._open: dict[int, _ArchiveBody] = {}  # bodies that are being read
+        self._window = b""  # a part of the archive, for small bodies
         self._window_at = 0
 
     def entries(self) -> Iterator[SourceEntry]:
-        """See `Origin`."""
+        """See `RebuildSource`."""
         for member in self.archive.members():
             entry = member.entry
             self.position = member.offset
             yield SourceEntry(entry, self._add(member), member.unreadable)
 
     def _add(self, member: Member) -> int:
-        """Note where a body is. One of which nobody will ask for all is verified at once."""
+        """Note where a body is. One that the writer will not read in full is verified at once."""
         entry = member.entry
         if not entry.segments or member.unreadable:
             member.finish(verify=True)
@@ -106,7 +106,7 @@ class ArchiveRebuildSource(NumberedBodies):
         return body
 
     def _read_small(self, data: int, size: int) -> bytes:
-        """A small part of the archive; with what is near it, if such parts are asked for one after the other."""
+        """A small part of the archive. If such parts are read one after the other, the next ones are read along."""
         at = data - self._window_at
         if at < 0 or at + size > len(self._window):
             is_next = 0 <= at <= len(self._window) + _NEAR_BYTES
@@ -118,11 +118,11 @@ class ArchiveRebuildSource(NumberedBodies):
         return self._window[at : at + size]
 
     def body_finished(self, number: int) -> None:
-        """A body has been read to its end."""
+        """Forget a body that has been read to its end."""
         self._open.pop(number, None)
 
     def altered_error(self, data: int) -> AlteredArchiveError:
-        """The error for the member whose data starts at byte `data`."""
+        """The error for the member whose data begins at byte `data`."""
         path = next(
             (decode_path(line.path) for line in self.archive.manifest() if line.data == data and line.size), None
         )
@@ -134,13 +134,13 @@ class ArchiveRebuildSource(NumberedBodies):
 
 
 class _SmallBody:
-    """Contents that were read and verified."""
+    """Contents that have been read and verified."""
 
     def __init__(self, contents: bytes) -> None:
         self._contents = contents
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """See `Body`; zeros behind the end."""
+        """See `RandomAccessBody`; zeros past the end."""
         contents = self._contents
         if not offset and length == len(contents):
             return contents
@@ -148,9 +148,9 @@ class _SmallBody:
 
 
 class _ArchiveBody:
-    """Reads one member's stored data at any place; `size` bytes from `data` on, with a map if there are holes.
+    """Random access to one member's stored data: `size` bytes from `data` on, with a map if there are holes.
 
-    Without a `digest` it has been verified.
+    Without a `digest` the data has been verified before.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class _ArchiveBody:
         self._digest = hashlib.sha256()
         self._segments = segments
         self._data, self._size = data, size
-        self._digested = 0  # bytes of what is stored behind the map
+        self._digested = 0  # bytes behind the map that are digested
         if segments is not None:
             self._starts = [offset for offset, _ in segments]
             self._before = [0, *accumulate(length for _, length in segments)]
@@ -180,7 +180,7 @@ class _ArchiveBody:
             self._data, self._size = data + self._map_bytes, size - self._map_bytes
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """See `Body`; zeros behind the end."""
+        """See `RandomAccessBody`; zeros past the end."""
         segments = self._segments
         if segments is None:
             there = max(min(length, self._size - offset), 0)
@@ -198,7 +198,7 @@ class _ArchiveBody:
         return bytes(out)
 
     def _read(self, at: int, length: int) -> bytes:
-        """Stored bytes; what was not digested yet is, in its order."""
+        """Read stored bytes, and digest all bytes up to their end that are not digested yet."""
         data = self._input.read_at(self._data + at, length, self._what)
         end = at + length
         if end > self._digested and self._wanted_digest is not None:
@@ -206,14 +206,14 @@ class _ArchiveBody:
                 self._update(data)
             else:
                 self._digest_to(end)
-            # What is left may be the end of a block that smaller blocks do without.
+            # The rest may be the end of a block that smaller blocks do not have.
             if self._size - end < self._source.info.block_size:
                 self._digest_to(self._size)
                 self._finish()
         return data
 
     def _digest_to(self, end: int) -> None:
-        """Read and digest what was passed over."""
+        """Read and digest the bytes that were skipped."""
         while self._digested < end:
             part = min(end - self._digested, CHUNK_BYTES)
             self._update(self._input.read_at(self._data + self._digested, part, self._what))

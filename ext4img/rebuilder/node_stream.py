@@ -1,4 +1,4 @@
-"""Entries → the nodes of a new file system: which are there, under which stored names, and which are one file."""
+"""From entries to the nodes of a new file system: their stored paths, their links, and which are left out."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ext4img.rebuilder.unreadable_ranges import describe
 from ext4img.structs.inode import EXT4_VERITY_FL
 
 _MAX_COMPONENTS: Final = 1 << 25
-"""Of the paths of all directories together: what is nested without end would fill the memory."""
+"""In the paths of all directories together: endless nesting would fill the memory."""
 
 
 class _OpenDirectory(NamedTuple):
-    """A directory on the way to the current entry."""
+    """A directory on the path to the current entry."""
 
     entry_path: bytes
     path: Path
@@ -33,18 +33,18 @@ class _OpenDirectory(NamedTuple):
 
 @dataclass(slots=True)
 class _WaitingVerityFile:
-    """A verity file that waits for what stands past its end, and its further names."""
+    """A verity file that waits for its Merkle tree, and its further names."""
 
     node: Node
     entry: Entry
-    links: list[tuple[Node, str]] = field(default_factory=list)  # and how they are shown
+    links: list[tuple[Node, str]] = field(default_factory=list)  # with their paths for messages
 
 
 class NodeStream:
-    """Goes through the entries of `source` once.
+    """Makes nodes of the entries of `source`, in one pass.
 
-    `path_filter` says which are wanted. With `salvage` what the new file system can't hold is left out and
-    noted in `report`. `refuse` is for the builder, which names paths by their stored bytes.
+    `path_filter` selects entries. With `salvage`, entries that the new file system can't hold are left
+    out and noted in `report`. The builder calls `refuse`; it knows paths by their stored bytes only.
     """
 
     def __init__(
@@ -64,26 +64,27 @@ class NodeStream:
         self._entry_to_node = EntryToNode(rules.block_size, self._info.block_size, self.report, salvage=salvage)
         self._open_directories: list[_OpenDirectory] = []
         self._components = 0
-        self._skipped_prefix = b""  # a directory that is left out with all below it
-        self._count_below_skipped = 0  # 1 if what is below is missing, 0 if it is not wanted
-        self._last_path = ""  # the path of the last node, as people know it
+        self._skipped_prefix = b""  # of a directory that is left out with everything below it
+        self._count_below_skipped = 0  # 1 if the entries below it are missing, 0 if they are not wanted
+        self._last_path = ""  # the path of the last node, for people
         self._refused: BuildError | None = None
-        self._link_groups: dict[
-            int, int
-        ] = {}  # inodes of several names, the first of which is there: a hash of its facts
-        self._disputed_inodes: set[int] = set()  # of these, those that different files claim to be
-        self._unwanted_first_names: dict[int, SourceEntry] = {}  # the same, the first of which is not wanted
+        # Inodes of several names, the first of which is in the image, with a hash of its properties.
+        self._link_groups: dict[int, int] = {}
+        self._disputed_inodes: set[int] = set()  # of these, those that several files claim
+        self._unwanted_first_names: dict[
+            int, SourceEntry
+        ] = {}  # inodes of several names, the first of which is not wanted
         self._waiting: dict[int, _WaitingVerityFile] = {}
 
     def refuse(self, error: BuildError) -> None:
-        """The builder does not take the node that it was given last: raised, or noted where that is wanted."""
+        """Note that the builder refuses the last node; without `salvage` raise the error."""
         self._refused = BuildError(error.reason, self._last_path)
         if not self._salvage:
             raise self._refused from error
         self.report.skip(self._refused)
 
     def nodes(self) -> Iterator[Node]:
-        """The nodes, each directory before what is in it."""
+        """The nodes, each directory before its contents."""
         for source_entry in self._source.entries():
             entry = source_entry.entry
             if entry.type == VERITY:
@@ -113,7 +114,7 @@ class NodeStream:
                 if first is None:
                     yield from self._link(entry, path)
                     return
-                # The first name is not wanted; this one stands in for it.
+                # The first name is not wanted; this one replaces it.
                 source_entry = first._replace(entry=first.entry._replace(path=entry.path, name_hash=entry.name_hash))
                 entry = source_entry.entry
             if self._is_further_name(entry):
@@ -141,7 +142,7 @@ class NodeStream:
         yield from self._emit(node, entry)
 
     def _is_further_name(self, entry: Entry) -> bool:
-        """Whether this is a further name of a file that is there: of damaged images not all are marked as such."""
+        """Whether this is a further name of a file: those of damaged images are not all marked as such."""
         if entry.inode in self._waiting and entry.type == "file" and entry.flags & EXT4_VERITY_FL:
             raise BuildError(f"a second file with fs-verity has the inode number {entry.inode}", entry.shown)
         known = self._link_groups.get(entry.inode) if entry.type != "dir" else None
@@ -149,11 +150,11 @@ class NodeStream:
             return known is not None
         if entry.links > 1:
             self._disputed_inodes.add(entry.inode)
-            raise BuildError(f"another file of several names has the inode number {entry.inode} too", entry.shown)
+            raise BuildError(f"another file of several names also has the inode number {entry.inode}", entry.shown)
         return False
 
     def _emit(self, node: Node, entry: Entry, links: Sequence[tuple[Node, str]] = ()) -> Iterator[Node]:
-        """Hand out a node and its further names, unless it is refused."""
+        """Yield a node and, unless it is refused, its further names."""
         self._last_path = entry.shown
         yield node
         refused = self._take_refused()
@@ -179,9 +180,9 @@ class NodeStream:
         return refused
 
     def _link(self, entry: Entry, path: Path) -> Iterator[Node]:
-        """A further name of what is there."""
+        """A further name of a file."""
         if entry.inode not in self._link_groups:
-            raise BuildError("its first name is not there", entry.shown)
+            raise BuildError("its first name is missing", entry.shown)
         if entry.inode in self._disputed_inodes:
             raise BuildError(f"several files have the inode number {entry.inode}", entry.shown)
         node = Node(path, entry.mode, link_group=entry.inode, name_hash=entry.name_hash or b"")
@@ -206,13 +207,13 @@ class NodeStream:
     def _note_unreadable(self, source_entry: SourceEntry) -> None:
         if source_entry.unreadable:
             self.report.incomplete += 1
-            what = f"its source did not give {describe(source_entry.unreadable)}: zeros are there"
+            what = f"the source could not be read in {describe(source_entry.unreadable)}: zeros are there"
             self.report.note(BuildError(what, source_entry.entry.shown))
 
     def _count(self, kind: str) -> None:
         self.report.made[kind] = self.report.made.get(kind, 0) + 1
 
-    # Where an entry is
+    # Paths
 
     def _path(self, entry: Entry) -> Path:
         """The path of stored names."""
@@ -224,7 +225,7 @@ class NodeStream:
         while way and way[-1].entry_path != parent:
             way.pop()
         if not way:
-            raise BuildError("the directory that it is in has not come before it", entry.shown)
+            raise BuildError("its directory has not come before it", entry.shown)
         directory = way[-1]
         stored_name = entry.stored_name
         if (stored_name is not None) != directory.encrypted:
@@ -239,7 +240,7 @@ class NodeStream:
         self._open_directories.append(_OpenDirectory(entry.path, path, entry.context is not None))
 
     def _skip_subtree(self, entry: Entry, count: int) -> None:
-        """Leave out what is below, if it is a directory."""
+        """Leave out everything below the entry, if it is a directory."""
         if entry.type == "dir" and not entry.is_link:
             self._skipped_prefix = entry.path + b"/"
             self._count_below_skipped = count
@@ -257,5 +258,5 @@ class NodeStream:
 
 
 def _identity_hash(entry: Entry) -> int:
-    """What all names of an inode have in common, as a hash: two hundred thousand tuples would be too many."""
+    """A hash of the properties that all names of an inode share; tuples would take too much memory."""
     return hash((entry.type, entry.size, entry.mtime_ns, entry.context, *change_key_of(entry)))

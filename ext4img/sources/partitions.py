@@ -1,8 +1,8 @@
 """The partitions of a disk image: MBR with its logical partitions, and GPT.
 
-Numbers are those that sfdisk and the kernel give: 1 to 4 for primary partitions, from 5 on for
-logical ones, the place in the table for GPT. Sectors have 512 bytes; a GPT is also looked for
-where a disk with sectors of 4,096 bytes has it.
+Numbers are those of sfdisk and the kernel: 1 to 4 for primary partitions, 5 and up for logical ones,
+the place in the table for GPT. Sectors have 512 bytes. A GPT is also searched for where a disk with
+sectors of 4,096 bytes has it.
 
 Kernel: block/partitions/msdos.c, block/partitions/efi.c; UEFI specification, chapter 5.
 """
@@ -72,17 +72,16 @@ class Partition(NamedTuple):
         return self.type in {f"{kind:#04x}" for kind in EXTENDED_PARTITIONS}
 
     def describe(self) -> str:
-        """A few words for people; in the name, which is the disk's, what does not print is escaped."""
+        """A few words for people. Characters of the name that cannot be printed are escaped."""
         kind = "extended" if self.is_extended else _TYPES.get(self.type, f"type {self.type}")
         name = f" {self.name!r}" if self.name else ""
         return f"{kind}{name}, {self.size} bytes at offset {self.offset}"
 
 
 def read_partitions(source: Source) -> tuple[Partition, ...]:
-    """The partition table, by number; empty where there is none.
+    """The partitions by number; none if there is no partition table.
 
-    CorruptionError where a table is there and makes no sense, ChecksumError where both copies of
-    a GPT are damaged.
+    CorruptionError for a malformed table, ChecksumError if both copies of a GPT are damaged.
     """
     if source.size < SECTOR_BYTES:
         return ()
@@ -97,13 +96,13 @@ def read_partitions(source: Source) -> tuple[Partition, ...]:
 
 
 def partition_source(source: Source, number: int) -> SliceSource:
-    """The bytes of one partition; closes `source` when closed. SourceError where there is none."""
+    """The bytes of one partition; closes `source` when closed. SourceError if it does not exist."""
     found = read_partitions(source)
     if not found:
         raise SourceError(f"{source.name}: has no partition table")
     for partition in found:
         if partition.number == number:
-            # A partition cut short by the image's end: the file system in it says so better.
+            # The image may end within the partition: its file system reports that better.
             size = min(partition.size, max(source.size - partition.offset, 0))
             return SliceSource(source, partition.offset, size)
     numbers = ", ".join(str(partition.number) for partition in found)
@@ -122,7 +121,7 @@ def _read_msdos(source: Source, sector: bytes) -> tuple[Partition, ...]:
     if not _is_boot_record(sector):
         return ()
     entries = _msdos_entries(sector)
-    # The boot sector of a FAT file system ends alike, but has text where the table would be.
+    # The boot sector of a FAT file system has the same end, but text in the place of the table.
     if any(entry.boot_ind & 0x7F for entry in entries):
         return ()
     found: list[Partition] = []
@@ -149,15 +148,15 @@ def _logical(source: Source, base: int) -> list[Partition]:
     while True:
         place = Place(offset=record * SECTOR_BYTES, record="extended boot record")
         if record in visited or len(visited) > MAX_LOGICAL_PARTITIONS:
-            raise CorruptionError("the chain of logical partitions does not end", place)
+            raise CorruptionError("the chain of logical partitions has no end", place)
         visited.add(record)
         if (record + 1) * SECTOR_BYTES > source.size:
             raise CorruptionError("the chain of logical partitions leads outside the image", place)
         sector = source.read_at(record * SECTOR_BYTES, SECTOR_BYTES)
         if not _is_boot_record(sector):
-            if record == base:  # an extended partition that nothing was ever put into
+            if record == base:  # an extended partition that was never used
                 return found
-            raise CorruptionError("the chain of logical partitions leads to what is no boot record", place)
+            raise CorruptionError("the chain of logical partitions leads to a sector that is not a boot record", place)
         link = None
         for entry in _msdos_entries(sector):
             if not entry.nr_sects:
@@ -172,12 +171,12 @@ def _logical(source: Source, base: int) -> list[Partition]:
 
 
 def _read_gpt(source: Source, protective: bool) -> tuple[Partition, ...] | None:
-    """The GPT's partitions from its first copy, or from the second; None where there is none."""
+    """The GPT's partitions, from its first copy or from the second; None if there is no GPT."""
     failed: CorruptionError | None = None
     for sector_bytes in GPT_SECTOR_BYTES:
         for lba in (1, source.size // sector_bytes - 1):
             offset = lba * sector_bytes
-            # Without a protective MBR a copy at the end may be of an earlier life of the disk.
+            # Without a protective MBR, a copy at the end may be left from an earlier use of the disk.
             if (lba != 1 and not protective) or offset <= 0 or offset + sector_bytes > source.size:
                 continue
             raw = source.read_at(offset, sector_bytes)
@@ -204,7 +203,7 @@ def _gpt_partitions(source: Source, raw: bytes, lba: int, sector_bytes: int) -> 
     covered = raw[: at.offset] + bytes(at.size) + raw[at.offset + at.size : header.header_size]
     _check_crc(covered, header.header_crc32, "GPT header", place("header_crc32"))
     if header.my_lba != lba:
-        raise CorruptionError(f"GPT header says it stands in sector {header.my_lba}", place("my_lba"))
+        raise CorruptionError(f"GPT header claims to be in sector {header.my_lba}", place("my_lba"))
     size = header.sizeof_partition_entry
     if size < GPT_ENTRY.size or size & (size - 1):
         raise CorruptionError(f"GPT entries of {size} bytes", place("sizeof_partition_entry"))
