@@ -91,8 +91,8 @@ def rebuild(
 
     `size` is in bytes. "auto" is the smallest size that leaves `spare_percent` of blocks and inodes
     free, or the whole of a block device. `block_size` defaults to the source's. `features` are names
-    as mke2fs takes them, "^" before those to be left out. `only` names paths, as the source shows
-    them without a key.
+    as mke2fs takes them, "^" before those to be left out. `only` names paths; in a backup, as it
+    lists them.
 
     With `salvage` entries that ext4 can't hold are left out and reported. By default they are an
     error, unless the source is a `FileSystem` that does not check strictly. Everything is planned

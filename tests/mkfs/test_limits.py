@@ -83,7 +83,7 @@ def refusal(nodes: Iterable[Node], **options: object) -> str:
         ([ENCRYPTED, Node((b"e", CIPHER_NAME), FILE)], "not encrypted, in an encrypted directory"),
         (
             [ENCRYPTED, Node((b"e", CIPHER_NAME), FILE, flags=ENCRYPT_FL, xattrs={ENCRYPTION_CONTEXT: context(key=8)})],
-            "another encryption policy than its directory's",
+            "its encryption policy is not that of its directory",
         ),
         ([encrypted_file((b"f",), 5000, segments=((0, 5000),))], "'/f': encrypted contents of 5000 bytes at 0 do not"),
         (
@@ -107,7 +107,7 @@ def test_nodes_that_cannot_be(nodes: list[Node], message: str):
 def test_the_root_is_not_encrypted_and_not_missing():
     with pytest.raises(BuildError, match="'/': neither special files nor the root can be encrypted"):
         plan([Node((), DIRECTORY, flags=ENCRYPT_FL, xattrs={ENCRYPTION_CONTEXT: context()})])
-    with pytest.raises(BuildError, match="at least its root"):
+    with pytest.raises(BuildError, match="the tree has no root"):
         plan([])
     with pytest.raises(BuildError, match="comes first"):
         plan([Node((), FILE)])
@@ -233,7 +233,7 @@ def test_numbers_on_which_ciphertext_hangs_are_always_kept(flag: int, tmp_path: 
         assert fs.path("/e").inode.number == 500
         assert {path.inode.number for path in fs.path("/e").iterdir()} == {12}
         assert fs.path("/f").inode.number == 13
-    assert "hangs on an inode number that is not given" in refusal([nodes[1]._replace(inode=None)])
+    assert "depends on the inode number, which is not given" in refusal([nodes[1]._replace(inode=None)])
     assert "stable_inodes, which was refused" in refusal([nodes[1]], features=("^stable_inodes",))
 
 

@@ -126,7 +126,7 @@ def test_block_bitmap(edit: Edit, name: str, kind: str):
     bitmap = image.site("block bitmap")
     used = next(offset for offset in range(bitmap.size) if image.data[bitmap.offset + offset])
     image.write(bitmap.offset + used, b"\0")
-    assert_told(image, "block bitmap of group 0", kind, "in use and marked free")
+    assert_told(image, "block bitmap of group 0", kind, "in use, but marked free")
     image = edit(name)
     free = next(offset for offset in range(bitmap.size) if not image.data[bitmap.offset + offset])
     image.write(bitmap.offset + free, b"\x81")
@@ -147,7 +147,7 @@ def test_inode_bitmap(edit: Edit):
     number = image.number("/indirect/single")
     at = bitmap.offset + (number - 1) // 8
     image.write(at, bytes((image.data[at] & ~(1 << (number - 1) % 8),)))
-    assert_told(image, "inode bitmap", f"inode {number} in use and marked free")
+    assert_told(image, "inode bitmap", f"inode {number} in use, but marked free")
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_directories_in_a_loop(edit: Edit):
     kinds = image.number("/kinds")
     image.entry("/", b"kinds", inode=0)
     image.entry("/kinds/elsewhere", b"other", inode=kinds, file_type=2)
-    assert_told(image, "in a loop that does not hang on the root")
+    assert_told(image, "in a loop that is not below the root")
 
 
 def test_same_name_twice(edit: Edit):
@@ -272,7 +272,7 @@ def test_index_hashes(edit: Edit):
     image = edit("plain-4k")
     site = image.site("directory index block")
     image.set(site, "hash", 0xFFFFFFF0, index=1)
-    assert_told(image, "stands before one of")
+    assert_told(image, "comes before one of")
     image = edit("plain-4k")
     image.set(site, "hash", 2, index=1)
     assert_told(image, "in a leaf of 0x0 to 0x2")

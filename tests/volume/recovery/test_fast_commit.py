@@ -416,7 +416,7 @@ def test_recovery_is_bounded(upon, monkeypatch):
     upon.problems.checks = "report"
     upon.area = Area()
     upon.replay(*tags)
-    assert "in part only" in str(upon.problems[-1])
+    assert "only partly" in str(upon.problems[-1])
 
 
 kinds = st.sampled_from([1, 2, 3, 4, 5, 6])
