@@ -68,19 +68,17 @@ if TYPE_CHECKING:
     from ext4img.mkfs.options import Options
     from ext4img.mkfs.plan import Plan
     from ext4img.progress import Progress
-    from ext4img.rebuilder.rebuild import RebuildReport, rebuild
-    from ext4img.rebuilder.rebuild_plan import Rebuild
+    from ext4img.rebuilder.rebuild import Rebuild, RebuildReport, rebuild
     from ext4img.restorer.report import RestoreReport
     from ext4img.restorer.restore import restore
     from ext4img.sources import Openable, Source
     from ext4img.unlocking import CostLimits
     from ext4img.unlocking.keyfile import parse_key
-    from ext4img.volume.check import CheckSummary
-    from ext4img.volume.check.run_check import check
-    from ext4img.volume.dir_block import DirEntry
+    from ext4img.volume.check import CheckSummary, check
+    from ext4img.volume.dir_entry import DirEntry
     from ext4img.volume.features import Features
-    from ext4img.volume.mapping import Run
     from ext4img.volume.problems import Checks, Problem, Problems
+    from ext4img.volume.runs import Run
     from ext4img.volume.superblock import Superblock
     from ext4img.volume.volume import Journal, Volume
 
@@ -187,10 +185,10 @@ _HOMES = {
     "mkfs.plan": ("Plan",),
     "progress": ("Progress",),
     "rebuilder.rebuild": (
+        "Rebuild",
         "RebuildReport",
         "rebuild",
     ),
-    "rebuilder.rebuild_plan": ("Rebuild",),
     "restorer.report": ("RestoreReport",),
     "restorer.restore": ("restore",),
     "sources": (
@@ -199,16 +197,18 @@ _HOMES = {
     ),
     "unlocking": ("CostLimits",),
     "unlocking.keyfile": ("parse_key",),
-    "volume.check": ("CheckSummary",),
-    "volume.check.run_check": ("check",),
-    "volume.dir_block": ("DirEntry",),
+    "volume.check": (
+        "CheckSummary",
+        "check",
+    ),
+    "volume.dir_entry": ("DirEntry",),
     "volume.features": ("Features",),
-    "volume.mapping": ("Run",),
     "volume.problems": (
         "Checks",
         "Problem",
         "Problems",
     ),
+    "volume.runs": ("Run",),
     "volume.superblock": ("Superblock",),
     "volume.volume": (
         "Journal",

@@ -12,7 +12,7 @@ import pytest
 
 import ext4img
 from ext4img.sources import BytesSource, Source
-from ext4img.volume.mapping import WRITTEN
+from ext4img.volume.runs import WRITTEN
 from tests.images import FIXTURES
 
 NAMES = ("plain-4k", "sample-encrypted", "ext4-inline", "ext2-1k", "ext4-64k")

@@ -23,9 +23,9 @@ import ext4img
 from ext4img.sources import BytesSource, Source
 from ext4img.structs.directory import EXT4_DIR_ENTRY
 from ext4img.structs.superblock import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
-from ext4img.volume.check import check
-from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import WRITTEN
+from ext4img.volume.check import run_check
+from ext4img.volume.inode import StoredInode
+from ext4img.volume.runs import WRITTEN
 from ext4img.volume.volume import Volume
 
 HOW = ("zeros", "garbage", "unreadable")
@@ -161,7 +161,7 @@ def places(data: bytes | bytearray) -> Iterator[Place]:
             break
 
 
-def _directory_place(volume: Volume, inodes: Iterable[Inode], data: bytes | bytearray) -> Iterator[Place]:
+def _directory_place(volume: Volume, inodes: Iterable[StoredInode], data: bytes | bytearray) -> Iterator[Place]:
     """The last block of the directory with most names, and those in it."""
     size = volume.block_size
     directories = [inode for inode in inodes if inode.is_dir and inode.number != 2 and not inode.has_inline_data]
@@ -202,7 +202,7 @@ def try_damage(data: bytes | bytearray, sound: DirListing, place: Place, how: st
             shown = listing_of(fs)
             missing = [sound[path] for path in sound if path not in shown]
             by_number = sum(_is_as_before(fs, *seen) for seen in missing)
-            check(fs.volume)
+            run_check(fs.volume)
             problems = tuple(str(problem) for problem in fs.problems)
             named = any(_names(problem, place, fs.block_size) for problem in fs.problems)
     except ext4img.Ext4Error as error:

@@ -34,9 +34,9 @@ from ext4img.names.paths import decode_path
 from ext4img.structs.directory import EXT4_FT_DIR
 from ext4img.structs.inode import EXT4_ENCRYPT_FL, EXT4_ROOT_INO, EXT4_VERITY_FL
 from ext4img.volume.contents import Contents
-from ext4img.volume.dir_block import DirEntry
-from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import UNWRITTEN, WRITTEN
+from ext4img.volume.dir_entry import DirEntry
+from ext4img.volume.inode import StoredInode
+from ext4img.volume.runs import UNWRITTEN, WRITTEN
 
 CHUNK_BYTES: Final = 1 << 20
 _SMALL_BYTES: Final = 64 << 10  # files up to here are read together with others
@@ -51,7 +51,7 @@ class _Child(NamedTuple):
     path: bytes
     plain_path: bytes
     named: DirEntry
-    inode: Inode
+    inode: StoredInode
     extent: Extent | None = None
 
 
@@ -123,7 +123,7 @@ class TreeScanner:
             raise CorruptionError("the root is not a directory", Place(inode=root.number))
         yield self._entry(_Child(ROOT, ROOT, _NO_NAME, root), None, in_encrypted=False)
         visited = {root.number}
-        verity: list[tuple[Entry, Inode]] = []
+        verity: list[tuple[Entry, StoredInode]] = []
         stack = [_OpenDirectory(self._children(_OpenDirectory(iter(())), root), root.is_encrypted)]
         while stack:
             level = stack[-1]
@@ -167,7 +167,7 @@ class TreeScanner:
             if found is not None:
                 yield found
 
-    def _children(self, level: _OpenDirectory, directory: Inode) -> Iterator[tuple[_Child, ReadBatch]]:
+    def _children(self, level: _OpenDirectory, directory: StoredInode) -> Iterator[tuple[_Child, ReadBatch]]:
         """The children of a directory in byte order of their shown names, each with the batch that it is read in."""
         plain: dict[bytes, bytes] = {}
         try:
@@ -184,7 +184,7 @@ class TreeScanner:
         for start in range(0, len(names), _NAMES_AT_ONCE):
             part = names[start : start + _NAMES_AT_ONCE]
             children: list[_Child] = []
-            for named, row in zip(part, self._volume.inodes.rows([named[1][1] for named in part]), strict=True):
+            for named, row in zip(part, self._volume.inodes.batch([named[1][1] for named in part]), strict=True):
                 name, stored = named
                 if name == last:
                     self._found(f"name {name!r} is in the directory twice", directory.number)
@@ -196,7 +196,7 @@ class TreeScanner:
                     if self._filter.excludes(path, plain_path):
                         continue
                 try:
-                    inode = self._volume.inode(stored.inode) if row is None else tuple.__new__(Inode, row)
+                    inode = self._volume.inode(stored.inode) if row is None else tuple.__new__(StoredInode, row)
                 except (CorruptionError, SourceError, NotFoundError) as error:
                     self._skip(error, stored.inode)
                     continue
@@ -225,7 +225,7 @@ class TreeScanner:
             done += len(ready)
             yield from ready
 
-    def _small_extent(self, inode: Inode) -> Extent | None:
+    def _small_extent(self, inode: StoredInode) -> Extent | None:
         """Where a small file's body is, if it is in one piece. Damage is reported when the body is read."""
         if not 0 < inode.size <= _SMALL_BYTES or inode.has_inline_data:
             return None
@@ -241,7 +241,7 @@ class TreeScanner:
             return None
         return pblk * self._block_size, body_size
 
-    def _body_size(self, inode: Inode) -> int:
+    def _body_size(self, inode: StoredInode) -> int:
         """Bytes of a file's body: its size, which is rounded up to whole blocks for an encrypted file."""
         return -(-inode.size // self._block_size) * self._block_size if inode.is_encrypted else inode.size
 
@@ -340,7 +340,7 @@ class TreeScanner:
             name_hash=(named.hash or None) if in_encrypted else None,
         )
 
-    def _verity(self, entry: Entry, inode: Inode) -> tuple[Entry, BodyStream] | None:
+    def _verity(self, entry: Entry, inode: StoredInode) -> tuple[Entry, BodyStream] | None:
         """The Merkle tree and descriptor that a verity file has past its end, as they are on disk."""
         runs = self._volume.runs(inode)
         start = -(-inode.size // VERITY_ALIGNMENT_BYTES) * VERITY_ALIGNMENT_BYTES
@@ -362,7 +362,7 @@ class TreeScanner:
         )
         return verity, self._body(contents, segments, start)
 
-    def _context(self, inode: Inode) -> bytes | None:
+    def _context(self, inode: StoredInode) -> bytes | None:
         """The encryption context of an encrypted file, directory or symbolic link; None for others."""
         if not inode.is_encrypted or inode.type not in ("file", "dir", "symlink"):
             return None
@@ -374,7 +374,7 @@ class TreeScanner:
             raise CorruptionError(f"an encryption context of {len(context)} bytes: {context[:1].hex()}…", place)
         return context
 
-    def _target(self, inode: Inode, context: bytes | None) -> tuple[bytes, bytes | None]:
+    def _target(self, inode: StoredInode, context: bytes | None) -> tuple[bytes, bytes | None]:
         """(the target as it is shown without a key, its stored bytes or None if it is not encrypted)."""
         stored = self._volume.symlink_target_stored(inode)
         if context is not None:
@@ -384,7 +384,7 @@ class TreeScanner:
             raise CorruptionError("a symbolic link without a target", Place(inode=inode.number))
         return target, None
 
-    def _unwritten(self, contents: Contents, inode: Inode) -> Segments:
+    def _unwritten(self, contents: Contents, inode: StoredInode) -> Segments:
         """The byte ranges whose blocks are allocated but not written."""
         size = self._block_size
         ranges = [(run.lblk * size, run.length * size) for run in contents.runs if run.state == UNWRITTEN]
@@ -400,7 +400,7 @@ class TreeScanner:
         return body
 
     def _small_chunks(
-        self, inode: Inode, extent: Extent, batch: ReadBatch, unreadable: list[tuple[int, int]]
+        self, inode: StoredInode, extent: Extent, batch: ReadBatch, unreadable: list[tuple[int, int]]
     ) -> Iterator[memoryview]:
         """A body that was read with its neighbours; if that failed, it is read alone."""
         part = batch.get(extent)

@@ -17,7 +17,7 @@ from ext4img.fs.inode import Inode
 from ext4img.fs.path import Ext4Path
 from ext4img.fs.walk import path_lists, walk
 from ext4img.structs.inode import EXT4_ROOT_INO
-from ext4img.volume.dir_block import DirEntry
+from ext4img.volume.dir_entry import DirEntry
 
 _INODE = re.compile(r"inode:([0-9]{1,10})|<([0-9]{1,10})>")
 

@@ -1,4 +1,4 @@
-"""A new image as commands make it: the choices for it, the plan, what is where it goes, and what was made."""
+"""Making a new image: its options, checks of the target, the plan, and the report."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ from ext4img.cli.quoting import harmless, quote
 from ext4img.cli.report_restore import NOUNS
 from ext4img.cli.units import plural, size_text
 from ext4img.errors import UnsupportedFeatureError
-from ext4img.rebuilder.rebuild import RebuildReport, is_device, size_for
 
 if TYPE_CHECKING:
     from ext4img.mkfs import Plan
-    from ext4img.rebuilder.rebuild import Rebuildable
+    from ext4img.rebuilder.rebuild import Rebuildable, RebuildReport
 
 AUTO: Final = "auto"
 
 
 class UuidChoice(StrEnum):
-    """Whose UUID a new file system has."""
+    """The UUID of the new file system: the source's, or a new one."""
 
     keep = "keep"
     new = "new"
@@ -43,30 +42,30 @@ def parse_size(text: str) -> int | None:
 
 @dataclass(frozen=True)
 class NewImageOptions:
-    """How a new image is to be."""
+    """The options of a new image."""
 
     size: Annotated[
         str,
         typer.Option(
-            "--size", metavar="BYTES", help="Of the new image; auto: what is needed, and --spare; or the device."
+            "--size", metavar="BYTES", help="Size of the new image; auto: as needed plus --spare, or the whole device."
         ),
     ] = AUTO
     spare: Annotated[
-        float, typer.Option("--spare", metavar="PERCENT", help="Of blocks and inodes, to be free with --size auto.")
+        float, typer.Option("--spare", metavar="PERCENT", help="Blocks and inodes to leave free with --size auto.")
     ] = 10.0
-    uuid: Annotated[UuidChoice, typer.Option("--uuid", help="The source's, or a new one.")] = UuidChoice.keep
-    label: Annotated[str | None, typer.Option("--label", help="Another label than the source's.")] = None
+    uuid: Annotated[UuidChoice, typer.Option("--uuid", help="The source's UUID, or a new one.")] = UuidChoice.keep
+    label: Annotated[str | None, typer.Option("--label", help="Label of the new image. Default: the source's.")] = None
     features: Annotated[
         list[str] | None,
-        typer.Option("--features", metavar="NAME,^NAME…", help="As for mke2fs -O: beyond the usual, and ^ without."),
+        typer.Option("--features", metavar="NAME,^NAME…", help="As for mke2fs -O: add features, ^ removes them."),
     ] = None
     keep_inodes: Annotated[
-        bool, typer.Option("--keep-inodes", help="Keep all inode numbers, not only where ciphertext hangs on them.")
+        bool, typer.Option("--keep-inodes", help="Keep all inode numbers, not only those that ciphertext depends on.")
     ] = False
-    device: Annotated[bool, typer.Option("--device", help="The image may be a block device: what is there goes.")] = (
+    device: Annotated[bool, typer.Option("--device", help="Allow a block device; its contents are overwritten.")] = (
         False
     )
-    plan: Annotated[bool, typer.Option("--plan", help="Only show what would be written where.")] = False
+    plan: Annotated[bool, typer.Option("--plan", help="Write nothing, print what would be written where.")] = False
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -87,7 +86,7 @@ def make_image(
     quiet: bool,
 ) -> int:
     """Rebuild `source` as `image`, or show the plan; the exit code."""
-    from ext4img.rebuilder.rebuild_plan import Rebuild
+    from ext4img.rebuilder.rebuild import Rebuild, is_device, size_for  # with all that builds: slow to import
 
     out = Output(json)
     size = parse_size(choices.size)
@@ -115,14 +114,14 @@ def make_image(
         ) as planned,
     ):
         if choices.plan:
-            _tell_plan(planned.plan, out)
+            _report_plan(planned.plan, out)
             report = planned.report
         else:
             report = planned.write(image, overwrite=overwrite, allow_device=choices.device)
     for problem in report.problems:
         warn(f"{quote(image)}: warning: {explain(problem).text}")
     if not choices.plan:
-        _tell_made(report, planned.plan, image, out)
+        _report_made(report, planned.plan, image, out)
     if report.incomplete:
         warn(f"{quote(image)}: incomplete: {plural(report.incomplete, 'file')} could not be read in full")
     return Exit.DONE if report.complete else Exit.PARTLY
@@ -139,41 +138,39 @@ def _check_features(names: tuple[str, ...]) -> None:
 
 def _check_place(image: str, on_device: bool, device: bool, overwrite: bool) -> None:
     if image == "-":
-        raise CommandError(
-            Exit.USAGE, "an image is made as a file, not on standard output", "./- is a file of that name"
-        )
+        raise CommandError(Exit.USAGE, "an image can't be written to standard output", "./- is a file of that name")
     if on_device and not device:
-        text = f"{quote(image)}: a block device, and what is there would be gone"
-        raise CommandError(Exit.SYSTEM, text, "--device writes to it all the same")
+        text = f"{quote(image)}: is a block device, whose contents would be overwritten"
+        raise CommandError(Exit.SYSTEM, text, "--device allows that")
     if not on_device and not overwrite and os.path.lexists(image):
-        raise CommandError(Exit.SYSTEM, f"{quote(image)}: is there already", "--overwrite replaces it")
+        raise CommandError(Exit.SYSTEM, f"{quote(image)}: already exists", "--overwrite replaces it")
 
 
-def _tell_plan(plan: Plan, out: Output) -> None:
-    from ext4img.mkfs.extents_table import Kind
+def _report_plan(plan: Plan, out: Output) -> None:
+    from ext4img.mkfs.regions import RegionKind
 
     if not out.json:
         for line in plan.lines():
             out.line(harmless(line))
         return
     out.record({"kind": "plan", **plan.summary()})
-    for area in plan.places.areas.in_order():
+    for region in plan.placement.regions.in_order():
         record: dict[str, Any] = {
             "kind": "area",
-            "block": area.pblk,
-            "blocks": area.length,
-            "holds": area.kind.name.lower(),
+            "block": region.pblk,
+            "blocks": region.length,
+            "holds": region.kind.name.lower(),
         }
-        if area.kind <= Kind.INODE_TABLE:
-            record["group"] = area.owner
+        if region.kind <= RegionKind.INODE_TABLE:
+            record["group"] = region.owner
         else:
-            record["inode"] = plan.tree.inodes.numbers[area.owner]
-            record["from_block"] = area.lblk
-            record |= text_fields("path", plan.tree.inodes.show(area.owner))
+            record["inode"] = plan.tree.inodes.numbers[region.owner]
+            record["from_block"] = region.lblk
+            record |= text_fields("path", plan.tree.inodes.show(region.owner))
         out.record(record)
 
 
-def _tell_made(report: RebuildReport, plan: Plan, image: str, out: Output) -> None:
+def _report_made(report: RebuildReport, plan: Plan, image: str, out: Output) -> None:
     if out.json:
         out.record(
             {

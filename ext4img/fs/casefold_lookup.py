@@ -19,8 +19,8 @@ from ext4img.names.casefold import NO_COMPAT_FALLBACK_FL, STRICT_MODE_FL, UTF8_1
 from ext4img.names.dirhash import dirhash, siphash_dirhash
 from ext4img.names.nokey import MIN_STORED_NAME
 from ext4img.structs.directory import EXT4_DIR_ENTRY_HASH
-from ext4img.volume.dir_block import DirEntry
-from ext4img.volume.inode import Inode
+from ext4img.volume.dir_entry import DirEntry
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock
 
@@ -43,7 +43,7 @@ class CasefoldLookup:
 
     def __init__(self, fs: FileSystem) -> None:
         self._fs = fs
-        self._kept: OrderedDict[Inode, Alike] = OrderedDict()
+        self._kept: OrderedDict[StoredInode, Alike] = OrderedDict()
         self._kept_names = 0
         self._lookups: dict[int, int] = {}
         superblock = fs.superblock
@@ -52,7 +52,7 @@ class CasefoldLookup:
         if not self._knows_encoding:
             fs.problems.note(f"names of encoding {superblock.encoding} are compared by their bytes alone")
 
-    def lookup(self, directory: Inode, name: bytes, cipher: NamesCipher | None) -> DirEntry | None:
+    def lookup(self, directory: StoredInode, name: bytes, cipher: NamesCipher | None) -> DirEntry | None:
         """The entry of exactly this name, else the first that folds alike, else None.
 
         `cipher` decrypts the names of an encrypted directory.
@@ -72,7 +72,7 @@ class CasefoldLookup:
                     return found
         return _best(name, self._alike(directory).get(folded, ()))
 
-    def _is_busy(self, directory: Inode) -> bool:
+    def _is_busy(self, directory: StoredInode) -> bool:
         """Whether a directory has been asked so often that all its names are worth keeping."""
         if directory.size > _MOST_KEPT_BYTES:
             return False
@@ -82,7 +82,7 @@ class CasefoldLookup:
         return count > _SINGLE_LOOKUPS
 
     def _of_hash(
-        self, directory: Inode, name: bytes, folded: bytes, cipher: NamesCipher | None
+        self, directory: StoredInode, name: bytes, folded: bytes, cipher: NamesCipher | None
     ) -> Iterable[tuple[bytes, DirEntry]] | None:
         """The names that may have the hash of the folded name; None where no hash leads to them."""
         volume = self._fs.volume
@@ -104,7 +104,7 @@ class CasefoldLookup:
         major, _ = dirhash(folded, tree.hash_version, volume.superblock.hash_seed)
         return [(entry.name, entry) for entry in volume.entries_of_hash(directory, major)]
 
-    def _alike(self, directory: Inode) -> Alike:
+    def _alike(self, directory: StoredInode) -> Alike:
         """All names of a directory by their folded form; kept for further questions unless very many."""
         kept = self._kept.get(directory)
         if kept is not None:

@@ -14,9 +14,8 @@ from ext4img.fs.nokey_names import nokey_names
 from ext4img.fs.policies import PolicyUse, key_opens_names, policies_in_use, policy_in, report_policy_mismatch
 from ext4img.names.nokey import MIN_STORED_NAME, nokey_target, parse_nokey_name, symlink_ciphertext
 from ext4img.volume.contents import Contents
-from ext4img.volume.dir_block import DirEntry
-from ext4img.volume.inode import Inode
-from ext4img.volume.listing import DirListing
+from ext4img.volume.dir_entry import DirEntry, DirListing
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.volume import Volume
 
 _MOST_CONTEXTS = 4096  # of directories, that are kept
@@ -60,7 +59,7 @@ class EncryptionState:
 
     # Contexts
 
-    def context(self, inode: Inode) -> EncryptionContext:
+    def context(self, inode: StoredInode) -> EncryptionContext:
         """The policy and nonce of an inode with the encrypt flag; see `FileSystem.encryption`."""
         # Directories are asked for each of their names.
         number, area, block = inode.number, inode.inline_xattrs, inode.xattr_block
@@ -79,20 +78,20 @@ class EncryptionState:
             self._contexts[number] = area, block, context
         return context
 
-    def policy_of(self, directory: Inode) -> bytes | None:
+    def policy_of(self, directory: StoredInode) -> bytes | None:
         """What contexts below an encrypted directory begin with; None where its own is damaged."""
         try:
             return policy_in(self.context(directory))
         except (CorruptionError, UnsupportedFeatureError):
             return None  # raised or reported where its names are wanted
 
-    def report_policy_mismatch(self, directory: Inode, policy: bytes, child: Inode) -> None:
+    def report_policy_mismatch(self, directory: StoredInode, policy: bytes, child: StoredInode) -> None:
         """Remark on an inode that may not be in an encrypted directory whose contexts begin with `policy`."""
         report_policy_mismatch(self._volume, directory, policy, child)
 
     # Names and targets
 
-    def names(self, directory: Inode, listing: DirListing) -> tuple[list[bytes], DirListing]:
+    def names(self, directory: StoredInode, listing: DirListing) -> tuple[list[bytes], DirListing]:
         """The names of an encrypted directory, decrypted or in the no-key form, and their entries."""
         cipher = self.names_cipher(directory)
         if cipher is None:
@@ -108,7 +107,7 @@ class EncryptionState:
             listing = listing.only(sorted(set(range(len(listing))).difference(short)))
         return cipher.decrypt(listing.names), listing
 
-    def lookup_nokey(self, directory: Inode, name: bytes) -> DirEntry | None:
+    def lookup_nokey(self, directory: StoredInode, name: bytes) -> DirEntry | None:
         """The entry that the kernel finds by a no-key name, or None."""
         volume = self._volume
         wanted = parse_nokey_name(name)
@@ -123,20 +122,20 @@ class EncryptionState:
         )
         return next((entry for entry in candidates if wanted.matches(entry.name)), None)
 
-    def target(self, inode: Inode, stored: bytes) -> bytes:
+    def target(self, inode: StoredInode, stored: bytes) -> bytes:
         """The target of an encrypted symbolic link, decrypted or in the no-key form."""
         cipher = self.names_cipher(inode)
         if cipher is None:
             return nokey_target(stored, inode.number)
         return cipher.decrypt([symlink_ciphertext(stored, inode.number)])[0]
 
-    def names_cipher(self, inode: Inode) -> NamesCipher | None:
+    def names_cipher(self, inode: StoredInode) -> NamesCipher | None:
         """The cipher of an encrypted directory's names or of a link's target; None without its key."""
         return self.keyring.names_cipher(self.context(inode), inode.number, self._uuid)
 
     # Contents
 
-    def contents_cipher(self, inode: Inode, contents: Contents, name: str) -> ContentsCipher:
+    def contents_cipher(self, inode: StoredInode, contents: Contents, name: str) -> ContentsCipher:
         """The cipher of an encrypted file. NoKeyError, with `name`; CorruptionError."""
         context = self.context(inode)
         block_size = self._volume.block_size

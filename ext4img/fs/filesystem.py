@@ -29,10 +29,9 @@ from ext4img.fs.shown_names import NamedEntry, shown_names
 from ext4img.fs.walk import paths, walk
 from ext4img.sources.base import Source
 from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ENCRYPT_FL, EXT4_ROOT_INO, EXT4_VERITY_FL
-from ext4img.volume import inode as stored
-from ext4img.volume.dir_block import DirEntry
+from ext4img.volume.dir_entry import DirEntry, DirListing
 from ext4img.volume.features import Features
-from ext4img.volume.listing import DirListing
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock
 from ext4img.volume.volume import Volume
@@ -176,7 +175,7 @@ class FileSystem:
         """Every encryption policy in use on the image, and by how many inodes; scans them once."""
         return self.encrypted.policies()
 
-    def encryption(self, inode: stored.Inode) -> EncryptionContext | None:
+    def encryption(self, inode: StoredInode) -> EncryptionContext | None:
         """The inode's policy and nonce; None where it is not encrypted.
 
         CorruptionError where the encrypt flag is set without a context, UnsupportedFeatureError for
@@ -186,11 +185,11 @@ class FileSystem:
             return None
         return self.encrypted.context(inode)
 
-    def policy_of(self, directory: stored.Inode) -> bytes | None:
+    def policy_of(self, directory: StoredInode) -> bytes | None:
         """What contexts below an encrypted directory begin with; None where it is not encrypted."""
         return self.encrypted.policy_of(directory) if directory.is_encrypted else None
 
-    def has_key(self, inode: stored.Inode) -> bool:
+    def has_key(self, inode: StoredInode) -> bool:
         """Whether the inode's contents, names or target are readable: not encrypted, or with key."""
         context = self.encryption(inode)
         return context is None or self.keyring.has(context.policy)
@@ -229,7 +228,7 @@ class FileSystem:
         """
         return paths(self, self.path(top))
 
-    def bind(self, inode: stored.Inode) -> Inode:
+    def bind(self, inode: StoredInode) -> Inode:
         """The view's inode for the volume's."""
         return inode if isinstance(inode, Inode) else bind(inode, self)
 
@@ -237,13 +236,13 @@ class FileSystem:
         """(inode, its directory entry, the directory's inode number) of a path."""
         return self._resolver.resolve(path, follow)
 
-    def listdir(self, directory: stored.Inode) -> list[NamedEntry]:
+    def listdir(self, directory: StoredInode) -> list[NamedEntry]:
         """The names of a directory as they are shown, as bytes, with the entries behind them."""
         texts, entries = self.children(directory)
         names = [text.encode("utf-8", "surrogateescape") for text in texts]
         return [NamedEntry(name, entry) for name, entry in zip(names, entries, strict=True)]
 
-    def children(self, directory: stored.Inode) -> tuple[list[str], list[DirEntry]]:
+    def children(self, directory: StoredInode) -> tuple[list[str], list[DirEntry]]:
         """The names of a directory as they are shown, as str, and the entry behind each.
 
         Names that no kernel lets through (with "/" or NUL, "." and "..") are left out and reported.
@@ -251,7 +250,7 @@ class FileSystem:
         texts, listing = self.listing(directory)
         return texts, listing.entries()
 
-    def listing(self, directory: stored.Inode, prefix: str = "") -> tuple[list[str], DirListing]:
+    def listing(self, directory: StoredInode, prefix: str = "") -> tuple[list[str], DirListing]:
         """The same, each name after `prefix` (empty, or with "/" at its end), and entries as columns."""
         volume = self.volume
         listing = volume.listing(directory)
@@ -264,7 +263,7 @@ class FileSystem:
             report_names_not_utf8(names, directory.number, volume.superblock, volume.problems)
         return shown_names(names, listing, directory.number, volume.problems, prefix)
 
-    def lookup(self, directory: stored.Inode, name: bytes) -> DirEntry | None:
+    def lookup(self, directory: StoredInode, name: bytes) -> DirEntry | None:
         """The entry that is shown under `name`, or None. Through the index where there is one."""
         if not directory.is_dir:
             raise NotDirectoryError.at(f"inode {directory.number}")
@@ -287,7 +286,7 @@ class FileSystem:
 
     # Contents
 
-    def open_inode(self, inode: stored.Inode, path: str | None = None, size: int | None = None) -> File:
+    def open_inode(self, inode: StoredInode, path: str | None = None, size: int | None = None) -> File:
         """The contents of a regular file; see `Inode.open`.
 
         `path` is for messages. `size` in bytes, by default i_size, may go beyond it to the mapped end.
@@ -298,21 +297,21 @@ class FileSystem:
         cipher = self.encrypted.contents_cipher(inode, contents, name) if inode.is_encrypted else None
         return File(contents, name, cipher)
 
-    def read_inode(self, inode: stored.Inode, path: str | None = None) -> bytes:
+    def read_inode(self, inode: StoredInode, path: str | None = None) -> bytes:
         """The whole contents of a regular file; see `Inode.open` and `open_inode`."""
         if inode.size <= _SMALL_FILE_BYTES and inode.is_file and not inode.is_encrypted:
             return self.volume.contents(inode).read(0, inode.size)  # most files, for which a File is dear
         with self.open_inode(inode, path) as file:
             return file.read()
 
-    def open_ciphertext(self, inode: stored.Inode, path: str | None = None) -> File:
+    def open_ciphertext(self, inode: StoredInode, path: str | None = None) -> File:
         """The contents as stored; see `Inode.open_ciphertext`."""
         name = path or f"inode {inode.number}"
         self._check_regular(inode, name)
         rounded = -(-inode.size // self.block_size) * self.block_size
         return File(self.volume.contents(inode, rounded), name)
 
-    def verity(self, inode: stored.Inode, verify: bool = False) -> Verity | None:
+    def verity(self, inode: StoredInode, verify: bool = False) -> Verity | None:
         """The fs-verity descriptor of a file; see `Inode.verity` and `Inode.verify_verity`."""
         if not inode.flags & EXT4_VERITY_FL:
             return None
@@ -326,14 +325,14 @@ class FileSystem:
                 reader.verify(descriptor)
             return descriptor
 
-    def readlink(self, inode: stored.Inode, path: str | None = None) -> bytes:
+    def readlink(self, inode: StoredInode, path: str | None = None) -> bytes:
         """The target of a symbolic link; see `Inode.readlink`."""
         if not inode.is_symlink:
             raise NotSymlinkError.at(path or f"inode {inode.number}")
         target = self.volume.symlink_target_stored(inode)
         return self.encrypted.target(inode, target) if inode.is_encrypted else target.split(b"\0", 1)[0]
 
-    def _check_regular(self, inode: stored.Inode, name: str) -> None:
+    def _check_regular(self, inode: StoredInode, name: str) -> None:
         if inode.is_file:
             return
         if inode.is_dir:

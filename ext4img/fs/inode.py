@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from ext4img.volume import inode as stored
-from ext4img.volume.mapping import Runs
+from ext4img.volume.inode import StoredInode
+from ext4img.volume.runs import Runs
 
 if TYPE_CHECKING:
     from ext4img.crypto.policy import EncryptionContext
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from ext4img.fs.filesystem import FileSystem
     from ext4img.fs.verity import Verity
 
-_FIELDS = len(stored.Inode._fields)
+_FIELDS = len(StoredInode._fields)
 
 
-class Inode(stored.Inode):
+class Inode(StoredInode):
     """An inode as a view shows it: the fields of the volume's inode, and what they lead to.
 
     Equal to another where all fields and the view are the same.
@@ -35,9 +35,9 @@ class Inode(stored.Inode):
         return cast("FileSystem", self[_FIELDS])
 
     @property
-    def fields(self) -> stored.Inode:
+    def fields(self) -> StoredInode:
         """The plain fields alone, without the view."""
-        return stored.Inode._make(self[:_FIELDS])
+        return StoredInode._make(self[:_FIELDS])
 
     @property
     def encryption(self) -> EncryptionContext | None:
@@ -90,7 +90,7 @@ class Inode(stored.Inode):
         return self._fs.volume.runs(self)
 
 
-def bind(fields: stored.Inode, fs: FileSystem) -> Inode:
+def bind(fields: StoredInode, fs: FileSystem) -> Inode:
     """The view's inode for the volume's."""
     # One tuple with the view behind the fields: no second object for each inode.
     return tuple.__new__(Inode, (*fields, fs))

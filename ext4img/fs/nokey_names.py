@@ -9,13 +9,13 @@ from ext4img.names.dirhash import UNSIGNED, dirhashes
 from ext4img.names.nokey import nokey_name
 from ext4img.structs.directory import DX_HASH_SIPHASH, DX_HASH_TEA, EXT4_DIR_ENTRY_HASH
 from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_INDEX_FL
-from ext4img.volume.dir_block import DirEntry
+from ext4img.volume.dir_entry import DirEntry
 from ext4img.volume.features import Compat
-from ext4img.volume.inode import Inode
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.volume import Volume
 
 
-def nokey_hashes(volume: Volume, directory: Inode, entries: Iterable[DirEntry]) -> list[tuple[int, int]]:
+def nokey_hashes(volume: Volume, directory: StoredInode, entries: Iterable[DirEntry]) -> list[tuple[int, int]]:
     """The two words that begin each entry's no-key name.
 
     The hash by which the kernel reads the directory, where it reads it as a hashed one: dir_index
@@ -50,7 +50,7 @@ def nokey_hashes(volume: Volume, directory: Inode, entries: Iterable[DirEntry]) 
     return dirhashes([entry.name for entry in entries], version, superblock.hash_seed)
 
 
-def nokey_names(volume: Volume, directory: Inode, entries: list[DirEntry]) -> tuple[list[bytes], list[DirEntry]]:
+def nokey_names(volume: Volume, directory: StoredInode, entries: list[DirEntry]) -> tuple[list[bytes], list[DirEntry]]:
     """The names of an encrypted directory as the kernel shows them without the key."""
     names, sound = [], []
     hashes = nokey_hashes(volume, directory, entries)

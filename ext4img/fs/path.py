@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
 from ext4img.errors import NotDirectoryError, PathError
 from ext4img.fs.file import File
-from ext4img.volume.dir_block import DirEntry
-from ext4img.volume.listing import Row
+from ext4img.volume.dir_entry import DirEntry, DirEntryFields
 
 if TYPE_CHECKING:
     from pathlib import PurePosixPath
@@ -54,11 +53,11 @@ class Ext4Path:
         self._fs = fs
         self._text = "/" + "/".join(parts)
         self._inode: Inode | None = None
-        self._entry: Row | None = None
+        self._entry: DirEntryFields | None = None
         self._directory = 0
 
     @classmethod
-    def known(cls, fs: FileSystem, text: str, entry: Row, inode: Inode | None, directory: int) -> Ext4Path:
+    def known(cls, fs: FileSystem, text: str, entry: DirEntryFields, inode: Inode | None, directory: int) -> Ext4Path:
         """The path of a directory entry that has been found already (walk, iterdir)."""
         path = object.__new__(cls)
         path._fs = fs

@@ -15,7 +15,7 @@ from ext4img.structs.xattr import (
     EXT4_XATTR_MAGIC,
 )
 from ext4img.volume.features import Incompat
-from ext4img.volume.inode import Inode
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.volume import Volume
 from ext4img.volume.xattr import ENCRYPTION_CONTEXT
 
@@ -127,7 +127,7 @@ def policy_in(context: EncryptionContext) -> bytes:
     return context.raw[:-NONCE_SIZE]
 
 
-def report_policy_mismatch(volume: Volume, directory: Inode, policy: bytes, child: Inode) -> None:
+def report_policy_mismatch(volume: Volume, directory: StoredInode, policy: bytes, child: StoredInode) -> None:
     """Remark on an inode that may not be in an encrypted directory whose contexts begin with `policy`.
 
     Regular files, directories and symbolic links there have to be encrypted by the same policy (kernel:

@@ -11,7 +11,7 @@ from ext4img.errors import NotDirectoryError, NotFoundError, SymlinkLoopError
 from ext4img.fs.inode import Inode
 from ext4img.fs.shown_names import IN_USE, unused_inode_error
 from ext4img.structs.inode import EXT4_ROOT_INO
-from ext4img.volume.dir_block import DirEntry
+from ext4img.volume.dir_entry import DirEntry
 
 if TYPE_CHECKING:
     from ext4img.fs.filesystem import FileSystem

@@ -14,9 +14,8 @@ from ext4img.structs.inode import (
     S_IFREG,
     S_IFSOCK,
 )
-from ext4img.volume.dir_block import DirEntry
-from ext4img.volume.inode import Inode
-from ext4img.volume.listing import DirListing
+from ext4img.volume.dir_entry import DirEntry, DirListing
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.problems import Problems
 
 # The upper four bits of a mode that says what kind of file it is.
@@ -31,7 +30,7 @@ class NamedEntry(NamedTuple):
     entry: DirEntry
 
 
-def unused_inode_error(text: str, directory: int, inode: Inode) -> CorruptionError:
+def unused_inode_error(text: str, directory: int, inode: StoredInode) -> CorruptionError:
     """A name for an inode without links or type: the kernel answers with ESTALE or EFSCORRUPTED."""
     what = f"which is not in use (mode {inode.mode:#o}, {inode.links} links)"
     place = Place(inode=directory, record="ext4_dir_entry_2", field="inode")

@@ -22,7 +22,7 @@ from ext4img.structs.verity import (
     FS_VERITY_MAX_LEVELS,
     FSVERITY_DESCRIPTOR,
 )
-from ext4img.volume.mapping import LOST
+from ext4img.volume.runs import LOST
 
 if TYPE_CHECKING:
     from ext4img.fs.inode import Inode

@@ -11,9 +11,9 @@ from ext4img.fs.inode import Inode
 from ext4img.fs.path import Ext4Path
 from ext4img.fs.shown_names import IN_USE, unused_inode_error
 from ext4img.structs.inode import S_IFDIR
-from ext4img.volume import inode as stored
-from ext4img.volume.inode_batch import Row
-from ext4img.volume.listing import DirListing
+from ext4img.volume.dir_entry import DirListing
+from ext4img.volume.inode import StoredInode
+from ext4img.volume.inode_batch import InodeFields
 
 if TYPE_CHECKING:
     from ext4img.fs.filesystem import FileSystem
@@ -88,8 +88,8 @@ class _Level:
         self.children = zip(texts, listing.rows(), _rows(fs, listing.inodes), strict=True)
 
 
-def _rows(fs: FileSystem, numbers: list[int]) -> Iterator[Row | None]:
-    rows = fs.volume.inodes.rows
+def _rows(fs: FileSystem, numbers: list[int]) -> Iterator[InodeFields | None]:
+    rows = fs.volume.inodes.batch
     if len(numbers) <= _NUMBERS_AT_ONCE:
         return iter(rows(numbers))
     pieces = (numbers[start : start + _NUMBERS_AT_ONCE] for start in range(0, len(numbers), _NUMBERS_AT_ONCE))
@@ -134,7 +134,7 @@ class _Names:
 
     __slots__ = ("branches", "done", "inodes", "prefix_length", "texts")
 
-    def __init__(self, fs: FileSystem, directory: stored.Inode, prefix: str) -> None:
+    def __init__(self, fs: FileSystem, directory: StoredInode, prefix: str) -> None:
         self.prefix_length = len(prefix) if len(prefix) > _LONG_PREFIX else 0
         self.texts, listing = _listing(fs, "" if self.prefix_length else prefix, directory)
         self.inodes = listing.inodes
@@ -158,7 +158,7 @@ def _directories(fs: FileSystem, listing: DirListing) -> list[int]:
     return [at for at, fields in enumerate(rows) if fields is None or fields[_MODE] >> 12 == _DIRECTORY]
 
 
-def _listing(fs: FileSystem, prefix: str, directory: stored.Inode) -> tuple[list[str], DirListing]:
+def _listing(fs: FileSystem, prefix: str, directory: StoredInode) -> tuple[list[str], DirListing]:
     try:
         return fs.listing(directory, prefix)
     except (CorruptionError, SourceError) as error:
@@ -174,7 +174,7 @@ def _is_new(fs: FileSystem, number: int, text: str, met: set[int]) -> bool:
     return True
 
 
-def _inode(fs: FileSystem, number: int) -> stored.Inode | None:
+def _inode(fs: FileSystem, number: int) -> StoredInode | None:
     try:
         return fs.volume.inode(number)
     except (CorruptionError, SourceError, NotFoundError) as error:

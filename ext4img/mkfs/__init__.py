@@ -1,4 +1,4 @@
-r"""Building an ext4 file system from plain nodes: planned first, then written in one pass.
+r"""Building an ext4 file system from plain nodes: it is planned first, then written in one pass.
 
 ::
 
@@ -9,15 +9,16 @@ r"""Building an ext4 file system from plain nodes: planned first, then written i
     print(*made.lines(), sep="\n")
     write(made, bodies.__getitem__, "out.img")      # bodies[1].read_at(offset, length) -> bytes
 
-Nothing here knows of archives, keys or other images. Whoever comes from one of these hands over
-every name as it is stored, with what the node's fields say; an encrypted file's body is its
-ciphertext. Names, contents and contexts are kept byte for byte, so all that keys need is a UUID,
-inode numbers and a block size that the policies bear: `Options` says which.
+Nothing here knows of archives, keys or other images. Callers pass every name as it is stored, and
+the ciphertext as the body of an encrypted file. Names, contents and contexts are kept byte for byte.
+Keys then work if UUID, inode numbers and block size are those that the policies require; `Options`
+describes them.
 """
 
-from ext4img.mkfs.nodes import ENCRYPTION_KEY, Node, RandomAccessBody, stored_xattr
+from ext4img.mkfs.nodes import Node, RandomAccessBody, stored_xattr
 from ext4img.mkfs.options import Options
 from ext4img.mkfs.plan import Plan, plan
 from ext4img.mkfs.write import write
+from ext4img.volume.xattr import ENCRYPTION_CONTEXT
 
-__all__ = ["ENCRYPTION_KEY", "Node", "Options", "Plan", "RandomAccessBody", "plan", "stored_xattr", "write"]
+__all__ = ["ENCRYPTION_CONTEXT", "Node", "Options", "Plan", "RandomAccessBody", "plan", "stored_xattr", "write"]

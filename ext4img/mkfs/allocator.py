@@ -1,4 +1,4 @@
-"""Free blocks, given out from the front: files lie in the order of the nodes, in one piece where possible."""
+"""Allocating blocks from the front: files are in the order of the nodes, in one free_range if possible."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ext4img.errors import BuildError
 
 
-class Piece(NamedTuple):
+class BlockRange(NamedTuple):
     """`length` blocks of the disk from `start` on."""
 
     start: int
@@ -16,36 +16,36 @@ class Piece(NamedTuple):
 
 
 class Allocator:
-    """Gives out blocks of the `free` pieces, which are in ascending order and not adjacent.
+    """Allocates blocks from the `free` ranges, which are in ascending order and not adjacent.
 
-    A request is taken from the current piece. Where it does not fit there, it is taken from one that
-    was left behind for the same reason, or else from the next untouched one that is long enough, and
-    that is then the current piece. Only a request that no piece could hold is split.
+    A request is served from the current range. If it does not fit there, a range that was skipped
+    before for the same reason becomes the current one, or else the next untouched range that is long
+    enough. A request is split only if no range can hold it.
     """
 
-    def __init__(self, free: Iterable[Piece]) -> None:
-        pieces = [piece for piece in free if piece.length] or [Piece(0, 0)]
-        self._starts = [piece.start for piece in pieces]
-        self._lengths = [piece.length for piece in pieces]
+    def __init__(self, free: Iterable[BlockRange]) -> None:
+        ranges = [free_range for free_range in free if free_range.length] or [BlockRange(0, 0)]
+        self._starts = [free_range.start for free_range in ranges]
+        self._lengths = [free_range.length for free_range in ranges]
         self.free_blocks = sum(self._lengths)
         self._current = 0
-        self._untouched = 1  # the first that was never current nor left behind
-        self._behind: list[int] = []
-        self._longest_behind = 0
+        self._untouched = 1  # the first that was never current nor skipped
+        self._skipped: list[int] = []
+        self._longest_skipped = 0
 
-    def take(self, count: int) -> list[Piece]:
-        """`count` blocks, in as few pieces as can be; BuildError where so many are not free."""
+    def take(self, count: int) -> list[BlockRange]:
+        """`count` blocks, in as few ranges as possible; BuildError if fewer are free."""
         if count > self.free_blocks:
-            raise BuildError(f"{count} blocks are needed where {self.free_blocks} are free")
+            raise BuildError(f"{count} blocks are needed, {self.free_blocks} are free")
         if not count:
             return []
         self.free_blocks -= count
-        if self._lengths[self._current] < count and not self._move_on(count):
+        if self._lengths[self._current] < count and not self._change_range(count):
             return self._split(count)
         return [self._cut(self._current, count)]
 
     def take_whole(self, count: int) -> int | None:
-        """The first of `count` blocks, at least one, in one piece; None where `take` is to find or refuse them."""
+        """The first of `count` (at least 1) blocks from the current range; None if they do not fit: use `take`."""
         current = self._current
         if self._lengths[current] < count:
             return None
@@ -55,47 +55,47 @@ class Allocator:
         self.free_blocks -= count
         return start
 
-    def left(self) -> list[Piece]:
-        """What is still free, in ascending order."""
-        return [Piece(start, length) for start, length in zip(self._starts, self._lengths, strict=True) if length]
+    def left(self) -> list[BlockRange]:
+        """The ranges that are still free, ascending."""
+        return [BlockRange(start, length) for start, length in zip(self._starts, self._lengths, strict=True) if length]
 
-    def _cut(self, position: int, count: int) -> Piece:
+    def _cut(self, position: int, count: int) -> BlockRange:
         start = self._starts[position]
         self._starts[position] += count
         self._lengths[position] -= count
-        return Piece(start, count)
+        return BlockRange(start, count)
 
-    def _move_on(self, count: int) -> bool:
-        """Make a piece of at least `count` blocks the current one; False where there is none."""
+    def _change_range(self, count: int) -> bool:
+        """Make a range of at least `count` blocks the current one; False if there is none."""
         lengths = self._lengths
-        if self._longest_behind >= count:
-            found = next(position for position in self._behind if lengths[position] >= count)
-            self._behind.remove(found)
-            self._behind.append(self._current)
+        if self._longest_skipped >= count:
+            found = next(position for position in self._skipped if lengths[position] >= count)
+            self._skipped.remove(found)
+            self._skipped.append(self._current)
         else:
             untouched = range(self._untouched, len(lengths))
             found = next((position for position in untouched if lengths[position] >= count), -1)
             if found < 0:
                 return False
-            self._behind += [self._current, *range(self._untouched, found)]
+            self._skipped += [self._current, *range(self._untouched, found)]
             self._untouched = found + 1
         self._current = found
-        self._tidy()
+        self._update_skipped()
         return True
 
-    def _split(self, count: int) -> list[Piece]:
-        """From the current piece, the untouched ones, and last from those left behind."""
-        pieces = []
-        positions = [self._current, *range(self._untouched, len(self._lengths)), *self._behind]
+    def _split(self, count: int) -> list[BlockRange]:
+        """Allocate from the current range, then the untouched ones, last from the skipped ones."""
+        ranges = []
+        positions = [self._current, *range(self._untouched, len(self._lengths)), *self._skipped]
         for position in positions:
             if count and self._lengths[position]:
-                pieces.append(self._cut(position, min(count, self._lengths[position])))
-                count -= pieces[-1].length
-        self._behind = positions[1:]
+                ranges.append(self._cut(position, min(count, self._lengths[position])))
+                count -= ranges[-1].length
+        self._skipped = positions[1:]
         self._untouched = len(self._lengths)
-        self._tidy()
-        return pieces
+        self._update_skipped()
+        return ranges
 
-    def _tidy(self) -> None:
-        self._behind = [position for position in self._behind if self._lengths[position]]
-        self._longest_behind = max((self._lengths[position] for position in self._behind), default=0)
+    def _update_skipped(self) -> None:
+        self._skipped = [position for position in self._skipped if self._lengths[position]]
+        self._longest_skipped = max((self._lengths[position] for position in self._skipped), default=0)

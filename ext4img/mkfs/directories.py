@@ -1,7 +1,7 @@
-"""Directories: which entries go into which block, in a list or in a hash tree.
+"""The layout of directories: which entries go into which block, with or without a hash tree.
 
-Only layout is decided here, as inode numbers are not known yet; `directory_blocks` makes the bytes.
-Kernel: fs/ext4/namei.c. A directory that outgrows one block gets an index there, so it does here.
+Inode numbers are not known yet; `directory_blocks` makes the bytes. Kernel: fs/ext4/namei.c. As
+there, a directory that outgrows one block gets an index.
 """
 
 from __future__ import annotations
@@ -19,26 +19,28 @@ from ext4img.structs.directory import (
     DX_ENTRY,
     DX_HASH_SIPHASH,
     DX_NODE_ENTRIES_OFFSET,
-    DX_ROOT_INFO,
-    DX_ROOT_INFO_OFFSET,
+    DX_ROOT_ENTRIES_OFFSET,
     DX_TAIL,
     EXT4_DIR_ENTRY,
     EXT4_DIR_ENTRY_HASH,
     EXT4_DIR_ENTRY_TAIL,
+    EXT4_DIR_MIN_REC_LEN,
+    EXT4_HTREE_LEVEL,
 )
+from ext4img.volume.dir_entry import entry_size
 
-DOTS_BYTES: Final = 24  # "." and "..", 12 bytes each
-MAX_LEVELS: Final = 2  # levels of index nodes between root and leaves; the second with large_dir only
-# Leaves are left with a fifth of their room, as e2fsck -D does, so that the next names don't split them all.
+DOTS_BYTES: Final = 2 * EXT4_DIR_MIN_REC_LEN  # "." and ".."
+MAX_NODE_LEVELS: Final = EXT4_HTREE_LEVEL - 1  # levels of index nodes between root and leaves, with large_dir
+# A fifth of each leaf stays free, as after e2fsck -D, so that the next names don't split them all.
 _FULL_NUMERATOR: Final = 4
 _FULL_DENOMINATOR: Final = 5
 _HASH_PAIR: Final = Struct("<II")
 
 
-class Directory:
+class PlannedDirectory:
     """A directory's entries: names as stored, and indexes of inodes, in the order of the nodes.
 
-    With `hashed_names` every name has 8 bytes of hash after it (encrypted and case-insensitive).
+    With `hashed_names` every name is followed by its hash of 8 bytes (encrypted and case-insensitive).
     """
 
     __slots__ = (
@@ -65,7 +67,7 @@ class Directory:
         self.hashes = bytearray()
         self.subdirectories = 0
         self.linear = False
-        self.inline_size = 0  # bytes, if it stands in its inode
+        self.inline_size = 0  # bytes, if it is inline
         self.layout = SINGLE
 
     @property
@@ -87,13 +89,13 @@ class Directory:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """How a directory's entries lie in its blocks.
+class DirectoryLayout:
+    """How a directory's entries are distributed over its blocks.
 
-    Leaf `i` holds the entries from `starts[i]` up to `starts[i + 1]`, in the directory's own order,
-    which layout may have changed. Without an index leaf `i` is block `i`. With one, `leaf_hashes`
-    are the hashes by which the index finds the leaves, and the blocks are: root, then the nodes of
-    `levels[0]` (nearest the root), of `levels[1]`, then the leaves.
+    Leaf `i` holds the entries from `starts[i]` to `starts[i + 1]`, in the directory's own order, which
+    `lay_out_directory` may have changed. Without an index, leaf `i` is block `i`. With an index,
+    `leaf_hashes` are the hashes by which it finds the leaves, and the blocks are: the root, the nodes
+    of `levels[0]` (nearest to the root), those of `levels[1]`, then the leaves.
     """
 
     starts: array[int]
@@ -112,12 +114,12 @@ class Layout:
         return self.leaves if self.leaf_hashes is None else 1 + sum(self.levels) + self.leaves
 
 
-SINGLE: Final = Layout(array("I", [0]))
+SINGLE: Final = DirectoryLayout(array("I", [0]))
 
 
 @dataclass(frozen=True, slots=True)
-class DirectoryForm:
-    """What of the file system decides how directories are laid out."""
+class DirectoryOptions:
+    """The properties of the file system that decide how directories are laid out."""
 
     block_size: int
     checksums: bool  # metadata_csum: tails
@@ -125,9 +127,9 @@ class DirectoryForm:
     hash_version: str
     hash_unsigned: bool
     hash_seed: tuple[int, int, int, int]
-    fold: Callable[[bytes], bytes] | None = None  # of names in case-insensitive directories
+    fold: Callable[[bytes], bytes] | None = None  # folds names of case-insensitive directories
 
-    def can_index(self, directory: Directory) -> bool:
+    def can_index(self, directory: PlannedDirectory) -> bool:
         """Whether a directory can have a hash tree."""
         folded = directory.casefolded and not directory.encrypted
         return self.indexed and not directory.linear and (self.fold is not None or not folded)
@@ -140,7 +142,7 @@ class DirectoryForm:
     @property
     def root_limit(self) -> int:
         """Index entries in a root."""
-        return self._limit(DX_ROOT_INFO_OFFSET + DX_ROOT_INFO.size)
+        return self._limit(DX_ROOT_ENTRIES_OFFSET)
 
     @property
     def node_limit(self) -> int:
@@ -151,34 +153,31 @@ class DirectoryForm:
         return (self.block_size - offset - (DX_TAIL.size if self.checksums else 0)) // DX_ENTRY.size
 
 
-def entry_size(name_length: int, hashed: bool) -> int:
-    """Bytes of a directory entry: a multiple of 4 (EXT4_DIR_REC_LEN)."""
-    return (EXT4_DIR_ENTRY.size + name_length + 3 & ~3) + (EXT4_DIR_ENTRY_HASH.size if hashed else 0)
+def lay_out_directory(directory: PlannedDirectory, form: DirectoryOptions, min_blocks: int = 1) -> None:
+    """Decide a directory's layout, and sort its entries by leaf.
 
-
-def lay_out(directory: Directory, form: DirectoryForm, least_blocks: int = 1) -> None:
-    """Decide a directory's layout, and bring its entries into the order of its leaves.
-
-    `least_blocks` is for lost+found, which e2fsck must be able to fill without allocating.
-    BuildError, without a path, where a hash tree can't hold the directory.
+    `min_blocks` is for lost+found, which e2fsck must be able to fill without allocating.
+    BuildError, without a path, if the directory is too large for a hash tree.
     """
     hashed = directory.hashed_names
-    extra = EXT4_DIR_ENTRY.size + 3 + (EXT4_DIR_ENTRY_HASH.size if hashed else 0)  # 8 does not disturb the rounding
+    extra = (
+        EXT4_DIR_ENTRY.size + 3 + (EXT4_DIR_ENTRY_HASH.size if hashed else 0)
+    )  # the hash has 8 bytes, so the rounding stays right
     total = DOTS_BYTES + sum([len(name) + extra & ~3 for name in directory.names])
-    if directory.linear:  # one block would be read as hashed
-        least_blocks = max(2, least_blocks)
+    if directory.linear:  # of one block, it would be read as hashed
+        min_blocks = max(2, min_blocks)
     if total <= form.room:
         directory.layout = SINGLE
-        if least_blocks > 1:
-            directory.layout = Layout(array("I", [0] + [len(directory.names)] * (least_blocks - 1)))
+        if min_blocks > 1:
+            directory.layout = DirectoryLayout(array("I", [0] + [len(directory.names)] * (min_blocks - 1)))
     elif form.can_index(directory):
-        directory.layout = _tree(directory, form)
+        directory.layout = _hash_tree(directory, form)
     else:
-        directory.layout = Layout(_fill(directory, form.room, form.room, DOTS_BYTES))
+        directory.layout = DirectoryLayout(_fill(directory, form.room, form.room, DOTS_BYTES))
 
 
-def _fill(directory: Directory, room: int, full: int, used: int) -> array[int]:
-    """Where the blocks begin if entries are put one after the other; a block is left at `full` bytes."""
+def _fill(directory: PlannedDirectory, room: int, full: int, used: int) -> array[int]:
+    """The first entry of each block if entries follow each other; a block ends at `full` bytes."""
     starts = array("I", [0])
     hashed = directory.hashed_names
     for position, name in enumerate(directory.names):
@@ -190,7 +189,7 @@ def _fill(directory: Directory, room: int, full: int, used: int) -> array[int]:
     return starts
 
 
-def _tree(directory: Directory, form: DirectoryForm) -> Layout:
+def _hash_tree(directory: PlannedDirectory, form: DirectoryOptions) -> DirectoryLayout:
     if directory.hashed_names:
         version = DX_HASH_SIPHASH
         hashes = list(_HASH_PAIR.iter_unpack(directory.hashes))
@@ -207,12 +206,12 @@ def _tree(directory: Directory, form: DirectoryForm) -> Layout:
     leaf_hashes = array("I", [0])
     for start in starts[1:]:
         major = hashes[start][0] & ~1
-        # The lowest bit says that this hash began in the leaf before.
+        # The lowest bit means that this hash begins in the leaf before.
         leaf_hashes.append(major | (hashes[start - 1][0] & ~1 == major))
-    return Layout(starts, leaf_hashes, _levels(len(starts), form), version)
+    return DirectoryLayout(starts, leaf_hashes, _levels(len(starts), form), version)
 
 
-def _sort(directory: Directory, hashes: list[tuple[int, int]]) -> None:
+def _sort(directory: PlannedDirectory, hashes: list[tuple[int, int]]) -> None:
     order = sorted(range(len(hashes)), key=hashes.__getitem__)
     directory.names = [directory.names[i] for i in order]
     directory.children = array("I", [directory.children[i] for i in order])
@@ -220,13 +219,15 @@ def _sort(directory: Directory, hashes: list[tuple[int, int]]) -> None:
         directory.hashes = bytearray().join([directory.hashes[8 * i : 8 * i + 8] for i in order])
 
 
-def _levels(leaves: int, form: DirectoryForm) -> tuple[int, ...]:
-    """How many nodes each level below the root has, from the top."""
+def _levels(leaves: int, form: DirectoryOptions) -> tuple[int, ...]:
+    """The number of nodes on each level below the root, from the top."""
     levels: tuple[int, ...] = ()
     below = leaves
     while below > form.root_limit:
-        if len(levels) == MAX_LEVELS:
-            raise BuildError(f"a directory of {leaves} blocks is too large for a hash tree of {MAX_LEVELS + 1} levels")
+        if len(levels) == MAX_NODE_LEVELS:
+            raise BuildError(
+                f"a directory of {leaves} blocks is too large for a hash tree of {EXT4_HTREE_LEVEL} levels"
+            )
         below = -(-below // form.node_limit)
         levels = (below, *levels)
     return levels

@@ -1,4 +1,4 @@
-"""From ranges of bytes to runs of blocks: what a file with holes and unwritten parts needs."""
+"""From ranges of bytes to runs of blocks, for files with holes or unwritten parts."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ext4img.errors import BuildError
-from ext4img.mkfs.extents import MAX_LBLK
 from ext4img.mkfs.nodes import Node, show_path
+from ext4img.structs.extent import EXT_MAX_BLOCKS
 from ext4img.structs.inode import EXT4_ENCRYPT_FL, EXT4_VERITY_FL
 
 
 class LogicalRun(NamedTuple):
-    """`length` blocks of a file from `lblk` on that are to be allocated."""
+    """`length` blocks of a file from `lblk` on that need to be allocated."""
 
     lblk: int
     length: int
@@ -31,17 +31,17 @@ def file_runs(node: Node, block_size: int) -> tuple[tuple[LogicalRun, ...], int]
     written = _in_blocks(node, segments, block_size, aligned=encrypted)
     end = max((offset + length for offset, length in segments if length), default=0)
     if end > -(-node.size // block_size) * block_size and not node.flags & EXT4_VERITY_FL:
-        raise BuildError(f"contents reach {end}, beyond its {node.size} bytes", show_path(node.path))
+        raise BuildError(f"contents reach byte {end}, past its size of {node.size}", show_path(node.path))
     return _merged(written, _in_blocks(node, node.unwritten, block_size)), end
 
 
 def _in_blocks(
     node: Node, ranges: Iterable[tuple[int, int]], block_size: int, *, aligned: bool = False
 ) -> list[tuple[int, int]]:
-    """Ranges of bytes as sorted, separate ranges of blocks (first, end)."""
+    """Ranges of bytes as sorted, disjoint ranges of blocks (first, end)."""
     blocks: list[tuple[int, int]] = []
     for offset, length in sorted(ranges):
-        if offset < 0 or length < 0 or offset + length > MAX_LBLK * block_size:
+        if offset < 0 or length < 0 or offset + length > EXT_MAX_BLOCKS * block_size:
             raise BuildError(f"contents of {length} bytes at {offset} are out of range", show_path(node.path))
         if aligned and (offset % block_size or length % block_size):
             raise BuildError(
@@ -59,7 +59,7 @@ def _in_blocks(
 
 
 def _merged(written: list[tuple[int, int]], unwritten: list[tuple[int, int]]) -> tuple[LogicalRun, ...]:
-    """Written and unwritten ranges of blocks, in order; where they overlap, written wins."""
+    """Written and unwritten ranges of blocks, in order; blocks in both are written."""
     runs = [LogicalRun(first, end - first, False) for first, end in written]
     position = 0
     for first, end in unwritten:

@@ -1,7 +1,7 @@
-"""How large the file system is, and how it is divided into groups.
+"""The size of the file system, and its division into groups.
 
-The rules are those of mke2fs (e2fsprogs lib/ext2fs/initialize.c), so that a file system of the same
-size comes out alike; the size itself may be found here, the smallest that holds what is needed.
+The rules are those of mke2fs (e2fsprogs lib/ext2fs/initialize.c): for the same size the result is the
+same. Without a given size, the smallest that is large enough is found here.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from typing import Final, NamedTuple
 from ext4img.errors import BuildError
 from ext4img.mkfs.options import FeatureChoice, Options
 from ext4img.structs.group import EXT4_MIN_DESC_SIZE, EXT4_MIN_DESC_SIZE_64BIT
+from ext4img.structs.superblock import EXT4_GOOD_OLD_FIRST_INO
 from ext4img.volume.features import Compat, Features, Incompat, RoCompat
+from ext4img.volume.sparse_super import is_sparse_group, sparse_groups
+from ext4img.volume.superblock import MAX_BLOCKS
 
 GROUPS_PER_FLEX: Final = 16
-FIRST_INODE: Final = 11  # numbers below are reserved
+FIRST_INODE: Final = EXT4_GOOD_OLD_FIRST_INO  # numbers below are reserved
 MAX_INODES: Final = 0xFFFFFFFF
 MAX_BLOCKS_32BIT: Final = 0xFFFFFFFF
-MAX_BLOCKS_64BIT: Final = 1 << 48  # extents have 48 bits
 MAX_AUTOMATIC_BYTES: Final = 1 << 44
-"""No larger file system comes of itself: what claims to need more may be hostile."""
-_LEAST_LAST_GROUP: Final = 50  # blocks of a last group beyond its own metadata, or it is left out
-_GROWTH: Final = 1024  # resize_inode: room for descriptors of a file system that much larger
+"""The limit of automatic sizes: claims that more is needed may be hostile."""
+_MIN_LAST_GROUP_BLOCKS: Final = 50  # blocks of a last group besides its metadata; with fewer it is left out
+_GROWTH: Final = 1024  # resize_inode: there is room for descriptors of a file system so many times as large
 _ROUNDS: Final = 100
 # Size of the journal by blocks of the file system (ext2fs_default_journal_size).
 _JOURNAL_SIZES: Final = (
@@ -40,17 +42,17 @@ _LARGEST_JOURNAL: Final = 262144
 _JOURNAL_TO_FAST_COMMITS: Final = 64
 
 
-class Demand(NamedTuple):
-    """What the file system has to hold: blocks of contents, directories and attributes; inodes."""
+class SpaceDemand(NamedTuple):
+    """What the file system must have room for: blocks of contents, directories and attributes; inodes."""
 
     blocks: int
     inodes: int  # used ones, without the reserved
-    highest_inode: int  # the largest number that has to be there
+    highest_inode: int  # the largest number that must exist
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """The division of a file system. Everything counts blocks unless it says bytes."""
+    """The division of a file system. Sizes and counts are in blocks unless they say bytes."""
 
     features: Features
     block_size: int  # bytes
@@ -66,12 +68,12 @@ class Geometry:
 
     @property
     def first_data_block(self) -> int:
-        """Where group 0 begins: block 1 where the superblock has block 1 to itself."""
+        """The first block of group 0: 1 if the superblock fills a block of 1 KiB, else 0."""
         return 1 if self.block_size == 1024 else 0
 
     @property
     def group_count(self) -> int:
-        """Groups, the last of which may be shorter."""
+        """The number of groups; the last one may be shorter."""
         return -(-(self.block_count - self.first_data_block) // self.blocks_per_group)
 
     @property
@@ -91,7 +93,7 @@ class Geometry:
 
     @property
     def groups_per_flex(self) -> int:
-        """Groups whose bitmaps and inode tables stand together; 1 without flex_bg."""
+        """Groups whose bitmaps and inode tables are together; 1 without flex_bg."""
         return GROUPS_PER_FLEX if Incompat.FLEX_BG in self.features else 1
 
     @property
@@ -108,11 +110,11 @@ class Geometry:
         return min(self.blocks_per_group, self.block_count - self.first_block(group))
 
     def has_superblock(self, group: int) -> bool:
-        """Whether a copy of superblock and descriptors stands at the start of a group."""
+        """Whether a group begins with a copy of superblock and descriptors."""
         return has_superblock(group, self.features)
 
     def head_blocks(self, group: int) -> int:
-        """Blocks of superblock, descriptors and room reserved for them at the start of a group."""
+        """Blocks of superblock, descriptors and room reserved for descriptors at the start of a group."""
         return 1 + self.descriptor_blocks + self.reserved_descriptor_blocks if self.has_superblock(group) else 0
 
     @property
@@ -122,52 +124,34 @@ class Geometry:
         return self.first_data_block + heads + self.group_count * (2 + self.table_blocks)
 
     @property
-    def taken(self) -> int:
+    def metadata_blocks(self) -> int:
         """Blocks that are not for contents: group metadata, journal and orphan file."""
         return self.overhead + self.journal_blocks + self.orphan_blocks
 
     @property
-    def most_pieces(self) -> int:
-        """A bound on the pieces into which group metadata divides the free space."""
+    def max_free_ranges(self) -> int:
+        """The largest number of ranges into which group metadata can divide the free space."""
         flexes = -(-self.group_count // self.groups_per_flex)
         return 1 + flexes + len(backup_groups(self.group_count, self.features))
 
 
 def has_superblock(group: int, features: Features) -> bool:
-    """Kernel: ext4_bg_has_super. With sparse_super groups 0, 1 and powers of 3, 5 and 7."""
-    if group <= 1 or RoCompat.SPARSE_SUPER not in features:
-        return True
-    if not group & 1:
-        return False
-    for base in (3, 5, 7):
-        power = base
-        while power < group:
-            power *= base
-        if power == group:
-            return True
-    return False
+    """Whether a group holds a copy of superblock and descriptors."""
+    return RoCompat.SPARSE_SUPER not in features or is_sparse_group(group)
 
 
 def backup_groups(count: int, features: Features) -> list[int]:
     """All groups below `count` that have a copy of the superblock, the first included."""
-    if RoCompat.SPARSE_SUPER not in features:
-        return list(range(count))
-    groups = {group for group in (0, 1) if group < count}
-    for base in (3, 5, 7):
-        power = base
-        while power < count:
-            groups.add(power)
-            power *= base
-    return sorted(groups)
+    return sparse_groups(count) if RoCompat.SPARSE_SUPER in features else list(range(count))
 
 
-def solve(demand: Demand, options: Options, choice: FeatureChoice) -> Geometry:
-    """The geometry that holds `demand`; BuildError where the given size does not."""
+def choose_geometry(demand: SpaceDemand, options: Options, choice: FeatureChoice) -> Geometry:
+    """A geometry with room for `demand`; BuildError if the given size is too small."""
     if options.size is None:
         return _smallest(demand, options, choice)
     blocks = options.size // options.block_size
     geometry = _divide(blocks, demand, options, choice, exact=True)
-    need = demand.blocks + geometry.taken
+    need = demand.blocks + geometry.metadata_blocks
     if need > geometry.block_count:
         kib = options.block_size // 1024
         raise BuildError(
@@ -177,54 +161,54 @@ def solve(demand: Demand, options: Options, choice: FeatureChoice) -> Geometry:
     return geometry
 
 
-def _smallest(demand: Demand, options: Options, choice: FeatureChoice) -> Geometry:
+def _smallest(demand: SpaceDemand, options: Options, choice: FeatureChoice) -> Geometry:
     spare = ceil(demand.blocks * options.spare_percent / 100)
     inodes = max(demand.highest_inode, FIRST_INODE - 1 + demand.inodes)
-    groups = -(-inodes // _most_inodes_per_group(options))
+    groups = -(-inodes // _max_inodes_per_group(options))
     blocks = max(demand.blocks + spare, (groups - 1) * _blocks_per_group(options.block_size) + 2)
     for _ in range(_ROUNDS):
         geometry = _divide(blocks, demand, options, choice, exact=False)
-        # A file that is split between pieces of free space may need one more block for its extents.
-        need = demand.blocks + spare + geometry.taken + geometry.most_pieces
+        # A file that is split between ranges of free space may need one more block for its extents.
+        need = demand.blocks + spare + geometry.metadata_blocks + geometry.max_free_ranges
         if max(need, geometry.block_count) * options.block_size > MAX_AUTOMATIC_BYTES:
             raise BuildError(
                 f"{max(need, geometry.block_count)} blocks of {options.block_size} bytes are needed, more than"
-                f" {MAX_AUTOMATIC_BYTES >> 40} TiB: a file system of that size has to be asked for by its size"
+                f" {MAX_AUTOMATIC_BYTES >> 40} TiB: so large a file system is only made if its size is given"
             )
         if need <= geometry.block_count:
             return geometry
-        # Overhead and journal grow with the size, far slower than it: this comes to an end.
+        # Overhead and journal grow far slower than the size, so this ends.
         blocks = max(need, geometry.block_count + 1)
-    raise BuildError(f"no size was found that holds {demand.blocks} blocks and {demand.inodes} inodes")
+    raise BuildError(f"no size was found with room for {demand.blocks} blocks and {demand.inodes} inodes")
 
 
-def _divide(blocks: int, demand: Demand, options: Options, choice: FeatureChoice, *, exact: bool) -> Geometry:
-    """Divide `blocks` into groups. A last group too short to be of use is left out, or made longer if not `exact`."""
+def _divide(blocks: int, demand: SpaceDemand, options: Options, choice: FeatureChoice, *, exact: bool) -> Geometry:
+    """Divide `blocks` into groups. A last group that is too short is left out, or extended unless `exact`."""
     block_size = options.block_size
     first = 1 if block_size == 1024 else 0
-    most = MAX_BLOCKS_64BIT if Incompat.BIT64 in choice else MAX_BLOCKS_32BIT
+    maximum = MAX_BLOCKS if Incompat.BIT64 in choice else MAX_BLOCKS_32BIT
     per_group = _blocks_per_group(block_size)
     while True:
-        if blocks > most:
-            raise BuildError(f"{blocks} blocks of {block_size} bytes are more than the {most} that are possible")
+        if blocks > maximum:
+            raise BuildError(f"{blocks} blocks of {block_size} bytes are more than the maximum of {maximum}")
         if blocks <= first:
             raise BuildError(f"a file system of {blocks} blocks of {block_size} bytes is too small")
         geometry = _geometry(blocks, per_group, demand, options, choice)
         rest = (blocks - first) % per_group
         last = geometry.group_count - 1
-        least = geometry.head_blocks(last) + 2 + geometry.table_blocks + _LEAST_LAST_GROUP
-        if not rest or rest >= least:
+        minimum = geometry.head_blocks(last) + 2 + geometry.table_blocks + _MIN_LAST_GROUP_BLOCKS
+        if not rest or rest >= minimum:
             return geometry
         if not exact:
-            blocks += min(least, per_group) - rest
+            blocks += min(minimum, per_group) - rest
         elif last:
             blocks -= rest
         else:
-            raise BuildError(f"{options.size} bytes are too small: the metadata alone needs {least * block_size}")
+            raise BuildError(f"{options.size} bytes are too small: the metadata alone needs {minimum * block_size}")
 
 
 def _blocks_per_group(block_size: int) -> int:
-    """One bitmap's worth; with blocks of 64 KiB what the 16-bit counts of descriptors allow."""
+    """As many as one bitmap has bits; with blocks of 64 KiB, as many as a descriptor can count in 16 bits."""
     return min(8 * block_size, 65528)
 
 
@@ -232,12 +216,12 @@ def _descriptor_size(features: Features) -> int:
     return EXT4_MIN_DESC_SIZE_64BIT if Incompat.BIT64 in features else EXT4_MIN_DESC_SIZE
 
 
-def _geometry(blocks: int, per_group: int, demand: Demand, options: Options, choice: FeatureChoice) -> Geometry:
+def _geometry(blocks: int, per_group: int, demand: SpaceDemand, options: Options, choice: FeatureChoice) -> Geometry:
     block_size = options.block_size
     first = 1 if block_size == 1024 else 0
     groups = -(-(blocks - first) // per_group)
     features = choice.features
-    if blocks > MAX_BLOCKS_32BIT:  # the resize inode maps with block numbers of 32 bits
+    if blocks > MAX_BLOCKS_32BIT:  # the resize inode has block numbers of 32 bits
         features = features._replace(compat=features.compat & ~Compat.RESIZE_INODE)
     descriptors = -(-groups * _descriptor_size(features) // block_size)
     reserved = 0
@@ -252,7 +236,7 @@ def _geometry(blocks: int, per_group: int, demand: Demand, options: Options, cho
     journal = fast_commits = orphans = 0
     if Compat.HAS_JOURNAL in features:
         journal = _default_journal(blocks) if options.journal_size is None else options.journal_size // block_size
-    if not journal:  # too small for one, as mke2fs says
+    if not journal:  # too small for one, as in mke2fs
         with_journal = Compat.HAS_JOURNAL | Compat.FAST_COMMIT | Compat.ORPHAN_FILE
         features = features._replace(compat=features.compat & ~with_journal)
     if Compat.FAST_COMMIT in features:
@@ -277,16 +261,16 @@ def _geometry(blocks: int, per_group: int, demand: Demand, options: Options, cho
     return geometry
 
 
-def _most_inodes_per_group(options: Options) -> int:
-    """What one bitmap, a 16-bit count, and an inode table of half a group can have."""
+def _max_inodes_per_group(options: Options) -> int:
+    """The limit by one bitmap, a 16-bit count, and an inode table of half a group."""
     per_block = options.block_size // options.inode_size
     unit = max(8, per_block)
-    most = min(8 * options.block_size, 65536 - per_block, _blocks_per_group(options.block_size) // 2 * per_block)
-    return most // unit * unit
+    limit = min(8 * options.block_size, 65536 - per_block, _blocks_per_group(options.block_size) // 2 * per_block)
+    return limit // unit * unit
 
 
-def _inodes_per_group(blocks: int, groups: int, demand: Demand, options: Options) -> int:
-    """A multiple of 8 that fills the blocks of the inode table, where that is enough for the demand."""
+def _inodes_per_group(blocks: int, groups: int, demand: SpaceDemand, options: Options) -> int:
+    """A multiple of 8 that fills the blocks of the inode table, if that is enough for the demand."""
     need = max(demand.highest_inode, FIRST_INODE - 1 + demand.inodes)
     spare = ceil(demand.inodes * options.spare_percent / 100) if options.size is None else 0
     size = options.size or blocks * options.block_size
@@ -294,14 +278,14 @@ def _inodes_per_group(blocks: int, groups: int, demand: Demand, options: Options
     per_block = options.block_size // options.inode_size
     unit = max(8, per_block)
     per_group = -(-min(wanted, MAX_INODES) // groups)
-    # As mke2fs: up to whole blocks, then down to whole bytes of the bitmap.
+    # As in mke2fs: round up to whole blocks, then down to whole bytes of the bitmap.
     per_group = max(8, -(-per_group // per_block) * per_block // 8 * 8)
     if per_group * groups < need:
         per_group = -(-need // (groups * unit)) * unit
-    per_group = min(per_group, _most_inodes_per_group(options), MAX_INODES // groups // unit * unit)
+    per_group = min(per_group, _max_inodes_per_group(options), MAX_INODES // groups // unit * unit)
     if per_group * groups < need:
         raise BuildError(
-            f"{need} inodes are needed, more than the {_most_inodes_per_group(options)} that each of {groups} groups"
+            f"{need} inodes are needed, more than the {_max_inodes_per_group(options)} that each of {groups} groups"
             " can have: a larger size is needed"
         )
     return per_group
@@ -313,8 +297,8 @@ def _reserved_descriptors(
     """Blocks that resize_inode reserves (calc_reserved_gdt_blocks)."""
     grown = blocks * _GROWTH if blocks < MAX_BLOCKS_32BIT // _GROWTH else MAX_BLOCKS_32BIT
     groups = -(-(grown - first) // per_group)
-    most = options.block_size // 4  # numbers in an indirect block
-    return max(0, min(-(-groups * _descriptor_size(features) // options.block_size) - descriptors, most))
+    maximum = options.block_size // 4  # numbers in an indirect block
+    return max(0, min(-(-groups * _descriptor_size(features) // options.block_size) - descriptors, maximum))
 
 
 def _default_journal(blocks: int) -> int:

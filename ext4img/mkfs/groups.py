@@ -1,4 +1,4 @@
-"""Block groups: what is used in each, and the bytes of bitmaps and descriptors."""
+"""Block groups: the blocks and inodes used in each, and the bytes of bitmaps and descriptors."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
-from ext4img.mkfs.allocator import Piece
-from ext4img.mkfs.extents_table import Areas, Kind, Places
+from ext4img.mkfs.allocator import BlockRange
 from ext4img.mkfs.geometry import FIRST_INODE, Geometry
-from ext4img.mkfs.inodes import Inodes
-from ext4img.mkfs.nodes import FT_DIR
+from ext4img.mkfs.inodes import InodeRecords
+from ext4img.mkfs.regions import Placement, RegionKind, RegionTable
+from ext4img.structs.directory import EXT4_FT_DIR
 from ext4img.structs.group import (
     EXT4_BG_BLOCK_UNINIT,
     EXT4_BG_INODE_UNINIT,
@@ -26,7 +26,7 @@ from ext4img.volume.features import RoCompat
 
 
 class GroupSummary(NamedTuple):
-    """What a descriptor says of its group. Places are physical block numbers."""
+    """The values of a group's descriptor. Bitmaps and table are physical block numbers."""
 
     block_bitmap: int
     inode_bitmap: int
@@ -39,44 +39,44 @@ class GroupSummary(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """What is used, ready to be cut up by groups: free pieces, and used inodes in the order of their numbers."""
+class GroupUsage:
+    """What each group uses: the free ranges of all groups, and the used inodes in the order of their numbers."""
 
     geometry: Geometry
-    free: list[Piece]
-    by_number: array[int]  # indexes of inodes
+    free: list[BlockRange]
+    inodes_by_number: array[int]  # indexes of inodes
     numbers: array[int]  # their numbers
 
     def inodes_in(self, group: int) -> Sequence[int]:
-        """Positions in `by_number` of a group's inodes."""
+        """Positions of a group's inodes in `inodes_by_number`."""
         first = group * self.geometry.inodes_per_group + 1
         return range(
             bisect_left(self.numbers, first), bisect_left(self.numbers, first + self.geometry.inodes_per_group)
         )
 
-    def free_in(self, group: int) -> list[Piece]:
-        """Free pieces of a group, relative to its first block."""
+    def free_in(self, group: int) -> list[BlockRange]:
+        """Free ranges of a group, relative to its first block."""
         start = self.geometry.first_block(group)
         end = start + self.geometry.blocks_in(group)
         position = max(bisect_left(self.free, (start, 0)) - 1, 0)
-        pieces = []
+        ranges = []
         while position < len(self.free) and self.free[position].start < end:
             first = max(self.free[position].start, start)
             last = min(self.free[position].start + self.free[position].length, end)
             if last > first:
-                pieces.append(Piece(first - start, last - first))
+                ranges.append(BlockRange(first - start, last - first))
             position += 1
-        return pieces
+        return ranges
 
     def block_bitmap(self, group: int) -> bytes:
-        """One block: a bit for each used block, and all bits set beyond the group's end."""
+        """One block: the bits of used blocks are set, and all bits past the group's end."""
         bitmap = bytearray(b"\xff") * self.geometry.block_size
         for start, count in self.free_in(group):
             clear_bits(bitmap, start, count)
         return bytes(bitmap)
 
     def inode_bitmap(self, group: int) -> bytes:
-        """One block: a bit for each used or reserved inode, and all bits set beyond the group's inodes."""
+        """One block: the bits of used and reserved inodes are set, and all bits past the group's inodes."""
         per_group = self.geometry.inodes_per_group
         bitmap = bytearray(b"\xff") * self.geometry.block_size
         clear_bits(bitmap, 0, per_group)
@@ -103,15 +103,15 @@ def clear_bits(bitmap: bytearray, start: int, count: int) -> None:
         bitmap[last] &= 0xFF << (end & 7) & 0xFF
 
 
-def summarise(usage: Usage, inodes: Inodes, places: Places) -> list[GroupSummary]:
-    """Counts and flags of all groups."""
+def summarise_groups(usage: GroupUsage, inodes: InodeRecords, placement: Placement) -> list[GroupSummary]:
+    """The descriptors' values for all groups."""
     geometry = usage.geometry
     per_group = geometry.inodes_per_group
-    metadata = _metadata_blocks(places.areas, geometry)
+    metadata = _metadata_blocks(placement.regions, geometry)
     last_group = geometry.group_count - 1
     summaries = []
     for group in range(geometry.group_count):
-        free_blocks = sum(piece.length for piece in usage.free_in(group))
+        free_blocks = sum(free.length for free in usage.free_in(group))
         first = group * per_group + 1
         used = usage.inodes_in(group)
         highest = usage.numbers[used[-1]] if used else 0
@@ -119,7 +119,7 @@ def summarise(usage: Usage, inodes: Inodes, places: Places) -> list[GroupSummary
         among_reserved = sum(usage.numbers[position] < FIRST_INODE for position in used[:FIRST_INODE])
         in_use = len(used) - among_reserved + reserved
         highest = max(highest, first + reserved - 1)
-        directories = sum(inodes.types[usage.by_number[position]] == FT_DIR for position in used)
+        directories = sum(inodes.types[usage.inodes_by_number[position]] == EXT4_FT_DIR for position in used)
         flags = 0
         unused = 0
         if geometry.group_checksums:
@@ -127,15 +127,15 @@ def summarise(usage: Usage, inodes: Inodes, places: Places) -> list[GroupSummary
             unused = per_group - (highest - first + 1)
             if not in_use:
                 flags |= EXT4_BG_INODE_UNINIT
-            # The kernel makes such a bitmap itself, of the group's metadata alone. Never the last group: its
-            # bitmap has bits set beyond the end.
+            # The kernel makes such a bitmap itself, from the group's metadata alone. Never that of the last
+            # group, which has bits set past the end.
             if group != last_group and free_blocks + metadata[group] == geometry.blocks_in(group):
                 flags |= EXT4_BG_BLOCK_UNINIT
         summaries.append(
             GroupSummary(
-                places.block_bitmaps[group],
-                places.inode_bitmaps[group],
-                places.inode_tables[group],
+                placement.block_bitmaps[group],
+                placement.inode_bitmaps[group],
+                placement.inode_tables[group],
                 free_blocks,
                 per_group - in_use,
                 directories,
@@ -146,23 +146,23 @@ def summarise(usage: Usage, inodes: Inodes, places: Places) -> list[GroupSummary
     return summaries
 
 
-def _metadata_blocks(areas: Areas, geometry: Geometry) -> list[int]:
-    """Blocks that each group's own metadata takes within the group; -1 where another group's stand."""
+def _metadata_blocks(regions: RegionTable, geometry: Geometry) -> list[int]:
+    """Blocks that each group's own metadata takes within the group."""
     counts = [0] * geometry.group_count
-    for position in range(len(areas)):
-        kind = areas.kinds[position]
-        if kind > Kind.INODE_TABLE:
+    for position in range(len(regions)):
+        kind = regions.kinds[position]
+        if kind > RegionKind.INODE_TABLE:
             break  # group metadata comes first
-        owner = areas.owners[position]
-        start = areas.pblks[position] - geometry.first_data_block
+        owner = regions.owners[position]
+        start = regions.pblks[position] - geometry.first_data_block
         group, within = divmod(start, geometry.blocks_per_group)
-        if group == owner and within + areas.counts[position] <= geometry.blocks_per_group:
-            counts[group] += areas.counts[position]
+        if group == owner and within + regions.counts[position] <= geometry.blocks_per_group:
+            counts[group] += regions.counts[position]
     return counts
 
 
-def descriptors(usage: Usage, summaries: Iterable[GroupSummary], uuid: UUID, seed: int) -> bytes:
-    """The descriptors of all groups, as they stand behind every copy of the superblock."""
+def build_descriptors(usage: GroupUsage, summaries: Iterable[GroupSummary], uuid: UUID, seed: int) -> bytes:
+    """The descriptors of all groups, as they follow every copy of the superblock."""
     geometry = usage.geometry
     wide = geometry.descriptor_size > EXT4_GROUP_DESC.size
     crc32c = RoCompat.METADATA_CSUM in geometry.features

@@ -1,4 +1,4 @@
-"""Where a file system is written to: a file that appears when it is whole, or a block device."""
+"""The output of a file system: a file that appears when it is complete, or a block device."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ext4img.errors import BuildError
 from ext4img.progress import Progress
 
 _WINDOW_BYTES = 1 << 20
-_MOST_PIECES = 512  # below IOV_MAX
+_MAX_PIECES = 512  # below IOV_MAX
 _ZEROS = bytes(_WINDOW_BYTES)
 _BLKZEROOUT = 0x127F  # linux/fs.h
 _RANGE = Struct("=QQ")
 
 
-class Destination:
-    """Takes bytes in ascending order, gathers what is adjacent, and leaves gaps alone.
+class ImageOutput:
+    """Writes bytes in ascending order, adjacent ones together, and leaves gaps unwritten.
 
-    A file gets `size` bytes. It is written under another name beside its place, readable by its
-    owner only, as it holds every user's files, and moved there by `commit`, after an fsync: what was
-    there before stays until then, and nothing is left of a failure. A block device must have at
-    least `device_size` bytes; its first `held_back`, with the superblock, are zeroed first and
-    written last. BuildError where the destination can't take the image.
+    A file gets `size` bytes. It is written under another name in the same directory, and only its
+    owner may read it, because it holds every user's files. `commit` syncs it and gives it its name. A
+    file of that name stays until then, and a failure leaves nothing behind. A block device must have
+    at least `device_size` bytes. Its first `held_back` bytes, with the superblock, are zeroed first
+    and written last. BuildError if the image cannot be written.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class Destination:
         if device and not self.is_device:
             raise BuildError(f"{self.path}: not a block device")
         if self.is_device and not device:
-            raise BuildError(f"{self.path}: a block device is overwritten only when that is asked for")
+            raise BuildError(f"{self.path}: is a block device, which is only overwritten on request")
         if found is not None and not self.is_device and not stat.S_ISREG(found.st_mode):
             raise BuildError(f"{self.path}: neither a regular file nor a block device")
         if found is not None and not self.is_device and not overwrite:
-            raise BuildError(f"{self.path}: is there already")
+            raise BuildError(f"{self.path}: already exists")
         self._held_back = held_back if self.is_device else 0
         try:
             if self.is_device:
@@ -85,7 +85,7 @@ class Destination:
         there = os.lseek(self._fd, 0, os.SEEK_END)
         if there < self._device_size:
             self._close()
-            raise BuildError(f"{self.path}: has {there} bytes where the file system needs {self._device_size}")
+            raise BuildError(f"{self.path}: has {there} bytes, the file system needs {self._device_size}")
         os.pwrite(self._fd, bytes(self._held_back), 0)
 
     def _open_file(self) -> None:
@@ -95,18 +95,18 @@ class Destination:
         os.ftruncate(self._fd, self._size)
 
     def put(self, offset: int, data: bytes | bytearray) -> None:
-        """Write at a byte offset, not before the end of what was put last."""
+        """Write at a byte offset, which must not be before the end of the last write."""
         if offset < self._held_back:
             self._head.append((offset, bytes(data)))
             return
-        if offset != self._end or len(self._pieces) == _MOST_PIECES or self._end - self._start >= _WINDOW_BYTES:
+        if offset != self._end or len(self._pieces) == _MAX_PIECES or self._end - self._start >= _WINDOW_BYTES:
             self._flush()
             self._start = offset
         self._pieces.append(data)
         self._end = offset + len(data)
 
     def zero(self, offset: int, length: int) -> None:
-        """Make sure that zeros are read from a device, too; in a file the gap is enough."""
+        """Write zeros to a device; in a file the gap reads as zeros."""
         if not self.is_device:
             return
         if length >= _WINDOW_BYTES and offset >= self._held_back and self._zero_out(offset, length):
@@ -118,7 +118,7 @@ class Destination:
             length -= part
 
     def _zero_out(self, offset: int, length: int) -> bool:
-        """Let the device zero a range itself; False where it can't."""
+        """Let the device zero a range itself; False if it can't."""
         try:
             fcntl.ioctl(self._fd, _BLKZEROOUT, _RANGE.pack(offset, length))
         except OSError as error:
@@ -128,7 +128,7 @@ class Destination:
         return True
 
     def commit(self) -> None:
-        """All is written: make it last, and put it in its place."""
+        """Sync everything, and give the file its name."""
         self._flush()
         try:
             os.fsync(self._fd)
@@ -147,12 +147,12 @@ class Destination:
             os.replace(temporary, self.path)
         else:
             try:
-                os.link(temporary, self.path)  # unlike a rename it never replaces what came there meanwhile
+                os.link(temporary, self.path)  # unlike a rename it never replaces a file that was created meanwhile
             except FileExistsError:
-                raise BuildError(f"{self.path}: is there already") from None
+                raise BuildError(f"{self.path}: already exists") from None
             except OSError:  # a file system without hard links
                 if os.path.lexists(self.path):
-                    raise BuildError(f"{self.path}: is there already") from None
+                    raise BuildError(f"{self.path}: already exists") from None
                 os.rename(temporary, self.path)
             else:
                 os.unlink(temporary)
@@ -190,7 +190,7 @@ class Destination:
         self._discard()
 
     def _discard(self) -> None:
-        """Leave nothing of what was not committed."""
+        """Remove what was not committed."""
         self._close()
         if self._temporary is not None:
             with suppress(FileNotFoundError):

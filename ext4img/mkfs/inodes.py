@@ -1,8 +1,8 @@
-"""The inodes of a file system in the making: their records as they will stand on the disk.
+"""The inodes of the new file system: their records as they will be on disk.
 
-Two hundred thousand objects would cost more than the file system's own bytes, so what is known of
-an inode is packed at once into its record, and the rest is columns. An inode is named by its
-`index`, in the order of appearance; its number is given when all are known.
+Two hundred thousand objects would take more memory than the file system's own structures. So an
+inode is packed into its record at once, and its other properties are columns. An inode is identified
+by its `index`, in the order of appearance; its number is assigned when all inodes are known.
 """
 
 from __future__ import annotations
@@ -12,47 +12,47 @@ from struct import Struct
 from typing import Final
 
 from ext4img.errors import BuildError
-from ext4img.mkfs.nodes import FILE_TYPES, Node, Path, show_path
+from ext4img.mkfs.nodes import Node, Path, show_path
+from ext4img.structs.directory import EXT4_TYPE_BY_MODE
 from ext4img.structs.inode import (
     EXT4_EA_INODE_FL,
+    EXT4_EOFBLOCKS_FL,
     EXT4_EXTENTS_FL,
     EXT4_HUGE_FILE_FL,
+    EXT4_IMAGIC_FL,
     EXT4_INDEX_FL,
     EXT4_INLINE_DATA_FL,
     EXT4_INODE,
     EXT4_INODE_EXTRA,
+    I_BLOCK_SIZE,
     S_IFMT,
 )
 from ext4img.volume import checksum
 
-# i_flags that say how an inode is laid out: never taken over. The last two are EXT4_IMAGIC_FL and
-# EXT4_EOFBLOCKS_FL, of no use since long.
+# i_flags that describe how an inode is laid out: never copied. The last two are obsolete.
 LAYOUT_FLAGS: Final = (
     EXT4_INDEX_FL
     | EXT4_EXTENTS_FL
     | EXT4_HUGE_FILE_FL
     | EXT4_EA_INODE_FL
     | EXT4_INLINE_DATA_FL
-    | 0x00002000
-    | 0x00400000
+    | EXT4_IMAGIC_FL
+    | EXT4_EOFBLOCKS_FL
 )
 NO_INODE: Final = 0xFFFFFFFF
 _BILLION: Final = 1_000_000_000
 FIRST_TIME_NS: Final = -(1 << 31) * _BILLION
 """In December 1901."""
 LAST_TIME_NS: Final = ((1 << 34) - (1 << 31) - 1) * _BILLION + (1 << 30) - 1
-"""In May 2446. The field of nanoseconds has 30 bits, and so has room for a little more than a second."""
+"""In May 2446. The nanoseconds have 30 bits, which is a little more than a second."""
 _U16: Final = Struct("<H")
 _U32: Final = Struct("<I")
-_CHECKSUM_LO: Final = EXT4_INODE.offset_of("l_i_checksum_lo")
-_CHECKSUM_HI: Final = EXT4_INODE.size + EXT4_INODE_EXTRA.offset_of("i_checksum_hi")
 _SIZE_LO: Final = EXT4_INODE.offset_of("i_size_lo")
 _SIZE_HIGH: Final = EXT4_INODE.offset_of("i_size_high")
 _GENERATION: Final = EXT4_INODE.offset_of("i_generation")
-_BLOCK_AREA: Final = EXT4_INODE.offset_of("i_block")
-_BLOCK_AREA_SIZE: Final = EXT4_INODE.span("i_block").size
+_I_BLOCK: Final = EXT4_INODE.offset_of("i_block")
 _OFFSETS: Final = {field.name: (field.offset, _U16 if field.size == 2 else _U32) for field in EXT4_INODE.fields}
-# Both records in one: for every inode they are packed together, as a rule.
+# Both records as one, which is how nearly every inode is packed.
 _BOTH: Final = Struct(
     EXT4_INODE.byte_order + "".join(field.code for field in (*EXT4_INODE.fields, *EXT4_INODE_EXTRA.fields))
 )
@@ -61,7 +61,7 @@ _pack_both: Final = _BOTH.pack
 
 
 def encode_time(time_ns: int) -> tuple[int, int]:
-    """The seconds' low 32 bits, signed, and the extra word: two epoch bits and nanoseconds.
+    """The signed low 32 bits of the seconds, and the extra word: two epoch bits and nanoseconds.
 
     ValueError outside `FIRST_TIME_NS` to `LAST_TIME_NS`. Kernel: ext4_encode_extra_time.
     """
@@ -78,14 +78,13 @@ def encode_time(time_ns: int) -> tuple[int, int]:
 
 def put_checksum(seed_of_inode: int, table: bytearray, at: int, inode_size: int) -> None:
     """Fill the checksum fields of an inode within a piece of inode table."""
-    value = checksum.inode(seed_of_inode, bytes(table[at : at + inode_size]))
-    _U16.pack_into(table, at + _CHECKSUM_LO, value & 0xFFFF)
-    if inode_size > EXT4_INODE.size:
-        _U16.pack_into(table, at + _CHECKSUM_HI, value >> 16)
+    raw = table[at : at + inode_size]
+    checksum.store_inode(raw, checksum.inode(seed_of_inode, bytes(raw)))
+    table[at : at + inode_size] = raw
 
 
-class Inodes:
-    """Columns, one entry an inode. `inode_size` decides whether the extra fields are there."""
+class InodeRecords:
+    """All inodes as columns. `inode_size` decides whether they have the extra fields."""
 
     def __init__(self, inode_size: int) -> None:
         self.inode_size = inode_size
@@ -93,8 +92,8 @@ class Inodes:
         self.records = bytearray()
         self.types = bytearray()  # EXT4_FT_*
         self.names: list[bytes] = []  # the first name, for messages
-        self.parents = array("I")  # index of the directory of that name; NO_INODE: none
-        self.wanted = array("I")  # a number to be kept, or 0
+        self.parents = array("I")  # index of the directory that has this name, or NO_INODE
+        self.wanted = array("I")  # the number to be kept, or 0
         self.numbers = array("I")
         self.bodies = array("q")
         self.inline_xattrs: list[bytes] = []
@@ -102,12 +101,12 @@ class Inodes:
     def __len__(self) -> int:
         return len(self.types)
 
-    def add(self, node: Node, parent: int, area: bytes, size: int, links: int, flags: int) -> int:
-        """Encode a node's inode; `area` is the start of i_block, `flags` say how it is laid out. Its index."""
+    def add(self, node: Node, parent: int, i_block: bytes, size: int, links: int, flags: int) -> int:
+        """Add a node's inode and return its index. `i_block` may be short; `flags` describe its layout."""
         index = len(self.types)
         mode = node.mode
         uid, gid, version = node.uid, node.gid, node.version
-        # Negative numbers keep their sign when they are shifted.
+        # A negative number stays negative when it is shifted, so this refuses those, too.
         if (uid | gid | node.project_id) >> 32:
             raise BuildError("owner, group and project are numbers of 32 bits", show_path(node.path))
         if mode >> 16 or (node.flags | node.generation) >> 32:
@@ -134,7 +133,7 @@ class Inodes:
             0,
             node.flags & ~LAYOUT_FLAGS | flags,
             version & 0xFFFFFFFF,
-            area,
+            i_block,
             node.generation,
             0,
             size >> 32,
@@ -160,7 +159,7 @@ class Inodes:
                 raise BuildError("a time after 2038 needs inodes of more than 128 bytes", show_path(node.path))
             record = record[: EXT4_INODE.size]
         self.records += record
-        self.types.append(FILE_TYPES.get(mode & S_IFMT, 0))
+        self.types.append(EXT4_TYPE_BY_MODE.get(mode & S_IFMT, 0))
         self.names.append(node.shown or (node.path[-1] if node.path else b""))
         self.parents.append(parent)
         self.wanted.append(0)
@@ -170,7 +169,7 @@ class Inodes:
         return index
 
     def cut(self, length: int) -> None:
-        """Forget all but the first `length` inodes."""
+        """Remove all but the first `length` inodes."""
         del self.records[length * self.stride :]
         for column in (
             self.types,
@@ -197,15 +196,15 @@ class Inodes:
         """Set and clear bits of i_flags."""
         self.put(index, "i_flags", self.get(index, "i_flags") & ~clear | flags)
 
-    def set_area(self, index: int, area: bytes) -> None:
+    def set_i_block(self, index: int, i_block: bytes) -> None:
         """Fill i_block."""
-        at = index * self.stride + _BLOCK_AREA
-        self.records[at : at + _BLOCK_AREA_SIZE] = area.ljust(_BLOCK_AREA_SIZE, b"\0")
+        at = index * self.stride + _I_BLOCK
+        self.records[at : at + I_BLOCK_SIZE] = i_block.ljust(I_BLOCK_SIZE, b"\0")
 
-    def area(self, index: int) -> bytes:
+    def i_block(self, index: int) -> bytes:
         """i_block."""
-        at = index * self.stride + _BLOCK_AREA
-        return bytes(self.records[at : at + _BLOCK_AREA_SIZE])
+        at = index * self.stride + _I_BLOCK
+        return bytes(self.records[at : at + I_BLOCK_SIZE])
 
     def has_extents(self, index: int) -> bool:
         """Whether i_block is an extent tree."""
@@ -224,12 +223,12 @@ class Inodes:
         self.put(index, "i_size_high", size >> 32)
 
     def checksum_seed(self, seed: int, index: int) -> int:
-        """What the checksums of the inode and its blocks start from."""
+        """The seed of the checksums of the inode and its blocks."""
         generation: int = _U32.unpack_from(self.records, index * self.stride + _GENERATION)[0]
         return checksum.inode_seed(seed, self.numbers[index], generation)
 
     def write(self, index: int, table: bytearray, at: int, seed: int | None) -> None:
-        """Put the whole inode into a piece of inode table; `seed` None: without checksums."""
+        """Put the whole inode into a piece of inode table; without `seed` it gets no checksum."""
         stride = self.stride
         table[at : at + stride] = self.records[index * stride : (index + 1) * stride]
         inline = self.inline_xattrs[index]

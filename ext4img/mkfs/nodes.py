@@ -1,7 +1,7 @@
-"""What a file system is built from: one plain `Node` for every name in it.
+"""The input of a new file system: one plain `Node` for every name in it.
 
-A tree is any iterable of nodes, parents before their children, the root (path `()`) first. Nodes
-say nothing of where they come from; contents are fetched later, by the number in `body`.
+A tree is any iterable of nodes, parents before their children, the root (path `()`) first. Nodes do
+not know their origin; contents are fetched later, by the number in `body`.
 """
 
 from __future__ import annotations
@@ -10,67 +10,39 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
-from ext4img.errors import BuildError
-from ext4img.structs.inode import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
-from ext4img.structs.xattr import (
-    EXT4_ACL_ENTRY,
-    EXT4_ACL_ENTRY_SHORT,
-    EXT4_ACL_HEADER,
-    EXT4_ACL_VERSION,
-    EXT4_XATTR_INDEX_ENCRYPTION,
-    EXT4_XATTR_INDEX_POSIX_ACL_ACCESS,
-    EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT,
-    EXT4_XATTR_INDEX_RICHACL,
-    EXT4_XATTR_INDEX_SECURITY,
-    EXT4_XATTR_INDEX_SYSTEM,
-    EXT4_XATTR_INDEX_TRUSTED,
-    EXT4_XATTR_INDEX_USER,
-    POSIX_ACL_XATTR_ENTRY,
-    POSIX_ACL_XATTR_HEADER,
-    POSIX_ACL_XATTR_VERSION,
-)
+from ext4img.errors import BuildError, CorruptionError
+from ext4img.structs.xattr import EXT4_XATTR_INDEX_POSIX_ACL_ACCESS, EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT
+from ext4img.volume.xattr import PREFIXES, acl_to_disk
 
 Path = tuple[bytes, ...]
 XattrKey = tuple[int, bytes]  # e_name_index, and the name without that index' prefix
-
-# file_type of directory entries (kernel: EXT4_FT_*), by the type bits of st_mode.
-FILE_TYPES: Final = {S_IFREG: 1, S_IFDIR: 2, S_IFCHR: 3, S_IFBLK: 4, S_IFIFO: 5, S_IFSOCK: 6, S_IFLNK: 7}
-FT_REG_FILE: Final = 1
-FT_DIR: Final = 2
-FT_CHRDEV: Final = 3
-FT_BLKDEV: Final = 4
-FT_SYMLINK: Final = 7
-
-ENCRYPTION_KEY: Final[XattrKey] = (EXT4_XATTR_INDEX_ENCRYPTION, b"c")
-INLINE_DATA_KEY: Final[XattrKey] = (EXT4_XATTR_INDEX_SYSTEM, b"data")
 
 _NO_XATTRS: Final[Mapping[XattrKey, bytes]] = MappingProxyType({})
 
 
 class Node(NamedTuple):
-    """One name in the new file system, and the inode behind it. Sizes in bytes, times in ns since 1970.
+    """One name in the new file system, and its inode. Sizes are in bytes, times in ns since 1970.
 
-    `path` is the name's bytes as they will be stored, one for each level below the root. `mode` is
-    st_mode with its type bits. `flags` are on-disk i_flags; those that describe the layout
-    (extents, index, inline data and the like) are set by the layout, whatever they are here.
+    `path` has the names as they will be stored, one for each level below the root. `mode` is st_mode
+    with its type bits. `flags` are i_flags as on disk; those that describe the layout (extents, index,
+    inline data and the like) are ignored here and set as needed.
 
-    `size` is the true i_size of a regular file, and of nothing else. What lies on the disk is
-    `segments`, (offset, length) of what is written, None for the whole of `size`; and `unwritten`,
-    what is allocated and reads as zeros. They may overlap a block: written wins. Segments reach
-    beyond `size` only in the last block, or with the verity flag. `body` is the number by which the
-    writer asks for the contents.
+    `size` is i_size, for regular files only. `segments` are (offset, length) of the written parts;
+    None for all of `size`. `unwritten` are the parts that are allocated and read as zeros. A block
+    that is in both is written. Segments reach past `size` only in the last block, or with the verity
+    flag. The writer fetches the contents by the number `body`.
 
     `version` is i_version, which counts changes (its upper half needs inodes of more than 128 bytes).
-    `inode` is the number that the inode had, kept where its encryption policy hangs on it or where
-    all are to be kept. Nodes that have the same `link_group` are names of one inode: the first of
-    them counts, of the others only `path` and `name_hash`.
+    `inode` is the number that the inode had. It is kept if its encryption policy depends on it, or if
+    all numbers are kept. Nodes with the same `link_group` are names of one inode: the first one
+    describes the inode, the others only have `path` and `name_hash`.
 
-    `xattrs` have their values as stored (ACLs: see `stored_xattr`), the encryption context
-    (`ENCRYPTION_KEY`) among them. `target` is a symlink's as stored: with the encrypt flag, a 16-bit
-    length and ciphertext. `name_hash` is the 8 bytes after a name in directories that are encrypted
-    and case-insensitive. `linear` is for an encrypted directory that was read as a list although it had
-    several blocks: without its key, names are shown without their hashes there, and so they stay.
-    `shown` is what messages and plans call the name, where that is not as it is stored.
+    `xattrs` have their values as stored (ACLs: see `stored_xattr`), including the encryption context
+    (`ENCRYPTION_CONTEXT`). `target` is a symlink's target as stored: with the encrypt flag, a 16-bit
+    length and ciphertext. `name_hash` is the 8 bytes behind a name in directories that are encrypted
+    and case-insensitive. `linear` is for an encrypted directory of several blocks that had no index:
+    its no-key names have no hashes, and this keeps them so. `shown` is the name for messages and
+    plans, if that is not the stored one.
     """
 
     path: Path
@@ -100,12 +72,12 @@ class Node(NamedTuple):
 
 
 class RandomAccessBody(Protocol):
-    """Contents of one regular file: what `write` asks for by `Node.body`. A `Source` is one."""
+    """Contents of one regular file, which `write` fetches by `Node.body`. A `Source` is one."""
 
     def read_at(self, offset: int, length: int, /) -> bytes:
         """Exactly `length` bytes from byte `offset` of the file on; holes are zeros.
 
-        Never asked beyond `size` and the end of the last segment, whichever is greater.
+        Never called for bytes past both `size` and the end of the last segment.
         """
 
 
@@ -114,27 +86,17 @@ def show_path(path: Path) -> str:
     return "/" + "/".join(name.decode("utf-8", "surrogateescape") for name in path)
 
 
-_PREFIXES: Final = (
-    ("user.", EXT4_XATTR_INDEX_USER),
-    ("trusted.", EXT4_XATTR_INDEX_TRUSTED),
-    ("security.", EXT4_XATTR_INDEX_SECURITY),
-    ("system.posix_acl_access", EXT4_XATTR_INDEX_POSIX_ACL_ACCESS),
-    ("system.posix_acl_default", EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT),
-    ("system.richacl", EXT4_XATTR_INDEX_RICHACL),
-    ("system.", EXT4_XATTR_INDEX_SYSTEM),
-)
+# Longest first, so that "system." comes after "system.posix_acl_access".
+_NAMESPACES: Final = sorted(PREFIXES.items(), key=lambda namespace: -len(namespace[1]))
 _ACL_INDEXES: Final = (EXT4_XATTR_INDEX_POSIX_ACL_ACCESS, EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT)
-# e_tag of the entries that name nobody (POSIX.1e: USER_OBJ, GROUP_OBJ, MASK, OTHER), and of those that do.
-_ACL_SHORT_TAGS: Final = (0x01, 0x04, 0x10, 0x20)
-_ACL_LONG_TAGS: Final = (0x02, 0x08)
 
 
 def stored_xattr(name: str, value: bytes) -> tuple[XattrKey, bytes]:
-    """Key and stored value of an attribute as getxattr(2) gives it ("user.x", an ACL's user space form).
+    """Key and stored value of an attribute that is as getxattr(2) returns it ("user.x", ACLs for user space).
 
-    BuildError for a name outside ext4's namespaces, or an ACL that is none.
+    BuildError for a name outside ext4's namespaces, or an invalid ACL.
     """
-    for prefix, index in _PREFIXES:
+    for index, prefix in _NAMESPACES:
         if name.startswith(prefix):
             suffix = name[len(prefix) :].encode("utf-8", "surrogateescape")
             if index not in _ACL_INDEXES:
@@ -145,26 +107,16 @@ def stored_xattr(name: str, value: bytes) -> tuple[XattrKey, bytes]:
 
 
 def _stored_acl(name: str, value: bytes) -> bytes:
-    """From struct posix_acl_xattr_* to struct ext4_acl_* (kernel: ext4_acl_to_disk, fs/ext4/acl.c)."""
-    count, rest = divmod(len(value) - POSIX_ACL_XATTR_HEADER.size, POSIX_ACL_XATTR_ENTRY.size)
-    if count < 0 or rest or POSIX_ACL_XATTR_HEADER.unpack_tuple(value)[0] != POSIX_ACL_XATTR_VERSION:
-        raise BuildError(f"extended attribute {name!r}: {len(value)} bytes that are no ACL")
-    pieces = [EXT4_ACL_HEADER.pack((EXT4_ACL_VERSION,))]
-    for at in range(POSIX_ACL_XATTR_HEADER.size, len(value), POSIX_ACL_XATTR_ENTRY.size):
-        tag, permissions, qualifier = POSIX_ACL_XATTR_ENTRY.unpack_tuple(value, at)
-        if tag in _ACL_SHORT_TAGS:
-            pieces.append(EXT4_ACL_ENTRY_SHORT.pack((tag, permissions)))
-        elif tag in _ACL_LONG_TAGS:
-            pieces.append(EXT4_ACL_ENTRY.pack((tag, permissions, qualifier)))
-        else:
-            raise BuildError(f"extended attribute {name!r}: unknown ACL tag {tag:#x}")
-    return b"".join(pieces)
+    try:
+        return acl_to_disk(value)
+    except CorruptionError as error:
+        raise BuildError(f"extended attribute {name!r}: {error.reason}") from error
 
 
-def device_area(major: int, minor: int) -> bytes:
-    """The start of i_block of a device: the old encoding where it fits, else the new (kernel: kdev_t.h).
+def device_i_block(major: int, minor: int) -> bytes:
+    """The start of a device's i_block: the old encoding if the numbers fit, else the new (kernel: kdev_t.h).
 
-    ValueError where the numbers fit neither: 12 bits for the major, 20 for the minor.
+    ValueError if they fit neither: the major has 12 bits, the minor 20.
     """
     if not 0 <= major < 1 << 12 or not 0 <= minor < 1 << 20:
         raise ValueError(f"device {major}:{minor} is out of range")

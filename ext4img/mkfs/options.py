@@ -1,4 +1,4 @@
-"""What can be chosen about a new file system, and which features it gets."""
+"""The options of a new file system, and its features."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ext4img.errors import BuildError, UnsupportedFeatureError
 from ext4img.mkfs.nodes import Path, show_path
 from ext4img.names.dirhash import HALF_MD4, LEGACY, TEA
 from ext4img.structs.inode import EXT4_INODE, EXT4_INODE_EXTRA
+from ext4img.structs.journal import JBD2_MIN_JOURNAL_BLOCKS
 from ext4img.volume.features import Compat, Features, Incompat, RoCompat
 
 BLOCK_SIZES: Final = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
-MIN_JOURNAL_BLOCKS: Final = 1024  # kernel: JBD2_MIN_JOURNAL_BLOCKS
 MAX_JOURNAL_BLOCKS: Final = 10_240_000  # mke2fs' limit
 HASH_VERSIONS: Final = {"legacy": LEGACY, "half_md4": HALF_MD4, "tea": TEA}
 
@@ -32,7 +32,7 @@ DEFAULT_FEATURES: Final = Features(
     | RoCompat.EXTRA_ISIZE
     | RoCompat.METADATA_CSUM,
 )
-# Never left out: everything here is written with extents, typed directory entries and attributes.
+# Always set: the writer uses extents, typed directory entries and attributes.
 REQUIRED_FEATURES: Final = Features(Compat.EXT_ATTR, Incompat.FILETYPE | Incompat.EXTENTS, RoCompat(0))
 OPTIONAL_FEATURES: Final = Features(
     Compat.STABLE_INODES | Compat.FAST_COMMIT | Compat.ORPHAN_FILE,
@@ -73,9 +73,9 @@ def _name(bit: Feature) -> str:
 
 
 class FeatureChoice:
-    """The features of a file system in the making: the defaults, what was asked for or refused, what is needed.
+    """The features of a new file system: the defaults, those requested or refused, and those that nodes need.
 
-    `asked` are names as mke2fs takes them, "^" before those refused.
+    `asked` are names as mke2fs takes them, "^" before those that are refused.
     """
 
     def __init__(self, asked: tuple[str, ...] = ()) -> None:
@@ -86,16 +86,16 @@ class FeatureChoice:
             name = word.removeprefix("^")
             bit = names.get(name)
             if bit is None:
-                raise UnsupportedFeatureError(f"feature {name!r} is not known", (name,))
+                raise UnsupportedFeatureError(f"unknown feature {name!r}", (name,))
             if word.startswith("^"):
                 if bit in REQUIRED_FEATURES:
-                    raise UnsupportedFeatureError(f"no file system is built without the feature {name}", (name,))
+                    raise UnsupportedFeatureError(f"a new file system always has the feature {name}", (name,))
                 self._refused[name] = bit
             elif bit in DEFAULT_FEATURES or bit in OPTIONAL_FEATURES:
                 self._refused.pop(name, None)
                 self.features = _word(self.features, bit)
             else:
-                raise UnsupportedFeatureError(f"no file system is built with the feature {name}", (name,))
+                raise UnsupportedFeatureError(f"a new file system cannot have the feature {name}", (name,))
         self._settle()
 
     def _settle(self) -> None:
@@ -105,7 +105,7 @@ class FeatureChoice:
                 self.features.incompat & ~(bit if isinstance(bit, Incompat) else 0),
                 self.features.ro_compat & ~(bit if isinstance(bit, RoCompat) else 0),
             )
-        if RoCompat.METADATA_CSUM in self.features:  # takes the place of uninit_bg's checksums
+        if RoCompat.METADATA_CSUM in self.features:  # replaces uninit_bg's checksums
             self.features = self.features._replace(ro_compat=self.features.ro_compat & ~RoCompat.GDT_CSUM)
         if "sparse_super" in self._refused:  # the resize inode can't list a copy in every group
             self.features = self.features._replace(compat=self.features.compat & ~Compat.RESIZE_INODE)
@@ -121,7 +121,7 @@ class FeatureChoice:
         return _name(bit) not in self._refused
 
     def need(self, bit: Feature, why: str, path: Path | None = None) -> None:
-        """Set a feature without which a node can't be stored; BuildError where it was refused."""
+        """Set a feature that a node needs; BuildError if it was refused."""
         if bit in self.features:
             return
         name = _name(bit)
@@ -134,17 +134,17 @@ class FeatureChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How the new file system is to be. Sizes in bytes; None leaves the choice to us.
+    """The properties of the new file system. Sizes are in bytes; None means an automatic choice.
 
-    `size` None: as small as holds everything and leaves `spare_percent` of blocks and inodes free.
-    `features` are names as mke2fs takes them, "^" before a refused one; "inline_data" among them
-    makes small files and directories inline. What nodes need (encrypt, casefold, ...) is set
-    without being asked for. `keep_inodes` keeps every inode number, not just those on which
-    ciphertext hangs. `created_s` is the time in the superblock and of inodes of our own making.
+    An automatic `size` is the smallest that leaves `spare_percent` of blocks and inodes free.
+    `features` are names as mke2fs takes them, "^" before a refused one. "inline_data" makes small
+    files and directories inline. Features that nodes need (encrypt, casefold, ...) are set
+    automatically. `keep_inodes` keeps every inode number, not only those that ciphertext depends on.
+    `created_s` is the time in the superblock and in the reserved inodes.
 
-    To open an encrypted tree, keys need the UUID and the inode numbers of the source where policies
-    say so, and the same block size where contents are encrypted. No-key names are the same with
-    the same `hash_seed`, `hash_version` and `hash_unsigned`; e4crypt's passphrases need the same
+    Keys open an encrypted tree only with the source's UUID and inode numbers, if its policies depend
+    on them, and with the same block size, if contents are encrypted. No-key names are the same with
+    the same `hash_seed`, `hash_version` and `hash_unsigned`. e4crypt's passphrases need the same
     `password_salt`.
     """
 
@@ -177,13 +177,13 @@ class Options:
         if size & (size - 1) or not EXT4_INODE.size <= size <= self.block_size:
             raise BuildError(f"inode size {size}: must be a power of two from 128 to the block size")
         if self.hash_version not in HASH_VERSIONS:
-            raise BuildError(f"hash version {self.hash_version!r}: known are {', '.join(HASH_VERSIONS)}")
+            raise BuildError(f"hash version {self.hash_version!r}: must be one of {', '.join(HASH_VERSIONS)}")
         if len(self.label.encode("utf-8", "surrogateescape")) > 16:
             raise BuildError(f"label {self.label!r} is longer than 16 bytes")
         if self.hash_seed is not None and len(self.hash_seed) != 16:
-            raise BuildError("the hash seed has 16 bytes")
+            raise BuildError("the hash seed must have 16 bytes")
         if len(self.password_salt) != 16:
-            raise BuildError("the password salt has 16 bytes")
+            raise BuildError("the password salt must have 16 bytes")
         if not 0 <= self.reserved_percent <= 50:
             raise BuildError(f"reserved blocks: {self.reserved_percent} % is not within 0 to 50")
         if not 0 <= self.spare_percent <= 10_000:
@@ -191,14 +191,14 @@ class Options:
         if not 1024 <= self.bytes_per_inode <= 1 << 26:
             raise BuildError(f"{self.bytes_per_inode} bytes per inode: must be 1024 to 67108864")
         if self.size is not None and self.size <= 0:
-            raise BuildError(f"size {self.size} is no size")
+            raise BuildError(f"size {self.size}: must be positive")
         if self.created_s is not None and not 0 <= self.created_s < 1 << 34:
             raise BuildError(f"time {self.created_s} does not fit a superblock")
         if self.journal_size is not None:
             blocks = self.journal_size // self.block_size
-            if not MIN_JOURNAL_BLOCKS <= blocks <= MAX_JOURNAL_BLOCKS:
+            if not JBD2_MIN_JOURNAL_BLOCKS <= blocks <= MAX_JOURNAL_BLOCKS:
                 raise BuildError(
-                    f"a journal of {blocks} blocks: must have {MIN_JOURNAL_BLOCKS} to {MAX_JOURNAL_BLOCKS}"
+                    f"a journal of {blocks} blocks: must have {JBD2_MIN_JOURNAL_BLOCKS} to {MAX_JOURNAL_BLOCKS}"
                 )
         uuid = self.uuid or uuid4()
         seed = self.hash_seed or uuid5(uuid, "hash seed").bytes

@@ -1,4 +1,4 @@
-"""Inodes of the file system's own: journal, orphan file, and the one that holds room for more descriptors."""
+"""The file system's own inodes: journal, orphan file, and the resize inode, which holds room for descriptors."""
 
 from __future__ import annotations
 
@@ -9,28 +9,27 @@ from ext4img.mkfs.geometry import Geometry, backup_groups
 from ext4img.mkfs.inodes import NO_INODE
 from ext4img.mkfs.nodes import Node
 from ext4img.mkfs.options import Options
-from ext4img.mkfs.tree import Tree
+from ext4img.mkfs.tree import NodeTree
 from ext4img.structs.directory import EXT4_ORPHAN_BLOCK_MAGIC, EXT4_ORPHAN_BLOCK_TAIL
-from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_JOURNAL_INO, EXT4_NDIR_BLOCKS, S_IFREG
+from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_JOURNAL_INO, EXT4_NDIR_BLOCKS, EXT4_RESIZE_INO, S_IFREG
 from ext4img.structs.journal import JBD2_MAGIC_NUMBER, JBD2_SUPERBLOCK_V2, JOURNAL_SUPERBLOCK
 from ext4img.volume import checksum
 from ext4img.volume.features import Compat
 
-EXT4_RESIZE_INO: Final = 7
 _DOUBLE_INDIRECT: Final = EXT4_NDIR_BLOCKS + 1
 _MODE: Final = S_IFREG | 0o600
 
 
-class Special(NamedTuple):
-    """Indexes of the inodes of the file system's own; None without the feature."""
+class ReservedInodes(NamedTuple):
+    """Indexes of the file system's own inodes; None without the feature."""
 
     journal: int | None
     orphans: int | None  # the orphan file
     resize: int | None  # e2fsprogs lib/ext2fs/res_gdt.c
 
 
-def add_special(tree: Tree, geometry: Geometry, options: Options, free_number: int) -> Special:
-    """Add what the features ask for, without places yet. The orphan file gets the free inode number."""
+def add_reserved_inodes(tree: NodeTree, geometry: Geometry, options: Options, free_number: int) -> ReservedInodes:
+    """Add the inodes that the features need, without blocks yet. The orphan file gets the free inode number."""
     block_size = geometry.block_size
     features = geometry.features
     journal = orphans = resize = None
@@ -44,10 +43,10 @@ def add_special(tree: Tree, geometry: Geometry, options: Options, free_number: i
         per_block = block_size // 4
         size = (per_block * per_block + per_block + EXT4_NDIR_BLOCKS) * block_size
         resize = _add(tree, options, b"(resize)", EXT4_RESIZE_INO, size, flags=0)
-    return Special(journal, orphans, resize)
+    return ReservedInodes(journal, orphans, resize)
 
 
-def _add(tree: Tree, options: Options, name: bytes, number: int, size: int, flags: int = EXT4_EXTENTS_FL) -> int:
+def _add(tree: NodeTree, options: Options, name: bytes, number: int, size: int, flags: int = EXT4_EXTENTS_FL) -> int:
     now = (options.created_s or 0) * 1_000_000_000
     node = Node((name,), _MODE, 0, 0, size, now, now, now, now)
     tree.blocks.append(0)
@@ -76,14 +75,14 @@ def journal_superblock(options: Options, geometry: Geometry) -> bytes:
 
 
 def orphan_block(block_size: int, pblk: int, seed_of_inode: int | None) -> bytes:
-    """A block of the orphan file without orphans; `seed_of_inode` None: no checksum."""
+    """A block of the orphan file without orphans; without `seed_of_inode` it has no checksum."""
     entries = bytes(block_size - EXT4_ORPHAN_BLOCK_TAIL.size)
     value = 0 if seed_of_inode is None else checksum.orphan_block(seed_of_inode, pblk, entries)
     return entries + EXT4_ORPHAN_BLOCK_TAIL.pack((EXT4_ORPHAN_BLOCK_MAGIC, value))
 
 
-def resize_area(map_block: int) -> bytes:
-    """i_block of the resize inode, whose only entry is its double indirect block."""
+def resize_i_block(map_block: int) -> bytes:
+    """i_block of the resize inode: its only entry is the double indirect block."""
     words = array("I", bytes(4 * (_DOUBLE_INDIRECT + 1)))
     words[_DOUBLE_INDIRECT] = map_block
     return _little(words)

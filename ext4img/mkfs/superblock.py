@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from ext4img.mkfs.geometry import FIRST_INODE, Geometry
+from ext4img.crypto.modes import AES_256_CTS, AES_256_XTS
+from ext4img.mkfs.geometry import FIRST_INODE, GROUPS_PER_FLEX, Geometry
 from ext4img.mkfs.options import HASH_VERSIONS, Options
 from ext4img.structs.inode import EXT4_INODE_EXTRA, EXT4_JOURNAL_INO
 from ext4img.structs.superblock import (
     EXT2_FLAGS_SIGNED_HASH,
     EXT2_FLAGS_UNSIGNED_HASH,
+    EXT3_JNL_BACKUP_BLOCKS,
     EXT4_CRC32C_CHKSUM,
+    EXT4_DEFM_ACL,
+    EXT4_DEFM_XATTR_USER,
     EXT4_DYNAMIC_REV,
     EXT4_ENC_UTF8_12_1,
+    EXT4_ERRORS_CONTINUE,
+    EXT4_GOOD_OLD_INODE_SIZE,
     EXT4_SUPER_BLOCK,
     EXT4_SUPER_MAGIC,
     EXT4_VALID_FS,
@@ -20,12 +26,7 @@ from ext4img.structs.superblock import (
 from ext4img.volume import checksum
 from ext4img.volume.features import Compat, Incompat, RoCompat
 
-_ERRORS_CONTINUE = 1
-_DEFAULT_MOUNT_OPTIONS = 0x000C  # user_xattr, acl
 _NEVER = 0xFFFF  # s_max_mnt_count: no check after so many mounts
-_JOURNAL_BACKUP_BLOCKS = 1  # s_jnl_backup_type
-_AES_256_XTS, _AES_256_CTS = 1, 4  # s_encrypt_algos
-_LOG_GROUPS_PER_FLEX = 4
 
 
 def build_superblock(
@@ -34,15 +35,16 @@ def build_superblock(
     *,
     free_blocks: int,
     free_inodes: int,
-    journal_area: bytes,
+    journal_i_block: bytes,
     journal_size: int,
     orphan_file: int,
     seed: int,
     group: int = 0,
 ) -> bytes:
-    """1,024 bytes. `journal_area` is the journal inode's i_block, kept here too; `orphan_file` an inode number, or 0.
+    """The 1,024 bytes of the superblock copy in `group`.
 
-    `group` holds this copy.
+    `journal_i_block` is the journal inode's i_block, of which the superblock keeps a copy.
+    `orphan_file` is an inode number, or 0.
     """
     assert options.uuid is not None
     assert options.hash_seed is not None
@@ -72,13 +74,13 @@ def build_superblock(
         "s_max_mnt_count": _NEVER,
         "s_magic": EXT4_SUPER_MAGIC,
         "s_state": EXT4_VALID_FS,
-        "s_errors": _ERRORS_CONTINUE,
+        "s_errors": EXT4_ERRORS_CONTINUE,
         "s_lastcheck": created_low,
         "s_lastcheck_hi": created_high,
         "s_rev_level": EXT4_DYNAMIC_REV,
         "s_first_ino": FIRST_INODE,
         "s_inode_size": geometry.inode_size,
-        "s_block_group_nr": group & 0xFFFF,  # cut off, as e2fsprogs do
+        "s_block_group_nr": group & 0xFFFF,  # truncated, as in e2fsprogs
         "s_feature_compat": int(features.compat),
         "s_feature_incompat": int(features.incompat),
         "s_feature_ro_compat": int(features.ro_compat),
@@ -87,7 +89,7 @@ def build_superblock(
         "s_reserved_gdt_blocks": geometry.reserved_descriptor_blocks,
         "s_def_hash_version": HASH_VERSIONS[options.hash_version],
         "s_flags": EXT2_FLAGS_UNSIGNED_HASH if options.hash_unsigned else EXT2_FLAGS_SIGNED_HASH,
-        "s_default_mount_opts": _DEFAULT_MOUNT_OPTIONS,
+        "s_default_mount_opts": EXT4_DEFM_XATTR_USER | EXT4_DEFM_ACL,
         "s_mkfs_time": created_low,
         "s_mkfs_time_hi": created_high,
         "s_overhead_clusters": min(geometry.overhead + geometry.journal_blocks, 0xFFFFFFFF),
@@ -97,25 +99,25 @@ def build_superblock(
     for position in range(4):
         word = options.hash_seed[4 * position : 4 * position + 4]
         values[f"s_hash_seed_{position}"] = int.from_bytes(word, "little")
-    if geometry.inode_size > 128:
+    if geometry.inode_size > EXT4_GOOD_OLD_INODE_SIZE:
         values["s_min_extra_isize"] = values["s_want_extra_isize"] = EXT4_INODE_EXTRA.size
     if Incompat.BIT64 in features:
         values["s_desc_size"] = geometry.descriptor_size
     if Incompat.FLEX_BG in features:
-        values["s_log_groups_per_flex"] = _LOG_GROUPS_PER_FLEX
+        values["s_log_groups_per_flex"] = GROUPS_PER_FLEX.bit_length() - 1
     if Incompat.CSUM_SEED in features:
         values["s_checksum_seed"] = seed ^ checksum.INVERT
     if Incompat.ENCRYPT in features:
-        values["s_encrypt_algos"] = bytes((_AES_256_XTS, _AES_256_CTS, 0, 0))
+        values["s_encrypt_algos"] = bytes((AES_256_XTS.number, AES_256_CTS.number, 0, 0))
     if Incompat.CASEFOLD in features:
         values["s_encoding"] = EXT4_ENC_UTF8_12_1
         values["s_encoding_flags"] = options.encoding_flags
     if Compat.HAS_JOURNAL in features:
         values["s_journal_inum"] = EXT4_JOURNAL_INO
-        values["s_jnl_backup_type"] = _JOURNAL_BACKUP_BLOCKS
+        values["s_jnl_backup_type"] = EXT3_JNL_BACKUP_BLOCKS
         # i_block, then i_size_high and i_size_lo
         size_words = (journal_size >> 32).to_bytes(4, "little") + (journal_size & 0xFFFFFFFF).to_bytes(4, "little")
-        values["s_jnl_blocks"] = journal_area + size_words
+        values["s_jnl_blocks"] = journal_i_block + size_words
     if RoCompat.METADATA_CSUM not in features:
         return EXT4_SUPER_BLOCK.build(values)
     values["s_checksum_type"] = EXT4_CRC32C_CHKSUM

@@ -1,4 +1,4 @@
-"""What is to be stored, without places: inodes as columns, directories, and where attributes go."""
+"""The contents of the new file system, without places: inodes as columns, directories, attributes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from array import array
 from dataclasses import dataclass
 from typing import Final
 
-from ext4img.mkfs.directories import Directory
+from ext4img.mkfs.directories import PlannedDirectory
 from ext4img.mkfs.file_runs import LogicalRun
-from ext4img.mkfs.inodes import Inodes
+from ext4img.mkfs.inodes import InodeRecords
 from ext4img.mkfs.options import Options
 from ext4img.mkfs.xattrs import XattrBlock
 
@@ -16,8 +16,8 @@ LOST_AND_FOUND: Final = b"lost+found"
 
 
 @dataclass(slots=True)
-class SharedBlock:
-    """A block of attributes, and how many inodes have exactly these."""
+class SharedXattrBlock:
+    """A block of attributes, and the number of inodes that share it."""
 
     block: XattrBlock
     sharers: int
@@ -26,29 +26,29 @@ class SharedBlock:
     pblk: int = 0
 
 
-class Tree:
-    """What is to be stored, without places. Filled by `gather`."""
+class NodeTree:
+    """All inodes and directories, without places. Filled by `collect_nodes`."""
 
     def __init__(self, options: Options) -> None:
-        self.inodes = Inodes(options.inode_size)
-        self.directories: list[Directory] = []
-        # Blocks of a file that is one written run from its start on; else 0, and `runs` may have more.
+        self.inodes = InodeRecords(options.inode_size)
+        self.directories: list[PlannedDirectory] = []
+        # Blocks of a file that is one written run from block 0 on; else 0, and `runs` may have runs.
         self.blocks = array("Q")
         self.runs: dict[int, tuple[LogicalRun, ...]] = {}
         self.ends: dict[int, int] = {}  # where contents end, if not at i_size
         self.values: dict[int, bytes] = {}  # contents of ea_inodes, and of symlinks that have a block
         self.inline_data: dict[int, int] = {}  # offset of the value of system.data among inline attributes
-        self.xattr_blocks: list[SharedBlock] = []
+        self.xattr_blocks: list[SharedXattrBlock] = []
         self.xattr_block_of: dict[int, int] = {}
         self.value_blocks: dict[int, int] = {}  # blocks of ea_inodes, counted in the i_blocks of their user
 
     def logical_runs(self, index: int) -> tuple[LogicalRun, ...]:
-        """What an inode needs for its contents."""
+        """The runs that an inode's contents need."""
         blocks = self.blocks[index]
         return (LogicalRun(0, blocks, False),) if blocks else self.runs.get(index, ())
 
     def cut(self, length: int) -> None:
-        """Forget all but the first `length` inodes, of which no attributes are stored yet."""
+        """Remove all but the first `length` inodes. The others must not have stored attributes yet."""
         for index in range(length, len(self.inodes)):
             for column in (self.runs, self.ends, self.values):
                 column.pop(index, None)

@@ -1,4 +1,4 @@
-"""Where the attributes of an inode go, and their bytes: in the inode, in a block, in ea_inodes.
+"""The place of an inode's attributes, and their bytes: in the inode, in a block, in ea_inodes.
 
 Kernel: fs/ext4/xattr.c. Entries grow from the front, values from the end. Value offsets count from
 the first entry in the inode, from the block's start in a block.
@@ -12,28 +12,28 @@ from struct import Struct, unpack
 from typing import Final, NamedTuple
 
 from ext4img.errors import BuildError
-from ext4img.mkfs.nodes import ENCRYPTION_KEY, INLINE_DATA_KEY, XattrKey
+from ext4img.mkfs.nodes import XattrKey
 from ext4img.structs.xattr import (
     EXT4_XATTR_ENTRY,
     EXT4_XATTR_HEADER,
     EXT4_XATTR_IBODY_HEADER,
     EXT4_XATTR_INDEX_HURD,
     EXT4_XATTR_MAGIC,
+    XATTR_NAME_MAX,
+    XATTR_SIZE_MAX,
 )
 from ext4img.volume import checksum
+from ext4img.volume.xattr import ENCRYPTION_CONTEXT, INLINE_DATA, xattr_entry_size, xattr_padded
 
-MAX_NAME_BYTES: Final = 255
-MAX_VALUE_BYTES: Final = 65536  # XATTR_SIZE_MAX of the VFS
-MAX_SHARERS: Final = 1024  # EXT4_XATTR_REFCOUNT_MAX
-_END: Final = 4  # zero bytes that close the list of entries
+_END: Final = 4  # zero bytes at the end of the list of entries
 _VALUE_INODE: Final = EXT4_XATTR_ENTRY.offset_of("e_value_inum")
 _IBODY_MAGIC: Final = EXT4_XATTR_IBODY_HEADER.pack((EXT4_XATTR_MAGIC,))
 _PUT_U32: Final = Struct("<I").pack_into
 _MASK: Final = 0xFFFFFFFF
 
 
-class Reference(NamedTuple):
-    """An entry whose value is in an ea_inode: where its e_value_inum stands, and the value."""
+class ValueReference(NamedTuple):
+    """An entry with its value in an ea_inode: the offset of its e_value_inum, and the value."""
 
     offset: int
     value: bytes
@@ -45,7 +45,7 @@ class XattrBlock(NamedTuple):
     entries: bytes
     values: bytes
     hash: int
-    references: tuple[Reference, ...]
+    references: tuple[ValueReference, ...]
 
     def build(self, block_size: int, sharers: int, inodes: tuple[int, ...]) -> bytearray:
         """The whole block; `inodes` are the numbers of the ea_inodes, in the order of references."""
@@ -61,37 +61,37 @@ class XattrBlock(NamedTuple):
         return block
 
 
-class Placed(NamedTuple):
-    """The attributes of one inode: the bytes after its fixed part, and a block if they do not suffice."""
+class XattrPlacement(NamedTuple):
+    """The attributes of one inode: the bytes behind its fixed part, and a block for the rest, if any."""
 
     inline: bytes
     block: XattrBlock | None
     inline_data_offset: int  # in `inline`: the value of system.data, 0 if there is none
 
 
-NOTHING: Final = Placed(b"", None, 0)
+NOTHING: Final = XattrPlacement(b"", None, 0)
 
 
-def place(xattrs: Mapping[XattrKey, bytes], room: int, block_size: int, seed: int | None) -> Placed:
-    """Distribute attributes: what fits in the inode's `room` bytes, the rest in one block.
+def place_xattrs(xattrs: Mapping[XattrKey, bytes], room: int, block_size: int, seed: int | None) -> XattrPlacement:
+    """Distribute attributes: as many as fit in the inode's `room` bytes, the rest in one block.
 
-    The encryption context and inline data come first, then the small ones. Where the block is too
-    small, the largest values go to ea_inodes, hashed from the file system's `seed`; None where
-    these are refused. BuildError, without a path, where all of that does not suffice.
+    The encryption context and inline data come first, then the small ones. If the block is too small,
+    the largest values go to ea_inodes, hashed with the file system's `seed`; None if ea_inodes are
+    refused. BuildError, without a path, if they still don't fit.
     """
     if not xattrs:
         return NOTHING
     for (index, name), value in xattrs.items():
-        if not 1 <= index <= EXT4_XATTR_INDEX_HURD or len(name) > MAX_NAME_BYTES:
-            raise BuildError(f"extended attribute {name!r} of namespace {index}: ext4 has no such name")
-        if len(value) > MAX_VALUE_BYTES:
-            raise BuildError(f"extended attribute {name!r}: {len(value)} bytes, more than {MAX_VALUE_BYTES}")
-    ordered = sorted(xattrs, key=lambda key: (key != INLINE_DATA_KEY, key != ENCRYPTION_KEY, len(xattrs[key]), key))
+        if not 1 <= index <= EXT4_XATTR_INDEX_HURD or len(name) > XATTR_NAME_MAX:
+            raise BuildError(f"extended attribute {name!r} of namespace {index}: not a valid name in ext4")
+        if len(value) > XATTR_SIZE_MAX:
+            raise BuildError(f"extended attribute {name!r}: {len(value)} bytes, more than {XATTR_SIZE_MAX}")
+    ordered = sorted(xattrs, key=lambda key: (key != INLINE_DATA, key != ENCRYPTION_CONTEXT, len(xattrs[key]), key))
     left = room - len(_IBODY_MAGIC) - _END
     inside: list[XattrKey] = []
     outside: list[XattrKey] = []
     for key in ordered:
-        size = _entry_size(key) + _padded(len(xattrs[key]))
+        size = xattr_entry_size(len(key[1])) + xattr_padded(len(xattrs[key]))
         if size <= left:
             inside.append(key)
             left -= size
@@ -99,29 +99,21 @@ def place(xattrs: Mapping[XattrKey, bytes], room: int, block_size: int, seed: in
             outside.append(key)
     inline, data_offset = _inline(sorted(inside, key=_order), xattrs, room)
     if not outside:
-        return Placed(inline, None, data_offset)
-    return Placed(inline, _block(sorted(outside, key=_order), xattrs, block_size, seed), data_offset)
+        return XattrPlacement(inline, None, data_offset)
+    return XattrPlacement(inline, _block(sorted(outside, key=_order), xattrs, block_size, seed), data_offset)
 
 
 def inline_room(xattrs: Mapping[XattrKey, bytes], room: int) -> int:
-    """Bytes that inline data can have in an inode of such attributes, beyond those in i_block; -1: none at all."""
-    context = xattrs.get(ENCRYPTION_KEY)
-    left = room - len(_IBODY_MAGIC) - _END - _entry_size(INLINE_DATA_KEY)
+    """Bytes for inline data in an inode with these attributes, besides those in i_block; -1: no room at all."""
+    context = xattrs.get(ENCRYPTION_CONTEXT)
+    left = room - len(_IBODY_MAGIC) - _END - xattr_entry_size(len(INLINE_DATA[1]))
     if context is not None:
-        left -= _entry_size(ENCRYPTION_KEY) + _padded(len(context))
+        left -= xattr_entry_size(len(ENCRYPTION_CONTEXT[1])) + xattr_padded(len(context))
     return left & ~3 if left >= 0 else -1
 
 
-def _padded(size: int) -> int:
-    return size + 3 & ~3
-
-
-def _entry_size(key: XattrKey) -> int:
-    return EXT4_XATTR_ENTRY.size + _padded(len(key[1]))
-
-
 def _order(key: XattrKey) -> tuple[int, int, bytes]:
-    """The order that the kernel's binary search in blocks expects (xattr_find_entry)."""
+    """The order that the kernel's binary search in blocks requires (xattr_find_entry)."""
     return key[0], len(key[1]), key[1]
 
 
@@ -135,11 +127,11 @@ def _inline(keys: list[XattrKey], xattrs: Mapping[XattrKey, bytes], room: int) -
     for key in keys:
         value = xattrs[key]
         if value:
-            end -= _padded(len(value))
-            values.append(value.ljust(_padded(len(value)), b"\0"))
-        if key == INLINE_DATA_KEY:
+            end -= xattr_padded(len(value))
+            values.append(value.ljust(xattr_padded(len(value)), b"\0"))
+        if key == INLINE_DATA:
             data_offset = len(_IBODY_MAGIC) + end
-        # As the kernel does it, entries in the inode have no hash.
+        # As in the kernel, entries in the inode have no hash.
         entries.append(_entry(key, end if value else 0, len(value), 0))
     head = _IBODY_MAGIC + b"".join(entries)
     tail = b"".join(reversed(values))
@@ -149,7 +141,7 @@ def _inline(keys: list[XattrKey], xattrs: Mapping[XattrKey, bytes], room: int) -
 def _entry(key: XattrKey, offset: int, size: int, entry_hash: int) -> bytes:
     index, name = key
     return EXT4_XATTR_ENTRY.pack((len(name), index, offset, 0, size, entry_hash)) + name.ljust(
-        _padded(len(name)), b"\0"
+        xattr_padded(len(name)), b"\0"
     )
 
 
@@ -167,15 +159,15 @@ def _block(keys: list[XattrKey], xattrs: Mapping[XattrKey, bytes], block_size: i
         if key in apart:
             assert seed is not None
             entry_hash = _hash_word(name_hash(key[1]), checksum.ea_inode_value(seed, value))
-            references.append(Reference(offset + _VALUE_INODE, value))
+            references.append(ValueReference(offset + _VALUE_INODE, value))
             entries.append(_entry(key, 0, len(value), entry_hash))
         else:
             entry_hash = _entry_hash(key[1], value)
             if value:
-                end -= _padded(len(value))
-                values.append(value.ljust(_padded(len(value)), b"\0"))
+                end -= xattr_padded(len(value))
+                values.append(value.ljust(xattr_padded(len(value)), b"\0"))
             entries.append(_entry(key, end if value else 0, len(value), entry_hash))
-        offset += _entry_size(key)
+        offset += xattr_entry_size(len(key[1]))
         unhashed = unhashed or not entry_hash
         block_hash = _hash_word(block_hash, entry_hash)
     return XattrBlock(b"".join(entries), b"".join(reversed(values)), 0 if unhashed else block_hash, tuple(references))
@@ -184,9 +176,9 @@ def _block(keys: list[XattrKey], xattrs: Mapping[XattrKey, bytes], block_size: i
 def _values_apart(
     keys: list[XattrKey], xattrs: Mapping[XattrKey, bytes], block_size: int, allowed: bool
 ) -> set[XattrKey]:
-    """The keys whose values have to leave the block: the largest, until the others fit."""
+    """The keys of the values that do not stay in the block: the largest, until the others fit."""
     room = block_size - EXT4_XATTR_HEADER.size - _END
-    need = sum(_entry_size(key) + _padded(len(xattrs[key])) for key in keys)
+    need = sum(xattr_entry_size(len(key[1])) + xattr_padded(len(xattrs[key])) for key in keys)
     apart: set[XattrKey] = set()
     if need <= room:
         return apart
@@ -195,20 +187,20 @@ def _values_apart(
     for key in sorted(keys, key=lambda key: (-len(xattrs[key]), key)):
         if need <= room:
             return apart
-        if xattrs[key] and key != ENCRYPTION_KEY:
+        if xattrs[key] and key != ENCRYPTION_CONTEXT:
             apart.add(key)
-            need -= _padded(len(xattrs[key]))
+            need -= xattr_padded(len(xattrs[key]))
     if need > room:
         raise BuildError(f"the names of {len(keys)} extended attributes do not fit in a block of {block_size} bytes")
     return apart
 
 
-# Hashes: ext4_xattr_hash_entry and ext4_xattr_rehash. Bytes of names count as unsigned, as in every
-# kernel since 6.2 and everywhere but on x86 before; kernel and e2fsck take either.
+# Hashes: ext4_xattr_hash_entry and ext4_xattr_rehash. Bytes of names are unsigned, as in every kernel
+# since 6.2, and before on all machines but x86. Kernel and e2fsck accept both.
 
 
 def name_hash(name: bytes) -> int:
-    """The part of e_hash that comes from the name."""
+    """The name's part of e_hash."""
     value = 0
     for byte in name:
         value = (value << 5 & _MASK) ^ value >> 27 ^ byte
@@ -219,10 +211,10 @@ def _hash_word(value: int, word: int) -> int:
     return (value << 16 & _MASK) ^ value >> 16 ^ word
 
 
-@lru_cache(maxsize=1024)  # an ACL is often that of many files
+@lru_cache(maxsize=1024)  # many files often have the same ACL
 def _entry_hash(name: bytes, value: bytes) -> int:
     result = name_hash(name)
-    padded = value.ljust(_padded(len(value)), b"\0")
+    padded = value.ljust(xattr_padded(len(value)), b"\0")
     for word in unpack(f"<{len(padded) // 4}I", padded):
         result = (result << 16 & _MASK) ^ result >> 16 ^ word
     return result

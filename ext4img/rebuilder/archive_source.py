@@ -1,7 +1,7 @@
-"""An archive as what an image is made of: contents are read from where they stand, and digested on the way.
+"""An archive as the source of a new image: contents are read at random, and digested on the way.
 
-Every body is held against the manifest's digest no later than when its last byte is wanted, so an
-image that is complete is one of unaltered contents.
+Every body is compared with the manifest's digest when its last byte is read, or earlier. So a complete
+image has unaltered contents.
 """
 
 from __future__ import annotations
@@ -20,50 +20,50 @@ from ext4img.archive.reader import Archive
 from ext4img.errors import AlteredArchiveError, ArchiveError
 from ext4img.mkfs import RandomAccessBody
 from ext4img.names.paths import decode_path
-from ext4img.rebuilder.source import NO_BODY, Bodies, SourceEntry
+from ext4img.rebuilder.source import NO_BODY, NumberedBodies, SourceEntry
 
 _DIGEST_BYTES: Final = 32
-_SMALL_BYTES: Final = 64 << 10  # what is read and verified at once
+_SMALL_BYTES: Final = 64 << 10  # bodies up to this size are read and verified at once
 _WINDOW_BYTES: Final = 256 << 10
-_NEAR_BYTES: Final = 64 << 10  # small bodies so far behind the last one are likely to be followed by others
+_NEAR_BYTES: Final = 64 << 10  # after a small body that is so close to the last one, more are likely to follow
 
 
-class ArchiveRebuildSource(Bodies):
-    """An `Origin`. The archive must be a file: its bodies are read in the order of the image.
+class ArchiveRebuildSource(NumberedBodies):
+    """A `RebuildSource`. The archive must be a file: its bodies are read in the order of the image.
 
-    Close it to end the thread that digests; the archive stays open.
+    Closing it ends the digesting thread; the archive stays open.
     """
 
     incomplete = 0
 
     def __init__(self, archive: Archive) -> None:
         if not archive.seekable:
-            raise ArchiveError(f"{archive.name}: a stream can't be read in the order of an image: a file is needed")
+            raise ArchiveError(f"{archive.name}: must be a file: a stream can't be read in the order of an image")
         super().__init__()
         self.archive = archive
         self.info = archive.info
         self.total_bytes = archive.input.size
         self.position = 0
         self.digests = DigestThread()
-        # One of each for every body; two hundred thousand objects would cost more.
+        # Columns with one value for every body: two hundred thousand objects would take more memory.
         self._data = array("Q")
         self._sizes = array("Q")
         self._digests = bytearray()
-        self._segments: dict[int, Segments] = {}  # of those with holes
-        self._verified: set[int] = set()  # of which not all will be asked for
-        self._open: dict[int, _ArchiveBody] = {}  # begun, and not read to their ends
-        self._window = b""  # a part of the archive with many small bodies
+        self._segments: dict[int, Segments] = {}  # of bodies with holes
+        self._verified: set[int] = set()  # bodies that are not read in full by the writer
+        self._open: dict[int, _ArchiveBody] = {}  # bodies that are being read
+        self._window = b""  # a part of the archive, for small bodies
         self._window_at = 0
 
     def entries(self) -> Iterator[SourceEntry]:
-        """See `Origin`."""
+        """See `RebuildSource`."""
         for member in self.archive.members():
             entry = member.entry
             self.position = member.offset
             yield SourceEntry(entry, self._add(member), member.unreadable)
 
     def _add(self, member: Member) -> int:
-        """Note where a body is. One of which nobody will ask for all is verified at once."""
+        """Note where a body is. One that the writer will not read in full is verified at once."""
         entry = member.entry
         if not entry.segments or member.unreadable:
             member.finish(verify=True)
@@ -89,24 +89,24 @@ class ArchiveRebuildSource(Bodies):
     def _open_body(self, number: int) -> RandomAccessBody:
         body: RandomAccessBody | None = self._open.get(number)
         if body is None:
-            body = self._begun(number)
+            body = self._start_body(number)
         return body
 
-    def _begun(self, number: int) -> RandomAccessBody:
+    def _start_body(self, number: int) -> RandomAccessBody:
         digest = None
         if number not in self._verified:
             digest = bytes(self._digests[number * _DIGEST_BYTES : (number + 1) * _DIGEST_BYTES])
         data, size, segments = self._data[number], self._sizes[number], self._segments.get(number)
         if size <= _SMALL_BYTES and segments is None:
-            contents = self._small(data, size)
+            contents = self._read_small(data, size)
             if digest is not None and hashlib.sha256(contents).digest() != digest:
-                raise self.altered(data)
+                raise self.altered_error(data)
             return _SmallBody(contents)
         body = self._open[number] = _ArchiveBody(self, number, data, size, digest, segments)
         return body
 
-    def _small(self, data: int, size: int) -> bytes:
-        """A small part of the archive; with what is near it, if such parts are asked for one after the other."""
+    def _read_small(self, data: int, size: int) -> bytes:
+        """A small part of the archive. If such parts are read one after the other, the next ones are read along."""
         at = data - self._window_at
         if at < 0 or at + size > len(self._window):
             is_next = 0 <= at <= len(self._window) + _NEAR_BYTES
@@ -117,12 +117,12 @@ class ArchiveRebuildSource(Bodies):
             at = 0
         return self._window[at : at + size]
 
-    def finished(self, number: int) -> None:
-        """A body has been read to its end."""
+    def body_finished(self, number: int) -> None:
+        """Forget a body that has been read to its end."""
         self._open.pop(number, None)
 
-    def altered(self, data: int) -> AlteredArchiveError:
-        """The error for the member whose data starts at byte `data`."""
+    def altered_error(self, data: int) -> AlteredArchiveError:
+        """The error for the member whose data begins at byte `data`."""
         path = next(
             (decode_path(line.path) for line in self.archive.manifest() if line.data == data and line.size), None
         )
@@ -134,13 +134,13 @@ class ArchiveRebuildSource(Bodies):
 
 
 class _SmallBody:
-    """Contents that were read and verified."""
+    """Contents that have been read and verified."""
 
     def __init__(self, contents: bytes) -> None:
         self._contents = contents
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """See `Body`; zeros behind the end."""
+        """See `RandomAccessBody`; zeros past the end."""
         contents = self._contents
         if not offset and length == len(contents):
             return contents
@@ -148,30 +148,30 @@ class _SmallBody:
 
 
 class _ArchiveBody:
-    """Reads one member's stored data at any place; `size` bytes from `data` on, with a map if there are holes.
+    """Random access to one member's stored data: `size` bytes from `data` on, with a map if there are holes.
 
-    Without a `digest` it has been verified.
+    Without a `digest` the data has been verified before.
     """
 
     def __init__(
         self,
-        origin: ArchiveRebuildSource,
+        source: ArchiveRebuildSource,
         number: int,
         data: int,
         size: int,
         digest: bytes | None,
         segments: Segments | None,
     ) -> None:
-        self._origin = origin
+        self._source = source
         self._number = number
-        self._input = origin.archive.input
+        self._input = source.archive.input
         self._what = f"the contents at byte offset {data}"
         self._map_bytes = 0
         self._wanted_digest = digest
         self._digest = hashlib.sha256()
         self._segments = segments
         self._data, self._size = data, size
-        self._digested = 0  # bytes of what is stored behind the map
+        self._digested = 0  # bytes behind the map that are digested
         if segments is not None:
             self._starts = [offset for offset, _ in segments]
             self._before = [0, *accumulate(length for _, length in segments)]
@@ -180,7 +180,7 @@ class _ArchiveBody:
             self._data, self._size = data + self._map_bytes, size - self._map_bytes
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """See `Body`; zeros behind the end."""
+        """See `RandomAccessBody`; zeros past the end."""
         segments = self._segments
         if segments is None:
             there = max(min(length, self._size - offset), 0)
@@ -198,7 +198,7 @@ class _ArchiveBody:
         return bytes(out)
 
     def _read(self, at: int, length: int) -> bytes:
-        """Stored bytes; what was not digested yet is, in its order."""
+        """Read stored bytes, and digest all bytes up to their end that are not digested yet."""
         data = self._input.read_at(self._data + at, length, self._what)
         end = at + length
         if end > self._digested and self._wanted_digest is not None:
@@ -206,24 +206,24 @@ class _ArchiveBody:
                 self._update(data)
             else:
                 self._digest_to(end)
-            # What is left may be the end of a block that smaller blocks do without.
-            if self._size - end < self._origin.info.block_size:
+            # The rest may be the end of a block that smaller blocks do not have.
+            if self._size - end < self._source.info.block_size:
                 self._digest_to(self._size)
                 self._finish()
         return data
 
     def _digest_to(self, end: int) -> None:
-        """Read and digest what was passed over."""
+        """Read and digest the bytes that were skipped."""
         while self._digested < end:
             part = min(end - self._digested, CHUNK_BYTES)
             self._update(self._input.read_at(self._data + self._digested, part, self._what))
 
     def _update(self, data: bytes) -> None:
-        self._origin.digests.update(self._digest, data)
+        self._source.digests.update(self._digest, data)
         self._digested += len(data)
 
     def _finish(self) -> None:
-        self._origin.digests.wait()
+        self._source.digests.wait()
         if self._digest.digest() != self._wanted_digest:
-            raise self._origin.altered(self._data - self._map_bytes)
-        self._origin.finished(self._number)
+            raise self._source.altered_error(self._data - self._map_bytes)
+        self._source.body_finished(self._number)

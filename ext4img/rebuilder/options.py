@@ -1,4 +1,4 @@
-"""What a rebuilt file system takes over from the one that was backed up, and what is chosen anew."""
+"""The options of a rebuilt file system: copied from the source, or chosen by the caller."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from uuid import UUID, uuid4
 from ext4img.archive.backup_info import BackupInfo
 from ext4img.errors import BuildError, UnsupportedFeatureError
 from ext4img.mkfs import Options
+from ext4img.mkfs.options import HASH_VERSIONS
 from ext4img.names.casefold import UTF8_12_1
 
 NewSize = int | Literal["auto"]
 NewUuid = Literal["keep", "new"] | UUID
 
-# Features that say what may be stored, not how the disk is laid out: the new file system has them too.
+# Features that decide what can be stored, not how the disk is laid out. The new file system keeps them.
 _KEPT_FEATURES: Final[tuple[str, ...]] = (
     "casefold",
     "ea_inode",
@@ -25,9 +26,9 @@ _KEPT_FEATURES: Final[tuple[str, ...]] = (
     "verity",
 )
 _CSUM_SEED: Final = "metadata_csum_seed"
-_LEAST_INODE_SIZE: Final = 256
-# s_def_hash_version (kernel: DX_HASH_*); the upper half are the same with unsigned chars.
-_HASH_NAMES: Final = ("legacy", "half_md4", "tea")
+_MIN_INODE_SIZE: Final = 256
+# By s_def_hash_version; the same versions with unsigned chars come after these (kernel: DX_HASH_*).
+_HASH_NAMES: Final = tuple(HASH_VERSIONS)
 
 
 def image_options(
@@ -41,7 +42,7 @@ def image_options(
     block_size: int | None,
     keep_inodes: bool,
 ) -> Options:
-    """The builder's options. What no-key names and passphrases hang on is the source's, always."""
+    """The builder's options. Values that no-key names and passphrases depend on are always the source's."""
     if "casefold" in info.features and info.encoding != UTF8_12_1:
         name = f"encoding {info.encoding}"
         raise UnsupportedFeatureError(f"case-insensitive names of {name} can't be rebuilt", (name,))
@@ -53,7 +54,7 @@ def image_options(
         uuid=_uuid(info, uuid),
         label=info.label if label is None else label,
         block_size=new_block_size,
-        inode_size=min(max(info.inode_size, _LEAST_INODE_SIZE), new_block_size),
+        inode_size=min(max(info.inode_size, _MIN_INODE_SIZE), new_block_size),
         features=(*_kept_features(info, features), *features),
         keep_inodes=keep_inodes,
         hash_seed=info.hash_seed,
@@ -68,12 +69,12 @@ def _uuid(info: BackupInfo, wanted: NewUuid) -> UUID:
     if isinstance(wanted, UUID):
         return wanted
     if wanted not in ("keep", "new"):
-        raise BuildError(f"uuid is 'keep', 'new' or a UUID, not {wanted!r}")
+        raise BuildError(f"uuid must be 'keep', 'new' or a UUID, not {wanted!r}")
     return info.uuid if wanted == "keep" else uuid4()
 
 
 def _kept_features(info: BackupInfo, asked: Sequence[str]) -> list[str]:
-    """What the source has, as far as it is not refused. Without an index there no-key names have no hashes."""
+    """The source's features that are kept. Without its index, no-key names must have no hashes."""
     kept = [name for name in _KEPT_FEATURES if name in info.features]
     if _CSUM_SEED in info.features and "^metadata_csum" not in asked:
         kept.append(_CSUM_SEED)

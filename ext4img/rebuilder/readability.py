@@ -1,4 +1,4 @@
-"""What the choices for a new file system would make unreadable: refused, by the policy's name."""
+"""Entries that the options of the new file system would make unreadable are refused, with their policy."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from ext4img.structs.inode import EXT4_VERITY_FL
 
 
 class ReadabilityRules(NamedTuple):
-    """What of the new file system decides whether ciphertext stays readable there."""
+    """The properties of the new file system that decide whether ciphertext stays readable."""
 
     block_size: int
     keeps_uuid: bool
 
     def check(self, entry: Entry, source_block_size: int) -> None:
-        """BuildError, with the policy's name, where the new form would make an entry unreadable."""
+        """BuildError, with the policy, for an entry that would become unreadable."""
         policy: Policy | None = None
         if entry.context is not None:
             policy = parse_context(entry.context, supported_only=False).policy
             if policy.needs_inode_number and not self.keeps_uuid:
-                what = f"under another UUID it could not be read: policy {policy.describe()}"
+                what = f"could not be read under another UUID: policy {policy.describe()}"
                 raise BuildError(what, entry.shown)
         if self.block_size == source_block_size or entry.type != "file":
             return
         if entry.flags & EXT4_VERITY_FL:
-            what = f"fs-verity counts from the end of the last block: it needs blocks of {source_block_size} bytes"
+            what = f"fs-verity depends on the block size: it needs blocks of {source_block_size} bytes"
             raise BuildError(what, entry.shown)
         if policy is None or not entry.segments:
             return
         why = self._why_not(policy, entry, source_block_size)
         if why is not None:
-            what = f"in blocks of {self.block_size} bytes it could not be read: {why}; policy {policy.describe()}"
+            what = f"could not be read in blocks of {self.block_size} bytes: {why}; policy {policy.describe()}"
             raise BuildError(what, entry.shown)
 
     def _why_not(self, policy: Policy, entry: Entry, source_block_size: int) -> str | None:

@@ -1,4 +1,4 @@
-"""What a new image is made of: entries in the archive's order, then their contents in any order."""
+"""The source of a new image: entries in the archive's order, then their contents in any order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NO_BODY = -1
 
 
 class SourceEntry(NamedTuple):
-    """An entry and the number of its body. `unreadable` are the parts that the source did not give."""
+    """An entry and the number of its body. `unreadable` are the parts that could not be read."""
 
     entry: Entry
     body: int = NO_BODY
@@ -22,64 +22,64 @@ class SourceEntry(NamedTuple):
 
 
 class RebuildSource(Protocol):
-    """An archive, or an image itself."""
+    """A backup, or an image itself."""
 
     info: BackupInfo
     total_bytes: int | None
-    """How far `position` goes, where that is known."""
+    """The last `position`, if known."""
     position: int
-    """How far `entries` has come."""
+    """How many bytes `entries` has passed."""
 
     @property
     def incomplete(self) -> int:
-        """Files of which not all could be read, as far as bodies have found it."""
+        """The number of files with unreadable parts that bodies have found so far."""
 
     def entries(self) -> Iterator[SourceEntry]:
         """All entries, parents before children; those of type "verity" somewhere after their files."""
 
     def join(self, body: int, past_end: int, start: int) -> int:
-        """The number of a body that from byte `start` on goes on with another one."""
+        """The number of a body that continues with another one at byte `start`."""
 
     def body(self, number: int) -> RandomAccessBody:
-        """The contents by their number, in the form that `ext4img.mkfs.write` takes."""
+        """The contents of this number, as `ext4img.mkfs.write` takes them."""
 
 
-class Bodies(ABC):
-    """Bodies by their numbers, those that were joined as one; the last one is kept, as it is read in pieces."""
+class NumberedBodies(ABC):
+    """Bodies by their numbers, with joined ones as one. The last one is cached: it is read in pieces."""
 
     def __init__(self) -> None:
         self._joined: dict[int, tuple[int, int, int]] = {}
         self._last: tuple[int, RandomAccessBody] | None = None
 
     def join(self, body: int, past_end: int, start: int) -> int:
-        """See `Origin`."""
+        """See `RebuildSource`."""
         number = past_end if body == NO_BODY else body
         self._joined[number] = body, past_end, start
         return number
 
     def body(self, number: int) -> RandomAccessBody:
-        """See `Origin`."""
+        """See `RebuildSource`."""
         if self._last is not None and self._last[0] == number:
             return self._last[1]
         body: RandomAccessBody
         if number in self._joined:
             contents, past_end, start = self._joined[number]
-            body = Joined(self._part(contents), self._part(past_end), start)
+            body = JoinedBody(self._part(contents), self._part(past_end), start)
         else:
             body = self._part(number)
         self._last = number, body
         return body
 
     def _part(self, number: int) -> RandomAccessBody:
-        return Zeros() if number == NO_BODY else self._open_body(number)
+        return ZeroBody() if number == NO_BODY else self._open_body(number)
 
     @abstractmethod
     def _open_body(self, number: int) -> RandomAccessBody:
-        """One that is not joined, by its own number."""
+        """Open a body that is not joined, by its own number."""
 
 
-class Joined:
-    """A body: a file's contents, and from `start` on what stands past their end."""
+class JoinedBody:
+    """The body of a verity file: its contents, and from `start` on its Merkle tree and descriptor."""
 
     def __init__(self, contents: RandomAccessBody, past_end: RandomAccessBody, start: int) -> None:
         self._contents = contents
@@ -87,7 +87,7 @@ class Joined:
         self._start = start
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """See `Body`."""
+        """See `RandomAccessBody`."""
         before = max(min(self._start - offset, length), 0)
         data = self._contents.read_at(offset, before) if before else b""
         if before < length:
@@ -95,9 +95,9 @@ class Joined:
         return data
 
 
-class Zeros:
+class ZeroBody:
     """The body of a file without data."""
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """See `Body`."""
+        """See `RandomAccessBody`."""
         return bytes(length)

@@ -1,4 +1,4 @@
-"""Parts of a file that its source did not give: taken out of what is data, and told."""
+"""Unreadable parts of a file: they are subtracted from its segments, and reported."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Final
 
 from ext4img.archive.entry import Segments
 
-_TOLD: Final = 4
+_MAX_REPORTED: Final = 4
 
 
-def without(segments: Segments, lost: Segments, block_size: int) -> Segments:
-    """Segments less the blocks of which all that is data was lost: they are to be holes.
+def subtract_unreadable(segments: Segments, lost: Segments, block_size: int) -> Segments:
+    """The segments without the blocks whose data is lost entirely: those become holes.
 
-    A hole reads as zeros even where the key of an encrypted file is at hand, which makes noise of a
-    block of zeros. `segments` ascend and do not overlap; `lost` may be in any order.
+    A hole of an encrypted file reads as zeros, also with its key, which would turn a block of zeros
+    into noise. `segments` must be ascending and disjoint; `lost` may be in any order.
     """
     holes = _blocks(lost, block_size)
     left: list[tuple[int, int]] = []
@@ -22,14 +22,14 @@ def without(segments: Segments, lost: Segments, block_size: int) -> Segments:
         end, at = start + length, start
         while position < len(holes) and holes[position][0] < end:
             first, beyond = holes[position]
-            # The last block of a segment may be a part of one only.
+            # The last block of a segment may be incomplete.
             stop = end if beyond >= end else beyond // block_size * block_size
             if stop > max(first, at):
                 if first > at:
                     left.append((at, first - at))
                 at = stop
             if beyond > end:
-                break  # the next segment may lie in it, too
+                break  # the next segment may overlap it, too
             position += 1
         if at < end:
             left.append((at, end - at))
@@ -37,7 +37,7 @@ def without(segments: Segments, lost: Segments, block_size: int) -> Segments:
 
 
 def _blocks(lost: Segments, block_size: int) -> list[tuple[int, int]]:
-    """(first byte of the first whole block, end) of what was lost, in order, neighbours made one."""
+    """(first byte of the first whole block, end) of the lost ranges, ascending, neighbours merged."""
     joined: list[tuple[int, int]] = []
     for offset, length in sorted(lost):
         if joined and offset <= joined[-1][1]:
@@ -48,7 +48,7 @@ def _blocks(lost: Segments, block_size: int) -> list[tuple[int, int]]:
 
 
 def describe(lost: Segments) -> str:
-    """The ranges for people, the first few of them."""
-    told = ", ".join(f"{length} bytes at {offset}" for offset, length in lost[:_TOLD])
-    more = len(lost) - _TOLD
-    return told if more <= 0 else f"{told} and {more} more ranges"
+    """The ranges for people, only the first few of them."""
+    reported = ", ".join(f"{length} bytes at {offset}" for offset, length in lost[:_MAX_REPORTED])
+    more = len(lost) - _MAX_REPORTED
+    return reported if more <= 0 else f"{reported} and {more} more ranges"

@@ -1,4 +1,4 @@
-"""Where bytes come from: `read_at(offset, length)` and `size`, nothing else. Read-only, no mmap."""
+"""Sources of bytes: `read_at(offset, length)` and `size`, nothing else. Read-only, without mmap."""
 
 from ext4img.sources.base import Source
 from ext4img.sources.file import FileSource

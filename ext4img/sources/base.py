@@ -1,4 +1,4 @@
-"""The one interface of all sources."""
+"""The interface of all sources."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Source(ABC):
 
     def _check(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0:
-            raise ValueError("offset and length are not negative")
+            raise ValueError("offset and length must not be negative")
         if offset + length > self.size:
             raise self._short(offset, length, max(self.size - offset, 0))
 

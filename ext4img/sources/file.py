@@ -10,14 +10,14 @@ from ext4img.errors import SourceError
 from ext4img.sources.base import Source
 
 # One system call moves at most 0x7ffff000 bytes on Linux (read(2)).
-_MOST_PER_READ = 1 << 30
+_MAX_READ_BYTES = 1 << 30
 
 
 class FileSource(Source):
     """A regular file or block device, opened read-only; or a descriptor of one, which stays open.
 
-    The kernel is asked not to touch the file's access time (O_NOATIME), which only its owner may
-    ask for. Errors of the system come as SourceError with their errno.
+    The file's access time is not changed (O_NOATIME) if the process owns the file: the kernel grants
+    that to owners only. System errors are raised as SourceError, with their errno.
     """
 
     def __init__(self, path: str | os.PathLike[str] | bytes | int) -> None:
@@ -38,7 +38,7 @@ class FileSource(Source):
         if offset < 0 or length < 0 or offset + length > self.size:
             self._check(offset, length)
         try:
-            data = os.pread(self._descriptor, length if length < _MOST_PER_READ else _MOST_PER_READ, offset)
+            data = os.pread(self._descriptor, length if length < _MAX_READ_BYTES else _MAX_READ_BYTES, offset)
         except OSError as error:
             raise self._failed(error, offset) from error
         if len(data) == length:
@@ -52,7 +52,7 @@ class FileSource(Source):
         length = len(buffer)
         if offset < 0 or offset + length > self.size:
             self._check(offset, length)
-        if length > _MOST_PER_READ:
+        if length > _MAX_READ_BYTES:
             self._fill(offset, buffer, 0)
             return
         try:
@@ -65,7 +65,7 @@ class FileSource(Source):
     def _fill(self, offset: int, buffer: memoryview, done: int) -> None:
         while done < len(buffer):
             try:
-                got = os.preadv(self._descriptor, [buffer[done : done + _MOST_PER_READ]], offset + done)
+                got = os.preadv(self._descriptor, [buffer[done : done + _MAX_READ_BYTES]], offset + done)
             except OSError as error:
                 raise self._failed(error, offset + done) from error
             if got == 0:  # it shrank since it was opened
@@ -84,7 +84,7 @@ class FileSource(Source):
 
 
 def _open(path: str | os.PathLike[str] | bytes, name: str) -> int:
-    # O_NONBLOCK: a fifo would otherwise wait for a writer before it could be refused.
+    # O_NONBLOCK: otherwise opening a fifo would wait for a writer, before it is refused.
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         try:
@@ -103,7 +103,7 @@ def _size(descriptor: int, name: str) -> int:
         if stat.S_ISREG(mode):
             return os.fstat(descriptor).st_size
         if stat.S_ISBLK(mode):
-            # st_size of a device is 0; its end is where lseek says.
+            # st_size of a device is 0; lseek knows its end.
             return os.lseek(descriptor, 0, os.SEEK_END)
     except OSError as error:
         raise SourceError(error.errno, error.strerror, name) from error

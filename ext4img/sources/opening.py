@@ -1,4 +1,4 @@
-"""From what a caller has at hand to a Source."""
+"""Opening a Source for everything that a caller may pass as an image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def open_source(image: Openable, offset: int = 0, length: int | None = None) -> 
     """The source for `image`, from byte `offset` on.
 
     A str or os.PathLike is a path (file or block device), an int a descriptor, bytes are the image
-    itself, anything else a seekable binary file object. SourceError where it cannot be read.
+    itself, anything else a seekable binary file object. SourceError if it cannot be opened.
     """
     source: Source
     if isinstance(image, Source):
@@ -32,7 +32,7 @@ def open_source(image: Openable, offset: int = 0, length: int | None = None) -> 
         try:
             return SliceSource(source, offset, length)
         except BaseException:
-            if source is not image:  # what the caller opened, the caller closes
+            if source is not image:  # the caller closes what the caller opened
                 source.close()
             raise
     return source

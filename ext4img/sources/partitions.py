@@ -33,8 +33,8 @@ from ext4img.structs.superblock import EXT4_SUPER_BLOCK, EXT4_SUPER_MAGIC, SUPER
 
 MBR_BYTES = 512
 SECTOR_SIZES = (512, 4096)
-MOST_LOGICAL = 256  # partitions of one disk that Linux knows (DISK_MAX_PARTS)
-MOST_GPT_BYTES = 4 << 20
+MAX_LOGICAL_PARTITIONS = 256  # partitions of one disk that Linux knows (DISK_MAX_PARTS)
+MAX_GPT_BYTES = 4 << 20
 # (byte offset, magic bytes) of what partitions hold: ext2/3/4; FAT, NTFS and extended boot records; XFS, LUKS, LVM,
 # btrfs, F2FS; Linux swap with pages of 4 KiB.
 _STARTS = (
@@ -87,7 +87,7 @@ class Partition(NamedTuple):
         return self.type in {f"{kind:#04x}" for kind in EXTENDED_PARTITIONS}
 
     def describe(self) -> str:
-        """A few words for people; in the name, which is the disk's, what does not print is escaped."""
+        """A few words for people. Characters of the name that cannot be printed are escaped."""
         kind = "extended" if self.is_extended else _TYPES.get(self.type, f"type {self.type}")
         name = f" {self.name!r}" if self.name else ""
         return f"{kind}{name}, {self.size} bytes at offset {self.offset}"
@@ -121,7 +121,7 @@ def partition_source(source: Source, number: int, sector_bytes: int | None = Non
         raise SourceError(f"{source.name}: has no partition table")
     for partition in found:
         if partition.number == number:
-            # A partition cut short by the image's end: the file system in it says so better.
+            # The image may end within the partition: its file system reports that better.
             size = min(partition.size, max(source.size - partition.offset, 0))
             return SliceSource(source, partition.offset, size)
     numbers = ", ".join(str(partition.number) for partition in found)
@@ -140,7 +140,7 @@ def _read_msdos(source: Source, sector: bytes, sector_bytes: int | None) -> tupl
     if not _is_boot_record(sector):
         return ()
     entries = _msdos_entries(sector)
-    # The boot sector of a FAT file system ends alike, but has text where the table would be.
+    # The boot sector of a FAT file system has the same end, but text in the place of the table.
     if any(entry.boot_ind & 0x7F for entry in entries):
         return ()
     unit = sector_bytes or _sector_size_of(source, entries)
@@ -187,16 +187,16 @@ def _logical(source: Source, base: int, unit: int) -> list[Partition]:
     record = base
     while True:
         place = Place(offset=record * unit, record="extended boot record")
-        if record in visited or len(visited) > MOST_LOGICAL:
-            raise CorruptionError("the chain of logical partitions does not end", place)
+        if record in visited or len(visited) > MAX_LOGICAL_PARTITIONS:
+            raise CorruptionError("the chain of logical partitions has no end", place)
         visited.add(record)
         if record * unit + MBR_BYTES > source.size:
             raise CorruptionError("the chain of logical partitions leads outside the image", place)
         sector = source.read_at(record * unit, MBR_BYTES)
         if not _is_boot_record(sector):
-            if record == base:  # an extended partition that nothing was ever put into
+            if record == base:  # an extended partition that was never used
                 return found
-            raise CorruptionError("the chain of logical partitions leads to what is no boot record", place)
+            raise CorruptionError("the chain of logical partitions leads to a sector that is not a boot record", place)
         link = None
         for entry in _msdos_entries(sector):
             if not entry.nr_sects:
@@ -216,7 +216,7 @@ def _read_gpt(source: Source, protective: bool, sizes: tuple[int, ...]) -> tuple
     for sector_bytes in sizes:
         for lba in (1, source.size // sector_bytes - 1):
             offset = lba * sector_bytes
-            # Without a protective MBR a copy at the end may be of an earlier life of the disk.
+            # Without a protective MBR, a copy at the end may be left from an earlier use of the disk.
             if (lba != 1 and not protective) or offset <= 0 or offset + sector_bytes > source.size:
                 continue
             raw = source.read_at(offset, sector_bytes)
@@ -243,13 +243,13 @@ def _gpt_partitions(source: Source, raw: bytes, lba: int, sector_bytes: int) -> 
     covered = raw[: at.offset] + bytes(at.size) + raw[at.offset + at.size : header.header_size]
     _check_crc(covered, header.header_crc32, "GPT header", place("header_crc32"))
     if header.my_lba != lba:
-        raise CorruptionError(f"GPT header says it stands in sector {header.my_lba}", place("my_lba"))
+        raise CorruptionError(f"GPT header claims to be in sector {header.my_lba}", place("my_lba"))
     size = header.sizeof_partition_entry
     if size < GPT_ENTRY.size or size & (size - 1):
         raise CorruptionError(f"GPT entries of {size} bytes", place("sizeof_partition_entry"))
     length = size * header.num_partition_entries
     start = header.partition_entry_lba * sector_bytes
-    if length > MOST_GPT_BYTES or start + length > source.size:
+    if length > MAX_GPT_BYTES or start + length > source.size:
         raise CorruptionError(
             f"GPT of {header.num_partition_entries} entries at byte {start}", place("num_partition_entries")
         )

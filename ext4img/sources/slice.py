@@ -7,7 +7,7 @@ from ext4img.sources.base import Source
 
 
 class SliceSource(Source):
-    """`length` bytes of `inner` from byte `offset` on; to its end if no length is given.
+    """`length` bytes of `inner` from byte `offset` on; without `length`, up to its end.
 
     Closes `inner` when it is closed itself.
     """
@@ -17,7 +17,7 @@ class SliceSource(Source):
             raise SourceError(f"{inner.name}: offset {offset} lies outside its {inner.size} bytes")
         left = inner.size - offset
         if length is not None and not 0 <= length <= left:
-            raise SourceError(f"{inner.name}: {length} bytes at offset {offset} are not all there ({left} are left)")
+            raise SourceError(f"{inner.name}: {length} bytes at offset {offset} are more than the {left} that are left")
         self._inner = inner
         self._offset = offset
         self.size = left if length is None else length

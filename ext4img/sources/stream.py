@@ -10,7 +10,7 @@ from ext4img.sources.base import Source
 
 
 class SeekableReader(Protocol):
-    """What of a binary file object is used. `read` may return less than asked for."""
+    """The methods of a binary file object that are used. `read` may return less than requested."""
 
     def seek(self, offset: int, whence: int = ..., /) -> int: ...
 
@@ -18,9 +18,9 @@ class SeekableReader(Protocol):
 
 
 class StreamSource(Source):
-    """A file object with `seek` and `read`; a lock keeps the two together. It is not closed.
+    """A file object with `seek` and `read`, which a lock keeps together. It is not closed.
 
-    A read that brings less than asked for is repeated; one that brings nothing is the end.
+    A short read is repeated for the rest; a read that returns nothing is the end.
     """
 
     def __init__(self, stream: SeekableReader, name: str | None = None) -> None:
@@ -31,7 +31,7 @@ class StreamSource(Source):
         given = getattr(stream, "name", None)
         self.name = name or (given if isinstance(given, str) else type(stream).__name__)
         if isinstance(cast(object, stream), io.TextIOBase):
-            raise SourceError(f"{self.name}: a text file object; an image takes a binary one (mode 'rb')")
+            raise SourceError(f"{self.name}: a text file object; a binary one is needed (mode 'rb')")
         try:
             stream.seek(0, io.SEEK_END)
             tell = getattr(stream, "tell", None)
@@ -51,7 +51,7 @@ class StreamSource(Source):
                     if part is None or not isinstance(part, bytes | bytearray | memoryview):
                         raise SourceError(f"{self.name}: read() returned {type(part).__name__}, not bytes")
                     if len(part) > left:
-                        raise SourceError(f"{self.name}: read() returned more than was asked for")
+                        raise SourceError(f"{self.name}: read() returned more than requested")
                     if not part:
                         break
                     parts.append(bytes(part))

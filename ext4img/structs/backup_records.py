@@ -1,9 +1,9 @@
 """Encryption metadata records, the bytes of a keyless backup.
 
 From the ext4 patch series of 2015-16 that never reached mainline ("ioctls to allow backup of
-encryption metadata"): what EXT4_IOC_GET_ENCRYPTION_METADATA ("e5") and
-EXT4_IOC_GET_ENCRYPTED_FILENAME ("ef", "ed") returned. Each is a header declared here, and what
-follows it: e5 the encryption context, ef the name, ed the context and then the name.
+encryption metadata"): EXT4_IOC_GET_ENCRYPTION_METADATA returned "e5" and
+EXT4_IOC_GET_ENCRYPTED_FILENAME returned "ef" or "ed". Each begins with a header that is declared
+here. In e5 the encryption context follows it, in ef the name, in ed the context and then the name.
 docs/archive-format.md has the whole layout.
 """
 

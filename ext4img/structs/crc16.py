@@ -8,12 +8,12 @@ from functools import cache
 from typing import Final
 
 _SHORT_BYTES: Final = 64
-"""Up to here, which covers group descriptors, the large table is not worth the 18 ms that it takes to make."""
+"""Up to this length, which covers group descriptors, the large table does not repay the 18 ms to make it."""
 
 
 @cache
 def _byte_table() -> tuple[int, ...]:
-    """What eight shifts of the register make of each value of its low byte."""
+    """For each value of the register's low byte: what eight shifts turn it into."""
     table = []
     for value in range(256):
         for _ in range(8):
@@ -24,14 +24,14 @@ def _byte_table() -> tuple[int, ...]:
 
 @cache
 def _word_table() -> array[int]:
-    """The same for sixteen shifts, which use up the register: one look-up takes in two bytes."""
+    """The same for sixteen shifts, so that one look-up takes two bytes of data."""
     table = _byte_table()
     half = [table[word & 0xFF] ^ word >> 8 for word in range(0x10000)]
     return array("H", [table[word & 0xFF] ^ word >> 8 for word in half])
 
 
 def crc16(data: bytes, crc: int = 0xFFFF) -> int:
-    """Reflected polynomial 0x8005, no inversion at the end: of b"123456789" it is 0x4B37."""
+    """The CRC of `data`, continued from `crc`: reflected polynomial 0x8005, no final inversion."""
     if len(data) <= _SHORT_BYTES:
         short = _byte_table()
         for byte in data:

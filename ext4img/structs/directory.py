@@ -1,17 +1,35 @@
 """Directory entries and the hash tree (kernel: fs/ext4/ext4.h, fs/ext4/namei.c)."""
 
 from ext4img.structs.declaration import Bytes, Int8ul, Int16ul, Int32ul, Struct
+from ext4img.structs.inode import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
 from ext4img.structs.record import Record
 
 EXT4_NAME_LEN = 255
-# file_type; the names of all are volume.directory.FILE_TYPES
+
+# file_type
 EXT4_FT_UNKNOWN = 0
+EXT4_FT_REG_FILE = 1
 EXT4_FT_DIR = 2
-EXT4_FT_DIR_CSUM = 0xDE
+EXT4_FT_CHRDEV = 3
+EXT4_FT_BLKDEV = 4
+EXT4_FT_FIFO = 5
+EXT4_FT_SOCK = 6
+EXT4_FT_SYMLINK = 7
 EXT4_FT_MAX = 8
+EXT4_FT_DIR_CSUM = 0xDE  # of EXT4_DIR_ENTRY_TAIL
+# By the type bits of i_mode (kernel: ext4_type_by_mode).
+EXT4_TYPE_BY_MODE = {
+    S_IFREG: EXT4_FT_REG_FILE,
+    S_IFDIR: EXT4_FT_DIR,
+    S_IFCHR: EXT4_FT_CHRDEV,
+    S_IFBLK: EXT4_FT_BLKDEV,
+    S_IFIFO: EXT4_FT_FIFO,
+    S_IFSOCK: EXT4_FT_SOCK,
+    S_IFLNK: EXT4_FT_SYMLINK,
+}
 
 # struct ext4_dir_entry_2 without its name. Without the filetype feature name_len is 16 bits wide;
-# as no name is longer than 255, its upper byte (file_type here) is zero.
+# no name is longer than 255, so its upper byte (file_type here) is zero.
 EXT4_DIR_ENTRY = Record(
     "ext4_dir_entry_2",
     Struct(
@@ -21,6 +39,7 @@ EXT4_DIR_ENTRY = Record(
         "file_type" / Int8ul,
     ),
 )
+EXT4_DIR_MIN_REC_LEN = 12  # of a name of 1 to 4 bytes; "." and ".." have it (kernel: ext4_dir_rec_len)
 
 # struct ext4_dir_entry_hash: after the name, at the next multiple of 4 from the entry's start, in
 # directories that are encrypted and case-insensitive.
@@ -50,10 +69,15 @@ DX_ROOT_INFO = Record(
         "unused_flags" / Int8ul,
     ),
 )
+DX_ROOT_ENTRIES_OFFSET = DX_ROOT_INFO_OFFSET + DX_ROOT_INFO.size
 
 # struct dx_countlimit: overlays the hash of the first dx_entry.
 DX_COUNTLIMIT = Record("dx_countlimit", Struct("limit" / Int16ul, "count" / Int16ul))
 DX_ENTRY = Record("dx_entry", Struct("hash" / Int32ul, "block" / Int32ul))
+DX_BLOCK_MASK = 0x0FFFFFFF  # the logical block; the upper bits are reserved (kernel: dx_get_block)
+# Levels of index blocks, the root included: one more than indirect_levels can be.
+EXT4_HTREE_LEVEL_COMPAT = 2
+EXT4_HTREE_LEVEL = 3  # with large_dir
 # struct dx_node: an empty entry over the whole block, then countlimit and entries.
 DX_NODE_ENTRIES_OFFSET = 8
 # struct dx_tail: after `limit` entries, with metadata_csum.
@@ -92,6 +116,8 @@ DX_ROOT_DOTS = Record(
 # A directory stored inline: the first 4 bytes of i_block are the parent's inode number.
 EXT4_INLINE_DIR_PARENT = Record("ext4_inline_dir_parent", Struct("parent" / Int32ul))
 EXT4_INLINE_DOTDOT_SIZE = 4
+
 # struct ext4_orphan_block_tail: last 8 bytes of each block of the orphan file.
+EXT4_MAX_ORPHAN_FILE_BLOCKS = 512
 EXT4_ORPHAN_BLOCK_MAGIC = 0x0B10CA04
 EXT4_ORPHAN_BLOCK_TAIL = Record("ext4_orphan_block_tail", Struct("ob_magic" / Int32ul, "ob_checksum" / Int32ul))

@@ -6,6 +6,8 @@ from ext4img.structs.record import Record
 EXT4_EXT_MAGIC = 0xF30A
 EXT4_MAX_EXTENT_DEPTH = 5
 EXT_INIT_MAX_LEN = 32768  # a longer ee_len means unwritten, of ee_len - 32768 blocks
+EXT_UNWRITTEN_MAX_LEN = EXT_INIT_MAX_LEN - 1
+EXT_MAX_BLOCKS = 0xFFFFFFFF  # blocks of a file
 
 EXT4_EXTENT_HEADER = Record(
     "ext4_extent_header",
@@ -38,5 +40,5 @@ EXT4_EXTENT = Record(
     ),
 )
 
-# Stands after eh_max entries of an extent block, never in the inode.
+# After the eh_max entries of an extent block; never in the inode.
 EXT4_EXTENT_TAIL = Record("ext4_extent_tail", Struct("et_checksum" / Int32ul))

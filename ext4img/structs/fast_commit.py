@@ -1,7 +1,7 @@
 """Fast commits (kernel: fs/ext4/fast_commit.h): tags with a length, back to back, little-endian.
 
-They stand in the journal's last s_num_fc_blks blocks. A tag never crosses the end of a block. A
-commit begins with a HEAD tag, in the area's first block only, and ends with a TAIL.
+They are in the journal's last s_num_fc_blks blocks. A tag never crosses the end of a block. The
+first commit begins with a HEAD tag; every commit ends with a TAIL.
 """
 
 from ext4img.structs.declaration import Bytes, Int16ul, Int32ul, Struct

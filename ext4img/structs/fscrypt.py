@@ -11,6 +11,8 @@ from typing import Final, NamedTuple
 from ext4img.structs.declaration import Bytes, Int8ul, Int16ul, Struct
 from ext4img.structs.record import Record
 
+FSCRYPT_FNAME_MIN_MSG_LEN: Final = 16  # of an encrypted name
+
 
 class FscryptContextV1(NamedTuple):
     """`struct fscrypt_context_v1`, 28 bytes."""

@@ -1,14 +1,18 @@
-"""struct ext4_inode: 128 bytes, then what i_extra_isize says is there (kernel: fs/ext4/ext4.h)."""
+"""struct ext4_inode: 128 bytes, then as many as i_extra_isize counts (kernel: fs/ext4/ext4.h)."""
 
 from typing import NamedTuple
 
 from ext4img.structs.declaration import Bytes, Int16ul, Int32sl, Int32ul, Struct
 from ext4img.structs.record import Record
 
+EXT4_BAD_INO = 1
 EXT4_ROOT_INO = 2
+EXT4_RESIZE_INO = 7
 EXT4_JOURNAL_INO = 8
 EXT4_N_BLOCKS = 15
 EXT4_NDIR_BLOCKS = 12
+EXT4_LINK_MAX = 65000
+SECTOR_SIZE = 512  # what i_blocks counts
 
 # i_flags (FS_*_FL in include/uapi/linux/fs.h; NOCOW is known to lsattr alone)
 EXT4_SECRM_FL = 0x00000001
@@ -22,6 +26,7 @@ EXT4_NOATIME_FL = 0x00000080
 EXT4_NOCOMPR_FL = 0x00000400
 EXT4_ENCRYPT_FL = 0x00000800
 EXT4_INDEX_FL = 0x00001000
+EXT4_IMAGIC_FL = 0x00002000
 EXT4_JOURNAL_DATA_FL = 0x00004000
 EXT4_NOTAIL_FL = 0x00008000
 EXT4_DIRSYNC_FL = 0x00010000
@@ -30,6 +35,7 @@ EXT4_HUGE_FILE_FL = 0x00040000
 EXT4_EXTENTS_FL = 0x00080000
 EXT4_VERITY_FL = 0x00100000
 EXT4_EA_INODE_FL = 0x00200000
+EXT4_EOFBLOCKS_FL = 0x00400000
 EXT4_NOCOW_FL = 0x00800000
 EXT4_DAX_FL = 0x02000000
 EXT4_INLINE_DATA_FL = 0x10000000
@@ -38,14 +44,14 @@ EXT4_CASEFOLD_FL = 0x40000000
 
 
 class InodeFlag(NamedTuple):
-    """One bit of i_flags: the letter that lsattr and chattr have for it ("" for none), and its name."""
+    """One bit of i_flags, its letter in lsattr and chattr ("" if it has none), and its name."""
 
     bit: int
     letter: str
     name: str
 
 
-# In the order of lsattr, names as `lsattr -l` has them (e2fsprogs, lib/e2p/pf.c); then those that it does not show.
+# In lsattr's order, with the names of `lsattr -l` (e2fsprogs, lib/e2p/pf.c). lsattr does not show the last two.
 INODE_FLAGS = (
     InodeFlag(EXT4_SECRM_FL, "s", "secure_deletion"),
     InodeFlag(EXT4_UNRM_FL, "u", "undelete"),
@@ -83,9 +89,8 @@ S_IFREG = 0x8000
 S_IFLNK = 0xA000
 S_IFSOCK = 0xC000
 
-# The first 128 bytes (EXT4_GOOD_OLD_INODE_SIZE). Seconds are declared signed, as the kernel takes
-# them (ext4_decode_extra_time). The union osd1 is i_version in Linux' variant,
-# the union osd2 is linux2.
+# The first 128 bytes (EXT4_GOOD_OLD_INODE_SIZE). Seconds are signed, as in the kernel
+# (ext4_decode_extra_time). Of the unions this is Linux's variant: osd1 is l_i_version, osd2 is linux2.
 EXT4_INODE = Record(
     "ext4_inode",
     Struct(
@@ -114,9 +119,9 @@ EXT4_INODE = Record(
         "l_i_reserved" / Int16ul,
     ),
 )
+I_BLOCK_SIZE = EXT4_INODE.span("i_block").size
 
-# Bytes 128 to 159. Each field is there only if it ends within 128 + i_extra_isize
-# (EXT4_FITS_IN_INODE).
+# Bytes 128 to 159. A field exists only if it ends within 128 + i_extra_isize (EXT4_FITS_IN_INODE).
 EXT4_INODE_EXTRA = Record(
     "ext4_inode_extra",
     Struct(

@@ -1,8 +1,8 @@
 """The journal, jbd2 (kernel: include/linux/jbd2.h). Everything here is big-endian.
 
-Blocks of the log begin with `journal_header_t`. A descriptor block goes on with tags, one for each
-data block that follows it, in one of three layouts; a revoke block with a byte count and block
-numbers; a commit block with checksums and a time.
+Blocks of the log begin with `journal_header_t`. It is followed in a descriptor block by tags, one
+for each data block after it, in one of three layouts; in a revoke block by a byte count and block
+numbers; in a commit block by checksums and a time.
 """
 
 from ext4img.structs.declaration import Bytes, Int8ub, Int16ub, Int32sb, Int32ub, Int64ub, Struct
@@ -30,6 +30,7 @@ JBD2_FLAG_DELETED = 4  # never written; the kernel ignores it
 JBD2_FLAG_LAST_TAG = 8
 
 JBD2_UUID_SIZE = 16
+JBD2_MIN_JOURNAL_BLOCKS = 1024
 JBD2_DEFAULT_FAST_COMMIT_BLOCKS = 256
 
 JOURNAL_HEADER = Record(

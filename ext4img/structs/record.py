@@ -1,16 +1,16 @@
-"""`Record`: one flat Construct declaration, and everything that is derived from it.
+"""`Record`: one flat declaration of a structure, and everything that is derived from it.
 
 A declaration is a `Struct` of fixed-width integers and `Bytes(n)` only, all of one byte order, in
-Construct's notation (declaration.py). What is conditional on disk is two Records; what is variable
-is a header Record and one bounded loop in its owner. From the declaration come:
+Construct's notation (declaration.py). A structure with a conditional part becomes two Records; one
+with a variable part becomes a header Record and one bounded loop in its owner. The declaration gives:
 
 - `size` in bytes and `fields` (name, offset and size of each),
 - `raw`, a named tuple with the kernel's field names,
 - `unpack` (one), `iter_unpack` and `unpack_many` (tables), all `struct.Struct` underneath,
-- `dtype()`, the same layout for NumPy, imported only when asked for,
-- `build`, which is Construct's own.
+- `dtype()`, the same layout for NumPy, which is imported only then,
+- `build`, by Construct.
 
-The tests prove unpack, dtype and Construct's parse equal. Construct's `.compile()` is not used:
+The tests prove that unpack, dtype and Construct's parse agree. Construct's `.compile()` is not used:
 on short input a compiled field returned fewer bytes and raised nothing (construct 2.10.70).
 """
 
@@ -35,7 +35,7 @@ _NUMPY_INTEGERS = {"B": "u1", "H": "u2", "L": "u4", "Q": "u8", "b": "i1", "h": "
 
 
 class Field(NamedTuple):
-    """A field of a Record: its kernel name, and where it stands, in bytes."""
+    """A field of a Record: its kernel name, its offset and size in bytes."""
 
     name: str
     offset: int
@@ -44,7 +44,7 @@ class Field(NamedTuple):
 
 
 class Record:
-    """See the module's text. `name` is the kernel's name of the structure."""
+    """One structure on disk; the module's docstring says more. `name` is the kernel's name of it."""
 
     def __init__(self, name: str, declaration: Struct, raw: Any = None) -> None:
         self.name = name
@@ -68,21 +68,21 @@ class Record:
                 raise TypeError(f"{name}: the raw tuple's fields differ from the declaration's")
             self.raw = raw
         self.unpack_tuple = self._pack.unpack_from
-        """Plain tuple of the fields at (buffer, offset), for hot loops whose bounds are checked."""
+        """Plain tuple of the fields at (buffer, offset), for hot loops that have checked the bounds."""
         self.iter_tuples = self._pack.iter_unpack
         """Plain tuples of all records of a buffer whose length is a multiple of the size."""
 
     @cached_property
     def construct(self) -> construct.Struct[Any, Any]:
-        """The declaration as Construct's own; imports Construct."""
+        """The equivalent declaration of Construct; imports Construct."""
         return self.declaration.construct
 
     @cached_property
     def raw(self) -> Any:
-        """The named tuple; made when it is first wanted, as it costs more than all the rest.
+        """The named tuple's class, made on first use: it costs more than the rest of a Record.
 
         Its fields are only known at run time, hence Any: `from_raw` functions give them types. A
-        small record may bring a NamedTuple of its own, with the same names.
+        small record may pass a NamedTuple of its own, with the same names.
         """
         return cast(Any, namedtuple)(self.name, [f.name for f in self.fields])
 
@@ -94,7 +94,7 @@ class Record:
         return f"Record({self.name}, {self.size} bytes)"
 
     def span(self, field: str) -> Field:
-        """The named field's place."""
+        """The named field, with its offset and size."""
         for candidate in self.fields:
             if candidate.name == field:
                 return candidate
@@ -132,7 +132,7 @@ class Record:
         return map(self._make, self._pack.iter_unpack(buffer))
 
     def dtype(self) -> numpy.dtype[Any]:
-        """The same layout for NumPy: a whole table in one `numpy.frombuffer`."""
+        """The same layout for NumPy, which reads a whole table in one `numpy.frombuffer`."""
         import numpy
 
         def code(field: Field) -> str:
@@ -148,7 +148,7 @@ class Record:
         return self._pack.pack(*values)
 
     def build(self, values: Mapping[str, Any]) -> bytes:
-        """Bytes by Construct from a mapping; fields not named are zero."""
+        """The bytes of these values, by Construct; fields that are not named are zero."""
         full = {f.name: bytes(f.size) if f.code.endswith("s") else 0 for f in self.fields}
         unknown = set(values) - set(full)
         if unknown:

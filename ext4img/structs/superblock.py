@@ -17,6 +17,13 @@ EXT4_VALID_FS = 0x0001
 EXT4_ERROR_FS = 0x0002
 EXT4_ORPHAN_FS = 0x0004
 
+# s_errors
+EXT4_ERRORS_CONTINUE = 1
+
+# s_default_mount_opts
+EXT4_DEFM_XATTR_USER = 0x0004
+EXT4_DEFM_ACL = 0x0008
+
 # s_flags
 EXT2_FLAGS_SIGNED_HASH = 0x0001
 EXT2_FLAGS_UNSIGNED_HASH = 0x0002
@@ -57,7 +64,7 @@ EXT4_SUPER_BLOCK = Record(
         "s_rev_level" / Int32ul,
         "s_def_resuid" / Int16ul,
         "s_def_resgid" / Int16ul,
-        # from here on only where s_rev_level is EXT4_DYNAMIC_REV
+        # from here on only with an s_rev_level of EXT4_DYNAMIC_REV
         "s_first_ino" / Int32ul,
         "s_inode_size" / Int16ul,
         "s_block_group_nr" / Int16ul,

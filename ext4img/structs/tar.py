@@ -7,9 +7,9 @@ BLOCK_BYTES = 512
 USTAR_MAGIC = b"ustar\0"
 USTAR_VERSION = b"00"
 
-# Numbers are octal digits, zero-filled on the left, with a NUL or space behind them; names are
-# NUL-padded and end with the field where they fill it. chksum is the sum of all 512 bytes with
-# its own eight taken as spaces.
+# Numbers are octal digits, zero-filled on the left and followed by a NUL or space. Names are
+# NUL-padded, unless they fill the field. chksum is the sum of all 512 bytes, with its own eight
+# counted as spaces.
 POSIX_HEADER = Record(
     "posix_header",
     Struct(
@@ -41,5 +41,5 @@ BLKTYPE = b"4"
 DIRTYPE = b"5"
 FIFOTYPE = b"6"
 XHDTYPE = b"x"  # pax records of the next member
-GNU_LONGNAME = b"L"  # its data is the next member's name, with a NUL behind it
+GNU_LONGNAME = b"L"  # its data is the next member's name and a NUL
 GNU_LONGLINK = b"K"  # the same for its link name

@@ -1,6 +1,6 @@
 """fs-verity on disk: the descriptor behind a file's Merkle tree (kernel: include/uapi/linux/fsverity.h).
 
-Where it stands on ext4 is told by fs/ext4/verity.c.
+fs/ext4/verity.c says where ext4 puts both.
 """
 
 from ext4img.structs.declaration import Bytes, Int8ul, Int32ul, Int64ul, Struct

@@ -5,6 +5,10 @@ from ext4img.structs.record import Record
 
 EXT4_XATTR_MAGIC = 0xEA020000
 EXT4_XATTR_PAD = 4
+EXT4_XATTR_REFCOUNT_MAX = 1024
+EXT4_XATTR_SIZE_MAX = 1 << 24  # of a value on disk
+XATTR_NAME_MAX = 255  # include/uapi/linux/limits.h, of the rest of the name
+XATTR_SIZE_MAX = 65536  # include/uapi/linux/limits.h, of a value that setxattr(2) takes
 
 # e_name_index
 EXT4_XATTR_INDEX_USER = 1
@@ -49,6 +53,14 @@ EXT4_XATTR_ENTRY = Record(
 # POSIX ACLs as ext4 stores them (kernel: fs/ext4/acl.h); user space sees struct posix_acl_xattr_*.
 EXT4_ACL_VERSION = 1
 POSIX_ACL_XATTR_VERSION = 2
+# e_tag (include/uapi/linux/posix_acl.h)
+ACL_USER_OBJ = 0x01
+ACL_USER = 0x02
+ACL_GROUP_OBJ = 0x04
+ACL_GROUP = 0x08
+ACL_MASK = 0x10
+ACL_OTHER = 0x20
+ACL_UNDEFINED_ID = 0xFFFFFFFF
 EXT4_ACL_HEADER = Record("ext4_acl_header", Struct("a_version" / Int32ul))
 EXT4_ACL_ENTRY_SHORT = Record("ext4_acl_entry_short", Struct("e_tag" / Int16ul, "e_perm" / Int16ul))
 EXT4_ACL_ENTRY = Record("ext4_acl_entry", Struct("e_tag" / Int16ul, "e_perm" / Int16ul, "e_id" / Int32ul))

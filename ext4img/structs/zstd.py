@@ -1,7 +1,7 @@
 """Zstandard frames that can be read in any order (zstd's contrib/seekable_format, version 0.1.0).
 
-After the last frame of data stands a skippable frame with one entry for each, then a footer. Every
-zstd decoder passes skippable frames by.
+The last frame of data is followed by a skippable frame that has one entry for each of them, and a
+footer. Every zstd decoder ignores skippable frames.
 """
 
 from ext4img.structs.declaration import Int8ul, Int32ul, Struct
@@ -17,7 +17,7 @@ ZSTD_SEEK_FOOTER = Record(
     "zstd_seek_table_footer",
     Struct(
         "Number_Of_Frames" / Int32ul,
-        "Seek_Table_Descriptor" / Int8ul,  # bit 7: entries have a checksum too, which ours have not
+        "Seek_Table_Descriptor" / Int8ul,  # bit 7: entries also have a checksum; ours have none
         "Seekable_Magic_Number" / Int32ul,
     ),
 )

@@ -1,1 +1,1 @@
-"""What the records mean: superblock, groups, blocks, inodes, mappings, directories, attributes."""
+"""The meaning of the records: superblock, groups, blocks, inodes, mappings, directories, attributes."""

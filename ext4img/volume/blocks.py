@@ -1,6 +1,6 @@
 """The one gate: every block of the volume is read here, and nowhere else.
 
-journal overlay → bounds → cache → source. Above it nobody knows that a journal exists.
+journal overlay → bounds → cache → source. Nothing above this module knows that a journal exists.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ WINDOW_BYTES = 16 << 10
 class BlockReader:
     """Reads whole blocks. `overlay` maps a physical block number to the bytes that replace it.
 
-    `read` goes through a cache of windows and is meant for metadata; `read_data` reads long runs
-    of contents past the cache. Both raise CorruptionError outside 0 <= pblk < block_count.
+    `read` uses a cache of windows and is meant for metadata; `read_data` reads long runs of contents
+    without the cache. Both raise CorruptionError outside 0 <= pblk < block_count.
     """
 
     def __init__(
@@ -31,13 +31,13 @@ class BlockReader:
         self._end = block_size * block_count
         self.overlay: Mapping[int, bytes] = {} if overlay is None else overlay  # a draft may fill up later
         self._window_blocks = max(WINDOW_BYTES // block_size, 1)
-        self._most_windows = max(CACHE_BYTES // (self._window_blocks * block_size), 4)
+        self._max_windows = max(CACHE_BYTES // (self._window_blocks * block_size), 4)
         self._windows: OrderedDict[int, bytes] = OrderedDict()
         self.windows_read = 0
 
     @property
     def blocks_there(self) -> int:
-        """How many of the volume's blocks the image is long enough for: all of a whole one."""
+        """How many of the volume's blocks the image contains: fewer than `block_count` if it is cut short."""
         return min(self.block_count, self._source.size // self.block_size)
 
     def read(self, pblk: int, count: int = 1) -> bytes:
@@ -55,7 +55,7 @@ class BlockReader:
                 try:  # noqa: SIM105 - each call counts here
                     self._windows.move_to_end(index)
                 except KeyError:
-                    pass  # another thread has just dropped it; the bytes are at hand
+                    pass  # another thread has just dropped it; we still have the bytes
             start = within * size
             block = window[start : start + size]
             if len(block) == size:
@@ -63,20 +63,20 @@ class BlockReader:
         return bytes(self.read_data(pblk, count))
 
     def read_data(self, pblk: int, count: int) -> bytes:
-        """`count` blocks from `pblk` on, past the cache."""
+        """`count` blocks from `pblk` on, without the cache."""
         self.check(pblk, count)
         replaced = self._replaced(pblk, count)
         if not replaced:
             return self._source.read_at(pblk * self.block_size, count * self.block_size)
         try:
             whole = bytearray(self._source.read_at(pblk * self.block_size, count * self.block_size))
-        except SourceError:  # which is nothing to those that are replaced
+        except SourceError:  # perhaps in a block that the overlay replaces
             whole = self._read_between(pblk, count, replaced)
         self._replace(memoryview(whole), pblk, replaced)
         return bytes(whole)
 
     def _read_between(self, pblk: int, count: int, replaced: list[int]) -> bytearray:
-        """`count` blocks from `pblk` on, those that are replaced left out."""
+        """`count` blocks from `pblk` on, with gaps for those that the overlay replaces."""
         size, at = self.block_size, pblk
         whole = bytearray(count * size)
         for block in (*sorted(replaced), pblk + count):
@@ -86,7 +86,7 @@ class BlockReader:
         return whole
 
     def read_bytes(self, offset: int, length: int) -> bytes:
-        """`length` bytes from byte `offset` of the volume on, past the cache."""
+        """`length` bytes from byte `offset` of the volume on, without the cache."""
         if self.overlay:
             data = bytearray(length)
             self.read_bytes_into(offset, memoryview(data))
@@ -96,7 +96,7 @@ class BlockReader:
         return self._source.read_at(offset, length)
 
     def read_bytes_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` from byte `offset` of the volume on, whatever its alignment."""
+        """Fill `buffer` from byte `offset` of the volume on; no alignment is needed."""
         length = len(buffer)
         if offset < 0 or offset + length > self._end:
             self._check_bytes(offset, length)
@@ -117,7 +117,7 @@ class BlockReader:
                 buffer[start - offset : end - offset] = self.overlay[block][start - block * size : end - block * size]
 
     def check_there(self, pblk: int) -> None:
-        """ShortReadError where the image is cut short before block `pblk`."""
+        """ShortReadError if the image is cut short before block `pblk`."""
         if pblk >= self.blocks_there:
             raise ShortReadError(f"{self._source.name}: ends before block {pblk}")
 
@@ -137,13 +137,13 @@ class BlockReader:
         size = self.block_size
         first = index * self._window_blocks
         wanted = min(self._window_blocks, self.block_count - first)
-        # An image that is cut short still shows the blocks that are there.
+        # An image that is cut short still gives the blocks that it contains.
         there = min(wanted * size, max(self._source.size - first * size, 0))
         try:
             window = self._source.read_at(first * size, there)
         except SourceError:
-            # One bad sector must not take its neighbours along: `read` asks for the block alone
-            # next, and raises if that is the one.
+            # One bad sector must not cost its neighbours: `read` then reads the block alone, and
+            # raises if that is the bad one.
             window, there = b"", 0
         replaced = self._replaced(first, wanted)
         if replaced:
@@ -152,7 +152,7 @@ class BlockReader:
             window = bytes(whole)
         self._windows[index] = window
         self.windows_read += 1
-        if len(self._windows) > self._most_windows:
+        if len(self._windows) > self._max_windows:
             self._windows.popitem(last=False)
         return window
 

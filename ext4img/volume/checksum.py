@@ -1,8 +1,8 @@
-"""Every checksum recipe: which bytes count, what is taken as zero, what it starts from.
+"""Every checksum recipe: which bytes it covers, which of them count as zero, and its seed.
 
 metadata_csum is crc32c without the usual final inversion (kernel: ext4_chksum). google_crc32c
-inverts before and after, so seeds are kept here in its domain ("crc" values, inverted) and only
-the stored words are turned. Without metadata_csum, uninit_bg has a crc16 over group descriptors.
+inverts before and after, so seeds are kept here in its form (inverted), and only the stored words
+are inverted. Without metadata_csum, uninit_bg has a crc16 over group descriptors.
 
 Recipes: kernel fs/ext4/{super,inode,extents,namei,xattr,mmp,orphan}.c.
 """
@@ -18,7 +18,7 @@ from google_crc32c import extend, value
 
 from ext4img.structs.crc16 import crc16
 from ext4img.structs.directory import EXT4_DIR_ENTRY_TAIL
-from ext4img.structs.group import EXT4_GROUP_DESC, EXT4_GROUP_DESC_HI
+from ext4img.structs.group import EXT4_GROUP_DESC
 from ext4img.structs.inode import EXT4_INODE, EXT4_INODE_EXTRA
 from ext4img.structs.superblock import EXT4_SUPER_BLOCK
 from ext4img.structs.xattr import EXT4_XATTR_HEADER
@@ -45,7 +45,7 @@ _INVERTED = bytes(range(255, -1, -1))
 
 
 def filesystem_seed(uuid: UUID, checksum_seed: int | None) -> int:
-    """Seed of all structures: s_checksum_seed with metadata_csum_seed, else of the UUID."""
+    """Seed of all structures: s_checksum_seed with metadata_csum_seed, else the crc of the UUID."""
     return value(uuid.bytes) if checksum_seed is None else checksum_seed ^ INVERT
 
 
@@ -55,7 +55,7 @@ def inode_seed(seed: int, number: int, generation: int) -> int:
 
 
 def superblock(raw: bytes) -> int:
-    """s_checksum: over everything before it, from ~0 and not from the UUID."""
+    """s_checksum: over everything before it, with the seed ~0 instead of the UUID."""
     return int(value(raw[:_SB_CHECKSUM])) ^ INVERT
 
 
@@ -71,7 +71,7 @@ def group_descriptor_crc16(uuid: UUID, group: int, raw: bytes) -> int:
 
 
 def inode(seed_of_inode: int, raw: bytes) -> int:
-    """32 bits for an inode whose extra part holds i_checksum_hi, else the low 16 of them."""
+    """An inode's checksum: 32 bits if its extra part holds i_checksum_hi, else the low 16 of them."""
     if len(raw) > EXT4_INODE.size:
         extra_size = raw[128] | raw[129] << 8
         if extra_size >= _INODE_HI_END:
@@ -81,15 +81,15 @@ def inode(seed_of_inode: int, raw: bytes) -> int:
 
 
 def wrong_inodes(seed: int, first: int, table: bytes, inode_size: int) -> list[int]:
-    """The positions of inodes in a piece of inode table whose checksum does not fit; `inode` at once.
+    """The positions of the inodes with a wrong checksum in a piece of inode table, all computed at once.
 
-    For inodes whose extra part holds i_checksum_hi: what it says of others means nothing.
+    Only for inodes whose extra part holds i_checksum_hi; the result for others means nothing.
     """
     plain = memoryview(bytearray(table))
     words, halves = plain.cast("I"), plain.cast("H")
     each = inode_size // 4
     count = len(words) // each
-    # Taken out of the table column by column: no step of Python for any one inode.
+    # Column by column, so that no step of Python is spent on a single inode.
     low, high = halves[_INODE_LO // 2 :: 2 * each], halves[_INODE_HI // 2 :: 2 * each]
     stored = memoryview(bytearray(4 * count)).cast("H")
     stored[0::2], stored[1::2] = low, high
@@ -106,11 +106,18 @@ def wrong_inodes(seed: int, first: int, table: bytes, inode_size: int) -> list[i
 
 
 def stored_inode(raw: bytes) -> int:
-    """The checksum that stands in the inode, 16 or 32 bits like `inode`."""
+    """The checksum that an inode carries, 16 or 32 bits as in `inode`."""
     low = raw[_INODE_LO] | raw[_INODE_LO + 1] << 8
     if len(raw) > EXT4_INODE.size and raw[128] | raw[129] << 8 >= _INODE_HI_END:
         return low | raw[_INODE_HI] << 16 | raw[_INODE_HI + 1] << 24
     return low
+
+
+def store_inode(raw: bytearray, computed: int) -> None:
+    """Put an inode's checksum, as `inode` computed it, into its fields."""
+    raw[_INODE_LO : _INODE_LO + 2] = (computed & 0xFFFF).to_bytes(2, "little")
+    if len(raw) > EXT4_INODE.size and raw[128] | raw[129] << 8 >= _INODE_HI_END:
+        raw[_INODE_HI : _INODE_HI + 2] = (computed >> 16 & 0xFFFF).to_bytes(2, "little")
 
 
 def extent_block(seed_of_inode: int, covered: bytes) -> int:
@@ -138,7 +145,7 @@ def xattr_block(seed: int, block_number: int, block: bytes) -> int:
 
 
 def stored_xattr_block(block: bytes) -> int:
-    """The h_checksum that stands in an xattr block."""
+    """The h_checksum that an xattr block carries."""
     return int.from_bytes(block[_XATTR_CHECKSUM : _XATTR_CHECKSUM + 4], "little")
 
 
@@ -148,7 +155,7 @@ def bitmap(seed: int, raw: bytes) -> int:
 
 
 def mmp(seed: int, raw: bytes) -> int:
-    """mmp_checksum: over the structure without it."""
+    """mmp_checksum: over everything before it."""
     return int(extend(seed, raw[:-4])) ^ INVERT
 
 
@@ -158,8 +165,5 @@ def orphan_block(seed_of_inode: int, block_number: int, entries: bytes) -> int:
 
 
 def ea_inode_value(seed: int, contents: bytes) -> int:
-    """Hash of an ea_inode's contents, kept in its i_atime (kernel: ext4_xattr_inode_hash)."""
+    """Hash of an ea_inode's contents, which its i_atime holds (kernel: ext4_xattr_inode_hash)."""
     return int(extend(seed, contents)) ^ INVERT
-
-
-EXT4_GROUP_DESC_SIZE_64BIT = EXT4_GROUP_DESC.size + EXT4_GROUP_DESC_HI.size

@@ -1,4 +1,4 @@
-"""Bytes of a file as they stand on disk, through its runs: holes and unwritten blocks are zeros."""
+"""The bytes of a file as stored, read through its runs: holes and unwritten blocks are zeros."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 from ext4img.errors import CorruptionError, Place, SourceError
 from ext4img.volume.blocks import BlockReader
-from ext4img.volume.mapping import LOST, WRITTEN, Runs
 from ext4img.volume.problems import Problems
+from ext4img.volume.runs import LOST, WRITTEN, Runs
 
-# Pieces of a file that lie so near each other on the disk are read at once, with what is between them:
-# that takes no longer than another call of the system.
+# Pieces of a file that are so close on the disk are read together, with the bytes between them: that
+# takes no longer than another system call.
 _NEAR_BYTES = 16 << 10
 _SPAN_BYTES = 64 << 10
 _Piece = tuple[int, int, int]  # byte offset on the disk, byte offset in the file, length
@@ -19,9 +19,9 @@ _ZEROS, _SEVERAL = -1, -2
 
 
 class Contents:
-    """Random access to one file's stored bytes. `size` bounds it, in bytes; `inode` is for messages.
+    """Random access to one file's stored bytes, up to `size` bytes. `inode` is for messages.
 
-    `inline` holds the contents themselves where they stand in the inode.
+    `inline` holds the contents of a file that has them in its inode.
     """
 
     __slots__ = ("_bad", "_block_size", "_blocks", "_inode", "_problems", "_starts", "inline", "runs", "size")
@@ -41,11 +41,11 @@ class Contents:
 
     @property
     def volume_size(self) -> int:
-        """Bytes of the whole volume: no file has more contents that are not holes."""
+        """Bytes of the whole volume: a file with more contents than that has holes."""
         return self._blocks.block_count * self._blocks.block_size
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
-        """Fill `buffer` from byte `offset` on; returns how many bytes there were up to `size`."""
+        """Fill `buffer` from byte `offset` on, up to `size`. Returns the number of bytes."""
         length = min(len(buffer), self.size - offset)
         if length <= 0:
             return 0
@@ -53,10 +53,9 @@ class Contents:
         return length
 
     def read_stored_into(self, offset: int, target: memoryview) -> list[tuple[int, int]]:
-        """Fill `target` from byte `offset` on, whatever `size` is: the last block has bytes past it.
+        """Fill `target` from byte `offset` on, also past `size`: the last block has bytes there.
 
-        Returns (offset, length) of what could not be read and is zeros instead; always empty when
-        strict.
+        Returns (offset, length) of the unreadable parts, which are zeros; always empty when strict.
         """
         length = len(target)
         if self.inline is not None:
@@ -73,7 +72,7 @@ class Contents:
                 self._blocks.read_bytes_into(at, target)
                 return []
             except SourceError:
-                pass  # once more, to know which block it is
+                pass  # read again in parts, to find the bad block
         self._bad = []
         self._read_runs(offset, target)
         return self._bad
@@ -81,7 +80,7 @@ class Contents:
     def _in_one_run(self, offset: int, length: int) -> int:
         """The disk's byte offset of a range that lies in one written run.
 
-        _ZEROS of one that lies in a hole, or where nothing is written; _SEVERAL of any other.
+        _ZEROS for a range without written blocks, _SEVERAL for any other.
         """
         position = bisect_right(self._starts, offset) - 1
         stop = offset + length
@@ -99,7 +98,7 @@ class Contents:
         return _ZEROS if position == len(self._starts) or stop <= self._starts[position] else _SEVERAL
 
     def _read_runs(self, offset: int, target: memoryview) -> None:
-        """Run by run, those near each other on the disk at once; the rest is zeros."""
+        """Read run by run, those that are close on the disk together; the rest is zeros."""
         end = offset + len(target)
         size = self._block_size
         groups: list[list[_Piece]] = []
@@ -132,13 +131,13 @@ class Contents:
             self._read_group(pieces, offset, target)
 
     def _read_group(self, pieces: list[_Piece], offset: int, target: memoryview) -> None:
-        """Read pieces that are near each other on the disk; `target` begins at byte `offset` of the file."""
+        """Read pieces that are close on the disk; `target` begins at byte `offset` of the file."""
         if len(pieces) > 1:
             first, (last, _, length) = pieces[0][0], pieces[-1]
             try:
                 span = memoryview(self._blocks.read_bytes(first, last + length - first))
             except SourceError:
-                pass  # each by itself, to know which block it is
+                pass  # read each alone, to find the bad block
             else:
                 for on_disk, start, length in pieces:
                     at, within = start - offset, on_disk - first
@@ -173,13 +172,13 @@ class Contents:
             try:
                 return self._blocks.read_bytes(at, length)
             except SourceError:
-                pass  # once more, to know which block it is
+                pass  # read again in parts, to find the bad block
         data = bytearray(length)
         self.read_into(offset, memoryview(data))
         return bytes(data)
 
     def segments(self, end: int | None = None) -> list[tuple[int, int]]:
-        """(offset, length) in bytes of what is written, neighbours merged, up to `end` (default: size)."""
+        """(offset, length) in bytes of the written parts, neighbours merged, up to `end` (default: size)."""
         limit = self.size if end is None else end
         if self.inline is not None:
             return [(0, limit)] if limit else []
@@ -204,7 +203,7 @@ class Contents:
             self._unreadable(error, disk_offset, buffer, file_offset)
 
     def _unreadable(self, error: SourceError, disk_offset: int, buffer: memoryview, file_offset: int) -> None:
-        """Block by block, so that one bad sector costs one block; raises when strict."""
+        """Read block by block, so that one bad sector costs one block; raises when strict."""
         size = self._blocks.block_size
         if len(buffer) <= size:
             _zero(buffer)

@@ -1,7 +1,7 @@
-"""Directory entries as they are stored: linear blocks, indexed directories, inline ones.
+"""Parsing directory entries: in blocks, with or without an index, and inline.
 
-An indexed directory's leaves are ordinary blocks of entries, and its index blocks look like empty
-entries to whoever reads linearly, so listing needs no index (kernel: fs/ext4/dir.c, namei.c).
+The leaves of an indexed directory are ordinary blocks of entries, and its index blocks look like
+empty entries to a linear reader. So listing needs no index (kernel: fs/ext4/dir.c, namei.c).
 """
 
 from __future__ import annotations
@@ -11,89 +11,74 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import chain
 from struct import Struct
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ext4img.errors import ChecksumError, CorruptionError, Place
 from ext4img.structs.directory import (
     DX_COUNTLIMIT,
     DX_ENTRY,
     DX_NODE_ENTRIES_OFFSET,
+    DX_ROOT_ENTRIES_OFFSET,
     DX_ROOT_INFO,
     DX_ROOT_INFO_OFFSET,
     DX_TAIL,
     EXT4_DIR_ENTRY,
     EXT4_DIR_ENTRY_HASH,
     EXT4_DIR_ENTRY_TAIL,
+    EXT4_DIR_MIN_REC_LEN,
     EXT4_FT_DIR_CSUM,
     EXT4_FT_MAX,
 )
 from ext4img.volume import checksum
+from ext4img.volume.dir_entry import HUGE_BLOCK, DirEntry, DirListing, rec_len_from_disk
 from ext4img.volume.problems import Problems
 
-if TYPE_CHECKING:
-    from ext4img.volume.listing import DirListing
-
-FILE_TYPES = ("unknown", "file", "dir", "char", "block", "fifo", "socket", "symlink")
 _HEADER_SIZE = EXT4_DIR_ENTRY.size
-_MIN_REC_LEN = 12
+_MIN_REC_LEN = EXT4_DIR_MIN_REC_LEN
 _header = EXT4_DIR_ENTRY.unpack_tuple
-_HUGE_BLOCK = 1 << 16
 _DOTS = [b".", b".."]
 _NO_NAMES = frozenset((b"", *_DOTS))
-# By the name's length; the shortest are always looked at, as they may be none.
-_LEAST_REC_LEN = tuple(_HEADER_SIZE + name_len if name_len > 2 else _HUGE_BLOCK for name_len in range(256))
+# By the length of the name. The shortest ones are always checked: they may be "." or "..".
+_MIN_REC_LENS = tuple(_HEADER_SIZE + name_len if name_len > 2 else HUGE_BLOCK for name_len in range(256))
 _KNOWN_TYPES = bytes(range(EXT4_FT_MAX))
-# "." and ".." as most directories begin: all of an entry but the inode number before it and, of the
-# first, two bytes that are left over.
+# "." and ".." in the usual form: each entry without its inode number, and the first without its two
+# bytes of padding.
 _DOT_HEAD, _DOT = slice(4, 9), b"\x0c\0\1\2."
 _DOTDOT_HEAD, _DOTDOT = slice(16, 22), b"\x0c\0\2\2.."
 _DOTS_SIZE = 2 * _MIN_REC_LEN
-_LEAST_ALIKE = 8
+_MIN_ALIKE = 8
 _LITTLE_ENDIAN = sys.byteorder == "little"
 
 
-class DirEntry(NamedTuple):
-    """A name in a directory, as stored.
-
-    `file_type` is the entry's own word (0 unknown, 1 file, 2 dir, 3 char, 4 block, 5 fifo,
-    6 socket, 7 symlink; always 0 without the filetype feature). `hash` holds the 8 bytes that
-    follow the name in directories both encrypted and case-insensitive, else nothing.
-    """
-
-    name: bytes
-    inode: int
-    file_type: int
-    hash: bytes
-
-
 class DirectoryFormat(NamedTuple):
-    """What decides how one directory's blocks are read."""
+    """The properties that decide how a directory's blocks are read."""
 
     inode: int
-    seed: int | None  # of its checksums; None where there are none
+    seed: int | None  # of its checksums; None: they are not verified
     has_filetype: bool
     has_hash: bool  # encrypted and case-insensitive
     inode_count: int
 
 
 def parse_block(data: bytes, form: DirectoryFormat, problems: Problems, block: int | None, listing: DirListing) -> None:
-    """Add the entries of one sound block: `parse_entries` without its detours, in a third of the time.
+    """Add the entries of one block to `listing`.
 
-    What is damaged or carries hashes is left to `parse_entries`.
+    Sound blocks without hashes take a third of the time that `parse_entries` needs, which reads the
+    others.
     """
     end = len(data)
-    if not form.has_hash and form.has_filetype and end < _HUGE_BLOCK and _parse_sound(data, form, listing):
+    if not form.has_hash and form.has_filetype and end < HUGE_BLOCK and _parse_sound(data, form, listing):
         return
     for entry in parse_entries(data, 0, form, problems, block):
         listing.add(*entry)
 
 
 class _NeedsCloserLook(Exception):
-    """Leaves the quick way for `parse_entries`; never this module."""
+    """Ends the quick parsing of a block; never leaves this module."""
 
 
 def _parse_sound(data: bytes, form: DirectoryFormat, listing: DirListing) -> bool:
-    """Add the entries of a block; False, and none added, where any of it needs a closer look."""
+    """Add the entries of a block. False, and none added, if any of them needs a closer look."""
     start = _DOTS_SIZE if data[_DOT_HEAD] == _DOT and data[_DOTDOT_HEAD] == _DOTDOT else 0
     try:
         alike = _run_of_alike(data, start)
@@ -108,7 +93,7 @@ def _parse_sound(data: bytes, form: DirectoryFormat, listing: DirListing) -> boo
             names, inodes, types = others[::3], others[1::3], bytes(others[2::3])
     except _NeedsCloserLook:
         return False
-    if inodes and not inodes[-1]:  # the checksum's place
+    if inodes and not inodes[-1]:  # the tail with the checksum
         del names[-1], inodes[-1]
         types = types[:-1]
     if 0 in inodes:
@@ -124,8 +109,8 @@ def _parse_sound(data: bytes, form: DirectoryFormat, listing: DirListing) -> boo
 
 
 def _fields(data: bytes, offset: int) -> Iterator[Any]:
-    """Name, inode and type of every entry from `offset` on, one after the other: no object an entry."""
-    header, least = _header, _LEAST_REC_LEN
+    """Name, inode and type of every entry from `offset` on, in one flat sequence: no object per entry."""
+    header, least = _header, _MIN_REC_LENS
     last = len(data) - _MIN_REC_LEN
     lengths = 0
     while offset <= last:
@@ -144,24 +129,25 @@ def _fields(data: bytes, offset: int) -> Iterator[Any]:
 
 
 def _run_of_alike(data: bytes, offset: int) -> int:
-    """How many entries from `offset` on are as long as the first, in themselves and in their names, and
-    of its type; 0 where they are too few to be read as a table. Names that count up are alike.
+    """How many entries from `offset` on have the rec_len, name length and type of the first.
+
+    Numbered names are such. 0 if they are too few to be worth reading as a table.
     """
     _, rec_len, name_len, _ = _header(data, offset)
     second = offset + rec_len
-    if name_len < 3 or rec_len & 3 or rec_len < _LEAST_REC_LEN[name_len] or not _LITTLE_ENDIAN:
+    if name_len < 3 or rec_len & 3 or rec_len < _MIN_REC_LENS[name_len] or not _LITTLE_ENDIAN:
         return 0
     if data[offset + 4 : offset + _HEADER_SIZE] != data[second + 4 : second + _HEADER_SIZE]:
         return 0
-    # The words that hold lengths and type, of all at once: the first bit in which one differs.
+    # The words with lengths and type of all entries as one number: the lowest bit that differs.
     heads = memoryview(data)[offset:].cast("I")[1 :: rec_len >> 2].tobytes()
     different = int.from_bytes(heads, "little") ^ int.from_bytes(heads[:4] * (len(heads) >> 2), "little")
     alike = (different & -different).bit_length() - 1 >> 5 if different else len(heads) >> 2
-    return alike if alike >= _LEAST_ALIKE and offset + alike * rec_len <= len(data) else 0
+    return alike if alike >= _MIN_ALIKE and offset + alike * rec_len <= len(data) else 0
 
 
 def _columns(data: bytes, offset: int, count: int) -> tuple[list[bytes], list[int], bytes, int]:
-    """Names, inodes and types of `count` entries that `_run_of_alike` found, and where they end."""
+    """Names, inodes and types of the `count` entries that `_run_of_alike` found, and their end."""
     _, rec_len, name_len, file_type = _header(data, offset)
     end = offset + count * rec_len
     table = memoryview(data)[offset:end]
@@ -178,9 +164,9 @@ def find_entry(data: bytes, name: bytes, form: DirectoryFormat, problems: Proble
     """The entry of this name in one block, or None."""
     position = data.find(name)
     if position < 0 and form.seed is not None:
-        return None  # not a byte of it, in a block whose checksum was right
-    if len(data) < _HUGE_BLOCK and not form.has_hash and form.has_filetype:
-        # Only what the chain of entries leads to is a name: names hold any bytes.
+        return None  # its bytes are nowhere in the block, whose checksum was right
+    if len(data) < HUGE_BLOCK and not form.has_hash and form.has_filetype:
+        # Follow the chain of entries: the same bytes can be part of another name.
         count = form.inode_count
         last = len(data) - _MIN_REC_LEN
         offset = 0
@@ -205,12 +191,12 @@ def find_entry(data: bytes, name: bytes, form: DirectoryFormat, problems: Proble
 def parse_entries(
     data: bytes | memoryview, start: int, form: DirectoryFormat, problems: Problems, block: int | None
 ) -> Iterator[DirEntry]:
-    """The entries of one block (or inline area) from byte `start` on, "." and ".." left out.
+    """The entries of one block or inline part from byte `start` on, without "." and "..".
 
-    A damaged entry ends its block, as its length cannot be trusted: raised or noted.
+    A damaged entry is reported and ends its block, because its length cannot be trusted.
     """
     end = len(data)
-    huge = end >= _HUGE_BLOCK
+    huge = end >= HUGE_BLOCK
     extra = EXT4_DIR_ENTRY_HASH.size if form.has_hash else 0
     known_type = form.has_filetype
     offset = start
@@ -220,10 +206,9 @@ def parse_entries(
             return
         number, rec_len, name_len, file_type = _header(data, offset)
         if huge:
-            # 16 bits do not hold 64 KiB (ext4_rec_len_from_disk)
-            rec_len = end if rec_len in (0xFFFF, 0) else (rec_len & 0xFFFC) | (rec_len & 3) << 16
+            rec_len = rec_len_from_disk(rec_len, end)
         following = offset + rec_len
-        # Nothing fits into what one that ends just before the block's end would leave (ext4_check_dir_entry).
+        # No entry fits into fewer bytes than the smallest before the block's end (ext4_check_dir_entry).
         if rec_len < _MIN_REC_LEN or rec_len & 3 or (following > end - _MIN_REC_LEN and following != end):
             problems.found(_damaged(f"rec_len is {rec_len}", form, block, offset, "rec_len"))
             return
@@ -240,7 +225,7 @@ def parse_entries(
                     problems.found(_damaged(reason, form, block, offset, "inode"))
                 else:
                     stored_hash = bytes(data[offset + need - extra : offset + need]) if extra else b""
-                    # As the kernel: a type it does not know says nothing (get_dtype).
+                    # An unknown type counts as none, as in the kernel (get_dtype).
                     shown_type = file_type if known_type and file_type < EXT4_FT_MAX else 0
                     yield DirEntry(name, number, shown_type, stored_hash)
         elif number:
@@ -256,18 +241,16 @@ def _damaged(
 
 
 def verify_block(data: bytes, form: DirectoryFormat, block: int) -> None:
-    """ChecksumError unless the block's checksum fits: in the tail of its entries or of its index."""
+    """ChecksumError unless the block's checksum is right, be it a block of entries or of an index."""
     if form.seed is None:
         return
-    # The index first: what was a leaf before it became an index block may still end in the tail of
-    # one, but no block with a tail has an entry that reaches its end, as index blocks do.
+    # The index first: an index block that used to be a leaf may still end in a leaf's tail. But the
+    # first entry of a leaf with a tail never reaches the block's end, as that of an index block does.
     index = index_entries_offset(data)
     if index is None:
-        zero1, rec_len, zero2, kind, stored = EXT4_DIR_ENTRY_TAIL.unpack_tuple(
-            data, len(data) - EXT4_DIR_ENTRY_TAIL.size
-        )
         record = EXT4_DIR_ENTRY_TAIL.name
-        if (zero1, rec_len, zero2, kind) != (0, EXT4_DIR_ENTRY_TAIL.size, 0, EXT4_FT_DIR_CSUM):
+        stored = stored_leaf_checksum(data)
+        if stored is None:
             raise CorruptionError(
                 "directory block without a checksum", Place(inode=form.inode, block=block, record=record)
             )
@@ -291,20 +274,35 @@ def verify_block(data: bytes, form: DirectoryFormat, block: int) -> None:
         )
 
 
-def index_entries_offset(data: bytes) -> int | None:
-    """Where the index entries of a block begin: after the root's info or after a node's header.
+def leaf_tail(checksum_of_block: int) -> bytes:
+    """The last bytes of a block of entries, with metadata_csum."""
+    return EXT4_DIR_ENTRY_TAIL.pack((0, EXT4_DIR_ENTRY_TAIL.size, 0, EXT4_FT_DIR_CSUM, checksum_of_block))
 
-    None where the block is neither (kernel: get_dx_countlimit).
+
+_TAIL_WITHOUT_CHECKSUM = leaf_tail(0)[:-4]
+
+
+def stored_leaf_checksum(data: bytes) -> int | None:
+    """The checksum in the tail of a block of entries; None for a block that has no tail."""
+    if data[-EXT4_DIR_ENTRY_TAIL.size : -4] != _TAIL_WITHOUT_CHECKSUM:
+        return None
+    return int.from_bytes(data[-4:], "little")
+
+
+def index_entries_offset(data: bytes) -> int | None:
+    """Where the entries of an index block begin: behind the root's info or behind a node's header.
+
+    None for a block that is neither (kernel: get_dx_countlimit).
     """
     size = len(data)
     _, rec_len, _, _ = _header(data, 0)
-    if rec_len == size or (size >= _HUGE_BLOCK and rec_len in (0, 0xFFFF)):
+    if rec_len == size or (size >= HUGE_BLOCK and rec_len in (0, 0xFFFF)):
         return DX_NODE_ENTRIES_OFFSET
     if rec_len == _MIN_REC_LEN:
         dotdot_rec_len = _header(data, _MIN_REC_LEN)[1]
-        if dotdot_rec_len != size - _MIN_REC_LEN and not (size >= _HUGE_BLOCK and dotdot_rec_len >= size - 0x10000):
+        if dotdot_rec_len != size - _MIN_REC_LEN and not (size >= HUGE_BLOCK and dotdot_rec_len >= size - HUGE_BLOCK):
             return None
         zero, _, info_length, _, _ = DX_ROOT_INFO.unpack_tuple(data, DX_ROOT_INFO_OFFSET)
         if zero == 0 and info_length == DX_ROOT_INFO.size:
-            return DX_ROOT_INFO_OFFSET + DX_ROOT_INFO.size
+            return DX_ROOT_ENTRIES_OFFSET
     return None

@@ -1,4 +1,4 @@
-"""Listing directories, and finding one name in them, on one volume."""
+"""Listing the directories of a volume, and looking names up in them."""
 
 from __future__ import annotations
 
@@ -7,55 +7,49 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from ext4img.errors import CorruptionError, NotDirectoryError, Place, SourceError
+from ext4img.structs.directory import EXT4_INLINE_DOTDOT_SIZE
 from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ENCRYPT_FL, EXT4_INDEX_FL
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
-from ext4img.volume.dir_block import (
-    DirectoryFormat,
-    DirEntry,
-    find_entry,
-    parse_block,
-    parse_entries,
-    verify_block,
-)
+from ext4img.volume.dir_block import DirectoryFormat, find_entry, parse_block, parse_entries, verify_block
+from ext4img.volume.dir_entry import DirEntry, DirEntryFields, DirListing
 from ext4img.volume.features import Compat, Incompat
-from ext4img.volume.inode import Inode
-from ext4img.volume.listing import DirListing, Row
-from ext4img.volume.mapping import LOST, WRITTEN, Mapper, Run
+from ext4img.volume.inode import StoredInode
+from ext4img.volume.mapping import Mapper
 from ext4img.volume.problems import Problems
+from ext4img.volume.runs import LOST, WRITTEN, Run
 from ext4img.volume.superblock import Superblock
 
 if TYPE_CHECKING:
     from ext4img.volume.htree import HashTree
 
-INLINE_PARENT_SIZE = 4
 WINDOW_BLOCKS = 64
 _CACHED_DIRECTORIES = 4096
 _CACHED_NAMES = 200_000  # some 40 MiB
-_SINGLE_LOOKUPS = 2  # so many look-ups block by block, then all names of the directory are kept
-_MOST_BYTES_NAMED = 1 << 20
+_SINGLE_LOOKUPS = 2  # block by block; after so many, all names of the directory are cached
+_MAX_CACHED_DIRECTORY_BYTES = 1 << 20
 _BOTH = EXT4_ENCRYPT_FL | EXT4_CASEFOLD_FL
 
 
-class _Known:
-    """What is kept of a directory between look-ups in it."""
+class _CachedDirectory:
+    """A directory between look-ups in it."""
 
     __slots__ = ("form", "inode", "is_sound", "lookups", "names", "runs", "tree")
 
-    def __init__(self, inode: Inode, form: DirectoryFormat, runs: list[Run]) -> None:
+    def __init__(self, inode: StoredInode, form: DirectoryFormat, runs: list[Run]) -> None:
         self.inode = inode
         self.form = form
         self.runs = runs
         self.tree: HashTree | None = None
         self.lookups = 0
         self.is_sound = True  # until reading all of it has shown otherwise
-        self.names: dict[bytes, Row] | None = None
+        self.names: dict[bytes, DirEntryFields] | None = None
 
 
 class Directories:
     """The directories of one volume, names as stored.
 
-    `inline_parts` gives the two pieces of contents that stand in an inode itself.
+    `inline_parts` gives the two parts of inline contents: i_block and the attribute system.data.
     """
 
     def __init__(
@@ -65,7 +59,7 @@ class Directories:
         mapper: Mapper,
         seed: int,
         problems: Problems,
-        inline_parts: Callable[[Inode], tuple[bytes, bytes]],
+        inline_parts: Callable[[StoredInode], tuple[bytes, bytes]],
     ) -> None:
         self._superblock = superblock
         self._block_size = superblock.block_size
@@ -78,14 +72,14 @@ class Directories:
         self._has_filetype = Incompat.FILETYPE in superblock.features
         self._has_index = Compat.DIR_INDEX in superblock.features
         self._has_large_dir = Incompat.LARGEDIR in superblock.features
-        self._known: OrderedDict[int, _Known] = OrderedDict()
+        self._known: OrderedDict[int, _CachedDirectory] = OrderedDict()
         self._names_held = 0
 
-    def entries(self, inode: Inode) -> list[DirEntry]:
-        """All entries in the order of the disk, "." and ".." left out. NotDirectoryError."""
+    def entries(self, inode: StoredInode) -> list[DirEntry]:
+        """All entries in the order of the disk, without "." and "..". NotDirectoryError."""
         return self.listing(inode).entries()
 
-    def listing(self, inode: Inode) -> DirListing:
+    def listing(self, inode: StoredInode) -> DirListing:
         """The same as columns."""
         if not inode.is_dir:
             raise NotDirectoryError.at(f"inode {inode.number}")
@@ -102,11 +96,11 @@ class Directories:
             for start in range(0, run.length, WINDOW_BLOCKS):
                 self._window(run.pblk + start, min(WINDOW_BLOCKS, run.length - start), form, problems, found)
 
-    def lookup(self, inode: Inode, name: bytes, hash_: tuple[int, int] | None = None) -> DirEntry | None:
-        """The entry of this stored name, or None; through the index where there is one.
+    def lookup(self, inode: StoredInode, name: bytes, hash_: tuple[int, int] | None = None) -> DirEntry | None:
+        """The entry of this stored name, or None. Uses the index if there is one.
 
-        `hash_` gives the (major, minor) hash where it cannot be computed from the stored name:
-        encrypted and case-insensitive directories.
+        `hash_` is the (major, minor) hash, for directories where it cannot be computed from the stored
+        name: those that are encrypted and case-insensitive.
         """
         if inode.has_inline_data:
             return next((entry for entry in self.entries(inode) if entry.name == name), None)
@@ -115,7 +109,7 @@ class Directories:
             return _entry(known.names.get(name))
         tree = known.tree
         if tree is not None and not (tree.uses_siphash and hash_ is None):
-            major = hash_[0] if hash_ else tree.hash_of(name, self._superblock.hash_seed)
+            major = hash_[0] if hash_ else tree.major_hash(name, self._superblock.hash_seed)
             try:
                 for block in self._leaves(known, tree, major):
                     entry = find_entry(block, name, known.form, self._problems)
@@ -123,9 +117,9 @@ class Directories:
                         return entry
                 return None
             except (CorruptionError, SourceError) as error:
-                # and then without the index, as the kernel does
+                # the kernel then searches without the index, too
                 self._problems.unreadable(error, Place(inode=inode.number))
-        if known.lookups >= _SINGLE_LOOKUPS and known.is_sound and inode.size <= _MOST_BYTES_NAMED:
+        if known.lookups >= _SINGLE_LOOKUPS and known.is_sound and inode.size <= _MAX_CACHED_DIRECTORY_BYTES:
             names = self._named(known)
             if names is not None:
                 return _entry(names.get(name))
@@ -138,11 +132,11 @@ class Directories:
                     return entry
         return None
 
-    def _named(self, known: _Known) -> dict[bytes, Row] | None:
-        """All names of a directory that is asked again and again; the oldest of others are dropped.
+    def _named(self, known: _CachedDirectory) -> dict[bytes, DirEntryFields] | None:
+        """All names of a directory with many look-ups, cached; the oldest of other directories are dropped.
 
-        None where anything in it is damaged: a name is looked for up to where it is found, and what
-        is wrong elsewhere has no part in that, however often it is asked for.
+        None if anything in the directory is damaged: then names are still searched block by block, so
+        that damage behind the name that is found never matters.
         """
         listing = DirListing()
         try:
@@ -150,11 +144,11 @@ class Directories:
         except (CorruptionError, SourceError):
             known.is_sound = False
             return None
-        # Backwards, as of two equal names the first is the one that is found.
+        # Backwards, so that the first of two equal names stays.
         names = dict(zip(reversed(listing.names), reversed(list(listing.rows())), strict=True))
         known.names = names
         self._names_held += len(names)
-        # A list, as other threads may look into further directories meanwhile.
+        # A copy: other threads may add directories meanwhile.
         for other in list(self._known.values()) if self._names_held > _CACHED_NAMES else ():
             if self._names_held <= _CACHED_NAMES:
                 break
@@ -164,12 +158,12 @@ class Directories:
                 other.lookups = 0
         return names
 
-    def index(self, inode: Inode) -> HashTree | None:
-        """The directory's index, or None where it has none or a damaged one (a problem)."""
+    def index(self, inode: StoredInode) -> HashTree | None:
+        """The directory's index; None if it has none or a damaged one, which is reported."""
         return None if inode.has_inline_data else self._know(inode).tree
 
-    def entries_of_hash(self, inode: Inode, major: int) -> Iterator[DirEntry]:
-        """All entries of the leaves that may hold a major hash; of all blocks without an index."""
+    def entries_of_hash(self, inode: StoredInode, major: int) -> Iterator[DirEntry]:
+        """All entries of the leaves that may hold a major hash; without an index, of all blocks."""
         known = self._know(inode)
         if known.tree is None:
             yield from self.entries(inode)
@@ -183,18 +177,18 @@ class Directories:
         for block in leaves:
             yield from parse_entries(block, 0, known.form, self._problems, None)
 
-    def _leaves(self, known: _Known, tree: HashTree, major: int) -> Iterator[bytes]:
+    def _leaves(self, known: _CachedDirectory, tree: HashTree, major: int) -> Iterator[bytes]:
         for lblk in tree.blocks(major):
             yield self._logical_block(known, lblk)
 
-    def _know(self, inode: Inode) -> _Known:
+    def _know(self, inode: StoredInode) -> _CachedDirectory:
         known = self._known.get(inode.number)
-        # Another inode of the same number: a recovered one, or one that was made by hand.
+        # The inode may have changed: by recovery, or in the hands of the caller.
         if known is not None and (known.inode is inode or known.inode == inode):
             return known
-        known = _Known(inode, self._format(inode), list(self._runs(inode)))
+        known = _CachedDirectory(inode, self._format(inode), list(self._runs(inode)))
         if self._has_index and inode.flags & EXT4_INDEX_FL:
-            from ext4img.volume.htree import HashTree  # which a listing does without
+            from ext4img.volume.htree import HashTree  # not needed for listing
 
             try:
                 known.tree = HashTree(
@@ -204,7 +198,7 @@ class Directories:
                     self._has_large_dir,
                 )
             except (CorruptionError, SourceError) as error:
-                # a name can still be found by reading all of it
+                # a name can still be found by reading all blocks
                 self._problems.unreadable(error, Place(inode=inode.number))
         self._known[inode.number] = known
         if len(self._known) > _CACHED_DIRECTORIES:
@@ -212,7 +206,7 @@ class Directories:
             self._names_held -= len(old.names or ())
         return known
 
-    def _logical_block(self, known: _Known, lblk: int) -> bytes:
+    def _logical_block(self, known: _CachedDirectory, lblk: int) -> bytes:
         for run in known.runs:
             if run.lblk <= lblk < run.end:
                 pblk = run.pblk + lblk - run.lblk
@@ -238,7 +232,7 @@ class Directories:
             except CorruptionError as error:
                 problems.found(error)
 
-    def _format(self, inode: Inode) -> DirectoryFormat:
+    def _format(self, inode: StoredInode) -> DirectoryFormat:
         return DirectoryFormat(
             inode.number,
             checksum.inode_seed(self._seed, inode.number, inode.generation) if self._checksums else None,
@@ -247,8 +241,8 @@ class Directories:
             self._superblock.inode_count,
         )
 
-    def _runs(self, inode: Inode) -> Iterator[Run]:
-        """Its written runs up to i_size; holes and lost blocks are problems, not entries."""
+    def _runs(self, inode: StoredInode) -> Iterator[Run]:
+        """Its written runs up to i_size. Holes and lost blocks are reported."""
         end = -(-inode.size // self._block_size)
         reached = 0
         for run in self._mapper.runs(inode):
@@ -259,17 +253,17 @@ class Directories:
             reached = min(run.end, end)
             if run.state == WRITTEN:
                 yield Run(run.lblk, run.pblk, reached - run.lblk, WRITTEN)
-            elif run.state != LOST:  # what is lost has been reported by the mapping
+            elif run.state != LOST:  # the mapping has reported lost blocks
                 self._hole(inode, run.lblk, reached)
         if reached < end:
             self._hole(inode, reached, end)
 
-    def _hole(self, inode: Inode, first: int, end: int) -> None:
+    def _hole(self, inode: StoredInode, first: int, end: int) -> None:
         reason = f"directory has a hole from logical block {first} to {end}"
         self._problems.found(CorruptionError(reason, Place(inode=inode.number)))
 
     def _window(self, pblk: int, count: int, form: DirectoryFormat, problems: Problems, found: DirListing) -> None:
-        """Add the entries of neighbouring blocks, read at once."""
+        """Add the entries of adjacent blocks, which are read together."""
         try:
             data = self._blocks.read_data(pblk, count)
         except (SourceError, CorruptionError) as error:
@@ -285,12 +279,12 @@ class Directories:
             self._verify(block_data, form, pblk + number, problems)
             parse_block(block_data, form, problems, pblk + number, found)
 
-    def _inline_entries(self, inode: Inode, form: DirectoryFormat) -> Iterator[DirEntry]:
+    def _inline_entries(self, inode: StoredInode, form: DirectoryFormat) -> Iterator[DirEntry]:
         in_block_area, in_xattr = self._inline_parts(inode)
-        yield from parse_entries(in_block_area, INLINE_PARENT_SIZE, form, self._problems, None)
+        yield from parse_entries(in_block_area, EXT4_INLINE_DOTDOT_SIZE, form, self._problems, None)
         if in_xattr:
             yield from parse_entries(in_xattr, 0, form, self._problems, None)
 
 
-def _entry(row: Row | None) -> DirEntry | None:
+def _entry(row: DirEntryFields | None) -> DirEntry | None:
     return None if row is None else DirEntry._make(row)

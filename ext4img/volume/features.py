@@ -1,7 +1,7 @@
 """Feature bits: their names, as dumpe2fs prints them, and which of them can be read.
 
-Source of the bits: kernel fs/ext4/ext4.h (EXT4_FEATURE_*); of the names: e2fsprogs
-lib/e2p/feature.c. One function refuses; nothing else looks at unknown bits.
+The bits are from the kernel's fs/ext4/ext4.h (EXT4_FEATURE_*), the names from e2fsprogs'
+lib/e2p/feature.c. Only `check_readable` refuses features; nothing else looks at unknown bits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ext4img.errors import UnsupportedFeatureError
 
 
 class Compat(IntFlag):
-    """s_feature_compat: a reader and writer that does not know them does no harm."""
+    """s_feature_compat: software that does not know a bit may read and write."""
 
     DIR_PREALLOC = 0x0001
     IMAGIC_INODES = 0x0002
@@ -28,7 +28,7 @@ class Compat(IntFlag):
 
 
 class Incompat(IntFlag):
-    """s_feature_incompat: who does not know one of them must not read."""
+    """s_feature_incompat: software that does not know a bit must not read."""
 
     COMPRESSION = 0x0001
     FILETYPE = 0x0002
@@ -49,7 +49,7 @@ class Incompat(IntFlag):
 
 
 class RoCompat(IntFlag):
-    """s_feature_ro_compat: who does not know one of them may read and not write."""
+    """s_feature_ro_compat: software that does not know a bit may read, but not write."""
 
     SPARSE_SUPER = 0x0001
     LARGE_FILE = 0x0002
@@ -120,8 +120,8 @@ _RO_COMPAT_NAMES = {
     RoCompat.ORPHAN_PRESENT: "orphan_present",
 }
 
-# Everything that a reader must understand and this one does. COMPRESSION never had an on-disk
-# format in the kernel, DIRDATA is Lustre's; JOURNAL_DEV is no file system.
+# The incompatible features that are supported here. The kernel never had an on-disk format for
+# COMPRESSION, DIRDATA is Lustre's, and JOURNAL_DEV is not a file system.
 READABLE = (
     Incompat.FILETYPE
     | Incompat.RECOVER
@@ -161,7 +161,7 @@ class Features(NamedTuple):
         )
 
     def __contains__(self, feature: object) -> bool:
-        # Plain integers: `&` of flags makes an enumeration member each time, and this is asked often.
+        # Plain integers: `&` of flags creates an enumeration member each time, and this is called often.
         if isinstance(feature, Incompat):
             return int.__and__(self.incompat, feature) != 0
         if isinstance(feature, RoCompat):
@@ -174,7 +174,7 @@ class Features(NamedTuple):
         return " ".join(self.names)
 
     def unknown_ro_compat(self) -> tuple[str, ...]:
-        """Names of read-only compatible features that are not known: read all the same."""
+        """Names of unknown read-only compatible features, which do not hinder reading."""
         return _bit_names(self.ro_compat & ~sum(_RO_COMPAT_NAMES), _RO_COMPAT_NAMES, "R")
 
 
@@ -187,12 +187,12 @@ def _bit_names(
 
 
 def check_readable(features: Features) -> None:
-    """Refuse, by name, a file system with incompatible features that are not known here."""
+    """UnsupportedFeatureError for a file system with unknown incompatible features."""
     if Incompat.JOURNAL_DEV in features:
         raise UnsupportedFeatureError(
             "this is an external journal device (journal_dev), not a file system", ("journal_dev",)
         )
-    # As plain numbers: the complement of an IntFlag has the bits that it knows, and no others.
+    # As plain numbers: the complement of an IntFlag has only the bits that are defined.
     refused = _bit_names(int(features.incompat) & ~int(READABLE), _INCOMPAT_NAMES, "I")
     if refused:
         raise UnsupportedFeatureError(f"unsupported incompatible features: {', '.join(refused)}", refused)

@@ -1,7 +1,7 @@
-"""Block groups: where their descriptors stand, and what they say.
+"""Block groups: where their descriptors are, and their contents.
 
-Descriptors are read block by block when asked for, so a superblock that claims millions of groups
-costs nothing. Kernel: descriptor_loc and ext4_group_desc_csum (fs/ext4/super.c).
+Descriptors are read block by block on demand, so a superblock that claims millions of groups costs
+nothing. Kernel: descriptor_loc and ext4_group_desc_csum (fs/ext4/super.c).
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.features import Incompat, RoCompat
 from ext4img.volume.problems import Problems
+from ext4img.volume.sparse_super import sparse_groups
 from ext4img.volume.superblock import Superblock
 
-MOST_LOST = 1000
+MAX_LOST_GROUPS = 1000
 
 
 class Group(NamedTuple):
@@ -40,7 +41,7 @@ class Group(NamedTuple):
     blocks_uninitialised: bool
     block_bitmap_checksum: int
     inode_bitmap_checksum: int
-    is_backup: bool = False  # from a copy, where only the places are kept up to date
+    is_backup: bool = False  # from a copy: only the three block numbers are up to date there
 
 
 class Groups:
@@ -74,9 +75,9 @@ class Groups:
         return group
 
     def readable(self) -> range:
-        """Numbers of the groups whose descriptors the image is long enough for: all of a whole one.
+        """Numbers of the groups whose descriptors the image contains; all groups, unless it is cut short.
 
-        What goes through all groups goes through these, as the count on disk can be any number.
+        Loops over all groups use this, because the count in the superblock can be any number.
         """
         there = self._blocks.blocks_there
         index = bisect_left(range(self._superblock.descriptor_blocks), there, key=self.descriptor_block)
@@ -89,8 +90,8 @@ class Groups:
     def descriptor_block(self, index: int, copy: int = 0) -> int:
         """Physical block of the `index`-th block of descriptors; `copy` 0 is the primary.
 
-        Another `copy` is the number of a group that holds a backup of superblock and descriptors,
-        or for meta_bg 1 or 2 for the second and third copy within the meta group.
+        Any other `copy` is the number of a group that holds a backup of superblock and descriptors;
+        with meta_bg, 1 and 2 are the second and third copy within the meta group.
         """
         superblock = self._superblock
         meta = Incompat.META_BG in superblock.features and index >= superblock.first_meta_group
@@ -115,17 +116,17 @@ class Groups:
             return self._from_backup(number, index, within, error)
 
     def _from_backup(self, number: int, index: int, within: int, error: CorruptionError | SourceError) -> Group:
-        """The first backup whose descriptor is sound; else the primary as it stands, if it can be."""
-        # Where so many are lost without a copy, this is no table of descriptors.
-        for copy in self._backups(index) if len(self._lost) < MOST_LOST else ():
+        """The first backup with a sound descriptor; else the primary as it is, if its values are possible."""
+        # If so many are lost without a copy, this is not a table of descriptors at all.
+        for copy in self._backups(index) if len(self._lost) < MAX_LOST_GROUPS else ():
             block = self.descriptor_block(index, copy)
             try:
                 group = self._parse(number, block, within, True)
             except (CorruptionError, SourceError):
-                continue  # the error of the primary has been noted; another copy may be sound
+                continue  # the primary's error has been reported; another copy may be sound
             place = error.place if isinstance(error, CorruptionError) else Place(record=EXT4_GROUP_DESC.name)
-            self._problems.note(f"descriptor of group {number} taken from its copy in block {block}", place)
-            # The kernel writes copies when a volume is resized, not when it uses a group.
+            self._problems.note(f"descriptor of group {number} is read from its copy in block {block}", place)
+            # The kernel updates copies when a volume is resized, not when it uses a group.
             return group._replace(
                 unused_inodes=0, inodes_uninitialised=False, blocks_uninitialised=False, is_backup=True
             )
@@ -140,18 +141,18 @@ class Groups:
         return group if found is None or found.inode_table == group.inode_table else found
 
     def _searched(self, number: int) -> Group | None:
-        """Group 0 by its inode table, which the root's inode gives away.
+        """Group 0 with the inode table in which the root's inode is found.
 
-        Small volumes have one group, and no copy of its descriptor.
+        For small volumes, which have one group and no copy of its descriptor.
         """
         if number or self._problems.checks != "report":
             return None
-        from ext4img.volume.salvage.root import find_first_inode_table
+        from ext4img.volume.salvage.inode_table import find_first_inode_table
 
         table = find_first_inode_table(self._superblock, self._blocks, self._seed)
         if table is None:
             return None
-        self._problems.note(f"the inode table of group 0 stands in block {table}, by the root's inode in it")
+        self._problems.note(f"the inode table of group 0 is in block {table}: the root's inode was found there")
         nothing = Group(0, 0, 0, 0, 0, 0, 0, 0, False, False, 0, 0, is_backup=True)
         return nothing._replace(inode_table=table)
 
@@ -230,12 +231,5 @@ class Groups:
 
 
 def _backup_candidates(superblock: Superblock) -> list[int]:
-    """Groups that may hold backups, nearest first; enough of them, not all of a huge volume."""
-    powers = {1, *superblock.backup_groups}
-    for base in (3, 5, 7):
-        power = base
-        while power < superblock.group_count:
-            powers.add(power)
-            power *= base
-    powers.discard(0)
-    return sorted(powers)
+    """The groups that may hold backups, nearest first: with sparse_super all of them, else some."""
+    return sorted({*sparse_groups(superblock.group_count), *superblock.backup_groups} - {0})

@@ -1,7 +1,7 @@
 """Finding a name's block in an indexed directory, as the kernel's dx_probe does.
 
-The index is a tree of at most three levels below its root (large_dir; else one): pairs of hash and
-logical block, sorted. Kernel: fs/ext4/namei.c.
+The index is a tree of at most two levels below its root with large_dir, else one. Its blocks hold
+sorted pairs of hash and logical block. Kernel: fs/ext4/namei.c.
 """
 
 from __future__ import annotations
@@ -12,49 +12,75 @@ from collections.abc import Callable, Iterator
 from ext4img.errors import CorruptionError, Place
 from ext4img.names.dirhash import UNSIGNED, dirhash
 from ext4img.structs.directory import (
+    DX_BLOCK_MASK,
     DX_COUNTLIMIT,
     DX_ENTRY,
     DX_HASH_SIPHASH,
     DX_HASH_TEA,
     DX_NODE_ENTRIES_OFFSET,
+    DX_ROOT_ENTRIES_OFFSET,
     DX_ROOT_INFO,
     DX_ROOT_INFO_OFFSET,
+    EXT4_HTREE_LEVEL,
+    EXT4_HTREE_LEVEL_COMPAT,
 )
 
-# Levels of index blocks with the root, and so one more than indirect_levels (EXT4_HTREE_LEVEL).
-MAX_LEVELS = 2
-MAX_LEVELS_LARGE_DIR = 3
-LBLK_MASK = 0x0FFFFFFF
 ReadBlock = Callable[[int], bytes]
 
 
+def max_levels(large_dir: bool) -> int:
+    """How many levels of index blocks a directory can have, the root included (kernel: ext4_dir_htree_level)."""
+    return EXT4_HTREE_LEVEL if large_dir else EXT4_HTREE_LEVEL_COMPAT
+
+
+def parse_index_root(block: bytes | bytearray, inode: int, large_dir: bool) -> tuple[int, int]:
+    """(hash version, levels below the root) of the index root in a directory's first block."""
+    zero, version, info_length, levels, _ = DX_ROOT_INFO.unpack_tuple(block, DX_ROOT_INFO_OFFSET)
+    if zero or info_length != DX_ROOT_INFO.size:
+        raise _damaged("index root is malformed", inode, "reserved_zero")
+    if version not in (*range(DX_HASH_TEA + 1), DX_HASH_SIPHASH):
+        raise _damaged(f"index with hash version {version}", inode, "hash_version")
+    if levels >= max_levels(large_dir):
+        raise _damaged(f"index of {levels} levels", inode, "indirect_levels")
+    return version, levels
+
+
+def parse_index_block(block: bytes | bytearray, offset: int, inode: int) -> tuple[list[int], list[int]]:
+    """Hashes and logical blocks of an index block's entries, which begin at `offset`.
+
+    The first hash is 0: `limit` and `count` are in its place on disk.
+    """
+    limit, count = DX_COUNTLIMIT.unpack_tuple(block, offset)
+    if count == 0 or count > limit or offset + limit * DX_ENTRY.size > len(block):
+        raise _damaged(f"index block with {count} entries of {limit}", inode, "count")
+    pairs = list(DX_ENTRY.iter_tuples(memoryview(block)[offset : offset + count * DX_ENTRY.size]))
+    return [0, *(hash_ for hash_, _ in pairs[1:])], [lblk & DX_BLOCK_MASK for _, lblk in pairs]
+
+
+def _damaged(reason: str, inode: int, field: str) -> CorruptionError:
+    return CorruptionError(f"directory {reason}", Place(inode=inode, record=DX_ROOT_INFO.name, field=field))
+
+
 class HashTree:
-    """The index of one directory. `read_block` gives verified logical blocks of it."""
+    """The index of one directory. `read_block` gives its logical blocks, verified."""
 
     def __init__(self, inode: int, read_block: ReadBlock, hash_unsigned: bool, large_dir: bool) -> None:
         self._inode = inode
         self._read = read_block
         root = read_block(0)
-        zero, version, info_length, levels, _ = DX_ROOT_INFO.unpack(root, DX_ROOT_INFO_OFFSET)
-        if zero or info_length != DX_ROOT_INFO.size:
-            raise self._wrong("index root is not one", "reserved_zero")
-        if version not in (*range(DX_HASH_TEA + 1), DX_HASH_SIPHASH):
-            raise self._wrong(f"index with hash version {version}", "hash_version")
-        if levels >= (MAX_LEVELS_LARGE_DIR if large_dir else MAX_LEVELS):
-            raise self._wrong(f"index of {levels} levels", "indirect_levels")
-        self.levels = levels
+        version, self.levels = parse_index_root(root, inode, large_dir)
         self.uses_siphash = version == DX_HASH_SIPHASH
         self.hash_version = version + UNSIGNED if hash_unsigned and version <= DX_HASH_TEA else version
-        self._root = self._entries(root, DX_ROOT_INFO_OFFSET + DX_ROOT_INFO.size)
+        self._root = parse_index_block(root, DX_ROOT_ENTRIES_OFFSET, inode)
 
-    def hash_of(self, name: bytes, seed: tuple[int, int, int, int]) -> int:
-        """The major hash that the index has for a name; not of SipHash, which takes the directory's key."""
+    def major_hash(self, name: bytes, seed: tuple[int, int, int, int]) -> int:
+        """The major hash of a name in this index; not for SipHash, which needs the directory's key."""
         return dirhash(name, self.hash_version, seed)[0]
 
     def blocks(self, major: int) -> Iterator[int]:
         """Logical blocks that may hold names of this major hash, in order.
 
-        More than one where names of equal hash run over a block's end (low bit of the next hash).
+        There are several if names of one hash continue in the next block, whose hash then is odd.
         """
         path: list[tuple[list[int], list[int], int]] = []
         hashes, children = self._root
@@ -68,7 +94,7 @@ class HashTree:
             hashes, children, position = path[-1]
             lblk = children[position]
             if lblk in seen:
-                raise self._wrong(f"index comes to logical block {lblk} twice", "block")
+                raise _damaged(f"index reaches logical block {lblk} twice", self._inode, "block")
             seen.add(lblk)
             yield lblk
             following = self._next(path, major)
@@ -79,7 +105,7 @@ class HashTree:
     def _next(
         self, path: list[tuple[list[int], list[int], int]], major: int
     ) -> list[tuple[list[int], list[int], int]] | None:
-        """The path to the next leaf, if it goes on with the same hash (ext4_htree_next_block)."""
+        """The path to the next leaf, if the same hash continues there (ext4_htree_next_block)."""
         for level in reversed(range(len(path))):
             hashes, children, position = path[level]
             if position + 1 < len(children):
@@ -96,16 +122,4 @@ class HashTree:
         return path
 
     def _node(self, lblk: int) -> tuple[list[int], list[int]]:
-        return self._entries(self._read(lblk), DX_NODE_ENTRIES_OFFSET)
-
-    def _entries(self, block: bytes, offset: int) -> tuple[list[int], list[int]]:
-        """Hashes and logical blocks of an index block; the first hash is 0, its place is the count's."""
-        limit, count = DX_COUNTLIMIT.unpack_tuple(block, offset)
-        if count == 0 or count > limit or offset + limit * DX_ENTRY.size > len(block):
-            raise self._wrong(f"index block with {count} entries of {limit}", "count")
-        raw = memoryview(block)[offset : offset + count * DX_ENTRY.size]
-        pairs = list(DX_ENTRY.iter_unpack(raw))
-        return [0, *(hash_ for hash_, _ in pairs[1:])], [lblk & LBLK_MASK for _, lblk in pairs]
-
-    def _wrong(self, reason: str, field: str) -> CorruptionError:
-        return CorruptionError(f"directory {reason}", Place(inode=self._inode, record=DX_ROOT_INFO.name, field=field))
+        return parse_index_block(self._read(lblk), DX_NODE_ENTRIES_OFFSET, self._inode)

@@ -20,6 +20,7 @@ from ext4img.structs.inode import (
     S_IFMT,
     S_IFREG,
     S_IFSOCK,
+    SECTOR_SIZE,
 )
 from ext4img.structs.superblock import EXT4_GOOD_OLD_INODE_SIZE
 from ext4img.structs.xattr import EXT4_XATTR_MAGIC
@@ -39,13 +40,13 @@ _BILLION = 1_000_000_000
 _XATTR_MAGIC = EXT4_XATTR_MAGIC.to_bytes(4, "little")
 
 
-class Inode(NamedTuple):
+class StoredInode(NamedTuple):
     """An inode in plain words. Times are nanoseconds since 1970, sizes bytes.
 
-    `mode` has the type bits of stat(2). `sectors` counts 512 bytes (st_blocks). `flags` are as on
-    disk (FS_*_FL). `crtime_ns` is None where the inode has no room for it. `block_area` is i_block
-    as it stands; `inline_xattrs` what follows the fixed part of the inode, `extra_size` bytes
-    after byte 128, if attributes are there.
+    `mode` includes the type bits of stat(2). `sectors` counts units of 512 bytes (st_blocks). `flags`
+    are those on disk (FS_*_FL). `crtime_ns` is None if the inode has no room for it. `block_area` is
+    i_block, uninterpreted. `inline_xattrs` are the bytes behind the fixed part of the inode, that is
+    behind 128 + `extra_size` bytes; empty unless attributes are there.
     """
 
     number: int
@@ -71,7 +72,7 @@ class Inode(NamedTuple):
 
     @property
     def type(self) -> str:
-        """file, dir, symlink, char, block, fifo, socket; unknown where the mode says none."""
+        """file, dir, symlink, char, block, fifo or socket; unknown for any other mode."""
         return _TYPES.get(self.mode & S_IFMT, "unknown")
 
     @property
@@ -91,12 +92,12 @@ class Inode(NamedTuple):
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether the encrypt flag is set: contents, names in it, or its target are encrypted."""
+        """Whether the encrypt flag is set: its contents, the names in it, or its target are encrypted."""
         return bool(self.flags & EXT4_ENCRYPT_FL)
 
     @property
     def has_inline_data(self) -> bool:
-        """Whether the contents stand in the inode itself (inline_data)."""
+        """Whether the contents are in the inode itself (inline_data)."""
         return bool(self.flags & EXT4_INLINE_DATA_FL)
 
     @property
@@ -106,7 +107,7 @@ class Inode(NamedTuple):
 
     @property
     def rdev(self) -> tuple[int, int] | None:
-        """(major, minor) of a device, in the old or the new encoding; else None."""
+        """(major, minor) of a device, from the old or the new encoding; else None."""
         if self.mode & S_IFMT not in (S_IFCHR, S_IFBLK):
             return None
         old = int.from_bytes(self.block_area[0:4], "little")
@@ -117,12 +118,12 @@ class Inode(NamedTuple):
 
     @property
     def mode_string(self) -> str:
-        """As ls -l shows it."""
+        """The mode as `ls -l` shows it."""
         return stat.filemode(self.mode)
 
 
 class InodeFormat(NamedTuple):
-    """What of the superblock decides how an inode is read."""
+    """The superblock's values that decide how an inode is read."""
 
     inode_size: int
     block_size: int
@@ -147,7 +148,7 @@ class InodeFormat(NamedTuple):
 
 _core = EXT4_INODE.unpack_tuple
 _extra = EXT4_INODE_EXTRA.unpack_tuple
-_EXTRA_SIZE_MOST_KNOWN = EXT4_INODE_EXTRA.size
+_KNOWN_EXTRA_SIZE = EXT4_INODE_EXTRA.size
 # Bytes of extra part that each field needs (EXT4_FITS_IN_INODE).
 _CTIME, _MTIME, _ATIME, _CRTIME, _CRTIME_NS, _VERSION, _PROJECT = (
     field.offset + field.size for field in EXT4_INODE_EXTRA.fields[2:]
@@ -159,10 +160,10 @@ def _time_ns(seconds: int, extra: int) -> int:
     return (seconds + ((extra & 3) << 32)) * _BILLION + (extra >> 2)
 
 
-def from_raw(number: int, raw: bytes, form: InodeFormat) -> Inode:
+def from_raw(number: int, raw: bytes, form: InodeFormat) -> StoredInode:
     """An inode from its `inode_size` bytes, whose checksum has been verified.
 
-    CorruptionError where i_extra_isize does not fit.
+    CorruptionError for an impossible i_extra_isize.
     """
     (
         mode,
@@ -206,8 +207,8 @@ def from_raw(number: int, raw: bytes, form: InodeFormat) -> Inode:
             if not inline_xattrs.startswith(_XATTR_MAGIC):
                 inline_xattrs = b""
         else:
-            # As the kernel: unused extra space counts as having all known fields.
-            extra_size = _EXTRA_SIZE_MOST_KNOWN
+            # As in the kernel, unused extra space counts as having all known fields.
+            extra_size = _KNOWN_EXTRA_SIZE
         if extra_size >= _PROJECT:
             if form.has_project:
                 project_id = project
@@ -232,10 +233,10 @@ def from_raw(number: int, raw: bytes, form: InodeFormat) -> Inode:
     if form.has_huge_file:
         sectors |= sectors_high << 32
         if flags & EXT4_HUGE_FILE_FL:
-            sectors *= form.block_size // 512
+            sectors *= form.block_size // SECTOR_SIZE
     if form.has_64bit:
         xattr_block |= xattr_block_high << 32
-    return Inode(
+    return StoredInode(
         number,
         mode,
         uid | uid_high << 16,

@@ -1,7 +1,7 @@
-"""The inode table as columns for NumPy: every field of many inodes as one array, no object an inode.
+"""The inode table as NumPy arrays: one array for each field, no object for each inode.
 
-For who asks questions of all inodes at once: timelines, sums, searches. A column holds what the
-field of the same name holds in `Inode`; tests prove them equal.
+For questions about all inodes: timelines, sums, searches. Each array holds the values of the field of
+the same name in `StoredInode`; tests prove them equal.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ext4img.structs.inode import EXT4_HUGE_FILE_FL, EXT4_INODE, EXT4_INODE_EXTRA, S_IFMT, S_IFREG
-from ext4img.volume.inode import Inode, InodeFormat
+from ext4img.structs.inode import EXT4_HUGE_FILE_FL, EXT4_INODE, EXT4_INODE_EXTRA, S_IFMT, S_IFREG, SECTOR_SIZE
+from ext4img.volume.inode import InodeFormat, StoredInode
 
 if TYPE_CHECKING:
     import numpy
@@ -23,11 +23,11 @@ _ALL_EXTRA = EXT4_INODE_EXTRA.size
 
 
 class InodeArrays(NamedTuple):
-    """Some inodes, in order of their numbers: row i of all columns is one of them.
+    """Some inodes, in order of their numbers: element i of all arrays belongs to the same inode.
 
-    Each time has two columns, as nanoseconds since 1970 outgrow 64 bits in 2262 and ext4's times do
-    not: seconds since 1970 (int64), and the nanoseconds to add. Those of `crtime` are 0 where
-    `has_crtime` is False: the inode has no room for it. The other columns are of uint64.
+    Each time has two arrays: seconds since 1970 and the nanoseconds to add, both int64. Nanoseconds
+    since 1970 would outgrow 64 bits in 2262, before ext4's times end. `crtime` is 0 where
+    `has_crtime` is False: the inode has no room for it. The other arrays are uint64.
     """
 
     number: NDArray[numpy.uint64]
@@ -55,16 +55,16 @@ class InodeArrays(NamedTuple):
 
     @property
     def in_use(self) -> NDArray[numpy.bool_]:
-        """Which of the inodes have links and a mode."""
+        """The mask of inodes that have links and a mode."""
         in_use: NDArray[numpy.bool_] = (self.links != 0) & (self.mode != 0)
         return in_use
 
     def where(self, rows: NDArray[numpy.bool_]) -> InodeArrays:
-        """The rows for which the mask is True."""
+        """The inodes for which the mask is True."""
         return InodeArrays._make(column[rows] for column in self)
 
-    def put(self, row: int, inode: Inode | None) -> None:
-        """Make a row what `inode` says; None makes it one that is not in use."""
+    def put(self, row: int, inode: StoredInode | None) -> None:
+        """Set one inode's values; None makes it one that is not in use."""
         for name, column in zip(self._fields, self, strict=True):
             column[row] = 0 if inode is None else _cell(name, inode)
 
@@ -72,21 +72,21 @@ class InodeArrays(NamedTuple):
 _PLAIN = InodeArrays._fields[: InodeArrays._fields.index("atime")]
 
 
-def _cell(name: str, inode: Inode) -> int:
+def _cell(name: str, inode: StoredInode) -> int:
     if name in _PLAIN:
         return int(getattr(inode, name))
     if name == "has_crtime":
         return inode.crtime_ns is not None
     time_ns = getattr(inode, f"{name.removesuffix('_ns')}_ns") or 0
-    # Seconds are rounded down, also where the fraction was given as more than a second.
+    # Seconds are rounded down, also if the stored fraction is more than a second.
     return int(time_ns % _BILLION if name.endswith("_ns") else time_ns // _BILLION)
 
 
-def columns_of(first: int, table: bytes, form: InodeFormat) -> tuple[InodeArrays, list[int]]:
-    """The inodes of a piece of inode table, the first of them number `first`, in use or not.
+def decode_arrays(first: int, table: bytes, form: InodeFormat) -> tuple[InodeArrays, list[int]]:
+    """The inodes of a piece of inode table, in use or not; the first has number `first`.
 
-    The list has the rows that stand for nothing and are `from_raw`'s: of a layout that only ext4's
-    first kernels wrote, or damaged.
+    The list has the positions of inodes that only `from_raw` can decode, whose values here mean
+    nothing: damaged ones, and those of a layout that only ext4's first kernels wrote.
     """
     import numpy
 
@@ -116,7 +116,7 @@ def columns_of(first: int, table: bytes, form: InodeFormat) -> tuple[InodeArrays
     sectors = joined("i_blocks_lo", "l_i_blocks_high", 32, form.has_huge_file)
     if form.has_huge_file:
         in_blocks = flags & u64(EXT4_HUGE_FILE_FL) != 0
-        sectors = numpy.where(in_blocks, sectors * u64(form.block_size // 512), sectors)
+        sectors = numpy.where(in_blocks, sectors * u64(form.block_size // SECTOR_SIZE), sectors)
 
     def time(name: str) -> tuple[NDArray[numpy.int64], NDArray[numpy.int64]]:
         if not has_extra:
@@ -124,7 +124,7 @@ def columns_of(first: int, table: bytes, form: InodeFormat) -> tuple[InodeArrays
             return seconds, numpy.zeros(count, i64)
         extra = raw[f"i_{name}_extra"].astype(i64)
         seconds = raw[f"i_{name}"].astype(i64) + ((extra & 3) << 32)
-        fraction = extra >> 2  # 30 bits, that may hold more than a second
+        fraction = extra >> 2  # 30 bits, which can hold more than a second
         return seconds + fraction // _BILLION, fraction % _BILLION
 
     columns = InodeArrays(
@@ -150,8 +150,8 @@ def columns_of(first: int, table: bytes, form: InodeFormat) -> tuple[InodeArrays
     return columns, [int(row) for row in numpy.flatnonzero(odd)]
 
 
-def columns_from(inodes: Iterable[Inode]) -> InodeArrays:
-    """The columns of inodes that are there as objects."""
+def arrays_from(inodes: Iterable[StoredInode]) -> InodeArrays:
+    """The arrays of inodes that exist as objects."""
     import numpy
 
     rows = list(inodes)
@@ -164,7 +164,7 @@ def columns_from(inodes: Iterable[Inode]) -> InodeArrays:
 
 @lru_cache(maxsize=16)
 def _dtype(inode_size: int) -> numpy.dtype[Any]:
-    """Both records as one, `inode_size` apart."""
+    """Both records as one, `inode_size` bytes apart."""
     import numpy
 
     records = [(EXT4_INODE, 0)]

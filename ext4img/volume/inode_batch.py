@@ -1,8 +1,8 @@
-"""The inodes of a whole piece of inode table at once: what `from_raw` does, many times as fast.
+"""Decoding a whole piece of inode table at once, many times as fast as `from_raw`.
 
-Most inodes are alike in what they leave empty: the upper halves of ids and sizes, the bits of
-times after 2038. Pieces in which that holds are unpacked without those fields; what little in them is
-otherwise is left to `from_raw`. Tests prove the results equal. For little-endian machines.
+In most inodes the same fields are zero: the upper halves of ids and sizes, the epoch bits of times
+after 2038. Pieces of such inodes are unpacked without those fields; the few other inodes in them are
+left to `from_raw`. Tests prove the results equal. For little-endian machines only.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 from ext4img.structs.inode import EXT4_HUGE_FILE_FL, EXT4_INODE, EXT4_INODE_EXTRA, S_IFMT, S_IFREG
 from ext4img.structs.record import Field
 from ext4img.structs.xattr import EXT4_XATTR_MAGIC
-from ext4img.volume.inode import Inode, InodeFormat
+from ext4img.volume.inode import InodeFormat, StoredInode
 
-Row = tuple[Any, ...]
-"""The fields of an `Inode`, without its methods."""
+InodeFields = tuple[Any, ...]
+"""The fields of an `StoredInode`, without its methods."""
 
 _XATTR_MAGIC = EXT4_XATTR_MAGIC.to_bytes(4, "little")
 _USUAL_EXTRA_SIZE = EXT4_INODE_EXTRA.size  # what every mkfs and kernel since 2.6.23 sets
-NOT_IN_USE: Row = (0,) * len(Inode._fields)
+NOT_IN_USE: InodeFields = (0,) * len(StoredInode._fields)
 _WORD = 4
-# Fields of which one that is not zero makes an inode a rare one.
+# An inode in which one of these is not zero is a rare one.
 _UPPER_HALVES = ("i_size_high", "l_i_blocks_high", "l_i_file_acl_high", "l_i_uid_high", "l_i_gid_high")
 _TIME_EXTRAS = ("i_ctime_extra", "i_mtime_extra", "i_atime_extra", "i_crtime_extra")
 _EPOCH_BITS = 3
-# Fields that a row does not show, or not as they stand.
+# Fields that `StoredInode` does not have.
 _UNUSED = ("i_obso_faddr", "l_i_checksum_lo", "l_i_reserved", "i_checksum_hi")
 
 
@@ -47,10 +47,10 @@ _VERSION_WORD = _word("i_version_hi")
 _PROJECT_WORD = _word("i_projid")
 
 
-def rows_of(first: int, table: bytes, form: InodeFormat) -> list[Row | None]:
-    """The inodes of a piece of inode table, the first of them number `first`.
+def decode_batch(first: int, table: bytes, form: InodeFormat) -> list[InodeFields | None]:
+    """The inodes of a piece of inode table; the first has number `first`.
 
-    None stands for an inode that `from_raw` has to take.
+    None for each inode that only `from_raw` can decode.
     """
     rare = _rare(table, form)
     has_extra = form.inode_size > EXT4_INODE.size
@@ -68,7 +68,7 @@ def any_flags(table: bytes, form: InodeFormat, flags: int) -> bool:
 
 
 def _column(table: bytes, form: InodeFormat, word: int) -> int:
-    """One word of each inode as one large number: all inodes are tested by one operation."""
+    """One word of each inode, all as one large number, so that one operation tests all inodes."""
     return int.from_bytes(memoryview(table).cast("I")[word :: form.inode_size // _WORD].tobytes(), "little")
 
 
@@ -77,7 +77,7 @@ def _repeated(word: int, table: bytes, form: InodeFormat) -> int:
 
 
 def _rare(table: bytes, form: InodeFormat) -> list[int]:
-    """The positions of inodes that have something in what `_usual` does not look at."""
+    """The positions of inodes with a value in a field that `_usual` ignores."""
     column, repeated = partial(_column, table, form), partial(_repeated, table=table, form=form)
     odd = column(_FLAGS_WORD) & repeated(EXT4_HUGE_FILE_FL)
     for word in _UPPER_WORDS:
@@ -97,7 +97,7 @@ def _rare(table: bytes, form: InodeFormat) -> list[int]:
     return [position for position, mark in enumerate(marks.tolist()) if mark]
 
 
-def _usual(first: int, table: bytes, form: InodeFormat) -> list[Row | None]:
+def _usual(first: int, table: bytes, form: InodeFormat) -> list[InodeFields | None]:
     extra_size, magic = _USUAL_EXTRA_SIZE, _XATTR_MAGIC
     return [
         (
@@ -115,7 +115,7 @@ def _usual(first: int, table: bytes, form: InodeFormat) -> list[Row | None]:
     ]  # fmt: skip
 
 
-def _old(first: int, table: bytes, form: InodeFormat) -> list[Row | None]:
+def _old(first: int, table: bytes, form: InodeFormat) -> list[InodeFields | None]:
     """Inodes of 128 bytes."""
     return [
         (
@@ -130,7 +130,7 @@ def _old(first: int, table: bytes, form: InodeFormat) -> list[Row | None]:
     ]  # fmt: skip
 
 
-def _general(first: int, table: bytes, form: InodeFormat) -> list[Row | None]:
+def _general(first: int, table: bytes, form: InodeFormat) -> list[InodeFields | None]:
     large_dir, project = form.has_large_dir, form.has_project
     return [
         (
@@ -167,8 +167,9 @@ def _general(first: int, table: bytes, form: InodeFormat) -> list[Row | None]:
 
 @lru_cache(maxsize=16)
 def _layout(inode_size: int, short: bool) -> Struct:
-    """Both records and what follows them as one, derived from the declarations, without fields that
-    nobody asks for; `short` without those that are the same in all but rare inodes.
+    """Both records and the bytes behind them, derived from the declarations, without unused fields.
+
+    `short` also leaves out the fields that are the same in all but rare inodes.
     """
     left_out = {*_UNUSED, *((*_UPPER_HALVES, "i_version_hi", "i_projid", "i_extra_isize") if short else ())}
     if inode_size == EXT4_INODE.size:

@@ -1,4 +1,4 @@
-"""Inode tables: raw inodes by number, read in windows, verified before they are believed."""
+"""Inode tables: inodes by number, read in windows and verified."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ext4img.structs.inode import EXT4_INODE
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.groups import Groups
-from ext4img.volume.inode import Inode, InodeFormat, from_raw
-from ext4img.volume.inode_batch import NOT_IN_USE, Row, any_flags, rows_of
+from ext4img.volume.inode import InodeFormat, StoredInode, from_raw
+from ext4img.volume.inode_batch import NOT_IN_USE, InodeFields, any_flags, decode_batch
 from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock
 
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 WINDOW_BYTES = 64 << 10
 CACHE_BYTES = 4 << 20
-_SINGLES = 3  # so many inodes of a window in a row one by one, then all of it at once
-_PART_WORTH_ALL = 8  # to decode a window takes as long as reading an eighth of it one by one
-_DECODED_WINDOWS = 4  # what is decoded fills a processor's cache soon
-_WINDOWS_A_PIECE = 16  # of columns: NumPy is worth its calls from some thousand inodes on
-_LITTLE_ENDIAN = sys.byteorder == "little"  # what decodes whole windows counts on it
+_SINGLES = 3  # after so many inodes of a window in a row, all of it is decoded
+_PART_WORTH_ALL = 8  # decoding a window takes as long as reading an eighth of its inodes one by one
+_DECODED_WINDOWS = 4  # more would not fit into a processor's cache
+_WINDOWS_A_PIECE = 16  # of arrays: NumPy pays from some thousand inodes on
+_LITTLE_ENDIAN = sys.byteorder == "little"  # decoding whole windows requires it
 _MODE = EXT4_INODE.offset_of("i_mode")
 _LINKS = EXT4_INODE.offset_of("i_links_count")
 _GENERATION = EXT4_INODE.offset_of("i_generation")
-_ROW_MODE, _ROW_LINKS, _ROW_FLAGS = (Inode._fields.index(name) for name in ("mode", "links", "flags"))
+_ROW_MODE, _ROW_LINKS, _ROW_FLAGS = (StoredInode._fields.index(name) for name in ("mode", "links", "flags"))
 _generation = Struct("<I").unpack_from
 
 
 class InodeTable:
-    """All inodes of a volume. `overrides` replaces raw inodes, as journal recovery leaves them."""
+    """All inodes of a volume."""
 
     def __init__(
         self, superblock: Superblock, groups: Groups, blocks: BlockReader, seed: int, problems: Problems
@@ -57,23 +57,23 @@ class InodeTable:
         self._window_blocks = max(WINDOW_BYTES // superblock.block_size, 1)
         self._per_window = self._window_blocks * superblock.block_size // self._size
         self._worth_all = max(self._per_window // _PART_WORTH_ALL, 2)
-        self._most_windows = max(CACHE_BYTES // (self._window_blocks * superblock.block_size), 4)
+        self._max_windows = max(CACHE_BYTES // (self._window_blocks * superblock.block_size), 4)
         self._windows: OrderedDict[tuple[int, int], bytes] = OrderedDict()
-        self._most_single_blocks = max(CACHE_BYTES // superblock.block_size, 4)
+        self._max_single_blocks = max(CACHE_BYTES // superblock.block_size, 4)
         self._single_blocks: dict[int, bytes] = {}
         self._overrides: dict[int, bytes] = {}
-        self._decoded: OrderedDict[tuple[int, int], list[Row | None]] = OrderedDict()
+        self._decoded: OrderedDict[tuple[int, int], list[InodeFields | None]] = OrderedDict()
         self._singles_key = (-1, -1)
         self._singles = 0
-        # The window whose inodes were asked for last, decoded: most questions end here.
-        # One attribute, so that a thread never sees the one's rows with the other's first number.
-        self._current: tuple[list[Row | None], int] = ([], 0)
-        # Checksums of 16 bits, which inodes of 128 bytes have, are rare enough to go one by one.
+        # The window that was used last, decoded: it answers most calls. One attribute holds both values,
+        # so that no thread sees those of two windows mixed.
+        self._current: tuple[list[InodeFields | None], int] = ([], 0)
+        # Inodes of 128 bytes have checksums of 16 bits. They are rare and are verified one by one.
         self._in_bulk = _LITTLE_ENDIAN and (self._size > EXT4_INODE.size or not self._verify)
 
     @property
     def overrides(self) -> dict[int, bytes]:
-        """Raw inodes by number that stand in for those on disk."""
+        """Raw inodes, by number, that replace those on disk: salvage sets them."""
         return self._overrides
 
     @overrides.setter
@@ -83,7 +83,7 @@ class InodeTable:
         self._current = ([], 0)
 
     def raw(self, number: int) -> bytes:
-        """The inode's bytes as they stand (or as recovery leaves them). Numbers start at 1."""
+        """The inode's bytes. Numbers start at 1; NotFoundError for others."""
         if not 1 <= number <= self._count:
             raise NotFoundError.at(f"inode {number}", f"the file system has inodes 1 to {self._count}")
         if number in self._overrides:
@@ -93,37 +93,37 @@ class InodeTable:
         if window:
             start = index % self._per_window * self._size
             return window[start : start + self._size]
-        # Not a window for one inode: random look-ups would read sixteen times what they need.
+        # Not a whole window: random look-ups would read sixteen times as much as they need.
         block, start = divmod(index * self._size, self._superblock.block_size)
         pblk = self._groups[group].inode_table + block
         data = self._single_blocks.get(pblk)
         if data is None:
             data = self._blocks.read_data(pblk, 1)
-            if len(self._single_blocks) >= self._most_single_blocks:
+            if len(self._single_blocks) >= self._max_single_blocks:
                 self._single_blocks.clear()
             self._single_blocks[pblk] = data
         return data[start : start + self._size]
 
-    def __getitem__(self, number: int) -> Inode:
+    def __getitem__(self, number: int) -> StoredInode:
         row = self._row(number)
-        return self._alone(number) if row is None else tuple.__new__(Inode, row)
+        return self._alone(number) if row is None else tuple.__new__(StoredInode, row)
 
-    def rows(self, numbers: Sequence[int]) -> list[Row | None]:
-        """The fields of many inodes, those of one window at once where several of it are asked for.
+    def batch(self, numbers: Sequence[int]) -> list[InodeFields | None]:
+        """The fields of many inodes; a window of which several are wanted is decoded at once.
 
-        None stands for those that `self[number]` has to be asked for: it raises, or goes another way.
+        None for each inode that needs `self[number]`, which raises or decodes it alone.
         """
         ascending = sorted(numbers)
-        rows = self._rows(ascending)
+        rows = self._batch(ascending)
         if ascending == numbers:
             return rows
-        # Indexed directories are in the order of hashes.
+        # Names of indexed directories are in the order of their hashes.
         by_number = dict(zip(ascending, rows, strict=True))
         return [by_number[number] for number in numbers]
 
-    def _rows(self, numbers: list[int]) -> list[Row | None]:
-        """The same, of numbers in ascending order."""
-        found: list[Row | None] = []
+    def _batch(self, numbers: list[int]) -> list[InodeFields | None]:
+        """The same for numbers in ascending order."""
+        found: list[InodeFields | None] = []
         add = found.append
         window, first = self._current
         end = first + len(window)
@@ -134,17 +134,17 @@ class InodeTable:
                 at = len(found)
                 window_first = number - (number - 1) % self._per_group % self._per_window
                 several = bisect_left(numbers, window_first + self._per_window, at) - at
-                # Where one window leads to the next, the rest of that is likely to be wanted soon.
+                # If the previous window is followed by the next, the rest of that is likely to be wanted.
                 worth = _SINGLES if window_first == end else self._worth_all
                 add(self._row(number, several > worth))
                 window, first = self._current
                 end = first + len(window)
         return found
 
-    def _row(self, number: int, at_once: bool | None = None) -> Row | None:
-        """The inode's fields where its window is decoded; None for one that has to be read alone.
+    def _row(self, number: int, decode_window: bool | None = None) -> InodeFields | None:
+        """The inode's fields, if its window is decoded; None for an inode that has to be read alone.
 
-        `at_once` says whether to decode the window; without it, what was asked for last decides.
+        `decode_window` says whether to decode it; None leaves that to the previous calls.
         """
         rows, first = self._current
         index = number - first
@@ -156,7 +156,7 @@ class InodeTable:
         key = (group, index // self._per_window)
         decoded = self._decoded.get(key)
         if not decoded:
-            if not (self._asked_again(key) if at_once is None else at_once):
+            if not (self._asked_again(key) if decode_window is None else decode_window):
                 return None
             decoded = self._decode_and_keep(key)
             if not decoded:
@@ -165,13 +165,13 @@ class InodeTable:
         return decoded[index % self._per_window]
 
     def _asked_again(self, key: tuple[int, int]) -> bool:
-        """Whether several inodes of a window have been asked for in a row."""
+        """Whether several inodes of a window have been wanted in a row."""
         if key != self._singles_key:
             self._singles_key, self._singles = key, 0
         self._singles += 1
         return self._singles > _SINGLES
 
-    def _decode_and_keep(self, key: tuple[int, int]) -> list[Row | None]:
+    def _decode_and_keep(self, key: tuple[int, int]) -> list[InodeFields | None]:
         window = self._load(key)
         decoded = self._decode(key, window) if window else []
         if decoded:
@@ -180,19 +180,19 @@ class InodeTable:
                 self._decoded.popitem(last=False)
         return decoded
 
-    def _decode(self, key: tuple[int, int], window: bytes, flags: int = 0) -> list[Row | None]:
-        """All inodes of a window at once; where `flags` are given and none has one of them, nothing.
+    def _decode(self, key: tuple[int, int], window: bytes, flags: int = 0) -> list[InodeFields | None]:
+        """All inodes of a window; with `flags` all of them as unused, if none has one of these.
 
-        None stands for those that need a closer look: `_alone` says what is wrong, if anything.
+        None for each inode that needs a closer look: `_alone` finds out what is wrong, if anything.
         """
         group, index = key
         first = group * self._per_group + index * self._per_window + 1
-        # The last block may have room for more inodes than the group has: the next numbers are elsewhere.
+        # The last block may have room for more inodes than the group has.
         window = window[: (self._per_group - index * self._per_window) * self._size]
         if flags and not any_flags(window, self._form, flags):
-            decoded: list[Row | None] = [NOT_IN_USE] * (len(window) // self._size)
+            decoded: list[InodeFields | None] = [NOT_IN_USE] * (len(window) // self._size)
         else:
-            decoded = rows_of(first, window, self._form)
+            decoded = decode_batch(first, window, self._form)
         if self._verify:
             for position in checksum.wrong_inodes(self._seed, first, window, self._size):
                 decoded[position] = None
@@ -201,7 +201,7 @@ class InodeTable:
                 decoded[number - first] = None
         return decoded
 
-    def _alone(self, number: int) -> Inode:
+    def _alone(self, number: int) -> StoredInode:
         raw = self.raw(number)
         if self._verify:
             self._check(number, raw)
@@ -209,18 +209,17 @@ class InodeTable:
             return from_raw(number, raw, self._form)
         except CorruptionError as error:
             self._problems.found(error)
-            # As if it had no extra part: what stands in the first 128 bytes can still be shown.
+            # Without its extra part: the first 128 bytes can still be shown.
             return from_raw(number, raw, self._form._replace(inode_size=EXT4_INODE.size))
 
     def place(self, number: int) -> Place:
-        """Where the inode stands."""
+        """Where the inode is on disk."""
         group, index = divmod(number - 1, self._per_group)
         offset = self._groups[group].inode_table * self._superblock.block_size + index * self._size
         return Place(inode=number, block=offset // self._superblock.block_size, offset=offset, record=EXT4_INODE.name)
 
-    def scan(self, flags: int = 0) -> Iterator[Inode]:
-        """All inodes in use (links and a mode), in order of their numbers; with `flags` those that
-        have one of them set.
+    def scan(self, flags: int = 0) -> Iterator[StoredInode]:
+        """All inodes in use, that is with links and a mode, by number; with `flags` those that have one of them.
 
         Only the initialised part of each table is read.
         """
@@ -229,30 +228,30 @@ class InodeTable:
                 count = min(self._per_window, used - start)
                 yield from self._scan_window((group, start // self._per_window), count, flags)
 
-    def columns(self) -> Iterator[InodeArrays]:
+    def arrays(self) -> Iterator[InodeArrays]:
         """The same inodes as NumPy arrays, some thousands at a time: ten times as fast, without objects.
 
-        Damage is told as `scan` tells it.
+        Damage is reported as by `scan`.
         """
         per_piece = self._per_window * _WINDOWS_A_PIECE
         for group, used in self._initialised():
             for start in range(0, used, per_piece):
-                yield self._columns(group, start, min(per_piece, used - start))
+                yield self._arrays(group, start, min(per_piece, used - start))
 
-    def _columns(self, group: int, start: int, count: int) -> InodeArrays:
-        from ext4img.volume.inode_arrays import columns_from, columns_of
+    def _arrays(self, group: int, start: int, count: int) -> InodeArrays:
+        from ext4img.volume.inode_arrays import arrays_from, decode_arrays
 
         first = group * self._per_group + start + 1
         size = self._superblock.block_size
         blocks = -(-count * self._size // size)
         try:
             table = self._blocks.read_data(self._groups[group].inode_table + start * self._size // size, blocks)
-        except SourceError:  # so that one bad sector costs the inodes in it
+        except SourceError:  # window by window: one bad sector must not cost other inodes
             windows = range(start, start + count, self._per_window)
             keys = (((group, at // self._per_window), min(self._per_window, start + count - at)) for at in windows)
-            return columns_from(inode for key, part in keys for inode in self._scan_window(key, part, 0))
+            return arrays_from(inode for key, part in keys for inode in self._scan_window(key, part, 0))
         table = table[: count * self._size]
-        columns, doubtful = columns_of(first, table, self._form)
+        columns, doubtful = decode_arrays(first, table, self._form)
         if self._verify and _LITTLE_ENDIAN and self._size > EXT4_INODE.size:
             doubtful += checksum.wrong_inodes(self._seed, first, table, self._size)
         elif self._verify:
@@ -263,7 +262,7 @@ class InodeTable:
         return columns.where(columns.in_use)
 
     def _initialised(self) -> Iterator[tuple[int, int]]:
-        """(group, how many of its inodes may have been used) of every group whose table can be read."""
+        """(group, inodes that may have been used) for every group whose table can be read."""
         for number in self._groups.readable():
             try:
                 group = self._groups[number]
@@ -274,8 +273,8 @@ class InodeTable:
             if not group.inodes_uninitialised:
                 yield number, self._per_group - group.unused_inodes
 
-    def _scan_window(self, key: tuple[int, int], count: int, flags: int) -> Iterator[Inode]:
-        """The inodes in use of the `count` first of a window."""
+    def _scan_window(self, key: tuple[int, int], count: int, flags: int) -> Iterator[StoredInode]:
+        """The inodes in use among the first `count` of a window."""
         group, index = key
         first = group * self._per_group + index * self._per_window + 1
         window = self._load(key) if self._in_bulk else b""
@@ -285,14 +284,14 @@ class InodeTable:
         for number, row in zip(range(first, first + count), decoded, strict=False):
             if row is not None:
                 if row[links_at] and row[mode_at] and (not flags or row[flags_at] & flags):
-                    yield new(Inode, row)
+                    yield new(StoredInode, row)
                 continue
             inode = self._in_use(number)
             if inode is not None and (not flags or inode.flags & flags):
                 yield inode
 
-    def _in_use(self, number: int) -> Inode | None:
-        """The inode, read alone; None where it is not in use, or not there and that is only reported."""
+    def _in_use(self, number: int) -> StoredInode | None:
+        """The inode, read alone; None if it is not in use, or unreadable, which is reported."""
         try:
             raw = self.raw(number)
         except (CorruptionError, SourceError) as error:
@@ -307,14 +306,14 @@ class InodeTable:
         (generation,) = _generation(raw, _GENERATION)
         computed = checksum.inode(checksum.inode_seed(self._seed, number, generation), raw)
         stored = checksum.stored_inode(raw)
-        # One that was never used is all zeros, without a checksum (libext2fs: ext2fs_inode_csum_verify).
+        # An inode that was never used is all zeros and has no checksum (libext2fs: ext2fs_inode_csum_verify).
         if stored != computed and any(raw[: EXT4_INODE.size]):
             self._problems.checksum("inode", stored, computed, self.place(number))
 
     def _load(self, key: tuple[int, int]) -> bytes:
         window = self._windows.get(key)
         if window is not None:
-            with suppress(KeyError):  # another thread may have dropped it just now; the bytes are at hand
+            with suppress(KeyError):  # another thread may have dropped it; we still have the bytes
                 self._windows.move_to_end(key)
             return window
         group, index = key
@@ -323,8 +322,8 @@ class InodeTable:
         try:
             window = self._blocks.read_data(self._groups[group].inode_table + first, count)
         except (CorruptionError, SourceError):
-            window = b""  # `raw` reads block by block then, and raises if it is the bad one, or if the group is lost
+            window = b""  # `raw` then reads block by block, and raises for the bad one or a lost group
         self._windows[key] = window
-        if len(self._windows) > self._most_windows:
+        if len(self._windows) > self._max_windows:
             self._windows.popitem(last=False)
         return window

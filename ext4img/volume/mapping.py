@@ -1,14 +1,10 @@
-"""Where a file's blocks stand: runs, from the inode itself or from what it leads to (mapping_trees).
+"""The mapping of a file: which blocks of the disk hold its contents.
 
-A run says whether its blocks are written, allocated but unwritten (they read as zeros), a hole,
-or lost (their place could not be read; only where problems are reported, not raised).
+Most mappings fit into the inode and are read here; mapping_trees reads the others.
 Kernel: fs/ext4/extents.c, fs/ext4/indirect.c.
 """
 
 from __future__ import annotations
-
-from itertools import pairwise
-from typing import NamedTuple
 
 from ext4img.structs.extent import (
     EXT4_EXT_MAGIC,
@@ -19,101 +15,72 @@ from ext4img.structs.extent import (
 from ext4img.structs.inode import (
     EXT4_EXTENTS_FL,
     EXT4_INLINE_DATA_FL,
-    EXT4_INODE,
     S_IFDIR,
     S_IFLNK,
     S_IFMT,
     S_IFREG,
+    SECTOR_SIZE,
 )
 from ext4img.volume.blocks import BlockReader
+from ext4img.volume.extent_tree import EXTENTS_IN_INODE
 from ext4img.volume.features import Incompat, RoCompat
-from ext4img.volume.inode import Inode
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.problems import Problems
+from ext4img.volume.runs import LBLK_END, UNWRITTEN, WRITTEN, Mapping, Run, Runs, merged_runs
 from ext4img.volume.superblock import Superblock
 
-WRITTEN = 0
-UNWRITTEN = 1
-HOLE = 2
-LOST = 3
-STATES = ("written", "unwritten", "hole", "lost")
-LBLK_END = 1 << 32  # logical block numbers have 32 bits
 _ENTRY_SIZE = EXT4_EXTENT.size
 _HEADER_SIZE = EXT4_EXTENT_HEADER.size
 _EXTENTS_OR_INLINE = EXT4_EXTENTS_FL | EXT4_INLINE_DATA_FL
-_IN_INODE = (EXT4_INODE.span("i_block").size - _HEADER_SIZE) // _ENTRY_SIZE
-
-
-class Run(NamedTuple):
-    """`length` blocks of a file from logical block `lblk`, on the disk from `pblk` (0 if nowhere)."""
-
-    lblk: int
-    pblk: int
-    length: int
-    state: int
-
-    @property
-    def end(self) -> int:
-        """The logical block after the last."""
-        return self.lblk + self.length
-
-
-Runs = tuple[Run, ...]
-
-
-class Mapping(NamedTuple):
-    """All that an inode's mapping takes up: its runs, and the blocks of the tree that holds them."""
-
-    runs: Runs
-    tree_blocks: frozenset[int]
 
 
 class Mapper:
     """Finds the runs of inodes of one volume.
 
-    A file maps at most as many blocks as the volume has: a tree that says more comes to a block
-    twice, and its runs would be as many as a hostile image likes (shared_blocks allows it).
+    A file maps at most as many blocks as the volume has. A tree with more uses some block twice, and
+    a hostile image could give it any number of runs. Only shared_blocks allows that.
     """
 
     def __init__(self, superblock: Superblock, blocks: BlockReader, seed: int, problems: Problems) -> None:
-        self.blocks = blocks
+        self._blocks = blocks
         self._cluster_size = superblock.cluster_size
-        self.seed = seed
-        self.verify = superblock.has_metadata_checksums and problems.verify
-        self.first_block = superblock.first_data_block
+        self._seed = seed
+        self._verify = superblock.has_metadata_checksums and problems.verify
+        self._first_block = superblock.first_data_block
         self._block_count = superblock.block_count
-        self.most_mapped = LBLK_END if RoCompat.SHARED_BLOCKS in superblock.features else superblock.block_count
+        self._max_mapped = LBLK_END if RoCompat.SHARED_BLOCKS in superblock.features else superblock.block_count
         self._has_ea_inodes = Incompat.EA_INODE in superblock.features
-        self.problems = problems
+        self._problems = problems
 
-    def is_fast_symlink(self, inode: Inode) -> bool:
-        """Whether the target stands in i_block (ext4_inode_is_fast_symlink): no block but xattrs'.
+    def is_fast_symlink(self, inode: StoredInode) -> bool:
+        """Whether the target is in i_block (ext4_inode_is_fast_symlink): then only xattrs have a block.
 
-        With ea_inode the size decides, as values in inodes of their own are counted in i_blocks too.
+        With ea_inode the size decides, because i_blocks also counts values in inodes of their own.
         """
         if self._has_ea_inodes:
             return inode.is_symlink and not inode.has_inline_data and 0 < inode.size < len(inode.block_area)
-        xattr_sectors = self._cluster_size // 512 if inode.xattr_block else 0
+        xattr_sectors = self._cluster_size // SECTOR_SIZE if inode.xattr_block else 0
         return inode.is_symlink and not inode.has_inline_data and inode.sectors == xattr_sectors
 
-    def runs(self, inode: Inode) -> Runs:
-        """All mapped runs, by logical block, neighbours merged; what lies between is a hole.
+    def runs(self, inode: StoredInode) -> Runs:
+        """All mapped runs, by logical block, neighbours merged; there are holes between them.
 
-        Runs past i_size are there too (preallocated blocks, verity's Merkle tree). Empty for what
-        has no blocks: inline data, fast symlinks, devices.
+        Runs past i_size are included (preallocated blocks, verity's Merkle tree). Inline data, fast
+        symlinks and devices have no runs.
         """
         if inode.flags & _EXTENTS_OR_INLINE == EXT4_EXTENTS_FL and inode.mode & S_IFMT in (S_IFREG, S_IFDIR):
-            few = self._few(inode.block_area)
-            if few is not None:
-                return few
+            in_inode = self._runs_in_inode(inode.block_area)
+            if in_inode is not None:
+                return in_inode
         return self.mapping(inode).runs
 
-    def _few(self, node: bytes) -> Runs | None:
-        """The runs of sound extents that stand in the inode itself, as most files have them.
+    def _runs_in_inode(self, node: bytes) -> Runs | None:
+        """The runs of a mapping whose extents are all in the inode, which is the usual case.
 
-        None for anything else, which `mapping` takes.
+        None for every other mapping, also a damaged one: `mapping` reads that.
         """
-        magic, entries, most, depth, _ = EXT4_EXTENT_HEADER.unpack_tuple(node)
-        if magic != EXT4_EXT_MAGIC or depth or not 0 < most <= _IN_INODE or entries > most:
+        magic, entries, capacity, depth, _ = EXT4_EXTENT_HEADER.unpack_tuple(node)
+        if magic != EXT4_EXT_MAGIC or depth or not 0 < capacity <= EXTENTS_IN_INODE or entries > capacity:
             return None
         runs: list[Run] = []
         reached = mapped = 0
@@ -124,42 +91,32 @@ class Mapper:
                 length -= EXT_INIT_MAX_LEN
                 state = UNWRITTEN
             pblk = start_low | start_high << 32
-            if lblk < reached or not length or pblk <= self.first_block or pblk + length > self._block_count:
+            if lblk < reached or not length or pblk <= self._first_block or pblk + length > self._block_count:
                 return None
             reached = lblk + length
             mapped += length
             runs.append(Run(lblk, pblk, length, state))
-        if reached > LBLK_END or mapped > self.most_mapped:
+        if reached > LBLK_END or mapped > self._max_mapped:
             return None
-        return tuple(runs) if entries < 2 else _merged(runs)
+        return tuple(runs) if entries < 2 else merged_runs(runs)
 
-    def mapping(self, inode: Inode) -> Mapping:
-        """As `runs`, with the blocks of the extent tree or of the block map beside them."""
+    def mapping(self, inode: StoredInode) -> Mapping:
+        """The runs, and the blocks of the extent tree or of the block map."""
         if inode.mode & S_IFMT not in (S_IFREG, S_IFDIR, S_IFLNK) or inode.has_inline_data:
             return _NOTHING
         if self.is_fast_symlink(inode):
             return _NOTHING
-        from ext4img.volume.mapping_trees import collect  # most files do without
+        from ext4img.volume.mapping_trees import collect_runs  # most files do not need it
 
-        runs, tree_blocks = collect(self, inode)
-        return Mapping(_merged(runs), frozenset(tree_blocks))
+        runs, tree_blocks = collect_runs(
+            inode,
+            self._blocks,
+            self._problems,
+            seed=self._seed if self._verify else None,
+            first_block=self._first_block,
+            max_mapped=self._max_mapped,
+        )
+        return Mapping(merged_runs(runs), frozenset(tree_blocks))
 
 
 _NOTHING = Mapping((), frozenset())
-
-
-def _merged(runs: list[Run]) -> Runs:
-    """Neighbours that continue each other on disk become one run."""
-    if not any(one[0] + one[2] == next_[0] and one[3] == next_[3] for one, next_ in pairwise(runs)):
-        return tuple(runs)
-    merged: list[Run] = []
-    lblk, pblk, count, state = runs[0]
-    for run in runs[1:]:
-        next_lblk, next_pblk, next_count, next_state = run
-        if next_lblk == lblk + count and next_state == state and (next_pblk == pblk + count or state == LOST):
-            count += next_count
-        else:
-            merged.append(Run(lblk, pblk, count, state))
-            lblk, pblk, count, state = run
-    merged.append(Run(lblk, pblk, count, state))
-    return tuple(merged)

@@ -1,4 +1,4 @@
-"""A file's mapping where it does not fit the inode: extent trees, and block maps as ext2 and ext3 have them.
+"""Mappings with blocks of their own: extent trees, and the block maps of ext2 and ext3.
 
 Kernel: fs/ext4/extents.c, fs/ext4/indirect.c.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from operator import itemgetter
 from struct import unpack
-from typing import TYPE_CHECKING
 
 from ext4img.errors import ChecksumError, CorruptionError, Place, SourceError
 from ext4img.structs.extent import (
@@ -22,39 +21,57 @@ from ext4img.structs.extent import (
 )
 from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INODE, EXT4_NDIR_BLOCKS
 from ext4img.volume import checksum
-from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import LBLK_END, LOST, UNWRITTEN, WRITTEN, Run
-
-if TYPE_CHECKING:
-    from ext4img.volume.mapping import Mapper
+from ext4img.volume.blocks import BlockReader
+from ext4img.volume.inode import StoredInode
+from ext4img.volume.problems import Problems
+from ext4img.volume.runs import LBLK_END, LOST, UNWRITTEN, WRITTEN, Run
 
 _ENTRY_SIZE = EXT4_EXTENT.size
 _HEADER_SIZE = EXT4_EXTENT_HEADER.size
 
 
-def collect(mapper: Mapper, inode: Inode) -> tuple[list[Run], set[int]]:
-    """The runs of an inode, sorted and disjoint, and the blocks of the tree that says so."""
-    tree = (_ExtentTree if inode.flags & EXT4_EXTENTS_FL else _BlockMap)(mapper, inode)
+def collect_runs(
+    inode: StoredInode,
+    blocks: BlockReader,
+    problems: Problems,
+    *,
+    seed: int | None,
+    first_block: int,
+    max_mapped: int,
+) -> tuple[list[Run], set[int]]:
+    """The runs of an inode, sorted and disjoint, and the blocks of its extent tree or block map.
+
+    `seed` is the file system's; None: checksums are not verified. No file uses blocks up to
+    `first_block`, or more than `max_mapped` of them.
+    """
+    tree: _MappingTree
+    if inode.flags & EXT4_EXTENTS_FL:
+        seed_of_inode = None if seed is None else checksum.inode_seed(seed, inode.number, inode.generation)
+        tree = _ExtentTree(inode, blocks, problems, first_block, max_mapped, seed_of_inode)
+    else:
+        tree = _BlockMap(inode, blocks, problems, first_block, max_mapped)
     tree.collect()
-    return _untangled(tree.found) if tree.damaged else tree.found, tree.visited
+    return _disjoint(tree.found) if tree.damaged else tree.found, tree.visited
 
 
 class _TooManyBlocks(Exception):
-    """Leaves the recursion; never this module. `lblk` is where the mapping was given up."""
+    """Ends the recursion; never leaves this module. `lblk` is the first logical block not mapped."""
 
     def __init__(self, lblk: int) -> None:
         self.lblk = lblk
 
 
-class _Tree(ABC):
-    """What both kinds of mapping have in common: what is found, and what is lost."""
+class _MappingTree(ABC):
+    """The common part of both kinds of mapping: the runs that are found, and those that are lost."""
 
-    def __init__(self, mapper: Mapper, inode: Inode) -> None:
-        self._blocks = mapper.blocks
-        self._problems = mapper.problems
-        self._first_block = mapper.first_block
+    def __init__(
+        self, inode: StoredInode, blocks: BlockReader, problems: Problems, first_block: int, max_mapped: int
+    ) -> None:
+        self._blocks = blocks
+        self._problems = problems
+        self._first_block = first_block
         self._inode = inode.number
-        self._left = mapper.most_mapped
+        self._left = max_mapped
         self.visited: set[int] = set()
         self.found: list[Run] = []
         self.damaged = False
@@ -69,10 +86,10 @@ class _Tree(ABC):
 
     @abstractmethod
     def _collect(self) -> None:
-        """Fill them, as far as there are blocks left to map."""
+        """Fill both, or raise _TooManyBlocks."""
 
     def _lost(self, error: CorruptionError, first: int, stop: int) -> None:
-        """Logical blocks that cannot be had, and why."""
+        """Add logical blocks as lost, and report why."""
         self._problems.found(error)
         self.damaged = True
         if stop <= first:
@@ -82,11 +99,18 @@ class _Tree(ABC):
         self.found.append(Run(first, 0, stop - first, LOST))
 
 
-class _ExtentTree(_Tree):
-    def __init__(self, mapper: Mapper, inode: Inode) -> None:
-        super().__init__(mapper, inode)
-        self._verify = mapper.verify
-        self._seed = checksum.inode_seed(mapper.seed, inode.number, inode.generation) if mapper.verify else 0
+class _ExtentTree(_MappingTree):
+    def __init__(
+        self,
+        inode: StoredInode,
+        blocks: BlockReader,
+        problems: Problems,
+        first_block: int,
+        max_mapped: int,
+        seed_of_inode: int | None,
+    ) -> None:
+        super().__init__(inode, blocks, problems, first_block, max_mapped)
+        self._seed = seed_of_inode
         self._root = inode.block_area
 
     def _collect(self) -> None:
@@ -101,17 +125,17 @@ class _ExtentTree(_Tree):
         return Place(inode=self._inode, block=block, record=record, field=field)
 
     def _header(self, node: bytes, block: int | None, depth: int | None) -> tuple[int, int]:
-        """(entries, depth) of a node; `depth` is what it must be, None for the root."""
-        magic, entries, most, node_depth, _ = EXT4_EXTENT_HEADER.unpack_tuple(node)
+        """(entries, depth) of a node. It must have `depth`, unless that is None, for the root."""
+        magic, entries, capacity, node_depth, _ = EXT4_EXTENT_HEADER.unpack_tuple(node)
         if magic != EXT4_EXT_MAGIC:
             raise CorruptionError(f"extent node has magic {magic:#06x}, not 0xf30a", self._place(block, "eh_magic"))
         room = (len(node) - _HEADER_SIZE) // _ENTRY_SIZE
-        if most == 0 or most > room:
+        if capacity == 0 or capacity > room:
             raise CorruptionError(
-                f"extent node says it has room for {most} entries, it has for {room}", self._place(block, "eh_max")
+                f"extent node claims room for {capacity} entries, it has room for {room}", self._place(block, "eh_max")
             )
-        if entries > most:
-            raise CorruptionError(f"extent node has {entries} entries of {most}", self._place(block, "eh_entries"))
+        if entries > capacity:
+            raise CorruptionError(f"extent node has {entries} entries of {capacity}", self._place(block, "eh_entries"))
         if node_depth > EXT4_MAX_EXTENT_DEPTH or (depth is not None and node_depth != depth):
             wanted = f"{depth}" if depth is not None else f"at most {EXT4_MAX_EXTENT_DEPTH}"
             raise CorruptionError(
@@ -136,7 +160,7 @@ class _ExtentTree(_Tree):
             if not first <= start < stop <= end:
                 self._lost(
                     CorruptionError(
-                        f"extent index says logical blocks {start} to {stop}, its node has {first} to {end}",
+                        f"extent index covers logical blocks {start} to {stop}, its node {first} to {end}",
                         self._place(block, "ei_block", EXT4_EXTENT_IDX.name),
                     ),
                     max(first, min(start, end)),
@@ -151,17 +175,17 @@ class _ExtentTree(_Tree):
             self._node(data, depth - 1, start, stop, child)
 
     def _child(self, block: int, depth: int, start: int) -> bytes:
-        """A node below the root, verified; its index entry says that it begins at logical `start`."""
+        """A node below the root, verified. Its index entry says that it begins at logical block `start`."""
         if block in self.visited:
-            raise CorruptionError("extent tree comes to the same block twice", self._place(block))
+            raise CorruptionError("extent tree reaches the same block twice", self._place(block))
         if block <= self._first_block:
             raise CorruptionError(f"extent tree points at block {block}", self._place(block))
         self.visited.add(block)
         data = self._blocks.read(block)
         entries, _ = self._header(data, block, depth)
-        if self._verify:
-            most = EXT4_EXTENT_HEADER.unpack_tuple(data)[2]
-            covered = _HEADER_SIZE + most * _ENTRY_SIZE
+        if self._seed is not None:
+            capacity = EXT4_EXTENT_HEADER.unpack_tuple(data)[2]
+            covered = _HEADER_SIZE + capacity * _ENTRY_SIZE
             if covered + EXT4_EXTENT_TAIL.size > len(data):
                 raise CorruptionError("extent node has no room for its checksum", self._place(block, "eh_max"))
             (stored,) = EXT4_EXTENT_TAIL.unpack_tuple(data, covered)
@@ -217,13 +241,15 @@ class _ExtentTree(_Tree):
         self._lost(error, max(lblk, reached), min(stop, end))
 
 
-class _BlockMap(_Tree):
+class _BlockMap(_MappingTree):
     """Twelve direct blocks, then trees of one, two and three levels of block pointers."""
 
-    def __init__(self, mapper: Mapper, inode: Inode) -> None:
-        super().__init__(mapper, inode)
+    def __init__(
+        self, inode: StoredInode, blocks: BlockReader, problems: Problems, first_block: int, max_mapped: int
+    ) -> None:
+        super().__init__(inode, blocks, problems, first_block, max_mapped)
         self._pointers: tuple[int, ...] = unpack("<15I", inode.block_area)
-        self._per_block = mapper.blocks.block_size // 4
+        self._per_block = blocks.block_size // 4
         self._format = f"<{self._per_block}I"
 
     def _collect(self) -> None:
@@ -256,7 +282,7 @@ class _BlockMap(_Tree):
     def _read(self, block: int) -> tuple[int, ...]:
         place = Place(inode=self._inode, block=block)
         if block in self.visited:
-            raise CorruptionError("block map comes to the same block twice", place)
+            raise CorruptionError("block map reaches the same block twice", place)
         if block <= self._first_block:
             raise CorruptionError(f"block map points at block {block}", place)
         self.visited.add(block)
@@ -264,7 +290,7 @@ class _BlockMap(_Tree):
 
     def _add(self, lblk: int, pointers: tuple[int, ...], block: int | None) -> None:
         first, end = self._first_block, self._blocks.block_count
-        start = length = 0  # the run that is growing: its first physical block, and its length
+        start = length = 0  # of the run that is growing: its first physical block
         begun = lblk
         for number, pblk in enumerate(pointers, lblk):
             if length and pblk == start + length and pblk < end:
@@ -292,16 +318,16 @@ class _BlockMap(_Tree):
 
 
 def _as_corruption(error: CorruptionError | SourceError, place: Place) -> CorruptionError:
-    """What could not be read is a damage of the image to whoever wanted its blocks."""
+    """The error as damage of this inode's mapping."""
     if not isinstance(error, CorruptionError):
         return CorruptionError(str(error), place)
     return error if error.place.inode is not None else CorruptionError(error.reason, place)
 
 
-def _untangled(runs: list[Run]) -> list[Run]:
-    """Sorted and disjoint again, as damaged nodes can name the same logical blocks twice.
+def _disjoint(runs: list[Run]) -> list[Run]:
+    """The runs sorted and disjoint: damaged nodes can map the same logical blocks twice.
 
-    What was found first keeps them; what is lost is only what nothing else gives.
+    The run that was found first keeps them. Blocks are lost only if no run has them.
     """
     solid: list[Run] = []
     reached = 0

@@ -1,7 +1,7 @@
-"""How strict reading is, and what was passed over.
+"""How strict reading is, and the problems that it has met.
 
-One setting for all checks: `strict` raises at the first thing that is wrong, `report` notes it
-and reads on around it, `off` does not look at checksums and stays silent.
+One setting for all checks: `strict` raises at the first problem, `report` notes problems and reads
+around them, `off` does not verify checksums and notes nothing.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from ext4img.errors import ChecksumError, CorruptionError, Place, SourceError
 
 Checks = Literal["strict", "report", "off"]
 CHECKS: tuple[str, ...] = get_args(Checks)
-MOST_PROBLEMS_KEPT = 10_000
+MAX_PROBLEMS = 10_000
 _REASON_LENGTH = 2000
 
 
 class Problem(NamedTuple):
-    """Something wrong that was read around: the same words and place as a CorruptionError."""
+    """Damage that did not stop reading, with the words and the place of a CorruptionError."""
 
     reason: str
     place: Place
@@ -28,9 +28,9 @@ class Problem(NamedTuple):
 
 
 class Problems(list[Problem]):
-    """The problems of one open volume, each once, in the order met; at most 10,000 are kept.
+    """The problems of one open volume, each once, in the order of discovery; at most 10,000 are kept.
 
-    `dropped` counts those beyond. `checks` is the setting that decides what `found` does.
+    `dropped` counts the rest. `checks` is the setting, which decides what `found` does.
     """
 
     def __init__(self, checks: Checks = "strict") -> None:
@@ -47,14 +47,14 @@ class Problems(list[Problem]):
         return self.checks != "off"
 
     def found(self, error: CorruptionError) -> None:
-        """Raise `error` when strict; else note it, and return to the caller, who reads around it."""
+        """Raise `error` when strict; else note it and return, so that the caller can read around it."""
         if self.checks == "strict":
             raise error
         if self.checks == "report":
             self.note(error.reason, error.place)
 
     def unreadable(self, error: CorruptionError | SourceError, place: Place) -> None:
-        """Something that could not be read at all: raised as it is when strict, else noted."""
+        """Raise a read error as it is when strict; else note it."""
         if isinstance(error, CorruptionError):
             self.found(error)
         elif self.checks == "strict":
@@ -63,17 +63,17 @@ class Problems(list[Problem]):
             self.found(CorruptionError(str(error), place))
 
     def checksum(self, what: str, stored: int, computed: int, place: Place) -> None:
-        """A checksum that does not fit."""
+        """Raise or note a wrong checksum."""
         self.found(ChecksumError(f"{what} checksum is {stored:#x}, computed {computed:#x}", place))
 
     def note(self, reason: str, place: Place | None = None) -> None:
-        """Keep a problem whatever the setting: for what is worth saying but stops nothing."""
-        if len(reason) > _REASON_LENGTH:  # paths and names are as long as the image likes
+        """Keep a problem whatever the setting is: a remark that never stops reading."""
+        if len(reason) > _REASON_LENGTH:  # an image can have paths and names of any length
             reason = f"{reason[: _REASON_LENGTH // 2]}…{reason[-_REASON_LENGTH // 2 :]}"
         problem = Problem(reason, place or Place())
         if problem in self._seen:
             return
-        if len(self) >= MOST_PROBLEMS_KEPT:
+        if len(self) >= MAX_PROBLEMS:
             self.dropped += 1
             return
         self._seen.add(problem)

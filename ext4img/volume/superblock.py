@@ -1,4 +1,4 @@
-"""The superblock: from its record to plain words, with every count and size in range.
+"""The superblock: from its record to plain words, every count and size checked for its range.
 
 Kernel: struct ext4_super_block and ext4_fill_super's checks (fs/ext4/super.c).
 """
@@ -24,6 +24,7 @@ from ext4img.structs.superblock import (
 from ext4img.volume import checksum
 from ext4img.volume.features import Compat, Features, Incompat, RoCompat, check_readable
 from ext4img.volume.problems import Problems
+from ext4img.volume.sparse_super import is_sparse_group
 
 MIN_LOG_BLOCK_SIZE = 10
 MAX_LOG_BLOCK_SIZE = 16
@@ -32,7 +33,7 @@ MAX_BLOCKS = 1 << 48  # what extents and inodes can name
 
 
 class Superblock(NamedTuple):
-    """A file system's own description. Sizes are in bytes, times in seconds since 1970."""
+    """A superblock in plain words. Sizes are in bytes, times in seconds since 1970."""
 
     uuid: UUID
     label: str
@@ -102,26 +103,16 @@ class Superblock(NamedTuple):
         return RoCompat.METADATA_CSUM in self.features
 
     def group_has_superblock(self, group: int) -> bool:
-        """Whether a copy of superblock and descriptors stands in `group` (ext4_bg_has_super)."""
+        """Whether `group` holds a copy of superblock and descriptors (ext4_bg_has_super)."""
         if group == 0:
             return True
         if Compat.SPARSE_SUPER2 in self.features:
             return group in self.backup_groups
-        if group <= 1 or RoCompat.SPARSE_SUPER not in self.features:
-            return True
-        if not group & 1:
-            return False
-        return any(_is_power(group, base) for base in (3, 5, 7))
+        return RoCompat.SPARSE_SUPER not in self.features or is_sparse_group(group)
 
     def group_first_block(self, group: int) -> int:
         """First block of a group."""
         return self.first_data_block + group * self.blocks_per_group
-
-
-def _is_power(number: int, base: int) -> bool:
-    while number % base == 0:
-        number //= base
-    return number == 1
 
 
 def has_magic(raw: bytes) -> bool:
@@ -131,9 +122,10 @@ def has_magic(raw: bytes) -> bool:
 
 
 def parse_superblock(raw: bytes, offset: int, problems: Problems) -> Superblock:
-    """Verify and believe 1,024 bytes that stood at byte `offset`.
+    """Verify and parse the 1,024 bytes that were read at byte `offset`.
 
-    NotExt4Error without the magic, UnsupportedFeatureError by name, CorruptionError with the field.
+    NotExt4Error without the magic number, UnsupportedFeatureError with the names, CorruptionError
+    with the field.
     """
     place = Place(offset=offset, record=EXT4_SUPER_BLOCK.name)
     if not has_magic(raw):
@@ -150,20 +142,20 @@ def parse_superblock(raw: bytes, offset: int, problems: Problems) -> Superblock:
         if computed != record.s_checksum:
             problems.checksum("superblock", record.s_checksum, computed, place)
     elif RoCompat.METADATA_CSUM not in features and record.s_checksum_type == EXT4_CRC32C_CHKSUM:
-        # mke2fs and tune2fs set and clear the two together: a flipped feature bit would otherwise
-        # turn all verification off in silence.
+        # mke2fs and tune2fs set and clear the two together. Without this check a flipped feature bit
+        # would turn all verification off, and nobody would notice.
         where = Place(offset=offset, record=EXT4_SUPER_BLOCK.name, field="s_feature_ro_compat")
         problems.note("s_checksum_type is crc32c, but metadata_csum is not set: nothing can be verified", where)
     unknown = features.unknown_ro_compat()
     if unknown:
-        problems.note(f"read-only compatible features that are not known: {', '.join(unknown)}", place)
+        problems.note(f"unknown read-only compatible features: {', '.join(unknown)}", place)
     superblock = from_raw(record, features, place)
     _check_mountable(record, superblock, problems, place)
     return superblock
 
 
 def _check_mountable(record: Any, superblock: Superblock, problems: Problems, place: Place) -> None:
-    """What kernels refuse to mount though it could be read (fs/ext4/super.c)."""
+    """Report values with which kernels refuse to mount, though they can be read (fs/ext4/super.c)."""
     features, dynamic = superblock.features, superblock.revision >= EXT4_DYNAMIC_REV
     pairs = (
         ("s_log_cluster_size",
@@ -183,7 +175,7 @@ def _check_mountable(record: Any, superblock: Superblock, problems: Problems, pl
 
 
 def _features(record: Any) -> Features:
-    # The words are not defined in revision 0; the kernel warns of them there, and honours them.
+    # Revision 0 does not define these words; the kernel warns about them there, but uses them.
     return Features.from_words(record.s_feature_compat, record.s_feature_incompat, record.s_feature_ro_compat)
 
 
@@ -212,7 +204,7 @@ def from_raw(record: Any, features: Features, place: Place) -> Superblock:
         if not 0 < clusters_per_group <= bits_per_bitmap:
             raise wrong("s_clusters_per_group", f"must be 1 to {bits_per_bitmap}")
         if record.s_blocks_per_group != clusters_per_group * (cluster_size // block_size):
-            raise wrong("s_blocks_per_group", "is not the clusters of a group in blocks")
+            raise wrong("s_blocks_per_group", "is not the size of a group's clusters in blocks")
     else:
         cluster_size = block_size
         clusters_per_group = record.s_blocks_per_group
@@ -235,13 +227,13 @@ def from_raw(record: Any, features: Features, place: Place) -> Superblock:
     if first_data_block >= block_count:
         raise wrong("s_first_data_block", f"the file system has {block_count} blocks")
     if first_data_block == 0 and cluster_size == 1024:
-        raise wrong("s_first_data_block", "is at least 1 where blocks and clusters have 1 KiB")
+        raise wrong("s_first_data_block", "must be at least 1 with blocks and clusters of 1 KiB")
     data_blocks = block_count - first_data_block
     group_count = -(-data_blocks // record.s_blocks_per_group)
     if group_count > 0xFFFFFFFF:
-        raise wrong("s_blocks_count_lo", "that many blocks make too many groups")
+        raise wrong("s_blocks_count_lo", "so many blocks make too many groups")
     if group_count * record.s_inodes_per_group != record.s_inodes_count:
-        raise wrong("s_inodes_count", f"{group_count} groups of {record.s_inodes_per_group} inodes are not that many")
+        raise wrong("s_inodes_count", f"must be {group_count} groups of {record.s_inodes_per_group} inodes")
 
     descriptor_size = record.s_desc_size if wide else EXT4_MIN_DESC_SIZE
     if wide and (

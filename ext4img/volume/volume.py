@@ -1,7 +1,8 @@
-"""`Volume`: one open file system, its names and contents as they are stored.
+"""`Volume`: one open file system, its names and contents as stored.
 
-Opening in order, as the thing that finds everything is found through itself: superblock → block
-reader → journal → block reader with overlay → superblock again → descriptors and inodes.
+It is opened in this order, because the journal can change the structures that lead to it:
+superblock → block reader → journal → block reader with overlay → superblock again → descriptors and
+inodes.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from ext4img.structs.inode import EXT4_EA_INODE_FL
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.contents import Contents
-from ext4img.volume.dir_block import DirEntry
+from ext4img.volume.dir_entry import DirEntry, DirListing
 from ext4img.volume.directory import Directories
 from ext4img.volume.features import Features, Incompat
 from ext4img.volume.groups import Groups
-from ext4img.volume.inode import Inode
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.inode_table import InodeTable
-from ext4img.volume.listing import DirListing
-from ext4img.volume.mapping import HOLE, LOST, UNWRITTEN, WRITTEN, Mapper, Mapping, Run, Runs
+from ext4img.volume.mapping import Mapper
 from ext4img.volume.problems import Checks, Problems
 from ext4img.volume.recovery.recover import Recovery, recover
+from ext4img.volume.runs import HOLE, LOST, UNWRITTEN, WRITTEN, Mapping, Run, Runs
 from ext4img.volume.salvage.superblock import read_superblock
 from ext4img.volume.xattr import (
     ENCRYPTION_CONTEXT,
@@ -42,17 +43,14 @@ if TYPE_CHECKING:
     from ext4img.volume.salvage.directories import LostDirectories
 
 Journal = Literal["replay", "ignore"]
-INLINE_PARENT_SIZE = 4
-SYMLINK_SIZE_MOST = 1 << 16
-SIZE_MOST = (1 << 63) - 1
-DIRECTORY_WINDOW_BLOCKS = 64
-_CACHED_NAMES = 100_000
+MAX_SYMLINK_SIZE = 1 << 16
+MAX_FILE_SIZE = (1 << 63) - 1
 
 
 class Volume:
-    """See the module's text. Made from a Source, which it does not close.
+    """One open file system, made from a Source, which it does not close.
 
-    `superblock` names the block of the copy to read by, in blocks of `block_size` bytes.
+    `superblock` is the block number of the superblock copy to use, in blocks of `block_size` bytes.
     """
 
     def __init__(
@@ -73,7 +71,7 @@ class Volume:
         if source.size < self.superblock.size:
             reason = f"the image is cut short: {source.size} bytes of the file system's {self.superblock.size}"
             self.problems.found(CorruptionError(reason))
-        self._last_xattrs: tuple[Inode, RawXattrs] | None = None
+        self._last_xattrs: tuple[StoredInode, RawXattrs] | None = None
         self.recovery: Recovery | None = None
         overlay = None
         if journal == "replay":
@@ -92,13 +90,13 @@ class Volume:
         self.directories = Directories(
             superblock, self.blocks, self._mapper, self.checksum_seed, self.problems, self._inline_parts
         )
-        self._lost: LostDirectories | None = None
+        self._lost_directories: LostDirectories | None = None
         if self.problems.checks == "report":
             from ext4img.volume.salvage.directories import LostDirectories
-            from ext4img.volume.salvage.inodes import rescue_root
+            from ext4img.volume.salvage.root import replace_lost_root
 
-            rescue_root(superblock, self.blocks, self.inodes, self._mapper, self.checksum_seed, self.problems)
-            self._lost = LostDirectories(
+            replace_lost_root(superblock, self.blocks, self.inodes, self._mapper, self.checksum_seed, self.problems)
+            self._lost_directories = LostDirectories(
                 superblock, self.blocks, self.groups, self.inodes, self.checksum_seed, self.problems
             )
 
@@ -112,32 +110,32 @@ class Volume:
         """Bytes of a block."""
         return self.superblock.block_size
 
-    # Inodes and what hangs on them
+    # Inodes, their blocks and contents
 
-    def inode(self, number: int) -> Inode:
+    def inode(self, number: int) -> StoredInode:
         """The inode of this number; NotFoundError outside 1 to the inode count."""
         return self.inodes[number]
 
-    def runs(self, inode: Inode) -> Runs:
-        """Where the inode's blocks stand."""
+    def runs(self, inode: StoredInode) -> Runs:
+        """Which blocks of the disk hold the inode's blocks."""
         return self._mapper.runs(inode)
 
-    def mapping(self, inode: Inode) -> Mapping:
-        """The same, and the blocks of the tree that says so."""
+    def mapping(self, inode: StoredInode) -> Mapping:
+        """The runs, and the blocks of the extent tree or block map."""
         return self._mapper.mapping(inode)
 
-    def contents(self, inode: Inode, size: int | None = None) -> Contents:
+    def contents(self, inode: StoredInode, size: int | None = None) -> Contents:
         """The stored bytes (ciphertext where encrypted) up to `size`, by default i_size."""
         limit = inode.size if size is None else size
-        if limit > SIZE_MOST:  # a negative one to the kernel, which then refuses the inode
+        if limit > MAX_FILE_SIZE:  # negative to the kernel, which refuses the inode
             place = Place(inode=inode.number, record="ext4_inode", field="i_size_high")
             self.problems.found(CorruptionError(f"i_size is {inode.size}", place))
-            limit = SIZE_MOST
+            limit = MAX_FILE_SIZE
         inline = self._inline_data(inode) if inode.has_inline_data else None
         return Contents(self.blocks, self.problems, inode.number, self.runs(inode), limit, inline)
 
-    def symlink_target_stored(self, inode: Inode) -> bytes:
-        """The target as stored: where it is encrypted, a 16-bit length and ciphertext."""
+    def symlink_target_stored(self, inode: StoredInode) -> bytes:
+        """The target as stored; if it is encrypted, a 16-bit length and ciphertext."""
         if inode.has_inline_data:
             return self._inline_data(inode)[: inode.size]
         place = Place(inode=inode.number, record="ext4_inode", field="i_size_lo")
@@ -148,16 +146,16 @@ class Volume:
             if not 0 < inode.size < len(inode.block_area) or end not in (-1, inode.size):
                 self.problems.found(CorruptionError(f"symlink of {inode.size} bytes in the inode", place))
             return target
-        if inode.size > min(self.block_size, SYMLINK_SIZE_MOST):
+        if inode.size > min(self.block_size, MAX_SYMLINK_SIZE):
             self.problems.found(CorruptionError(f"symlink target of {inode.size} bytes", place))
         return self.contents(inode).read(0, min(inode.size, self.block_size))
 
     # Extended attributes
 
-    def raw_xattrs(self, inode: Inode) -> RawXattrs:
+    def raw_xattrs(self, inode: StoredInode) -> RawXattrs:
         """All attributes by (name index, name), values as stored; the inode's own come first."""
         last = self._last_xattrs
-        if last is not None and last[0] is inode:  # asked for its context, then for all
+        if last is not None and last[0] is inode:  # callers ask for the context, then for all
             return last[1]
         found: RawXattrs = {}
         if inode.inline_xattrs:
@@ -168,16 +166,16 @@ class Volume:
         self._last_xattrs = inode, found
         return found
 
-    def xattrs(self, inode: Inode) -> dict[str, bytes]:
+    def xattrs(self, inode: StoredInode) -> dict[str, bytes]:
         """Attributes as getxattr(2) shows them, names decoded by utf-8 with surrogateescape."""
         raw = self.raw_xattrs(inode)
         return visible(raw, inode.number, self.problems) if raw else {}
 
-    def encryption_context(self, inode: Inode) -> bytes | None:
-        """The fscrypt context as stored, or None. Also where the encrypt flag is missing."""
+    def encryption_context(self, inode: StoredInode) -> bytes | None:
+        """The fscrypt context as stored, or None. The encrypt flag is not required."""
         return self.raw_xattrs(inode).get(ENCRYPTION_CONTEXT)
 
-    def _xattr_block(self, inode: Inode) -> RawXattrs:
+    def _xattr_block(self, inode: StoredInode) -> RawXattrs:
         block = inode.xattr_block
         place = Place(inode=inode.number, block=block, record="ext4_xattr_header")
         try:
@@ -201,7 +199,9 @@ class Volume:
             raise CorruptionError(f"an attribute's value is in inode {number}, which does not exist", place)
         inode = self.inodes[number]
         if not inode.flags & EXT4_EA_INODE_FL or not inode.is_file or inode.size != size or inode.has_inline_data:
-            reason = f"an attribute's value of {size} bytes is in inode {number}, which is none ({inode.size} bytes)"
+            reason = (
+                f"an attribute's value of {size} bytes is in inode {number}, which cannot hold it ({inode.size} bytes)"
+            )
             raise CorruptionError(reason, place)
         contents = self.contents(inode)
         if sum(length for _, length in contents.segments()) != size:
@@ -214,41 +214,41 @@ class Volume:
                 self.problems.checksum("attribute value", stored, computed, place)
         return value
 
-    def _inline_data(self, inode: Inode) -> bytes:
+    def _inline_data(self, inode: StoredInode) -> bytes:
         return b"".join(self._inline_parts(inode))
 
-    def _inline_parts(self, inode: Inode) -> tuple[bytes, bytes]:
-        """i_block, and what did not fit there: the attribute system.data."""
+    def _inline_parts(self, inode: StoredInode) -> tuple[bytes, bytes]:
+        """i_block, and the attribute system.data, which holds the rest of the contents."""
         return inode.block_area, self.raw_xattrs(inode).get(INLINE_DATA, b"")
 
     # Directories
 
-    def directory(self, inode: Inode) -> list[DirEntry]:
-        """All entries as stored, in the order of the disk, "." and ".." left out.
+    def directory(self, inode: StoredInode) -> list[DirEntry]:
+        """All entries as stored, in the order of the disk, without "." and "..".
 
         NotDirectoryError for anything but a directory.
         """
         return self.listing(inode).entries()
 
-    def listing(self, inode: Inode) -> DirListing:
+    def listing(self, inode: StoredInode) -> DirListing:
         """The same entries as columns."""
         listing = self.directories.listing(inode)
-        if self._lost is not None:
-            self._lost.look_after(inode.number, listing)
+        if self._lost_directories is not None:
+            self._lost_directories.replace_lost_subdirectories(inode.number, listing)
         return listing
 
-    def lookup(self, inode: Inode, name: bytes, hash_: tuple[int, int] | None = None) -> DirEntry | None:
+    def lookup(self, inode: StoredInode, name: bytes, hash_: tuple[int, int] | None = None) -> DirEntry | None:
         """The entry of this stored name, or None; see `Directories.lookup`."""
         entry = self.directories.lookup(inode, name, hash_)
-        if self._lost is not None and entry is not None and entry.file_type == EXT4_FT_DIR:
-            self._lost.look_at(inode.number, entry.inode)
+        if self._lost_directories is not None and entry is not None and entry.file_type == EXT4_FT_DIR:
+            self._lost_directories.replace_if_lost(inode.number, entry.inode)
         return entry
 
-    def index(self, inode: Inode) -> HashTree | None:
-        """The directory's index, or None where it has none."""
+    def index(self, inode: StoredInode) -> HashTree | None:
+        """The directory's index, or None."""
         return self.directories.index(inode)
 
-    def entries_of_hash(self, inode: Inode, major: int) -> Iterator[DirEntry]:
+    def entries_of_hash(self, inode: StoredInode, major: int) -> Iterator[DirEntry]:
         """The entries that may have this major hash."""
         return self.directories.entries_of_hash(inode, major)
 

@@ -1,6 +1,6 @@
-"""Extended attributes: in the inode, in a block of their own, values in inodes of their own.
+"""Extended attributes: in the inode, in a block of their own, with large values in inodes of their own.
 
-Kernel: fs/ext4/xattr.c, fs/ext4/acl.c. Names come as getxattr(2) has them.
+Kernel: fs/ext4/xattr.c, fs/ext4/acl.c.
 """
 
 from __future__ import annotations
@@ -10,6 +10,13 @@ from typing import NamedTuple
 
 from ext4img.errors import CorruptionError, Place, SourceError
 from ext4img.structs.xattr import (
+    ACL_GROUP,
+    ACL_GROUP_OBJ,
+    ACL_MASK,
+    ACL_OTHER,
+    ACL_UNDEFINED_ID,
+    ACL_USER,
+    ACL_USER_OBJ,
     EXT4_ACL_ENTRY,
     EXT4_ACL_ENTRY_SHORT,
     EXT4_ACL_HEADER,
@@ -26,6 +33,8 @@ from ext4img.structs.xattr import (
     EXT4_XATTR_INDEX_TRUSTED,
     EXT4_XATTR_INDEX_USER,
     EXT4_XATTR_MAGIC,
+    EXT4_XATTR_PAD,
+    EXT4_XATTR_SIZE_MAX,
     POSIX_ACL_XATTR_ENTRY,
     POSIX_ACL_XATTR_HEADER,
     POSIX_ACL_XATTR_VERSION,
@@ -44,18 +53,14 @@ PREFIXES = {
 ENCRYPTION_CONTEXT = (EXT4_XATTR_INDEX_ENCRYPTION, b"c")
 INLINE_DATA = (EXT4_XATTR_INDEX_SYSTEM, b"data")
 _ACLS = (EXT4_XATTR_INDEX_POSIX_ACL_ACCESS, EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT)
-VALUE_SIZE_MOST = 1 << 24  # EXT4_XATTR_SIZE_MAX
-# Of all values that stand in inodes of their own: a full block of 64 KiB, values of 64 KiB
-# (XATTR_SIZE_MAX), stay below.
-VALUE_BYTES_MOST = 1 << 28
+# Of all values of an inode that are in inodes of their own. A block of 64 KiB that is full of entries
+# with values of 64 KiB (XATTR_SIZE_MAX) stays below.
+MAX_VALUE_BYTES = 1 << 28
 _ENTRY_SIZE = EXT4_XATTR_ENTRY.size
 _HEADER_SIZE = EXT4_XATTR_HEADER.size
 _entry = EXT4_XATTR_ENTRY.unpack_tuple
 
-# POSIX ACL tags (include/uapi/linux/posix_acl.h)
-_ACL_USER_OBJ, _ACL_USER, _ACL_GROUP_OBJ, _ACL_GROUP, _ACL_MASK, _ACL_OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
-_ACL_SHORT_TAGS = (_ACL_USER_OBJ, _ACL_GROUP_OBJ, _ACL_MASK, _ACL_OTHER)
-_ACL_UNDEFINED_ID = 0xFFFFFFFF
+_ACL_SHORT_TAGS = (ACL_USER_OBJ, ACL_GROUP_OBJ, ACL_MASK, ACL_OTHER)  # whose entries have no id on disk
 
 RawXattrs = dict[tuple[int, bytes], bytes]
 ReadValueInode = Callable[[int, int, "XattrKey"], bytes]
@@ -68,8 +73,18 @@ class XattrKey(NamedTuple):
     name: bytes
 
 
+def xattr_padded(size: int) -> int:
+    """`size` rounded up, as values are (kernel: EXT4_XATTR_SIZE)."""
+    return -(-size // EXT4_XATTR_PAD) * EXT4_XATTR_PAD
+
+
+def xattr_entry_size(name_len: int) -> int:
+    """Bytes of an entry with its name (kernel: EXT4_XATTR_LEN)."""
+    return xattr_padded(_ENTRY_SIZE + name_len)
+
+
 def parse_inline(area: bytes, inode: int, read_value: ReadValueInode, problems: Problems) -> RawXattrs:
-    """Attributes in the inode's own space; empty without the magic number there."""
+    """The attributes in the inode's own space; none without the magic number there."""
     magic_size = EXT4_XATTR_IBODY_HEADER.size
     if len(area) < magic_size + 4 or EXT4_XATTR_IBODY_HEADER.unpack_tuple(area)[0] != EXT4_XATTR_MAGIC:
         return {}
@@ -93,7 +108,7 @@ def _parse(data: bytes, start: int, place: Place, read_value: ReadValueInode, pr
     offset = start
     end = len(data)
     values_begin = end
-    left = VALUE_BYTES_MOST
+    left = MAX_VALUE_BYTES
     while True:
         if offset + 4 > end:
             problems.found(_damaged("list has no end", place, offset))
@@ -115,11 +130,11 @@ def _parse(data: bytes, start: int, place: Place, read_value: ReadValueInode, pr
         if b"\0" in key.name:  # kernel: check_xattrs
             problems.found(_damaged(f"name {key.name!r} holds a NUL", place, offset, "e_name"))
         elif key in found:  # the kernel finds the first
-            problems.found(_damaged("name is there twice", place, offset, "e_name_len"))
-        elif value_size > VALUE_SIZE_MOST:
+            problems.found(_damaged("name is a duplicate", place, offset, "e_name_len"))
+        elif value_size > EXT4_XATTR_SIZE_MAX:
             problems.found(_damaged(f"value of {value_size} bytes", place, offset, "e_value_size"))
         elif value_inode and value_size > left:
-            reason = f"values in other inodes have more than {VALUE_BYTES_MOST} bytes together"
+            reason = f"values in other inodes have more than {MAX_VALUE_BYTES} bytes in all"
             problems.found(_damaged(reason, place, offset, "e_value_size"))
         elif value_inode:
             left -= value_size
@@ -144,9 +159,9 @@ def _damaged(reason: str, place: Place, offset: int, field: str | None = None) -
 
 
 def visible(raw: RawXattrs, inode: int, problems: Problems) -> dict[str, bytes]:
-    """What listxattr(2) and getxattr(2) show: names with prefixes, ACLs in user space's form.
+    """The attributes that listxattr(2) and getxattr(2) show: names with prefixes, ACLs in user space's form.
 
-    The encryption context and inline data are left out, as the kernel leaves them out.
+    The kernel does not show the encryption context and inline data; neither does this.
     """
     shown: dict[str, bytes] = {}
     for key, stored in raw.items():
@@ -168,7 +183,7 @@ def visible(raw: RawXattrs, inode: int, problems: Problems) -> dict[str, bytes]:
 
 
 def acl_to_user_space(stored: bytes, inode: int) -> bytes:
-    """From ext4's ACL, with ids only where they mean something, to struct posix_acl_xattr_*."""
+    """From struct ext4_acl_*, where entries without a meaningful id have none, to struct posix_acl_xattr_*."""
     place = Place(inode=inode, record=EXT4_ACL_HEADER.name)
     if len(stored) < EXT4_ACL_HEADER.size or EXT4_ACL_HEADER.unpack_tuple(stored)[0] != EXT4_ACL_VERSION:
         raise CorruptionError("ACL of an unknown version", place)
@@ -179,9 +194,9 @@ def acl_to_user_space(stored: bytes, inode: int) -> bytes:
             raise CorruptionError("ACL ends within an entry", place)
         tag, permissions = EXT4_ACL_ENTRY_SHORT.unpack_tuple(stored, offset)
         if tag in _ACL_SHORT_TAGS:
-            identity = _ACL_UNDEFINED_ID
+            identity = ACL_UNDEFINED_ID
             offset += EXT4_ACL_ENTRY_SHORT.size
-        elif tag in (_ACL_USER, _ACL_GROUP) and len(stored) - offset >= EXT4_ACL_ENTRY.size:
+        elif tag in (ACL_USER, ACL_GROUP) and len(stored) - offset >= EXT4_ACL_ENTRY.size:
             identity = EXT4_ACL_ENTRY.unpack_tuple(stored, offset)[2]
             offset += EXT4_ACL_ENTRY.size
         else:
@@ -191,7 +206,7 @@ def acl_to_user_space(stored: bytes, inode: int) -> bytes:
 
 
 def acl_to_disk(shown: bytes) -> bytes:
-    """The inverse of `acl_to_user_space`. CorruptionError where it is no ACL."""
+    """The inverse of `acl_to_user_space` (kernel: ext4_acl_to_disk). CorruptionError for an invalid ACL."""
     header = POSIX_ACL_XATTR_HEADER.size
     entry = POSIX_ACL_XATTR_ENTRY.size
     version = POSIX_ACL_XATTR_HEADER.unpack(shown).a_version
@@ -201,7 +216,7 @@ def acl_to_disk(shown: bytes) -> bytes:
     for tag, permissions, identity in POSIX_ACL_XATTR_ENTRY.iter_unpack(shown[header:]):
         if tag in _ACL_SHORT_TAGS:
             stored.append(EXT4_ACL_ENTRY_SHORT.pack((tag, permissions)))
-        elif tag in (_ACL_USER, _ACL_GROUP):
+        elif tag in (ACL_USER, ACL_GROUP):
             stored.append(EXT4_ACL_ENTRY.pack((tag, permissions, identity)))
         else:
             raise CorruptionError(f"ACL has an entry of the unknown tag {tag:#x}")

@@ -20,7 +20,7 @@ from ext4img.names.dirhash import UNSIGNED, dirhash, dirhashes, siphash_dirhash
 from ext4img.names.nokey import nokey_name, nokey_target, parse_nokey_name
 from ext4img.sources import FileSource
 from ext4img.structs.inode import EXT4_CASEFOLD_FL
-from ext4img.volume.mapping import WRITTEN
+from ext4img.volume.runs import WRITTEN
 from ext4img.volume.volume import Volume
 from tests.conftest import UnpackedImage
 from tests.manifest import Entry, disk_bytes

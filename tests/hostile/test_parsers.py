@@ -2,65 +2,74 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from struct import pack
+
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ext4img.errors import CorruptionError, Ext4Error, Place
 from ext4img.sources import BytesSource
+from ext4img.structs.directory import DX_COUNTLIMIT, DX_ENTRY, DX_ROOT_INFO
 from ext4img.structs.superblock import EXT4_SUPER_BLOCK, EXT4_SUPER_MAGIC
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.check.block_owners import BlockOwners
-from ext4img.volume.dir_block import DirectoryFormat, parse_entries, verify_block
+from ext4img.volume.checksum import directory_block
+from ext4img.volume.dir_block import DirectoryFormat, leaf_tail, parse_entries, verify_block
 from ext4img.volume.groups import Groups
 from ext4img.volume.htree import HashTree
 from ext4img.volume.inode import InodeFormat, from_raw
-from ext4img.volume.mapping import HOLE, LBLK_END, LOST, Mapper
+from ext4img.volume.mapping import Mapper
 from ext4img.volume.problems import Problems
-from ext4img.volume.superblock import Superblock, parse_superblock
+from ext4img.volume.runs import HOLE, LBLK_END, LOST
+from ext4img.volume.superblock import parse_superblock
 from ext4img.volume.xattr import XattrKey, parse_inline, parse_xattr_block, visible
 
 FORM = InodeFormat(256, 1024, True, True, False, True)
+CHECKED = DirectoryFormat(12, 1, True, False, 100)
 MODES = st.sampled_from(["report", "off", "strict"])
 words = st.integers(0, 0xFFFFFFFF)
 
 
-def superblock() -> Superblock:
-    """A sound one: 64 blocks of 1 KiB, no features but extents and filetype."""
-    raw = EXT4_SUPER_BLOCK.build(
-        {
-            "s_inodes_count": 32, "s_blocks_count_lo": 64, "s_first_data_block": 1, "s_blocks_per_group": 8192,
-            "s_inodes_per_group": 32, "s_magic": EXT4_SUPER_MAGIC, "s_rev_level": 1, "s_first_ino": 11,
-            "s_inode_size": 128, "s_feature_incompat": 0x42,
-        }
-    )  # fmt: skip
-    return parse_superblock(raw, 1024, Problems("strict"))
+# 64 blocks of 1 KiB, no features but extents and filetype.
+SOUND = {
+    "s_inodes_count": 32, "s_blocks_count_lo": 64, "s_first_data_block": 1, "s_blocks_per_group": 8192,
+    "s_inodes_per_group": 32, "s_magic": EXT4_SUPER_MAGIC, "s_rev_level": 1, "s_first_ino": 11,
+    "s_inode_size": 128, "s_feature_incompat": 0x42,
+}  # fmt: skip
+SUPERBLOCK = parse_superblock(EXT4_SUPER_BLOCK.build(SOUND), 1024, Problems("strict"))
+NUMBERS = {field.name: field.size for field in EXT4_SUPER_BLOCK.fields if not field.code.endswith("s")}
 
 
-SUPERBLOCK = superblock()
-
-
-@given(st.dictionaries(st.sampled_from([field.name for field in EXT4_SUPER_BLOCK.fields]), words), MODES)
+@given(
+    st.dictionaries(st.sampled_from(sorted(NUMBERS)), st.one_of(st.integers(0, 64), words), max_size=3),
+    MODES,
+)
+@example({}, "strict")
 def test_superblock(changes, checks):
-    record = EXT4_SUPER_BLOCK.unpack(bytes(1024))
-    values = {name: value for name, value in changes.items() if isinstance(getattr(record, name), int)}
-    sizes = {field.name: field.size for field in EXT4_SUPER_BLOCK.fields}
-    values = {name: value & ((1 << 8 * sizes[name]) - 1) for name, value in values.items()}
-    raw = EXT4_SUPER_BLOCK.build({**values, "s_magic": EXT4_SUPER_MAGIC})
+    """Few fields of a sound one are changed: many changes are refused, whatever the others say."""
+    values = {name: value & ((1 << 8 * NUMBERS[name]) - 1) for name, value in changes.items()}
+    raw = EXT4_SUPER_BLOCK.build({**SOUND, **values, "s_magic": EXT4_SUPER_MAGIC})
     try:
         found = parse_superblock(raw, 1024, Problems(checks))
     except Ext4Error:
+        assert changes
         return
     assert 1024 <= found.block_size <= 65536
     assert 0 < found.group_count <= 1 << 32
     assert found.inode_size <= found.block_size
 
 
-@given(st.binary(min_size=256, max_size=256))
-def test_inode(raw):
+@given(
+    st.binary(min_size=256, max_size=256), st.one_of(st.integers(0, 0xFFFF), st.integers(0, 32).map(lambda n: 4 * n))
+)
+@example(bytes(256), 32)
+def test_inode(raw, extra_size):
+    raw = raw[:128] + extra_size.to_bytes(2, "little") + raw[130:]
     try:
         inode = from_raw(12, raw, FORM)
     except CorruptionError as error:
         assert error.place.inode == 12
+        assert extra_size % 4 or extra_size > 128
         return
     assert inode.type
     assert inode.mode_string
@@ -106,22 +115,57 @@ def test_directory_entries(data, has_filetype, has_hash, checks):
 
 
 @given(st.binary(min_size=1024, max_size=1024))
-def test_directory_checksums(data):
+def test_any_directory_block(data):
     try:
-        verify_block(data, DirectoryFormat(12, 1, True, False, 100), 5)
+        verify_block(data, CHECKED, 5)
     except CorruptionError as error:
         assert error.place.block == 5
 
 
-@given(st.binary(min_size=64, max_size=1024), st.booleans(), words)
-def test_index(data, large_dir, major):
-    dots = b"\x0c\0\0\0\x0c\0\x01\x02.\0\0\0\x02\0\0\0\xf4\x03\x02\x02..\0\0"
-    block = (dots + bytes(4) + data[:4] + data).ljust(1024, b"\0")
+@given(st.binary(min_size=1012, max_size=1012), st.none() | st.integers(0, 8 * 1024 - 1))
+@example(bytes(1012), None)
+def test_directory_checksums(data, flipped):
+    """A block with the right checksum is taken, and no other."""
+    data = data[:4] + (1012).to_bytes(2, "little") + data[6:]  # not the rec_len of an index block
+    block = bytearray(data + leaf_tail(directory_block(1, data + leaf_tail(0))))
+    if flipped is not None:
+        block[flipped // 8] ^= 1 << flipped % 8
     try:
-        tree = HashTree(12, lambda lblk: block[:1024], False, large_dir)
-        assert len(set(tree.blocks(major))) <= 1024
+        verify_block(bytes(block), CHECKED, 5)
+    except CorruptionError as error:
+        assert error.place.block == 5
+        assert flipped is not None
+    else:
+        assert flipped is None
+
+
+ENTRIES = st.lists(st.tuples(words, words), min_size=1, max_size=20)
+
+
+def index_block(head: bytes, limit: int, entries: list[tuple[int, int]]) -> bytes:
+    countlimit = DX_COUNTLIMIT.pack((limit, len(entries))) + entries[0][1].to_bytes(4, "little")
+    return (head + countlimit + b"".join(DX_ENTRY.pack(entry) for entry in entries[1:])).ljust(1024, b"\0")
+
+
+@given(ENTRIES, ENTRIES, st.integers(0, 7), st.integers(0, 4), st.integers(0, 130), st.booleans(), st.booleans(), words)
+@example([(0, 1), (100, 2)], [(0, 3), (50, 4)], 1, 1, 100, False, True, 60)
+def test_index(root, node, version, levels, limit, in_order, large_dir, major):
+    """An index whose nodes are all the same, of any depth, hashes in any order."""
+    if in_order:
+        root, node = sorted(root), sorted(node)
+    dots = b"\x0c\0\0\0\x0c\0\x01\x02.\0\0\0\x02\0\0\0\xf4\x03\x02\x02..\0\0"
+    info = DX_ROOT_INFO.pack((0, version, DX_ROOT_INFO.size, levels, 0))
+    first = index_block(dots + info, limit, root)
+    other = index_block(b"\0\0\0\0\0\x04\0\0", limit, node)
+    try:
+        tree = HashTree(12, lambda lblk: other if lblk else first, False, large_dir)
+        leaves = list(tree.blocks(major))
     except CorruptionError as error:
         assert error.place.inode == 12
+        return
+    assert tree.levels < (3 if large_dir else 2)
+    assert 1 <= len(leaves) == len(set(leaves)) <= len(root) * len(node) ** tree.levels
+    assert set(leaves) <= {lblk & 0x0FFFFFFF for _, lblk in (node if tree.levels else root)}
 
 
 @given(st.binary(max_size=500), MODES)
@@ -144,8 +188,10 @@ def test_attributes(data, checks):
             assert checks == "strict"
 
 
-@given(st.binary(min_size=32, max_size=32), MODES)
-def test_descriptor(raw, checks):
+@given(st.binary(min_size=20, max_size=20), st.tuples(*[st.one_of(st.integers(0, 70), words)] * 3), MODES)
+@example(bytes(20), (5, 6, 7), "strict")
+def test_descriptor(rest, places, checks):
+    raw = pack("<III", *places) + rest
     data = bytes(2048) + raw + bytes(65536 - 2048 - 32)
     blocks = BlockReader(BytesSource(data), 1024, 64)
     try:
@@ -153,19 +199,20 @@ def test_descriptor(raw, checks):
     except Ext4Error:
         return
     assert 0 < group.inode_table < 64
+    assert checks != "strict" or all(1 < place < 64 for place in places)
 
 
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 20), st.integers(1, 5)), max_size=30), st.integers(1, 4))
-def test_claims(runs, unit):
-    claims = BlockOwners()
+def test_block_owners(runs, unit):
+    block_owners = BlockOwners()
     owners: dict[int, list[int]] = {}
     for start, count, owner in runs:
-        claims.add(start, count, owner)
+        block_owners.add(start, count, owner)
         for block in range(start, start + count):
             owners.setdefault(block, []).append(owner)
-    starts, ends = claims.used(unit, 0)
+    starts, ends = block_owners.used(unit, 0)
     used = {unit_ for start, end in zip(starts.tolist(), ends.tolist(), strict=True) for unit_ in range(start, end)}
     assert used == {block // unit for block in owners}
     twice = {block for block, them in owners.items() if len(them) > 1}
-    told = {block for overlap in claims.overlaps() for block in range(overlap.start, overlap.end)}
-    assert told == twice
+    reported = {block for overlap in block_owners.overlaps() for block in range(overlap.start, overlap.end)}
+    assert reported == twice

@@ -9,7 +9,7 @@ import pytest
 
 import ext4img
 from ext4img.sources import BytesSource
-from ext4img.volume.check import check
+from ext4img.volume.check import run_check
 from tests.hostile.editing import EditedImage
 from tools.fuzz.exercise import exercise
 
@@ -28,7 +28,7 @@ def problems_of(image: EditedImage | bytes, read: Callable[[Any], object] | None
                 inode.runs()
         if read:
             read(fs)
-        check(fs.volume)
+        run_check(fs.volume)
         return [str(problem) for problem in fs.problems]
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ext4img.mkfs import Node
-from ext4img.mkfs.nodes import INLINE_DATA_KEY
 from ext4img.structs.inode import EXT4_ENCRYPT_FL, EXT4_INDEX_FL
 from ext4img.volume.contents import Contents
-from ext4img.volume.inode import Inode
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.volume import HOLE, UNWRITTEN, WRITTEN, Volume
+from ext4img.volume.xattr import INLINE_DATA
 
 ROOT = 2
 
@@ -20,7 +20,7 @@ class VolumeTree:
     """The nodes of a volume, and their contents by inode number."""
 
     volume: Volume
-    inodes: dict[int, Inode] = field(default_factory=dict)
+    inodes: dict[int, StoredInode] = field(default_factory=dict)
     _last: tuple[int, _Reader] | None = None
 
     def nodes(self) -> Iterator[Node]:
@@ -34,7 +34,7 @@ class VolumeTree:
             self._last = number, _Reader(self.volume.contents(inode, self._end(inode)))
         return self._last[1]
 
-    def _below(self, directory: Inode, path: tuple[bytes, ...]) -> Iterator[Node]:
+    def _below(self, directory: StoredInode, path: tuple[bytes, ...]) -> Iterator[Node]:
         below = []
         for entry in self.volume.directory(directory):
             inode = self.volume.inode(entry.inode)
@@ -44,14 +44,14 @@ class VolumeTree:
         for inode, name in below:
             yield from self._below(inode, name)
 
-    def _node(self, inode: Inode, path: tuple[bytes, ...], name_hash: bytes, directory: Inode) -> Node:
+    def _node(self, inode: StoredInode, path: tuple[bytes, ...], name_hash: bytes, directory: StoredInode) -> Node:
         written: list[tuple[int, int]] = []
         unwritten: list[tuple[int, int]] = []
         if inode.is_file:
             self.inodes[inode.number] = inode
             written, unwritten = self._segments(inode)
         xattrs = dict(self.volume.raw_xattrs(inode))
-        xattrs.pop(INLINE_DATA_KEY, None)
+        xattrs.pop(INLINE_DATA, None)
         return Node(
             path,
             inode.mode,
@@ -77,7 +77,7 @@ class VolumeTree:
             inode.is_dir and not inode.flags & EXT4_INDEX_FL and inode.size > self.volume.block_size,
         )
 
-    def _segments(self, inode: Inode) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    def _segments(self, inode: StoredInode) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         if inode.has_inline_data:
             return [(0, inode.size)], []
         size = self.volume.block_size
@@ -91,7 +91,7 @@ class VolumeTree:
                 written[-1] = (offset, inode.size - offset)
         return written, unwritten
 
-    def _end(self, inode: Inode) -> int:
+    def _end(self, inode: StoredInode) -> int:
         written, _ = self._segments(inode)
         return max([inode.size, *(offset + length for offset, length in written)])
 

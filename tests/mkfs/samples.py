@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from ext4img.mkfs import ENCRYPTION_KEY, Node, Options, Plan, plan, write
+from ext4img.mkfs import ENCRYPTION_CONTEXT, Node, Options, Plan, plan, write
 
 DIRECTORY = 0o040755
 FILE = 0o100644
@@ -45,9 +45,9 @@ def context(flags: int = 0x02, nonce: object = 0, key: int = 7) -> bytes:
 
 def encrypted_directory(path: tuple[bytes, ...], flags: int = ENCRYPT_FL, **kept: object) -> Node:
     """A directory with a context of its own."""
-    return Node(path, DIRECTORY, flags=flags, xattrs={ENCRYPTION_KEY: context(nonce=path)}, **kept)  # type: ignore[arg-type]
+    return Node(path, DIRECTORY, flags=flags, xattrs={ENCRYPTION_CONTEXT: context(nonce=path)}, **kept)  # type: ignore[arg-type]
 
 
 def encrypted_file(path: tuple[bytes, ...], size: int = 0, **kept: object) -> Node:
     """A file with a context of its own."""
-    return Node(path, FILE, size=size, flags=ENCRYPT_FL, xattrs={ENCRYPTION_KEY: context(nonce=path)}, **kept)  # type: ignore[arg-type]
+    return Node(path, FILE, size=size, flags=ENCRYPT_FL, xattrs={ENCRYPTION_CONTEXT: context(nonce=path)}, **kept)  # type: ignore[arg-type]

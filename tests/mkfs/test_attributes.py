@@ -13,8 +13,8 @@ import ext4img
 from ext4img.errors import BuildError
 from ext4img.mkfs import Node, Options, stored_xattr
 from ext4img.mkfs.inodes import LAST_TIME_NS, encode_time
-from ext4img.mkfs.nodes import device_area
-from ext4img.mkfs.xattrs import inline_room, place
+from ext4img.mkfs.nodes import device_i_block
+from ext4img.mkfs.xattrs import inline_room, place_xattrs
 from ext4img.structs.xattr import EXT4_XATTR_ENTRY, EXT4_XATTR_HEADER
 from tests.mkfs.judges import assert_clean, debugfs
 from tests.mkfs.samples import CREATED_S, DIRECTORY, FILE, ROOT, build
@@ -91,7 +91,7 @@ def test_hashes_are_those_of_kernel_made_blocks(tmp_path: Path):
                 if not inode.xattr_block:
                     continue
                 raw = fs.volume.blocks.read(inode.xattr_block)
-                made = place(_of_block(raw), 0, fs.block_size, None).block
+                made = place_xattrs(_of_block(raw), 0, fs.block_size, None).block
                 assert made is not None
                 header = EXT4_XATTR_HEADER.unpack(raw)
                 assert made.hash == header.h_hash
@@ -179,11 +179,11 @@ def test_times_up_to_2446_and_devices_by_debugfs(tmp_path: Path):
 
 def test_device_area():
     """Kernel: old_encode_dev and new_encode_dev (include/linux/kdev_t.h)."""
-    assert device_area(8, 1) == (0x801).to_bytes(4, "little")
-    assert device_area(8, 256) == bytes(4) + (0x100800).to_bytes(4, "little")
-    assert device_area(259, 3) == bytes(4) + (0x10303).to_bytes(4, "little")
+    assert device_i_block(8, 1) == (0x801).to_bytes(4, "little")
+    assert device_i_block(8, 256) == bytes(4) + (0x100800).to_bytes(4, "little")
+    assert device_i_block(259, 3) == bytes(4) + (0x10303).to_bytes(4, "little")
     with pytest.raises(ValueError, match="out of range"):
-        device_area(4096, 0)
+        device_i_block(4096, 0)
 
 
 @pytest.mark.kernel

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import ext4img
 from ext4img.errors import BuildError
 from ext4img.mkfs import Node, Options, plan, write
-from ext4img.mkfs.allocator import Allocator, Piece
-from ext4img.mkfs.extents import Run, build_root, one_extent_root, tree_blocks
+from ext4img.mkfs.allocator import Allocator, BlockRange
+from ext4img.mkfs.extents import DiskRun, build_root, one_extent_root, tree_blocks
 from tests.mkfs.judges import assert_clean, debugfs
 from tests.mkfs.samples import (
     CREATED_S,
@@ -81,7 +81,7 @@ def test_extents_have_a_longest_length(unwritten: bool, tmp_path: Path):
 
 @given(st.integers(0, (1 << 48) - 1), st.integers(1, 32768))
 def test_the_usual_root_is_that_of_one_run(pblk: int, length: int):
-    assert one_extent_root(pblk, length) == build_root([Run(0, pblk, length, False)], [], 4096)
+    assert one_extent_root(pblk, length) == build_root([DiskRun(0, pblk, length, False)], [], 4096)
 
 
 @given(
@@ -92,7 +92,7 @@ def test_blocks_are_given_out_once(pieces: list[int], wanted: list[tuple[int, bo
     start = 0
     free = []
     for count in pieces:
-        free.append(Piece(start, count))
+        free.append(BlockRange(start, count))
         start += count + 1
     allocator = Allocator(free)
     there = {block for piece in free for block in range(piece.start, piece.start + piece.length)}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ext4img.errors import BuildError
 from ext4img.mkfs import Node, Options
-from ext4img.mkfs.geometry import Demand, has_superblock, solve
+from ext4img.mkfs.geometry import SpaceDemand, choose_geometry, has_superblock
 from ext4img.mkfs.options import DEFAULT_FEATURES, FeatureChoice
 from ext4img.volume.features import Features, RoCompat
 from tests.mkfs.judges import assert_clean, head
@@ -96,7 +96,7 @@ def test_groups_with_a_superblock():
 def test_an_automatic_size_holds_what_is_needed(blocks: int, inodes: int, highest: int, block_size: int, spare: float):
     options = Options(block_size=block_size, spare_percent=spare).resolved()
     try:
-        geometry = solve(Demand(blocks, inodes, highest), options, FeatureChoice())
+        geometry = choose_geometry(SpaceDemand(blocks, inodes, highest), options, FeatureChoice())
     except BuildError as error:
         assert "descriptors" in str(error) or "TiB" in str(error)
         return
@@ -104,7 +104,7 @@ def test_an_automatic_size_holds_what_is_needed(blocks: int, inodes: int, highes
     assert free >= blocks * (1 + spare / 100)
     assert geometry.inode_count >= max(highest, inodes + 10)
     if inodes <= blocks and not highest:  # else groups are made for the sake of their inodes
-        assert free <= blocks * (1 + spare / 100) * 1.05 + 1000 + geometry.most_pieces
+        assert free <= blocks * (1 + spare / 100) * 1.05 + 1000 + geometry.max_free_ranges
 
 
 @pytest.mark.parametrize("block_size", [1024, 4096])

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ext4img.errors import Ext4Error
-from ext4img.mkfs import ENCRYPTION_KEY, Node, Options, plan, write
+from ext4img.mkfs import ENCRYPTION_CONTEXT, Node, Options, plan, write
 from tests.mkfs.judges import assert_clean
 from tests.mkfs.samples import ROOT, Repeated, context
 
@@ -25,7 +25,7 @@ FLAGS = st.one_of(st.sampled_from([0, 0, 0x800, 0x40000000, 0x40000800, 0x001000
 CONTEXTS = st.sampled_from([context(), context(flags=0x0A), context(flags=0x12), b"", b"\x01" * 28, b"\x09" * 40])
 XATTRS = st.one_of(
     st.just({}),
-    st.builds(lambda raw: {ENCRYPTION_KEY: raw}, CONTEXTS),
+    st.builds(lambda raw: {ENCRYPTION_CONTEXT: raw}, CONTEXTS),
     st.dictionaries(st.tuples(st.integers(-1, 12), st.binary(max_size=260)), st.binary(max_size=6000), max_size=6),
 )
 MODES = st.one_of(st.sampled_from([0o100644, 0o040755, 0o120777, 0o020600, 0o010600, 0o140777, 0o644, 0]), ANY)
@@ -73,7 +73,7 @@ def test_any_nodes(found: list[Node], keep: bool, inline: bool):
     features = ("inline_data",) if inline else ()
     refused: list[Ext4Error] = []
     try:
-        made = plan(found, Options(keep_inodes=keep, features=features), refused=refused.append)
+        made = plan(found, Options(keep_inodes=keep, features=features), on_refusal=refused.append)
     except Ext4Error:
         return
     if made.size > 1 << 32:

@@ -9,7 +9,7 @@ import pytest
 
 import ext4img
 from ext4img.errors import BuildError, UnsupportedFeatureError
-from ext4img.mkfs import ENCRYPTION_KEY, Node, Options, plan
+from ext4img.mkfs import ENCRYPTION_CONTEXT, Node, Options, plan
 from tests.mkfs.judges import assert_clean
 from tests.mkfs.samples import (
     CASEFOLD_FL,
@@ -32,7 +32,7 @@ ENCRYPTED = encrypted_directory((b"e",))
 CIPHER_NAME = b"sixteen bytes or more"
 
 
-def refused(nodes: Iterable[Node], **options: object) -> str:
+def refusal(nodes: Iterable[Node], **options: object) -> str:
     with pytest.raises(BuildError) as caught:
         plan([ROOT, *nodes], Options(**options))  # type: ignore[arg-type]
     return str(caught.value)
@@ -73,21 +73,21 @@ def refused(nodes: Iterable[Node], **options: object) -> str:
         ([Node((b"d",), DIRECTORY, flags=VERITY_FL)], "'/d': only regular files have verity"),
         # encryption
         ([Node((b"f",), FILE, flags=ENCRYPT_FL)], "'/f': encrypt flag and encryption context go together"),
-        ([Node((b"f",), FILE, xattrs={ENCRYPTION_KEY: context()})], "go together"),
+        ([Node((b"f",), FILE, xattrs={ENCRYPTION_CONTEXT: context()})], "go together"),
         (
-            [Node((b"f",), FILE, flags=ENCRYPT_FL, xattrs={ENCRYPTION_KEY: b"\x02"})],
+            [Node((b"f",), FILE, flags=ENCRYPT_FL, xattrs={ENCRYPTION_CONTEXT: b"\x02"})],
             "'/f': encryption context of version 2 has 1 bytes",
         ),
-        ([Node((b"p",), 0o010644, flags=ENCRYPT_FL, xattrs={ENCRYPTION_KEY: context()})], "'/p': neither special"),
+        ([Node((b"p",), 0o010644, flags=ENCRYPT_FL, xattrs={ENCRYPTION_CONTEXT: context()})], "'/p': neither special"),
         ([ENCRYPTED, Node((b"e", b"short"), 0o010644)], "'/e/short': an encrypted name has at least 16 bytes"),
         ([ENCRYPTED, Node((b"e", CIPHER_NAME), FILE)], "not encrypted, in an encrypted directory"),
         (
-            [ENCRYPTED, Node((b"e", CIPHER_NAME), FILE, flags=ENCRYPT_FL, xattrs={ENCRYPTION_KEY: context(key=8)})],
-            "another encryption policy than its directory's",
+            [ENCRYPTED, Node((b"e", CIPHER_NAME), FILE, flags=ENCRYPT_FL, xattrs={ENCRYPTION_CONTEXT: context(key=8)})],
+            "its encryption policy is not that of its directory",
         ),
         ([encrypted_file((b"f",), 5000, segments=((0, 5000),))], "'/f': encrypted contents of 5000 bytes at 0 do not"),
         (
-            [Node((b"l",), SYMLINK, flags=ENCRYPT_FL, target=b"\x05\0xx", xattrs={ENCRYPTION_KEY: context()})],
+            [Node((b"l",), SYMLINK, flags=ENCRYPT_FL, target=b"\x05\0xx", xattrs={ENCRYPTION_CONTEXT: context()})],
             "'/l': the encrypted target does not begin with its length",
         ),
         (
@@ -101,13 +101,13 @@ def refused(nodes: Iterable[Node], **options: object) -> str:
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
 def test_nodes_that_cannot_be(nodes: list[Node], message: str):
-    assert message in refused(nodes)
+    assert message in refusal(nodes)
 
 
 def test_the_root_is_not_encrypted_and_not_missing():
     with pytest.raises(BuildError, match="'/': neither special files nor the root can be encrypted"):
-        plan([Node((), DIRECTORY, flags=ENCRYPT_FL, xattrs={ENCRYPTION_KEY: context()})])
-    with pytest.raises(BuildError, match="at least its root"):
+        plan([Node((), DIRECTORY, flags=ENCRYPT_FL, xattrs={ENCRYPTION_CONTEXT: context()})])
+    with pytest.raises(BuildError, match="the tree has no root"):
         plan([])
     with pytest.raises(BuildError, match="comes first"):
         plan([Node((), FILE)])
@@ -116,7 +116,7 @@ def test_the_root_is_not_encrypted_and_not_missing():
 def test_names_of_one_file_are_at_most_65000():
     nodes = [Node((b"%d" % n,), 0o010644, link_group=1) for n in range(65_001)]
     plan([ROOT, *nodes[:-1]])
-    assert "'/65000': more than 65000 names of one file" in refused(nodes)
+    assert "'/65000': more than 65000 names of one file" in refusal(nodes)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_names_of_one_file_are_at_most_65000():
 def test_features_are_set_where_needed_and_missed_where_refused(node: Node, feature: str):
     options = Options(size=9 << 40 if node.unwritten else None)
     assert feature in plan([ROOT, node], options).features.names
-    message = refused([node], features=(f"^{feature}",))
+    message = refusal([node], features=(f"^{feature}",))
     assert f"'/{node.path[0].decode()}'" in message
     assert f"the feature {feature}, which was refused" in message
 
@@ -171,18 +171,18 @@ def test_features_that_are_not_written(feature: str):
     ],
 )
 def test_options_out_of_range(options: dict[str, object]):
-    refused([], **options)
+    refusal([], **options)
 
 
 def test_128_byte_inodes_hold_less():
-    assert "a project needs inodes" in refused([Node((b"f",), FILE, project_id=5)], inode_size=128)
+    assert "a project needs inodes" in refusal([Node((b"f",), FILE, project_id=5)], inode_size=128)
     late = Node((b"f",), FILE, mtime_ns=(1 << 31) * 10**9)
-    assert "'/f': a time after 2038" in refused([late], inode_size=128)
+    assert "'/f': a time after 2038" in refusal([late], inode_size=128)
 
 
 def test_what_claims_to_be_enormous():
     nodes = [Node((b"%d" % n,), FILE, unwritten=((0, 15 << 40),)) for n in range(3)]
-    assert "more than 16 TiB: a file system of that size has to be asked for" in refused(nodes)
+    assert "more than 16 TiB: a file system of that size has to be asked for" in refusal(nodes)
 
 
 # Inode numbers
@@ -222,8 +222,8 @@ def test_numbers_on_which_ciphertext_hangs_are_always_kept(flag: int, tmp_path: 
     tied = context(flags=0x02 | flag)
     nodes = [
         ROOT,
-        Node((b"e",), DIRECTORY, flags=ENCRYPT_FL, xattrs={ENCRYPTION_KEY: tied}, inode=500),
-        Node((b"e", CIPHER_NAME), FILE, flags=ENCRYPT_FL, xattrs={ENCRYPTION_KEY: tied}, inode=12, size=10),
+        Node((b"e",), DIRECTORY, flags=ENCRYPT_FL, xattrs={ENCRYPTION_CONTEXT: tied}, inode=500),
+        Node((b"e", CIPHER_NAME), FILE, flags=ENCRYPT_FL, xattrs={ENCRYPTION_CONTEXT: tied}, inode=12, size=10),
         Node((b"f",), FILE, inode=12),
     ]
     made = build(tmp_path / "i", nodes, Options(created_s=CREATED_S))
@@ -233,8 +233,8 @@ def test_numbers_on_which_ciphertext_hangs_are_always_kept(flag: int, tmp_path: 
         assert fs.path("/e").inode.number == 500
         assert {path.inode.number for path in fs.path("/e").iterdir()} == {12}
         assert fs.path("/f").inode.number == 13
-    assert "hangs on an inode number that is not given" in refused([nodes[1]._replace(inode=None)])
-    assert "stable_inodes, which was refused" in refused([nodes[1]], features=("^stable_inodes",))
+    assert "depends on the inode number, which is not given" in refusal([nodes[1]._replace(inode=None)])
+    assert "stable_inodes, which was refused" in refusal([nodes[1]], features=("^stable_inodes",))
 
 
 @pytest.mark.parametrize(
@@ -247,13 +247,13 @@ def test_numbers_on_which_ciphertext_hangs_are_always_kept(flag: int, tmp_path: 
     ],
 )
 def test_numbers_that_cannot_be(nodes: list[Node], message: str):
-    assert message in refused(nodes, keep_inodes=True)
+    assert message in refusal(nodes, keep_inodes=True)
 
 
 def test_of_two_with_one_number_the_second_can_be_left_out(tmp_path: Path):
     errors: list[BuildError] = []
     nodes = [ROOT, Node((b"a",), FILE, inode=20), Node((b"b",), DIRECTORY, inode=20), Node((b"c",), FILE, inode=21)]
-    build(tmp_path / "i", nodes, Options(keep_inodes=True), refused=errors.append)
+    build(tmp_path / "i", nodes, Options(keep_inodes=True), on_refusal=errors.append)
     assert [str(error) for error in errors] == ["'/b': inode number 20 is that of '/a' too"]
     assert_clean(tmp_path / "i")
     assert numbers(tmp_path / "i") == {"/": 2, "/lost+found": 11, "/a": 20, "/c": 21}
@@ -265,7 +265,7 @@ def test_the_root_has_its_number():
 
 
 def test_a_number_too_high_for_the_size():
-    said = refused([Node((b"a",), FILE, inode=1 << 30)], keep_inodes=True, size=64 << 20)
+    said = refusal([Node((b"a",), FILE, inode=1 << 30)], keep_inodes=True, size=64 << 20)
     assert said.startswith("'/a': ")
     assert "inodes are needed, more than" in said
     assert said.endswith("it has to keep inode number 1073741824")

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ext4img
-from ext4img.mkfs import ENCRYPTION_KEY, Node, Options, plan, write
-from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import UNWRITTEN
+from ext4img.mkfs import ENCRYPTION_CONTEXT, Node, Options, plan, write
+from ext4img.volume.inode import StoredInode
+from ext4img.volume.runs import UNWRITTEN
 from ext4img.volume.volume import Volume
 from tests.mkfs.judges import assert_clean
 from tests.mkfs.samples import CASEFOLD_FL, DIRECTORY, ENCRYPT_FL, FILE, ROOT, context
@@ -130,7 +130,7 @@ def _file(found: Grown, rng: random.Random, path: Path_, name_hash: bytes) -> No
 
 def _add(found: Grown, node: Node, raw_context: bytes | None) -> None:
     if raw_context is not None:
-        node = node._replace(xattrs={ENCRYPTION_KEY: raw_context})
+        node = node._replace(xattrs={ENCRYPTION_CONTEXT: raw_context})
     found.nodes.append(node)
     found.expected[node.path] = Stored(
         stat.S_IFMT(node.mode),
@@ -144,10 +144,10 @@ def _add(found: Grown, node: Node, raw_context: bytes | None) -> None:
     )
 
 
-def stored_in(volume: Volume, block: int) -> tuple[dict[Path_, Stored], dict[Path_, Inode]]:
+def stored_in(volume: Volume, block: int) -> tuple[dict[Path_, Stored], dict[Path_, StoredInode]]:
     """Every path of stored names below the root but lost+found, and what is there."""
     found: dict[Path_, Stored] = {}
-    inodes: dict[Path_, Inode] = {}
+    inodes: dict[Path_, StoredInode] = {}
     todo: list[tuple[Path_, int]] = [((), 2)]
     while todo:
         above, number = todo.pop()

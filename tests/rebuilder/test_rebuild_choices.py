@@ -20,9 +20,9 @@ from ext4img.archive.zstd_frames import zstd_module
 from ext4img.errors import AlteredArchiveError, BuildError, NotFoundError, TruncatedArchiveError
 from ext4img.mkfs import Node, Options, plan, write
 from ext4img.mkfs.inodes import FIRST_TIME_NS, LAST_TIME_NS
-from ext4img.rebuilder.rebuild_plan import Rebuild
+from ext4img.rebuilder.rebuild import Rebuild
 from ext4img.structs.inode import EXT4_VERITY_FL
-from ext4img.volume.mapping import UNWRITTEN
+from ext4img.volume.runs import UNWRITTEN
 from tests import manifest
 from tests.archive.enemy import EnemyArchive
 from tests.archive.synthetic import TIMES, Tree, encrypted_tree, plain_tree
@@ -251,7 +251,7 @@ class TestRefused:
     def test_what_is_there_already(self, fixture_image: Fixture, tmp_path: Path):
         archive = archive_of(fixture_image("plain-4k"), tmp_path / "a.tar")
         (tmp_path / "o.img").write_bytes(b"precious")
-        with pytest.raises(BuildError, match="there already"):
+        with pytest.raises(BuildError, match="already exists"):
             rebuild(archive, tmp_path / "o.img")
         with pytest.raises(BuildError, match="too small"):
             rebuild(archive, tmp_path / "o.img", overwrite=True, size=1 << 20)

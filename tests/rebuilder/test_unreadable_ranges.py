@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ext4img.archive.entry import Segments
-from ext4img.rebuilder.unreadable_ranges import describe, without
+from ext4img.rebuilder.unreadable_ranges import describe, subtract_unreadable
 
 RANGE = st.tuples(st.integers(0, 60), st.integers(1, 25))
 
@@ -25,7 +25,7 @@ def segments(draw: st.DrawFn) -> Segments:
 @given(segments(), st.lists(RANGE, max_size=6), st.sampled_from([1, 4, 8]))
 def test_blocks_of_which_all_data_was_lost(data: Segments, lost: list[tuple[int, int]], block_size: int):
     gone = {byte for offset, length in lost for byte in range(offset, offset + length)}
-    left = without(data, tuple(lost), block_size)
+    left = subtract_unreadable(data, tuple(lost), block_size)
     assert list(left) == sorted(left)
     assert all(length > 0 for _, length in left)
     kept = {byte for offset, length in left for byte in range(offset, offset + length)}
@@ -52,7 +52,7 @@ def test_blocks_of_which_all_data_was_lost(data: Segments, lost: list[tuple[int,
     ],
 )
 def test_one_block(lost: Segments, expected: Segments):
-    assert without(((4096, 4096),), lost, 4096) == expected
+    assert subtract_unreadable(((4096, 4096),), lost, 4096) == expected
 
 
 def test_told():

@@ -149,14 +149,14 @@ def test_not_a_stream():
         open_source(object())  # type: ignore[arg-type]
     with Path(__file__).open(encoding="utf-8") as file:
         for text in (io.StringIO("text"), file):
-            with pytest.raises(SourceError, match="a text file object; an image takes a binary one"):
+            with pytest.raises(SourceError, match="a text file object; a binary one is needed"):
                 ext4img.open(text)  # type: ignore[arg-type]
 
 
 def test_offsets_outside():
     with pytest.raises(SourceError, match="outside"):
         open_source(DATA, len(DATA) + 1)
-    with pytest.raises(SourceError, match="not all there"):
+    with pytest.raises(SourceError, match="more than the"):
         open_source(DATA, 1, len(DATA))
 
 

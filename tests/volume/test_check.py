@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import ext4img
-from ext4img.volume.check import CheckSummary, check
+from ext4img.volume.check import CheckSummary, run_check
 from ext4img.volume.check.block_owners import BlockOwners
 from tests.conftest import UnpackedImage
 from tests.hostile.editing import EditedImage
@@ -39,7 +39,7 @@ def edit(fixture_image: Fixture) -> Edit:
 def checked(image: EditedImage | bytes | Path) -> tuple[CheckSummary, list[str]]:
     source = bytes(image) if isinstance(image, EditedImage) else image
     with ext4img.open(source, checks="report") as fs:
-        summary = check(fs.volume)
+        summary = run_check(fs.volume)
         assert summary.problems == len(fs.problems)
         return summary, [str(problem) for problem in fs.problems]
 
@@ -65,20 +65,20 @@ def test_sound_images_have_no_problems(image: UnpackedImage):
 
 def test_strict_volumes_are_checked_too(fixture_image: Fixture):
     with ext4img.open(fixture_image("plain-4k").path) as fs:
-        assert check(fs.volume).sound
+        assert run_check(fs.volume).sound
 
 
 def test_strict_raises(edit: Edit):
     image = edit("plain-4k")
     image.inode(image.number("/kinds/fifo"), i_links_count=7)
     with ext4img.open(bytes(image)) as fs, pytest.raises(ext4img.CorruptionError, match="i_links_count"):
-        check(fs.volume)
+        run_check(fs.volume)
 
 
 def test_progress_and_contents(fixture_image: Fixture):
     seen: list[tuple[int, int | None]] = []
     with ext4img.open(fixture_image("plain-4k").path, checks="report") as fs:
-        summary = check(fs.volume, contents=True, progress=lambda *step: seen.append(step))
+        summary = run_check(fs.volume, contents=True, progress=lambda *step: seen.append(step))
         files = {inode.number: inode for _, inode in fs.walk() if inode.is_file}
         sizes = [length for inode in files.values() for _, length in inode.open().segments()]
     assert summary.bytes_read >= sum(sizes)
@@ -126,7 +126,7 @@ def test_block_bitmap(edit: Edit, name: str, kind: str):
     bitmap = image.site("block bitmap")
     used = next(offset for offset in range(bitmap.size) if image.data[bitmap.offset + offset])
     image.write(bitmap.offset + used, b"\0")
-    assert_told(image, "block bitmap of group 0", kind, "in use and marked free")
+    assert_told(image, "block bitmap of group 0", kind, "in use, but marked free")
     image = edit(name)
     free = next(offset for offset in range(bitmap.size) if not image.data[bitmap.offset + offset])
     image.write(bitmap.offset + free, b"\x81")
@@ -147,7 +147,7 @@ def test_inode_bitmap(edit: Edit):
     number = image.number("/indirect/single")
     at = bitmap.offset + (number - 1) // 8
     image.write(at, bytes((image.data[at] & ~(1 << (number - 1) % 8),)))
-    assert_told(image, "inode bitmap", f"inode {number} in use and marked free")
+    assert_told(image, "inode bitmap", f"inode {number} in use, but marked free")
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_directories_in_a_loop(edit: Edit):
     kinds = image.number("/kinds")
     image.entry("/", b"kinds", inode=0)
     image.entry("/kinds/elsewhere", b"other", inode=kinds, file_type=2)
-    assert_told(image, "in a loop that does not hang on the root")
+    assert_told(image, "in a loop that is not below the root")
 
 
 def test_same_name_twice(edit: Edit):
@@ -246,7 +246,7 @@ def test_same_name_twice(edit: Edit):
     names = [entry.name for entry in image.volume.directory(image.volume.inode(image.number("/kinds")))]
     one, two = next((a, b) for a in names for b in names if a < b and len(a) == len(b))
     image.entry("/kinds", one, name=two)
-    assert_told(image, f"name {two!r} is there twice")
+    assert_told(image, f"duplicate name {two!r}")
 
 
 # Attributes and indexes
@@ -272,7 +272,7 @@ def test_index_hashes(edit: Edit):
     image = edit("plain-4k")
     site = image.site("directory index block")
     image.set(site, "hash", 0xFFFFFFF0, index=1)
-    assert_told(image, "stands before one of")
+    assert_told(image, "comes before one of")
     image = edit("plain-4k")
     image.set(site, "hash", 2, index=1)
     assert_told(image, "in a leaf of 0x0 to 0x2")
@@ -347,12 +347,12 @@ def test_copies_of_descriptors_where_groups_are_few(tmp_path: Path, group_count:
 
 def test_claims():
     """Overlaps by the run that reaches furthest, as intervals of owners."""
-    claims = BlockOwners()
+    owners = BlockOwners()
     for start, count, owner in ((10, 5, 1), (0, 3, 2), (12, 1, 3), (14, 10, 4), (30, 1, 5), (30, 1, 5)):
-        claims.add(start, count, owner)
-    assert [tuple(overlap) for overlap in claims.overlaps()] == [(12, 13, 1, 3), (14, 15, 1, 4), (30, 31, 5, 5)]
-    starts, ends = claims.used(1, 0)
+        owners.add(start, count, owner)
+    assert [tuple(overlap) for overlap in owners.overlaps()] == [(12, 13, 1, 3), (14, 15, 1, 4), (30, 31, 5, 5)]
+    starts, ends = owners.used(1, 0)
     assert list(zip(starts.tolist(), ends.tolist(), strict=True)) == [(0, 3), (10, 24), (30, 31)]
-    starts, ends = claims.used(4, 0)
+    starts, ends = owners.used(4, 0)
     assert list(zip(starts.tolist(), ends.tolist(), strict=True)) == [(0, 1), (2, 6), (7, 8)]
     assert not list(BlockOwners().overlaps())

@@ -9,8 +9,8 @@ from ext4img.errors import SourceError
 from ext4img.sources import BytesSource
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.contents import Contents
-from ext4img.volume.mapping import LOST, UNWRITTEN, WRITTEN, Run
 from ext4img.volume.problems import Problems
+from ext4img.volume.runs import LOST, UNWRITTEN, WRITTEN, Run
 
 SIZE = 1024
 BLOCKS = 200

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext4img.volume.dir_block import DirectoryFormat, DirEntry, find_entry, parse_block, parse_entries
-from ext4img.volume.listing import DirListing
+from ext4img.volume.dir_block import DirectoryFormat, find_entry, parse_block, parse_entries
+from ext4img.volume.dir_entry import DirEntry, DirListing
 from ext4img.volume.problems import Problems
 
 FORM = DirectoryFormat(12, None, True, False, 1000)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from ext4img.errors import ChecksumError, CorruptionError
 from ext4img.sources import BytesSource
 from ext4img.structs.inode import EXT4_ENCRYPT_FL
-from ext4img.volume.inode import Inode, InodeFormat, from_raw
-from ext4img.volume.inode_arrays import InodeArrays, columns_from, columns_of
+from ext4img.volume.inode import InodeFormat, StoredInode, from_raw
+from ext4img.volume.inode_arrays import InodeArrays, arrays_from, decode_arrays
 from ext4img.volume.volume import Volume
 from tests.images import FIXTURES
 
@@ -35,7 +35,7 @@ def facts(columns: Iterable[InodeArrays]) -> list[dict[str, int]]:
     ]
 
 
-def expected(inode: Inode) -> dict[str, int]:
+def expected(inode: StoredInode) -> dict[str, int]:
     said = {name: int(getattr(inode, name)) for name in InodeArrays._fields[:13]}
     for name, time_ns in zip(
         ("atime", "mtime", "ctime", "crtime"),
@@ -52,7 +52,7 @@ def test_columns_say_what_a_scan_says(name: str):
     for checks in ("strict", "off"):
         volume = Volume(BytesSource(data), checks=checks)
         inodes = list(volume.inodes.scan())
-        assert facts(volume.inodes.columns()) == list(map(expected, inodes))
+        assert facts(volume.inodes.arrays()) == list(map(expected, inodes))
         encrypted = [inode for inode in inodes if inode.flags & EXT4_ENCRYPT_FL]
         assert list(volume.inodes.scan(EXT4_ENCRYPT_FL)) == encrypted
 
@@ -69,7 +69,7 @@ def test_noise(table: bytes, size: int, extra: int, huge: bool, wide: bool, larg
     if size > 128:
         for raw in raws:
             raw[128:130] = extra.to_bytes(2, "little")
-    columns, odd = columns_of(5, b"".join(raws), form)
+    columns, odd = decode_arrays(5, b"".join(raws), form)
     rows = facts([columns])
     for at, raw in enumerate(raws):
         if at in odd:
@@ -86,9 +86,9 @@ def test_damage_is_told_as_a_scan_tells_it():
     assert place.offset is not None
     data[place.offset + 4] ^= 1  # i_size_lo
     with pytest.raises(ChecksumError):
-        list(Volume(BytesSource(bytes(data))).inodes.columns())
+        list(Volume(BytesSource(bytes(data))).inodes.arrays())
     by_columns, by_scan = (Volume(BytesSource(bytes(data)), checks="report") for _ in range(2))
-    assert facts(by_columns.inodes.columns()) == list(map(expected, by_scan.inodes.scan()))
+    assert facts(by_columns.inodes.arrays()) == list(map(expected, by_scan.inodes.scan()))
     assert list(by_columns.problems) == list(by_scan.problems)
     assert len(by_scan.problems) == 1
 
@@ -99,13 +99,13 @@ def test_what_is_impossible_is_left_to_the_careful_way():
     assert place.offset is not None
     data[place.offset + 128] = 33  # i_extra_isize
     with pytest.raises(CorruptionError):
-        list(Volume(BytesSource(bytes(data)), checks="strict").inodes.columns())
+        list(Volume(BytesSource(bytes(data)), checks="strict").inodes.arrays())
 
 
 def test_columns_of_objects():
     volume = Volume(BytesSource(bytes(image("plain-4k"))))
     inodes = list(volume.inodes.scan())
-    columns = columns_from(inodes)
+    columns = arrays_from(inodes)
     assert facts([columns]) == list(map(expected, inodes))
     large = columns.where(columns.size > numpy.uint64(4096))
     assert large.number.tolist() == [inode.number for inode in inodes if inode.size > 4096]

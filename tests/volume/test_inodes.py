@@ -18,7 +18,7 @@ from ext4img.structs.inode import EXT4_INODE, EXT4_INODE_EXTRA
 from ext4img.structs.superblock import EXT4_SUPER_BLOCK
 from ext4img.volume import checksum
 from ext4img.volume.inode import InodeFormat, from_raw
-from ext4img.volume.inode_batch import rows_of
+from ext4img.volume.inode_batch import decode_batch
 from tests.conftest import UnpackedImage
 
 FORM = InodeFormat(256, 4096, True, True, False, True)
@@ -76,7 +76,7 @@ def test_many_at_once_are_as_each_alone(
         elif field:
             raw[offset(field) : offset(field) + 4] = noise[offset(field) : offset(field) + 4]
     inodes = [raw[:size] for raw in inodes]
-    rows = rows_of(7, b"".join(inodes), form)
+    rows = decode_batch(7, b"".join(inodes), form)
     for number, (raw, row, field) in enumerate(zip(inodes, rows, rare, strict=True), 7):
         if row is not None:
             assert row == from_raw(number, bytes(raw), form)
@@ -172,7 +172,7 @@ def test_rows_are_those_of_each(numbers: list[int], others: list[int], fixture_i
     with ext4img.open(fixture_image("plain-4k").path) as fs, ext4img.open(fixture_image("plain-4k").path) as other:
         table, last = fs.volume.inodes, fs.superblock.inode_count
         for asked in (numbers, others, numbers):
-            for number, row in zip(asked, table.rows(asked), strict=True):
+            for number, row in zip(asked, table.batch(asked), strict=True):
                 assert row is None or row == other.volume.inode(number)
                 assert row is None or number <= last
 
@@ -197,5 +197,5 @@ def test_a_group_whose_last_block_has_room_for_more(tmp_path: Path):
     with ext4img.open(raw) as fs:
         table = fs.volume.inodes
         assert {number: fs.inode(number).uid for number in expected} == expected
-        assert {row[0]: row[2] for row in table.rows(list(expected)) if row} == expected
+        assert {row[0]: row[2] for row in table.batch(list(expected)) if row} == expected
         assert {inode.number: inode.uid for inode in table.scan() if inode.number > 24} == expected

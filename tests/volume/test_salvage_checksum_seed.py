@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import ext4img
 from ext4img.structs.directory import EXT4_DIR_ENTRY_TAIL, EXT4_FT_DIR_CSUM
 from ext4img.volume import checksum
-from ext4img.volume.mapping import WRITTEN
+from ext4img.volume.runs import WRITTEN
 from ext4img.volume.salvage.checksum_seed import generation_of, seed_of_directory_block
 from tests.conftest import UnpackedImage
 

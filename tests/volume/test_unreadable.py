@@ -9,7 +9,7 @@ import pytest
 
 import ext4img
 from ext4img.sources import BytesSource
-from ext4img.volume.mapping import WRITTEN
+from ext4img.volume.runs import WRITTEN
 from tests.conftest import UnpackedImage
 from tests.faulty_source import FaultySource, StutteringFile
 from tools.damage import listing_of

@@ -78,7 +78,7 @@ def _(image: str) -> object:
     import ext4img
 
     with ext4img.open(image) as fs:
-        return sum(int(columns.in_use.sum()) for columns in fs.volume.inodes.columns())
+        return sum(int(arrays.in_use.sum()) for arrays in fs.volume.inodes.arrays())
 
 
 @workload("lookups", "ext4img")

@@ -19,7 +19,7 @@ from typing import Any
 import ext4img
 from ext4img.cli.main import main as command_line
 from ext4img.fs.filesystem import FileSystem
-from ext4img.rebuilder.rebuild_plan import Rebuild
+from ext4img.rebuilder.rebuild import Rebuild
 from ext4img.sources import Source
 
 MOST_BYTES_WRITTEN = 48 << 20

@@ -18,7 +18,7 @@ from ext4img.fs.inode import Inode
 from ext4img.fs.path import Ext4Path
 from ext4img.sources import Source
 from ext4img.structs.inode import EXT4_VERITY_FL
-from ext4img.volume.check import check
+from ext4img.volume.check import run_check
 from ext4img.volume.problems import Checks
 from ext4img.volume.volume import Journal
 
@@ -104,7 +104,7 @@ def look_at(fs: FileSystem, seen: Seen, keys: Keys) -> None:
         for fields in fs.volume.inodes.scan():
             str(fields.mode_string)
     with seen.expected():
-        for columns in fs.volume.inodes.columns():
+        for columns in fs.volume.inodes.arrays():
             columns.size.sum()
     with seen.expected():
         fs.path("/no such name").exists()
@@ -125,7 +125,7 @@ def look_at(fs: FileSystem, seen: Seen, keys: Keys) -> None:
                 if inode.is_encrypted:
                     _digest_entry(fs, path, inode, seen, hashlib.sha256())
     with seen.expected():
-        check(fs.volume)
+        run_check(fs.volume)
 
 
 def _digest_entry(fs: FileSystem, path: Ext4Path, inode: Inode, seen: Seen, digest: hashlib._Hash) -> None:

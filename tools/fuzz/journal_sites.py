@@ -61,7 +61,7 @@ _FAST_COMMIT_RECORDS = {
     EXT4_FC_TAG_TAIL: EXT4_FC_TAIL,
     EXT4_FC_TAG_HEAD: EXT4_FC_HEAD,
 }
-MOST_LOGGED = 2000  # sites of logged blocks
+MAX_LOGGED = 2000  # sites of logged blocks
 
 
 class _Tag(NamedTuple):
@@ -121,7 +121,7 @@ class JournalSites:
                 tags = list(self.tags(offset))
                 yield self.descriptor(offset, tags)
                 for number, tag in enumerate(tags):
-                    if logged < MOST_LOGGED:
+                    if logged < MAX_LOGGED:
                         logged += 1
                         yield self.logged(self._ring(index + 1 + number), offset, tag, sequence)
         if self.fast_commit_blocks:

@@ -53,8 +53,8 @@ from ext4img.structs.xattr import (
 from ext4img.volume import checksum
 from ext4img.volume.dir_block import index_entries_offset
 from ext4img.volume.features import Compat, Incompat, RoCompat
-from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import WRITTEN, Run
+from ext4img.volume.inode import StoredInode
+from ext4img.volume.runs import WRITTEN, Run
 from ext4img.volume.volume import Volume
 from tools.fuzz.journal_sites import JournalSites
 from tools.fuzz.site import Field, Ranges, Site, fields_of
@@ -138,7 +138,7 @@ class _Finder:
         covered = ((offset, offset + size),) if summed and kind == "descriptor" else ()
         return Site(kind, offset, size, tuple(fields), covered, seal if summed else None)
 
-    def inode(self, inode: Inode) -> Iterator[Site]:
+    def inode(self, inode: StoredInode) -> Iterator[Site]:
         offset = self.volume.inodes.place(inode.number).offset or 0
         size = self.superblock.inode_size
         seed = checksum.inode_seed(self.seed, inode.number, inode.generation)
@@ -175,7 +175,7 @@ class _Finder:
         except Ext4Error as error:
             raise RuntimeError(f"the unharmed image is not sound: {error}") from error
 
-    def behind_inode(self, inode: Inode, seed: int) -> Iterator[Site]:
+    def behind_inode(self, inode: StoredInode, seed: int) -> Iterator[Site]:
         mapping = self.volume.mapping(inode)
         for block in sorted(mapping.tree_blocks):
             yield self.tree_block(inode, block, seed)
@@ -205,7 +205,7 @@ class _Finder:
         elif Incompat.ENCRYPT in features and blocks and not inode.is_encrypted and 0 < inode.size <= self.size:
             yield Site("small file", blocks[0] * self.size, inode.size, ())  # it may tell of keys
 
-    def verity(self, inode: Inode, runs: Sequence[Run]) -> Iterator[Site]:
+    def verity(self, inode: StoredInode, runs: Sequence[Run]) -> Iterator[Site]:
         """The descriptor, at the start of the last block but its size, and the tree before it."""
         first = -(-inode.size // EXT4_VERITY_METADATA_ALIGNMENT) * EXT4_VERITY_METADATA_ALIGNMENT // self.size
         behind = [run.pblk + index for run in runs for index in range(run.length) if run.lblk + index >= first]
@@ -226,7 +226,7 @@ class _Finder:
             if at + record.size <= offset + room:
                 yield from fields_of(record, at)
 
-    def tree_block(self, inode: Inode, block: int, seed: int) -> Site:
+    def tree_block(self, inode: StoredInode, block: int, seed: int) -> Site:
         offset = block * self.size
         if not inode.flags & EXT4_EXTENTS_FL:
             count = min(self.size // 4, MOST_ENTRIES)
@@ -243,7 +243,7 @@ class _Finder:
 
         return Site("extent block", offset, self.size, fields, ((offset, end + EXT4_EXTENT_TAIL.size),), seal)
 
-    def directory_block(self, inode: Inode, block: int, seed: int) -> Site:
+    def directory_block(self, inode: StoredInode, block: int, seed: int) -> Site:
         offset, end = block * self.size, (block + 1) * self.size
         data = bytes(self.image[offset:end])
         # Without the flag, what looks like an index node is an empty block.
@@ -319,7 +319,7 @@ class _Finder:
                 yield Field("ext4_xattr_entry.e_name", at + EXT4_XATTR_ENTRY.size, name_len)
             at += EXT4_XATTR_ENTRY.size + (name_len + 3 & ~3)
 
-    def context_fields(self, inode: Inode, offset: int, size: int) -> Iterator[Field]:
+    def context_fields(self, inode: StoredInode, offset: int, size: int) -> Iterator[Field]:
         context = self.volume.encryption_context(inode) if inode.is_encrypted else None
         if context is None:
             return

@@ -15,7 +15,7 @@ from ext4img.cli.output import Output
 from ext4img.cli.progress_bar import progress
 from ext4img.cli.quoting import harmless, quote
 from ext4img.cli.units import plural, size_text
-from ext4img.volume.check import CheckSummary, check
+from ext4img.volume.check import CheckSummary, run_check
 from ext4img.volume.problems import Problem
 
 
@@ -38,7 +38,7 @@ def run(
                 show(done * inode_size, None if total is None else total * inode_size)
 
         with progress(f"Checking {image.image}", quiet) as show:
-            summary = check(fs.volume, contents=contents, progress=show_inodes)
+            summary = run_check(fs.volume, contents=contents, progress=show_inodes)
         problems = list(fs.problems)
     if json:
         for problem in problems:

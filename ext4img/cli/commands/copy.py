@@ -22,25 +22,25 @@ def run(
     choices: NewImageOptions,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="PATH", help="This path with what is below it; may be given several times."),
+        typer.Option("--only", metavar="PATH", help="This path and everything below it; can be repeated."),
     ] = None,
     new_block_size: Annotated[
-        BlockSizeChoice | None, typer.Option("--new-block-size", help="Bytes of a block of the copy.")
+        BlockSizeChoice | None, typer.Option("--new-block-size", help="Block size of the copy in bytes.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the copy if there is one.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> int:
     """Copy a file system to a new image.
 
     The copy may be smaller or larger, partial, or have another block size or other features. No
-    key is needed: encrypted files go over as they stand, and their keys open them there. Keys
-    serve only to give --only plain paths. With --checks report what is damaged is left out and
-    told. All is planned before anything is written; the copy appears under its name when it is
-    whole.
+    key is needed: encrypted files are copied as ciphertext, and their keys open them in the copy.
+    Keys are only used to give plain paths to --only. With --checks report, damaged files are
+    skipped and reported. Everything is planned before anything is written; the copy appears under
+    its name when it is complete.
     """
     if image.block_size is not None and image.superblock is None:
-        text = "--block-size says what --superblock counts, which is not given"
+        text = "--block-size needs --superblock, whose unit it is"
         raise CommandError(Exit.USAGE, text, "--new-block-size is that of the copy")
     with open_image(image, keys) as fs:
         return make_image(

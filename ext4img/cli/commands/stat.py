@@ -20,7 +20,7 @@ from ext4img.cli.quoting import quote
 from ext4img.cli.units import plural, time_text
 from ext4img.crypto.policy import EncryptionContext
 from ext4img.errors import CorruptionError, NoKeyError, UnsupportedFeatureError
-from ext4img.volume.mapping import STATES
+from ext4img.volume.runs import STATES
 
 _KINDS = {
     "file": "regular file",

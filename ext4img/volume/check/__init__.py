@@ -1,9 +1,11 @@
-"""The check of a whole volume: what reading alone does not notice, because it asks for less.
+"""The check of a whole volume: it finds what reading alone does not notice, because reading asks for less.
 
-`check` goes through everything once and leaves what is wrong in the volume's problems. It changes
-nothing and repairs nothing; docs/checks.md lists what is looked at.
+`run_check` goes through everything once and adds what is wrong to the volume's problems. It changes
+nothing and repairs nothing; docs/checks.md lists what is checked.
 """
 
-from ext4img.volume.check.run_check import CheckSummary, check
+from ext4img.volume.check.run_check import CheckSummary, run_check
 
-__all__ = ["CheckSummary", "check"]
+check = run_check
+
+__all__ = ["CheckSummary", "check", "run_check"]

@@ -1,4 +1,4 @@
-"""Block and inode bitmaps: their checksums, and whether they say what is really in use."""
+"""The check of block and inode bitmaps: their checksums, and whether they match the blocks and inodes in use."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ext4img.errors import ChecksumError, CorruptionError, Place, SourceError
+from ext4img.structs.group import EXT4_MIN_DESC_SIZE_64BIT
 from ext4img.volume import checksum
 from ext4img.volume.check.block_owners import BlockOwners
 from ext4img.volume.groups import Group
@@ -15,11 +16,11 @@ from ext4img.volume.volume import Volume
 if TYPE_CHECKING:
     import numpy
 
-MOST_RANGES = 8  # of one kind that are told for one bitmap
+MAX_RANGES = 8  # of one kind that are reported for one bitmap
 
 
-def check_bitmaps(volume: Volume, claims: BlockOwners, inodes: array[int], directories: array[int]) -> None:
-    """Compare every initialised bitmap with what is in use.
+def check_bitmaps(volume: Volume, owners: BlockOwners, inodes: array[int], directories: array[int]) -> None:
+    """Compare every initialised bitmap with the blocks or inodes in use.
 
     `inodes` are the numbers of the inodes in use, ascending; `directories` those of directories.
     """
@@ -27,14 +28,14 @@ def check_bitmaps(volume: Volume, claims: BlockOwners, inodes: array[int], direc
 
     superblock = volume.superblock
     unit = superblock.cluster_size // superblock.block_size
-    starts, ends = claims.used(unit, superblock.first_data_block)
+    starts, ends = owners.used(unit, superblock.first_data_block)
     used_inodes = numpy.frombuffer(inodes, numpy.uint32) if inodes else numpy.zeros(0, numpy.uint32)
     used_directories = numpy.frombuffer(directories, numpy.uint32) if directories else numpy.zeros(0, numpy.uint32)
     for number in volume.groups.readable():
         try:
             group = volume.groups[number]
         except (CorruptionError, SourceError):
-            continue  # noted when its inodes were asked for
+            continue  # reported when its inodes were scanned
         _check_blocks(volume, group, starts, ends)
         _check_inodes(volume, group, used_inodes, used_directories)
 
@@ -99,19 +100,19 @@ def _check_inodes(
         _wrong(volume, group, f"counts {group.directories} directories, it has {high - low}", "bg_used_dirs_count_lo")
     unused = group.unused_inodes
     if unused and stored[per_group - unused :].any():
-        reason = f"says its last {unused} inodes were never used, its bitmap differs"
+        reason = f"counts {unused} inodes at its end as never used, its bitmap marks some as used"
         _wrong(volume, group, reason, "bg_itable_unused_lo")
 
 
 def _read(
     volume: Volume, group: Group, block: int, bits: int, stored_checksum: int, what: str
 ) -> numpy.ndarray[Any, Any] | None:
-    """The bits of a bitmap, a byte each; None where it cannot be read."""
+    """The bits of a bitmap, one byte each; None if it cannot be read."""
     import numpy
 
     place = Place(block=block)
     if not block:
-        return None  # its place is lost with the descriptor
+        return None  # unknown, as the descriptor is lost
     try:
         data = volume.blocks.read(block)
     except (CorruptionError, SourceError) as error:
@@ -120,7 +121,7 @@ def _read(
     covered = data[: bits // 8]
     if volume.superblock.has_metadata_checksums and volume.problems.verify and not group.is_backup:
         computed = checksum.bitmap(volume.checksum_seed, covered)
-        if volume.superblock.descriptor_size < 64:
+        if volume.superblock.descriptor_size < EXT4_MIN_DESC_SIZE_64BIT:
             computed &= 0xFFFF
         if computed != stored_checksum:
             reason = f"checksum of the {what} of group {group.number} is {stored_checksum:#x}, computed {computed:#x}"
@@ -139,13 +140,13 @@ def _compare(
 ) -> None:
     if (stored == expected).all():
         return
-    for value, said in ((1, "in use and marked free"), (0, "marked used, but nothing uses them")):
+    for value, how in ((1, "in use, but marked free"), (0, "marked used, but nothing uses them")):
         for count, (start, end) in enumerate(_ranges((stored != expected) & (expected == value))):
-            if count == MOST_RANGES:
-                volume.problems.found(CorruptionError(f"{name}: more such ranges ({said})", place))
+            if count == MAX_RANGES:
+                volume.problems.found(CorruptionError(f"{name}: more such ranges ({how})", place))
                 break
             text = f"{what} {base + start}" if end - start == 1 else f"{what}s {base + start} to {base + end - 1}"
-            volume.problems.found(CorruptionError(f"{name}: {text} {said}", place))
+            volume.problems.found(CorruptionError(f"{name}: {text} {how}", place))
 
 
 def _ranges(mask: numpy.ndarray[Any, Any]) -> Iterator[tuple[int, int]]:

@@ -1,7 +1,7 @@
-"""Who uses which blocks: kept as columns of runs, so memory grows with what is there to be read.
+"""The owners of all blocks, as columns of runs: memory grows with the runs that the image really has.
 
-Two owners of one block are found by sorting the runs; a bitmap of the volume would need memory for
-all that a superblock claims, and could not say who the first owner was.
+Sorting the runs finds blocks with two owners. A bitmap would need memory for as many blocks as the
+superblock claims, and could not name the first owner.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Overlap(NamedTuple):
 
 
 class BlockOwners:
-    """Runs of blocks with their owners, inode numbers; 28 bytes each."""
+    """Runs of blocks with their owners (inode numbers, or FILE_SYSTEM)."""
 
     def __init__(self) -> None:
         self._starts = array("Q")
@@ -38,13 +38,13 @@ class BlockOwners:
         return len(self._starts)
 
     def add(self, start: int, count: int, owner: int) -> None:
-        """`owner` uses `count` blocks from `start` on."""
+        """Note that `owner` uses `count` blocks from `start` on."""
         self._starts.append(start)
         self._ends.append(start + count)
         self._owners.append(owner)
 
     def overlaps(self) -> Iterator[Overlap]:
-        """Every run that begins in one that began before it, with the one that reaches furthest."""
+        """Each run that begins within an earlier one, paired with the earlier run that reaches furthest."""
         import numpy
 
         starts, ends, owners = self._sorted()
@@ -54,7 +54,7 @@ class BlockOwners:
         late = numpy.flatnonzero(starts[1:] < reach[:-1]) + 1
         if not len(late):
             return
-        # Which earlier run it is that reaches so far: the last one that raised the maximum.
+        # The earlier run that reaches furthest is the last one that raised the maximum.
         raised = numpy.flatnonzero(numpy.concatenate(([True], reach[1:] > reach[:-1])))
         holders = raised[numpy.searchsorted(raised, late - 1, side="right") - 1]
         for index, holder in zip(late.tolist(), holders.tolist(), strict=True):

@@ -1,40 +1,38 @@
-"""Each directory by itself: its blocks entry by entry, "." and "..", and what it names."""
+"""The check of each directory by itself: its blocks entry by entry, "." and "..", and its names."""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from ext4img.errors import CorruptionError, Place, SourceError
-from ext4img.structs.directory import EXT4_DIR_ENTRY, EXT4_FT_DIR, EXT4_FT_MAX, EXT4_INLINE_DIR_PARENT
+from ext4img.structs.directory import (
+    EXT4_DIR_ENTRY,
+    EXT4_DIR_MIN_REC_LEN,
+    EXT4_FT_DIR,
+    EXT4_FT_MAX,
+    EXT4_FT_UNKNOWN,
+    EXT4_INLINE_DIR_PARENT,
+)
+from ext4img.volume.dir_entry import BlockEntry, rec_len_from_disk
 from ext4img.volume.features import Incompat
-from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import WRITTEN, Runs
+from ext4img.volume.inode import StoredInode
+from ext4img.volume.runs import WRITTEN, Runs
 from ext4img.volume.volume import Volume
 
 _HEADER = EXT4_DIR_ENTRY.size
 _DOTS = (b".", b"..")
 
 
-class StoredEntry(NamedTuple):
-    """An entry with its place in its block; "." and ".." are entries too."""
-
-    offset: int
-    inode: int
-    name: bytes
-    file_type: int
-
-
 @dataclass(slots=True)
-class References:
-    """All names of the volume, as columns: which inode, in which directory, of which type (0: not told)."""
+class NameReferences:
+    """All names of the volume, as columns: the inode, its directory, and its type (0: not given)."""
 
     children: array[int] = field(default_factory=lambda: array("I"))
     parents: array[int] = field(default_factory=lambda: array("I"))
     types: array[int] = field(default_factory=lambda: array("B"))
-    dotdots: dict[int, int] = field(default_factory=dict)  # directory → what its ".." names
+    dotdots: dict[int, int] = field(default_factory=dict)  # directory → the inode that its ".." names
 
 
 class DirectoryChecker:
@@ -44,19 +42,19 @@ class DirectoryChecker:
         self._volume = volume
         self._problems = volume.problems
         self._has_filetype = Incompat.FILETYPE in volume.features
-        self.references = References()
+        self.references = NameReferences()
 
-    def check(self, inode: Inode, runs: Runs) -> None:
-        """Entries in their blocks, which are `runs`; remembers what they name."""
+    def check(self, inode: StoredInode, runs: Runs) -> None:
+        """Check a directory whose blocks are `runs`, and remember its names in `references`."""
         volume, references = self._volume, self.references
-        # Reads and verifies every block, and notes what is wrong with the entries' own shape.
+        # Listing reads and verifies every block, and reports malformed entries.
         names: set[bytes] = set()
         for entry in volume.directory(inode):
             references.children.append(entry.inode)
             references.parents.append(inode.number)
             references.types.append(entry.file_type & 0xFF)
             if entry.name in names:
-                self._found(inode, f"name {entry.name!r} is there twice", None)
+                self._found(inode, f"duplicate name {entry.name!r}", None)
             names.add(entry.name)
             if not inode.is_encrypted and (b"/" in entry.name or b"\0" in entry.name):
                 self._found(inode, f"impossible name {entry.name!r}", None)
@@ -67,8 +65,8 @@ class DirectoryChecker:
         else:
             self._dots(inode, runs)
 
-    def _dots(self, inode: Inode, runs: Runs) -> None:
-        """The first block begins with "." and ".."; no other entry has these names."""
+    def _dots(self, inode: StoredInode, runs: Runs) -> None:
+        """Check that "." and ".." are the first two entries, and no others."""
         block_size = self._volume.block_size
         for number, (pblk, data) in enumerate(self._blocks(inode, runs)):
             entries = list(stored_entries(data))
@@ -81,11 +79,11 @@ class DirectoryChecker:
                 elif entry.inode and self._has_filetype and entry.file_type >= EXT4_FT_MAX:
                     self._found(inode, f"entry {entry.name!r} has the unknown type {entry.file_type}", pblk)
 
-    def _first_block(self, inode: Inode, pblk: int, entries: list[StoredEntry]) -> None:
+    def _first_block(self, inode: StoredInode, pblk: int, entries: list[BlockEntry]) -> None:
         for entry, name in zip(entries[:2], _DOTS, strict=False):
             if entry.name != name:
-                self._found(inode, f"begins with {entry.name!r} where {name!r} must be", pblk)
-            elif self._has_filetype and entry.file_type not in (0, EXT4_FT_DIR):
+                self._found(inode, f"begins with {entry.name!r} instead of {name!r}", pblk)
+            elif self._has_filetype and entry.file_type not in (EXT4_FT_UNKNOWN, EXT4_FT_DIR):
                 self._found(inode, f"{name!r} has type {entry.file_type}", pblk)
         if len(entries) < 2:
             self._found(inode, "begins without '.' and '..'", pblk)
@@ -95,8 +93,8 @@ class DirectoryChecker:
         if entries[1].name == b"..":
             self.references.dotdots[inode.number] = entries[1].inode
 
-    def _blocks(self, inode: Inode, runs: Runs) -> Iterator[tuple[int, bytes]]:
-        """(physical block, its bytes) of the blocks up to i_size that can be read."""
+    def _blocks(self, inode: StoredInode, runs: Runs) -> Iterator[tuple[int, bytes]]:
+        """(physical block, its bytes) of the readable blocks up to i_size."""
         end = -(-inode.size // self._volume.block_size)
         read = self._volume.blocks.read
         for run in runs:
@@ -106,22 +104,21 @@ class DirectoryChecker:
                 try:
                     yield pblk, read(pblk)
                 except (CorruptionError, SourceError):
-                    continue  # noted when the directory was listed
+                    continue  # reported when the directory was listed
 
-    def _found(self, inode: Inode, reason: str, block: int | None) -> None:
+    def _found(self, inode: StoredInode, reason: str, block: int | None) -> None:
         place = Place(inode=inode.number, block=block, record=EXT4_DIR_ENTRY.name)
         self._problems.found(CorruptionError(f"directory: {reason}", place))
 
 
-def stored_entries(data: bytes) -> Iterator[StoredEntry]:
-    """All entries of a block, unused ones too, up to the first whose length cannot be right."""
+def stored_entries(data: bytes) -> Iterator[BlockEntry]:
+    """All entries of a block, also unused ones, up to the first with an impossible length."""
     end = len(data)
     offset = 0
     while offset + _HEADER <= end:
         number, rec_len, name_len, file_type = EXT4_DIR_ENTRY.unpack_tuple(data, offset)
-        if end >= 1 << 16:  # ext4_rec_len_from_disk
-            rec_len = end if rec_len in (0xFFFF, 0) else (rec_len & 0xFFFC) | (rec_len & 3) << 16
-        if rec_len < 12 or rec_len & 3 or offset + rec_len > end:
+        rec_len = rec_len_from_disk(rec_len, end)
+        if rec_len < EXT4_DIR_MIN_REC_LEN or rec_len & 3 or offset + rec_len > end:
             return
-        yield StoredEntry(offset, number, data[offset + _HEADER : offset + _HEADER + name_len], file_type)
+        yield BlockEntry(offset, number, rec_len, data[offset + _HEADER : offset + _HEADER + name_len], file_type)
         offset += rec_len

@@ -1,40 +1,27 @@
-"""The tree as a whole: every name leads to an inode in use, every inode has its names, no loops."""
+"""The check of the tree: every name leads to an inode in use, every inode has its names, there are no loops."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from ext4img.errors import CorruptionError, Ext4Error, Place
-from ext4img.structs.directory import EXT4_DIR_ENTRY
-from ext4img.structs.inode import (
-    EXT4_INODE,
-    EXT4_ROOT_INO,
-    S_IFBLK,
-    S_IFCHR,
-    S_IFDIR,
-    S_IFIFO,
-    S_IFLNK,
-    S_IFMT,
-    S_IFREG,
-    S_IFSOCK,
-)
-from ext4img.volume.check.directories import References
-from ext4img.volume.check.inodes import InodeTables
+from ext4img.structs.directory import EXT4_DIR_ENTRY, EXT4_TYPE_BY_MODE
+from ext4img.structs.inode import EXT4_INODE, EXT4_ROOT_INO, S_IFDIR, S_IFMT
+from ext4img.volume.check.directories import NameReferences
+from ext4img.volume.check.inodes import InodeColumns
 from ext4img.volume.features import RoCompat
 from ext4img.volume.volume import Volume
 
 if TYPE_CHECKING:
     import numpy
 
-_TYPES = {S_IFREG: 1, S_IFDIR: 2, S_IFCHR: 3, S_IFBLK: 4, S_IFIFO: 5, S_IFSOCK: 6, S_IFLNK: 7}
-MOST_LINKS = 65000  # EXT4_LINK_MAX; a directory of more says 1, with dir_nlink
-MOST_NAMED = 200  # problems for whose words a directory is read once more
+MAX_NAMED = 200  # problems for which the directory is read again, to show the name
 
 
 class LinkChecker:
-    """Joins all names of the volume with all its inodes."""
+    """Compares all names of the volume with all its inodes."""
 
-    def __init__(self, volume: Volume, tables: InodeTables, references: References) -> None:
+    def __init__(self, volume: Volume, tables: InodeColumns, references: NameReferences) -> None:
         import numpy
 
         self._volume = volume
@@ -48,7 +35,7 @@ class LinkChecker:
         self._types: numpy.ndarray[Any, Any] = numpy.array(references.types, numpy.int64)
 
     def check(self) -> None:
-        """All of it; problems go to the volume's."""
+        """Check everything; problems are added to the volume's."""
         import numpy
 
         if not len(self._numbers):
@@ -66,11 +53,11 @@ class LinkChecker:
         import numpy
 
         type_of = numpy.zeros(16, numpy.int64)
-        for mode, kind in _TYPES.items():
+        for mode, kind in EXT4_TYPE_BY_MODE.items():
             type_of[mode >> 12] = kind
         expected = type_of[(self._modes[where] & S_IFMT) >> 12]
         for index in numpy.flatnonzero(in_use & (self._types != 0) & (self._types != expected)).tolist():
-            self._entry(index, f"says type {int(self._types[index])}, inode {{child}} has {int(expected[index])}")
+            self._entry(index, f"has type {int(self._types[index])}, inode {{child}} has {int(expected[index])}")
 
     def _check_links(
         self,
@@ -99,23 +86,23 @@ class LinkChecker:
             if nameless[index] and number != EXT4_ROOT_INO:
                 self._inode(number, "in use, but no directory names it", None)
             elif wrong[index]:
-                self._inode(number, f"i_links_count is {links[index]}, it has {counted[index]}", "i_links_count")
+                self._inode(number, f"i_links_count is {links[index]}, but it has {counted[index]}", "i_links_count")
 
     def _special(self) -> set[int]:
-        """Inodes that no directory names."""
+        """The inodes that need no name."""
         superblock = self._volume.superblock
         own = (superblock.journal_inode, superblock.orphan_file_inode, *superblock.quota_inodes)
         return {*own, *self._tables.value_inodes}
 
     def _check_parents(self, is_directory: numpy.ndarray[Any, Any]) -> None:
-        """Each directory has one parent, says so itself, and hangs on the root."""
+        """Check that each directory has one parent, that its ".." names that, and that the root leads to it."""
         parent_of: dict[int, int] = {}
         directories = set(self._tables.directories)
         for child, parent in zip(
             self._children[is_directory].tolist(), self._parents[is_directory].tolist(), strict=True
         ):
             if child == EXT4_ROOT_INO:
-                self._inode(child, f"the root directory is named in directory {parent}", None)
+                self._inode(child, f"the root directory has a name in directory {parent}", None)
             elif child in parent_of:
                 self._inode(child, f"directory with two parents, {parent_of[child]} and {parent}", None)
             else:
@@ -139,24 +126,24 @@ class LinkChecker:
                     break
                 number = parent_of[number]
             if number in on_trail and number in parent_of:
-                self._inode(number, "directory in a loop that does not hang on the root", None)
+                self._inode(number, "directory in a loop that is not below the root", None)
             reached.update(trail)
 
-    def _entry(self, index: int, said: str) -> None:
+    def _entry(self, index: int, reason: str) -> None:
         child, parent = int(self._children[index]), int(self._parents[index])
-        text = f"directory: entry{self._name_of(parent, child)} {said.format(child=child)}"
+        text = f"directory: entry{self._name_of(parent, child)} {reason.format(child=child)}"
         place = Place(inode=parent, record=EXT4_DIR_ENTRY.name, field="inode")
         self._volume.problems.found(CorruptionError(text, place))
 
     def _name_of(self, parent: int, child: int) -> str:
-        """The name, for the words of a problem; directories are not read over and over for it."""
+        """The name, for a problem's text. Only so many directories are read again for it."""
         self._named += 1
-        if self._named > MOST_NAMED:
+        if self._named > MAX_NAMED:
             return ""
         try:
             entries = self._volume.directory(self._volume.inode(parent))
         except Ext4Error:
-            return ""  # a name is not worth an error: what is wrong there has been noted
+            return ""  # the text does without a name: the damage there has been reported
         return next((f" {entry.name!r}" for entry in entries if entry.inode == child), "")
 
     def _inode(self, number: int, reason: str, name: str | None) -> None:

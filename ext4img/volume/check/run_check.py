@@ -1,4 +1,4 @@
-"""The whole check, in the order in which one part needs what another has found."""
+"""The whole check, in an order in which each part has the results of others that it needs."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from ext4img.volume.check.directories import DirectoryChecker
 from ext4img.volume.check.htree import IndexChecker
 from ext4img.volume.check.inodes import InodeChecker
 from ext4img.volume.check.links import LinkChecker
-from ext4img.volume.check.superblocks import check_superblocks, claim_own_blocks
+from ext4img.volume.check.superblocks import add_file_system_blocks, check_superblocks
 from ext4img.volume.features import RoCompat
-from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import WRITTEN, Runs
+from ext4img.volume.inode import StoredInode
+from ext4img.volume.runs import WRITTEN, Runs
 from ext4img.volume.volume import Volume
 
-"""Called now and then with what is being checked, how far it is, and how far it goes."""
 _PROGRESS_EVERY = 512
 _WINDOW_BYTES = 1 << 20
-MOST_OVERLAPS = 1000
+MAX_OVERLAPS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class CheckSummary:
-    """What was looked at, and how many problems the volume has now, those of opening it included."""
+    """What was checked, and how many problems the volume now has, including those of opening it."""
 
     inodes: int
     directories: int
@@ -40,36 +39,36 @@ class CheckSummary:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing was found wrong."""
+        """Whether there are no problems."""
         return not self.problems
 
 
-def check(volume: Volume, *, contents: bool = False, progress: Progress | None = None) -> CheckSummary:
-    """Check all of a volume; what is wrong is left in `volume.problems`.
+def run_check(volume: Volume, *, contents: bool = False, progress: Progress | None = None) -> CheckSummary:
+    """Check a whole volume; the problems are added to `volume.problems`.
 
-    Meant for a volume opened with checks="report". A strict one raises at the first thing that is
-    wrong; with "off" nothing is noted. `contents` reads all files as well, to find unreadable parts:
-    contents have no checksums.
+    The volume should be open with checks="report". With "strict" the first problem is raised, with
+    "off" none is noted. `contents` reads all files, too, to find unreadable parts: contents have no
+    checksums. `progress` is called with the inodes done and their total.
     """
-    return _Check(volume, contents, progress or (lambda done, total: None)).run()
+    return _CheckRun(volume, contents, progress or (lambda done, total: None)).run()
 
 
-class _Check:
+class _CheckRun:
     def __init__(self, volume: Volume, contents: bool, progress: Progress) -> None:
         self.volume = volume
         self.contents = contents
         self.progress = progress
-        self.claims = BlockOwners()
-        self.inodes = InodeChecker(volume, self.claims)
+        self.owners = BlockOwners()
+        self.inodes = InodeChecker(volume, self.owners)
         self.directories = DirectoryChecker(volume)
         self.index = IndexChecker(volume)
         self.bytes_read = 0
 
     def run(self) -> CheckSummary:
         volume, tables = self.volume, self.inodes.tables
-        claim_own_blocks(volume, self.claims)
+        add_file_system_blocks(volume, self.owners)
         check_superblocks(volume)
-        self.inodes.claim_bad_blocks()
+        self.inodes.add_bad_blocks()
         total = volume.superblock.inode_count
         for count, inode in enumerate(volume.inodes.scan()):
             if count % _PROGRESS_EVERY == 0:
@@ -81,8 +80,8 @@ class _Check:
         if RoCompat.SHARED_BLOCKS not in volume.features:
             self.check_overlaps()
         if not self.recovered_without_bitmaps():
-            check_bitmaps(volume, self.claims, tables.numbers, tables.directories)
-        starts, ends = self.claims.used(1, 0)
+            check_bitmaps(volume, self.owners, tables.numbers, tables.directories)
+        starts, ends = self.owners.used(1, 0)
         return CheckSummary(
             inodes=len(tables.numbers),
             directories=len(tables.directories),
@@ -94,13 +93,13 @@ class _Check:
         )
 
     def recovered_without_bitmaps(self) -> bool:
-        """Recovery in memory frees and takes blocks and inodes, and leaves the bitmaps as they are."""
+        """Whether recovery in memory freed or allocated blocks or inodes: it does not change the bitmaps."""
         recovery = self.volume.recovery
         if recovery is None:
             return False
         return bool(recovery.fast_commits.tags or recovery.orphans.deleted or recovery.orphans.truncated)
 
-    def check_inode(self, inode: Inode) -> None:
+    def check_inode(self, inode: StoredInode) -> None:
         mapping = self.inodes.check(inode)
         if inode.is_dir:
             self.directories.check(inode, mapping.runs)
@@ -111,14 +110,14 @@ class _Check:
             self.read_contents(inode)
 
     def check_overlaps(self) -> None:
-        for count, overlap in enumerate(self.claims.overlaps()):
-            if count == MOST_OVERLAPS:
-                self.volume.problems.found(CorruptionError("more blocks with two owners than are told here"))
+        for count, overlap in enumerate(self.owners.overlaps()):
+            if count == MAX_OVERLAPS:
+                self.volume.problems.found(CorruptionError(f"over {MAX_OVERLAPS} ranges have two owners"))
                 return
             self.volume.problems.found(_overlapping(overlap))
 
-    def check_orphan_file(self, inode: Inode, runs: Runs) -> None:
-        """Magic and checksum of its blocks (kernel: fs/ext4/orphan.c)."""
+    def check_orphan_file(self, inode: StoredInode, runs: Runs) -> None:
+        """Check magic and checksum of the orphan file's blocks (kernel: fs/ext4/orphan.c)."""
         volume = self.volume
         seed = checksum.inode_seed(volume.checksum_seed, inode.number, inode.generation)
         for run in runs:
@@ -141,8 +140,8 @@ class _Check:
                         reason = f"orphan file block checksum is {stored:#x}, computed {computed:#x}"
                         volume.problems.found(ChecksumError(reason, place))
 
-    def read_contents(self, inode: Inode) -> None:
-        """Only what is written; what cannot be read is noted with its range."""
+    def read_contents(self, inode: StoredInode) -> None:
+        """Read the written parts of a file; unreadable ones are reported with their ranges."""
         contents = self.volume.contents(inode)
         for offset, length in contents.segments():
             for start in range(offset, offset + length, _WINDOW_BYTES):

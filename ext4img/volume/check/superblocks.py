@@ -1,4 +1,4 @@
-"""The file system's own records: copies of superblock and descriptors, and who owns their blocks."""
+"""The check of the file system's own structures: copies of superblock and descriptors, and their blocks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock, parse_superblock
 from ext4img.volume.volume import Volume
 
-# Written once, so every copy has them; the kernel sets the features below in the primary alone.
+# The same in every copy. The kernel sets the features below only in the primary superblock.
 _SAME = (
     "uuid", "block_size", "cluster_size", "block_count", "blocks_per_group", "inode_count", "inodes_per_group",
     "inode_size", "first_data_block", "descriptor_size", "checksum_seed",
@@ -30,11 +30,11 @@ _INCOMPAT_OF_PRIMARY = Incompat.RECOVER | Incompat.EXTENTS | Incompat.ENCRYPT
 _RO_COMPAT_OF_PRIMARY = (
     RoCompat.LARGE_FILE | RoCompat.DIR_NLINK | RoCompat.ORPHAN_PRESENT | RoCompat.EXTRA_ISIZE | RoCompat.VERITY
 )
-MOST_COPIES = 1000  # of superblocks, where every group has one
+MAX_COPIES = 1000  # of superblocks, where every group has one
 
 
 def check_superblocks(volume: Volume) -> None:
-    """Primary and backups agree, as do the descriptors that stand behind them."""
+    """Check that the backups of superblock and descriptors agree with the primaries."""
     for group in _groups_with_copies(volume):
         _check_copy(volume, group)
     _check_descriptor_copies(volume)
@@ -42,8 +42,8 @@ def check_superblocks(volume: Volume) -> None:
         _check_mmp(volume)
 
 
-def claim_own_blocks(volume: Volume, claims: BlockOwners) -> None:
-    """Superblocks, descriptors, bitmaps and inode tables; problems where they lie out of range."""
+def add_file_system_blocks(volume: Volume, owners: BlockOwners) -> None:
+    """Add the blocks of superblocks, descriptors, bitmaps and inode tables."""
     superblock, groups = volume.superblock, volume.groups
     meta = Incompat.META_BG in superblock.features
     plain_blocks = superblock.descriptor_blocks
@@ -54,23 +54,23 @@ def claim_own_blocks(volume: Volume, claims: BlockOwners) -> None:
         first = superblock.group_first_block(number)
         if superblock.group_has_superblock(number):
             start = 0 if number == 0 and superblock.block_size == 1024 else first
-            claims.add(start, first - start + 1 + (superblock.block_size == 1024 and first == 0), FILE_SYSTEM)
+            owners.add(start, first - start + 1 + (superblock.block_size == 1024 and first == 0), FILE_SYSTEM)
             if plain_blocks:
-                claims.add(groups.descriptor_block(0, number), plain_blocks, FILE_SYSTEM)
+                owners.add(groups.descriptor_block(0, number), plain_blocks, FILE_SYSTEM)
         index, within = divmod(number, per_block)
         if meta and index >= superblock.first_meta_group and within in (0, 1, per_block - 1):
             copy = 0 if within == 0 else 1 if within == 1 else 2
-            claims.add(groups.descriptor_block(index, copy), 1, FILE_SYSTEM)
+            owners.add(groups.descriptor_block(index, copy), 1, FILE_SYSTEM)
         try:
             group = groups[number]
         except (CorruptionError, SourceError):
-            continue  # noted when its inodes were asked for
+            continue  # reported when its inodes were scanned
         bitmaps = (group.block_bitmap, 1), (group.inode_bitmap, 1)
         for block, count in (*bitmaps, (group.inode_table, groups.table_blocks)):
             if superblock.first_data_block < block and block + count <= superblock.block_count:
-                claims.add(block, count, FILE_SYSTEM)
+                owners.add(block, count, FILE_SYSTEM)
     if Incompat.MMP in superblock.features and superblock.mmp_block:
-        claims.add(superblock.mmp_block, 1, FILE_SYSTEM)
+        owners.add(superblock.mmp_block, 1, FILE_SYSTEM)
 
 
 def _groups_with_copies(volume: Volume) -> Iterator[int]:
@@ -78,7 +78,7 @@ def _groups_with_copies(volume: Volume) -> Iterator[int]:
     for group in volume.groups.readable():
         if group and volume.superblock.group_has_superblock(group):
             found += 1
-            if found > MOST_COPIES:
+            if found > MAX_COPIES:
                 return
             yield group
 
@@ -117,11 +117,11 @@ def _differing_features(one: Superblock, other: Superblock) -> list[str]:
 
 
 def _check_descriptor_copies(volume: Volume) -> None:
-    """Places that copies of the descriptors give; the rest is not kept up to date in them."""
+    """Compare the three block numbers in copies of descriptors: copies are not up to date otherwise."""
     superblock, groups, problems = volume.superblock, volume.groups, volume.problems
     size = superblock.descriptor_size
     per_block = superblock.block_size // size
-    places = EXT4_GROUP_DESC.offset_of("bg_free_blocks_count_lo")  # what stands before: three block numbers
+    places = EXT4_GROUP_DESC.offset_of("bg_free_blocks_count_lo")  # the three block numbers are before it
     meta = Incompat.META_BG in superblock.features
     copies = list(_groups_with_copies(volume))
     for index in range(-(-len(groups.readable()) // per_block)):
@@ -142,7 +142,7 @@ def _check_descriptor_copies(volume: Volume) -> None:
             for within in range(in_block):
                 start = within * size
                 if one[start : start + places] != other[start : start + places]:
-                    reason = f"copy of the descriptor of group {index * per_block + within} names other places"
+                    reason = f"copy of the descriptor of group {index * per_block + within} has other block numbers"
                     offset = block * superblock.block_size + start
                     where = Place(block=block, offset=offset, record=EXT4_GROUP_DESC.name)
                     problems.found(CorruptionError(reason, where))

@@ -1,4 +1,4 @@
-"""What mounting would do to a volume that was not unmounted, done in memory: the log, fast commits, orphans.
+"""Recovery in memory of a volume that was not unmounted, as mounting would do it: log, fast commits, orphans.
 
-`recover` is where it begins; the result is an `Overlay` over the volume's blocks.
+`recover` does it; the result is an `Overlay` over the volume's blocks.
 """

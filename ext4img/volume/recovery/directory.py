@@ -1,8 +1,8 @@
-"""Names put into and taken out of directories during recovery, block by block as the kernel does it.
+"""Adding names to directories and removing them during recovery, exactly as the kernel does it.
 
-Where a name goes decides when a directory grows, and so its size after recovery; so the kernel's
-steps are followed to the letter: the first gap in a block, a one-block directory made an indexed
-one, a full leaf split by hash. Kernel: fs/ext4/namei.c (ext4_add_entry, ext4_dx_add_entry,
+The place of a name decides when a directory grows, and so its size after recovery. Therefore every
+step is the kernel's: the first gap in a block is used, a full one-block directory gets an index, a
+full leaf is split by hash. Kernel: fs/ext4/namei.c (ext4_add_entry, ext4_dx_add_entry,
 make_indexed_dir, do_split).
 """
 
@@ -12,53 +12,52 @@ from collections.abc import Iterator
 from enum import Enum
 
 from ext4img.errors import CorruptionError, Place
-from ext4img.names.dirhash import dirhash
+from ext4img.names.dirhash import UNSIGNED, dirhash
 from ext4img.structs.directory import (
     DX_COUNTLIMIT,
     DX_ENTRY,
     DX_HASH_TEA,
+    DX_ROOT_ENTRIES_OFFSET,
     DX_ROOT_INFO,
     DX_ROOT_INFO_OFFSET,
     DX_TAIL,
     EXT4_DIR_ENTRY_TAIL,
-    EXT4_FT_DIR_CSUM,
+    EXT4_DIR_MIN_REC_LEN,
 )
 from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ENCRYPT_FL, EXT4_INDEX_FL
 from ext4img.volume import checksum
-from ext4img.volume.dir_block import DirectoryFormat, index_entries_offset, verify_block
+from ext4img.volume.dir_block import DirectoryFormat, index_entries_offset, leaf_tail, verify_block
 from ext4img.volume.features import Compat, Incompat
-from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import WRITTEN, Run
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.recovery.editor import RecoveryEditor
-from ext4img.volume.recovery.entries import MIN_REC_LEN, EntryArea
+from ext4img.volume.recovery.entries import EntryArea
 from ext4img.volume.recovery.extents import RecoveryExtents
 from ext4img.volume.recovery.htree import IndexPath, index_limit
 from ext4img.volume.recovery.inline import InlineDirectory
+from ext4img.volume.runs import WRITTEN, Run
 
-_ROOT_ENTRIES = DX_ROOT_INFO_OFFSET + DX_ROOT_INFO.size
 
+class RemoveResult(Enum):
+    """The result of `RecoveryDirectory.remove`."""
 
-class Removed(Enum):
-    """What `RecoveryDirectory.remove` found."""
-
-    GONE = "the name is gone"
-    OTHER = "the name belongs to another inode by now, and stays"
+    GONE = "the name was removed"
+    OTHER = "the name belongs to another inode now, and stays"
     ABSENT = "there is no such name"
 
 
 class RecoveryDirectory:
-    """One directory under recovery. CorruptionError where it cannot be changed."""
+    """One directory under recovery. CorruptionError if it cannot be changed."""
 
-    def __init__(self, editor: RecoveryEditor, extents: RecoveryExtents, inode: Inode) -> None:
+    def __init__(self, editor: RecoveryEditor, extents: RecoveryExtents, inode: StoredInode) -> None:
         self._editor = editor
         self._extents = extents
         self._inode = inode
         self._number = inode.number
         self._size = editor.superblock.block_size
         if not inode.is_dir:
-            raise self._wrong("a name in what is not a directory")
+            raise self._wrong("a fast commit puts a name into an inode that is not a directory")
         if inode.flags & EXT4_ENCRYPT_FL:
-            raise self._wrong("a name in an encrypted directory, which needs the key")
+            raise self._wrong("a fast commit puts a name into an encrypted directory, which needs the key")
         self._end = self._size - EXT4_DIR_ENTRY_TAIL.size if editor.has_checksums else self._size
         self._has_index = Compat.DIR_INDEX in editor.superblock.features
         self._form = DirectoryFormat(
@@ -69,10 +68,10 @@ class RecoveryDirectory:
             editor.superblock.inode_count,
         )
 
-    # What recovery asks for
+    # Names
 
     def add(self, name: bytes, number: int, mode: int) -> bool:
-        """Put a name in; False where it is there already."""
+        """Add a name; False if it already exists."""
         if self._inode.has_inline_data:
             inline = InlineDirectory(self._editor, self._inode, self._form.has_filetype)
             found = inline.add(name, number, mode)
@@ -82,7 +81,7 @@ class RecoveryDirectory:
         if self._is_indexed():
             return self._add_indexed(self._probe(name), name, number, mode)
         if self._inode.flags & EXT4_INDEX_FL:
-            self._set_flags(self._inode.flags & ~EXT4_INDEX_FL)  # it would not lead to the new name
+            self._set_flags(self._inode.flags & ~EXT4_INDEX_FL)  # the index would not lead to the new name
         blocks = self._block_count()
         for lblk in self._leaves():
             pblk, area = self._read_leaf(lblk)
@@ -101,8 +100,8 @@ class RecoveryDirectory:
         self._write_leaf(pblk, area)
         return True
 
-    def remove(self, name: bytes, number: int) -> Removed:
-        """Take a name out, if it belongs to inode `number`."""
+    def remove(self, name: bytes, number: int) -> RemoveResult:
+        """Remove a name, if it belongs to inode `number`."""
         owner = 0
         if self._inode.has_inline_data:
             owner = InlineDirectory(self._editor, self._inode, self._form.has_filetype).remove(name, number)
@@ -115,15 +114,15 @@ class RecoveryDirectory:
                 if owner:
                     break
         if not owner:
-            return Removed.ABSENT
-        return Removed.GONE if owner == number else Removed.OTHER
+            return RemoveResult.ABSENT
+        return RemoveResult.GONE if owner == number else RemoveResult.OTHER
 
     def initialise(self, parent: int) -> None:
         """Give a new directory its first block, with "." and ".." (ext4_init_new_dir)."""
         self._set_size(0)
         pblk, area = self._append_leaf()
-        area.put(0, MIN_REC_LEN, b".", self._number, self._inode.mode)
-        area.put(MIN_REC_LEN, self._end - MIN_REC_LEN, b"..", parent, self._inode.mode)
+        area.put(0, EXT4_DIR_MIN_REC_LEN, b".", self._number, self._inode.mode)
+        area.put(EXT4_DIR_MIN_REC_LEN, self._end - EXT4_DIR_MIN_REC_LEN, b"..", parent, self._inode.mode)
         self._write_leaf(pblk, area)
 
     # Blocks
@@ -142,7 +141,7 @@ class RecoveryDirectory:
         raise self._wrong(f"directory has a hole at logical block {lblk}")
 
     def _append(self) -> tuple[int, bytearray]:
-        """A new block at the directory's end (ext4_append). i_blocks stays, as in the kernel."""
+        """A new block at the directory's end (ext4_append). i_blocks does not change, as in the kernel."""
         lblk = self._block_count()
         runs = self._extents.runs(self._number)
         if runs and runs[-1].end > lblk:
@@ -163,13 +162,13 @@ class RecoveryDirectory:
     def _write_leaf(self, pblk: int, area: EntryArea) -> None:
         block = area.data
         if self._end < self._size:
-            # The checksum is over what stands before the tail.
+            # The checksum covers the bytes before the tail.
             stored = checksum.directory_block(self._editor.inode_seed(self._number), bytes(block))
-            block[self._end :] = EXT4_DIR_ENTRY_TAIL.pack((0, EXT4_DIR_ENTRY_TAIL.size, 0, EXT4_FT_DIR_CSUM, stored))
+            block[self._end :] = leaf_tail(stored)
         self._editor.write(pblk, block)
 
     def _convert(self, inline: InlineDirectory) -> None:
-        """From the inode into a first block; all of it may be there with no room for another name."""
+        """Move an inline directory into a first block. It may have no room for another name."""
         self._extents.forget(self._number)
         area = inline.to_block(self._size, self._end)
         self._inode = self._editor.inode(self._number)
@@ -189,7 +188,7 @@ class RecoveryDirectory:
         self._editor.change_inode(self._number, i_flags=flags)
 
     def _leaves(self) -> Iterator[int]:
-        """Logical blocks of an unindexed directory, without those of an index it has lost."""
+        """Logical blocks of a directory that is used without an index, without index blocks left from one."""
         for lblk in range(self._block_count()):
             if not lblk or index_entries_offset(bytes(self._read(lblk)[1])) is None:
                 yield lblk
@@ -197,31 +196,31 @@ class RecoveryDirectory:
     # The index
 
     def _is_indexed(self) -> bool:
-        """Whether the index serves here. Case-insensitive ones hash folded names, which it does not."""
+        """Whether the index is used. That of a case-insensitive directory is not: it hashes folded names."""
         flags = self._inode.flags
         return self._has_index and bool(flags & EXT4_INDEX_FL) and not flags & EXT4_CASEFOLD_FL
 
     def _hash(self, name: bytes, version: int) -> int:
         superblock = self._editor.superblock
         if superblock.hash_unsigned and version <= DX_HASH_TEA:
-            version += DX_HASH_TEA + 1
+            version += UNSIGNED
         return dirhash(name, version, superblock.hash_seed)[0]
 
     def _probe(self, name: bytes) -> IndexPath:
-        """The way to the leaf for `name`."""
+        """The path through the index to the leaf for `name`."""
         large = Incompat.LARGEDIR in self._editor.superblock.features
         path = IndexPath(self._read, self._number, large, DX_TAIL.size if self._editor.has_checksums else 0)
         path.probe(self._hash(name, path.hash_version))
         return path
 
     def _candidates(self, name: bytes) -> Iterator[int]:
-        """Logical blocks that can hold `name`."""
+        """Logical blocks that may hold `name`."""
         if not self._is_indexed():
             yield from self._leaves()
             return
         path = self._probe(name)
         yield path.leaf
-        while path.go_on():
+        while path.advance():
             yield path.leaf
 
     def _add_indexed(self, path: IndexPath, name: bytes, number: int, mode: int) -> bool:
@@ -234,7 +233,7 @@ class RecoveryDirectory:
             return True
         while path.is_full:
             if not path.grow(self._append_node, self._write_node):
-                path.probe(path.hash)  # the way has changed
+                path.probe(path.hash)  # the path has changed
         self._split(path, pblk, area, name, number, mode)
         return True
 
@@ -243,7 +242,7 @@ class RecoveryDirectory:
         return (lblk, *self._append())
 
     def _write_node(self, pblk: int, block: bytearray, base: int) -> None:
-        """An index block, with its checksum after the last possible entry."""
+        """Write an index block, with its checksum behind the last possible entry."""
         limit, count = index_limit(block, base)
         if self._editor.has_checksums:
             seed = self._editor.inode_seed(self._number)
@@ -251,15 +250,15 @@ class RecoveryDirectory:
             end = tail + DX_TAIL.size
             covered = bytes(block[: base + count * DX_ENTRY.size])
             before = bytes(block[tail:end])
-            reserved = DX_TAIL.unpack_tuple(before, 0)[0]  # counts, and is not always 0
+            reserved = DX_TAIL.unpack_tuple(before, 0)[0]  # part of the checksum, and not always 0
             block[tail:end] = DX_TAIL.pack((reserved, checksum.htree_block(seed, covered, before)))
         self._editor.write(pblk, block)
 
     def _make_indexed(self, pblk: int, full: EntryArea, name: bytes, number: int, mode: int) -> None:
         """Turn a full one-block directory into an index root with one leaf, and split that."""
         dots = list(full)[:2]
-        if len(dots) < 2 or dots[1].offset != MIN_REC_LEN:
-            raise self._wrong("directory does not begin with its dots")
+        if len(dots) < 2 or dots[1].offset != EXT4_DIR_MIN_REC_LEN:
+            raise self._wrong("directory does not begin with '.' and '..'")
         first = dots[1].offset + dots[1].rec_len
         entries = bytes(full.data[first : self._end])
         leaf_pblk, leaf = self._append_leaf()
@@ -269,15 +268,15 @@ class RecoveryDirectory:
         leaf.stretch(self._end)
 
         root = full.data
-        root[MIN_REC_LEN * 2 :] = bytes(self._size - MIN_REC_LEN * 2)
-        full.set_rec_len(MIN_REC_LEN, self._size - MIN_REC_LEN)
+        root[EXT4_DIR_MIN_REC_LEN * 2 :] = bytes(self._size - EXT4_DIR_MIN_REC_LEN * 2)
+        full.set_rec_len(EXT4_DIR_MIN_REC_LEN, self._size - EXT4_DIR_MIN_REC_LEN)
         version = self._editor.superblock.hash_version
         info = DX_ROOT_INFO.pack((0, version, DX_ROOT_INFO.size, 0, 0))
         tail = DX_TAIL.size if self._editor.has_checksums else 0
-        limit = (self._size - _ROOT_ENTRIES - tail) // DX_ENTRY.size
+        limit = (self._size - DX_ROOT_ENTRIES_OFFSET - tail) // DX_ENTRY.size
         start = info + DX_COUNTLIMIT.pack((limit, 1)) + bytes([1])  # the leaf is logical block 1
         root[DX_ROOT_INFO_OFFSET : DX_ROOT_INFO_OFFSET + len(start)] = start
-        self._write_node(pblk, root, _ROOT_ENTRIES)
+        self._write_node(pblk, root, DX_ROOT_ENTRIES_OFFSET)
         self._write_leaf(leaf_pblk, leaf)
         self._split(self._probe(name), leaf_pblk, leaf, name, number, mode)
 
@@ -293,7 +292,7 @@ class RecoveryDirectory:
             size += entry.rec_len
             moved += 1
         position = len(by_hash) - moved
-        if position <= 1:  # all of them fit into half a block, or all but one
+        if position <= 1:  # all entries fit into half a block, or all but one
             position = len(by_hash) // 2
         if not by_hash:
             raise self._wrong("a full directory block has no entries")

@@ -1,9 +1,9 @@
 """Changing inodes and blocks in a draft of the overlay, checksums included.
 
-Fast commits and orphans are recovered by rewriting inodes, extent trees and directories, as the
-kernel does on the disk. Here the same changes go to a `Draft`, so that whatever reads later finds
-ordinary blocks. Bitmaps and free counts stay as they are, for nothing here reads them, but for the
-part of a group descriptor that says how much of an inode table is in use.
+The kernel recovers fast commits and orphans by rewriting inodes, extent trees and directories on
+disk. Here the same changes go to a `Draft`, so that later readers find ordinary blocks. Bitmaps and
+free counts do not change, because no reader needs them. The exception is the field of a group
+descriptor that says how much of an inode table is in use.
 """
 
 from __future__ import annotations
@@ -13,28 +13,25 @@ from collections.abc import Sequence
 from ext4img.errors import ChecksumError, CorruptionError, NotFoundError, Place
 from ext4img.sources.base import Source
 from ext4img.structs.group import EXT4_BG_INODE_UNINIT, EXT4_GROUP_DESC, EXT4_GROUP_DESC_HI
-from ext4img.structs.inode import EXT4_INODE, EXT4_INODE_EXTRA
+from ext4img.structs.inode import EXT4_INODE, SECTOR_SIZE
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.features import RoCompat
 from ext4img.volume.groups import Groups
-from ext4img.volume.inode import Inode, InodeFormat, from_raw
+from ext4img.volume.inode import InodeFormat, StoredInode, from_raw
 from ext4img.volume.problems import Problems
 from ext4img.volume.recovery.overlay import Draft
 from ext4img.volume.superblock import Superblock
 
-MOST_GROUPS_SEARCHED = 4096
+MAX_GROUPS_SEARCHED = 4096
 
-_CHECKSUM_LO = EXT4_INODE.offset_of("l_i_checksum_lo")
-_CHECKSUM_HI = EXT4_INODE.size + EXT4_INODE_EXTRA.offset_of("i_checksum_hi")
-_CHECKSUM_HI_END = EXT4_INODE_EXTRA.offset_of("i_checksum_hi") + 2
 _GENERATION = EXT4_INODE.offset_of("i_generation")
 
 
 class RecoveryEditor:
     """Reads and rewrites one volume's metadata through `draft`. `problems` decides what is verified.
 
-    Blocks in `reserved`, pairs of first block and end, are never allocated.
+    Blocks in `reserved`, which holds pairs of first block and end, are never allocated.
     """
 
     def __init__(
@@ -54,12 +51,12 @@ class RecoveryEditor:
         self.groups = Groups(superblock, self.blocks, seed, problems)
         self.has_checksums = superblock.has_metadata_checksums
         self._form = InodeFormat.of(superblock)
-        self._judged: set[int] = set()
-        self._damaged: set[int] = set()  # inodes whose checksum was wrong before recovery came to them
-        self._allocator = _Allocator(self, reserved)
+        self._examined: set[int] = set()
+        self._damaged: set[int] = set()  # inodes whose checksum was wrong before recovery
+        self._allocator = _ClusterAllocator(self, reserved)
 
     def read(self, pblk: int) -> bytes:
-        """A block, with all changes so far."""
+        """A block with all changes so far."""
         return self.blocks.read(pblk)
 
     def write(self, pblk: int, block: bytes | bytearray) -> None:
@@ -68,21 +65,21 @@ class RecoveryEditor:
         self.draft.write(pblk, bytes(block))
 
     def allocate(self, near: int) -> int:
-        """A block that is free, from `near` on if possible. CorruptionError if there is none."""
+        """A free block, if possible at or behind `near`. CorruptionError if there is none."""
         return self._allocator.allocate(near)
 
     # Inodes
 
     def raw_inode(self, number: int) -> bytes:
-        """The inode's bytes. NotFoundError where there is no such inode."""
+        """The inode's bytes. NotFoundError for an impossible number."""
         pblk, offset = self._inode_place(number)
         return self.read(pblk)[offset : offset + self.superblock.inode_size]
 
-    def inode(self, number: int, *, verify: bool = False) -> Inode:
+    def inode(self, number: int, *, verify: bool = False) -> StoredInode:
         """An inode that is in use; NotFoundError or CorruptionError otherwise.
 
-        Its checksum counts only where `verify` says so: the kernel does not look at it while it
-        replays fast commits, as an inode may not yet have been written at all.
+        Its checksum is verified only with `verify`: the kernel ignores it while it replays fast
+        commits, because an inode may not have been written yet.
         """
         raw = self.raw_inode(number)
         inode = from_raw(number, raw, self._form)
@@ -95,39 +92,39 @@ class RecoveryEditor:
                 raise ChecksumError(f"inode checksum is {stored:#x}, computed {computed:#x}", place)
         return inode
 
-    def parsed(self, number: int, raw: bytes) -> Inode:
-        """The meaning of raw bytes that are not, or not yet, those of the inode."""
+    def parsed(self, number: int, raw: bytes) -> StoredInode:
+        """An inode from raw bytes that need not be in use."""
         return from_raw(number, raw, self._form)
 
     def write_inode(self, number: int, raw: bytes) -> None:
-        """Replace an inode; its checksum is made here, unless the old one was wrong.
+        """Replace an inode, with a new checksum unless the old one was wrong.
 
-        The kernel does not look at it while it replays fast commits. But a good checksum over what
-        was damaged would hide that from whoever reads the inode, so a wrong one stays wrong.
+        The kernel ignores the old checksum while it replays fast commits. But a right checksum over a
+        damaged inode would hide the damage from later readers, so a wrong one stays wrong.
         """
-        self._judge(number)
+        self._examine(number)
         pblk, offset = self._inode_place(number)
         whole = bytearray(self.read(pblk))
         whole[offset : offset + len(raw)] = self._with_checksum(number, raw)
         self.write(pblk, whole)
 
     def change_inode(self, number: int, **fields: int | bytes) -> None:
-        """Replace fields of the first 128 bytes by their kernel names."""
+        """Replace fields of the first 128 bytes, which are given by their kernel names."""
         raw = self.raw_inode(number)
         record = EXT4_INODE.unpack(raw)._replace(**fields)
         self.write_inode(number, EXT4_INODE.pack(record) + raw[EXT4_INODE.size :])
 
     def set_sectors(self, number: int, blocks: int) -> None:
-        """i_blocks, for `blocks` blocks of the file system."""
-        sectors = blocks * (self.superblock.block_size // 512)
+        """Set i_blocks to the sectors of `blocks` blocks."""
+        sectors = blocks * (self.superblock.block_size // SECTOR_SIZE)
         self.change_inode(number, i_blocks_lo=sectors & 0xFFFFFFFF, l_i_blocks_high=sectors >> 32 & 0xFFFF)
 
     def mark_inode_used(self, number: int) -> None:
-        """See to it that the group's descriptor counts the inode's place as initialised."""
+        """Make the group's descriptor count the inode as initialised."""
         superblock = self.superblock
         if not (self.has_checksums or RoCompat.GDT_CSUM in superblock.features):
             return
-        self._judge(number)
+        self._examine(number)
         if self._is_initialised(number):
             return
         group, index = divmod(number - 1, superblock.inodes_per_group)
@@ -168,16 +165,16 @@ class RecoveryEditor:
         return self.groups[group].inode_table + block, offset
 
     def _is_initialised(self, number: int) -> bool:
-        """Whether the inode's place has ever been written; what stands elsewhere means nothing."""
+        """Whether the inode has ever been written; otherwise its bytes mean nothing."""
         group, index = divmod(number - 1, self.superblock.inodes_per_group)
         known = self.groups[group]
         return not known.inodes_uninitialised and index < self.superblock.inodes_per_group - known.unused_inodes
 
-    def _judge(self, number: int) -> None:
-        """Note, before the first change, whether the inode is a damaged one."""
-        if number in self._judged or not (self.has_checksums and self.problems.verify):
+    def _examine(self, number: int) -> None:
+        """Before the first change, note whether the inode is damaged."""
+        if number in self._examined or not (self.has_checksums and self.problems.verify):
             return
-        self._judged.add(number)
+        self._examined.add(number)
         raw = self.raw_inode(number)
         wrong = checksum.stored_inode(raw) != self._inode_checksum(number, raw)
         if wrong and any(raw[: EXT4_INODE.size]) and self._is_initialised(number):
@@ -194,17 +191,14 @@ class RecoveryEditor:
         if number in self._damaged:
             computed ^= 0xFFFFFFFF
         whole = bytearray(raw)
-        whole[_CHECKSUM_LO : _CHECKSUM_LO + 2] = (computed & 0xFFFF).to_bytes(2, "little")
-        extra = EXT4_INODE_EXTRA.unpack_tuple(raw, EXT4_INODE.size)[0] if len(raw) > EXT4_INODE.size else 0
-        if extra >= _CHECKSUM_HI_END:
-            whole[_CHECKSUM_HI : _CHECKSUM_HI + 2] = (computed >> 16).to_bytes(2, "little")
+        checksum.store_inode(whole, computed)
         return bytes(whole)
 
 
-class _Allocator:
-    """Finds free clusters by the bitmaps on disk, and never gives one twice.
+class _ClusterAllocator:
+    """Finds free clusters by the bitmaps on disk, and gives each only once.
 
-    A bitmap is one integer here: bit n is set where cluster n of the group must not be taken.
+    A bitmap is one integer here: bit n is set if cluster n of the group must not be used.
     """
 
     def __init__(self, editor: RecoveryEditor, reserved: Sequence[tuple[int, int]]) -> None:
@@ -217,7 +211,7 @@ class _Allocator:
         groups, ratio = superblock.group_count, superblock.cluster_size // superblock.block_size
         first, offset = divmod(max(near - superblock.first_data_block, 0), superblock.blocks_per_group)
         skip = offset // ratio
-        for step in range(min(groups, MOST_GROUPS_SEARCHED) + 1):  # the first one again, from its start
+        for step in range(min(groups, MAX_GROUPS_SEARCHED) + 1):  # at last the first one again, from its start
             group = (first + step) % groups
             bitmap = self._bitmap(group)
             free = ~bitmap & (1 << self._clusters(group)) - 1 & -1 << skip
@@ -226,7 +220,7 @@ class _Allocator:
                 lowest = free & -free
                 self._bitmaps[group] = bitmap | lowest
                 return superblock.group_first_block(group) + (lowest.bit_length() - 1) * ratio
-        raise CorruptionError("no block is free for what recovery adds")
+        raise CorruptionError("recovery needs a block, but none is free")
 
     def _bitmap(self, group: int) -> int:
         if group not in self._bitmaps:
@@ -243,7 +237,7 @@ class _Allocator:
         clusters = self._clusters(group)
         known = self._editor.groups[group]
         if known.blocks_uninitialised:
-            # Nothing but a copy of superblock and descriptors can be there, at its beginning.
+            # Only a copy of superblock and descriptors can be there, at the beginning of the group.
             bitmap = (1 << clusters // 2) - 1
         else:
             bitmap = int.from_bytes(self._editor.read(known.block_bitmap)[: -(-clusters // 8)], "little")

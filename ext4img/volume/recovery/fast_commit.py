@@ -1,11 +1,11 @@
-"""Fast commits: what happened since the last full commit, told as changes to files and names.
+"""Fast commits: the changes to files and names since the last full commit.
 
-Scan finds the commits that are whole: each ends in a TAIL with a checksum and the number that the
-next full transaction would have had. What lies behind may be left over from earlier, which is no
-damage. Replay then does what each tag says, in order, as the kernel's replay would on the disk:
-inodes are written over, ranges mapped and unmapped, names put in and taken out.
+The scan finds the complete commits. Each ends in a TAIL with a checksum and the number that the next
+full transaction would have had. Behind them there may be leftovers of earlier commits, which are not
+damage. Replay then applies each tag in order, as the kernel's replay does on disk: it overwrites
+inodes, maps and unmaps ranges, adds and removes names.
 
-Kernel: ext4_fc_replay_scan and ext4_fc_replay with what they call (fs/ext4/fast_commit.c).
+Kernel: ext4_fc_replay_scan, ext4_fc_replay and the functions they call (fs/ext4/fast_commit.c).
 """
 
 from __future__ import annotations
@@ -50,24 +50,25 @@ from ext4img.structs.fast_commit import (
 )
 from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INLINE_DATA_FL, EXT4_INODE
 from ext4img.structs.superblock import EXT4_GOOD_OLD_INODE_SIZE
-from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import LBLK_END, UNWRITTEN, WRITTEN, Run
+from ext4img.volume.extent_tree import EMPTY_ROOT
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.problems import Problems
-from ext4img.volume.recovery.directory import RecoveryDirectory, Removed
+from ext4img.volume.recovery.directory import RecoveryDirectory, RemoveResult
 from ext4img.volume.recovery.editor import RecoveryEditor
-from ext4img.volume.recovery.extents import RecoveryExtents, empty_root
+from ext4img.volume.recovery.extents import RecoveryExtents
 from ext4img.volume.recovery.journal import JournalSource, JournalSuperblock
 from ext4img.volume.recovery.recovery_report import FastCommits
+from ext4img.volume.runs import LBLK_END, UNWRITTEN, WRITTEN, Run
 
-MOST_TAGS = 1_000_000
-MOST_BLOCKS_BEHIND = 4096
+MAX_TAGS = 1_000_000
+MAX_BLOCKS_BEHIND = 4096
 _INVERT = 0xFFFFFFFF
 _I_BLOCK = EXT4_INODE.offset_of("i_block")
 _I_GENERATION = EXT4_INODE.offset_of("i_generation")
 _NAME_TAGS = (EXT4_FC_TAG_CREAT, EXT4_FC_TAG_LINK, EXT4_FC_TAG_UNLINK)
 
 
-class _Tag(NamedTuple):
+class _FastCommitTag(NamedTuple):
     kind: int
     value: bytes
     raw: bytes  # with its header
@@ -81,24 +82,25 @@ def scan_fast_commits(
 ) -> FastCommits:
     """The fast commits that follow the last transaction of the log; `sequence` is their number.
 
-    Where the first commit is damaged the kernel refuses to mount: CorruptionError to `problems`.
+    If the first commit is damaged, the kernel refuses to mount; here a CorruptionError goes to
+    `problems`.
     """
-    scan = _Scan(sequence, problems)
+    scan = _FastCommitScan(sequence, problems)
     try:
         for tag in _tags(journal, superblock, inode_size):
-            if not scan.take(tag):
+            if not scan.handle(tag):
                 break
     except CorruptionError as error:
-        if not scan.found.commits:  # else what is left over from earlier, or nothing, begins here
+        if not scan.found.commits:  # otherwise leftovers of earlier commits begin here
             scan.damaged(error)
     except SourceError as error:
         scan.damaged(CorruptionError(f"fast commits cannot be read: {error}"))
-    if not scan.complained:
+    if not scan.reported_damage:
         scan.look_behind(journal, superblock)
     return scan.found
 
 
-class _Scan:
+class _FastCommitScan:
     def __init__(self, sequence: int, problems: Problems) -> None:
         self._sequence = sequence
         self._problems = problems
@@ -107,14 +109,14 @@ class _Scan:
         self._ranges: list[tuple[int, int]] = []
         self._end: tuple[int, int] | None = None  # (journal block, byte offset in it) behind the last whole commit
         self.found = FastCommits()
-        self.complained = False
+        self.reported_damage = False
 
-    def take(self, tag: _Tag) -> bool:
-        """Go on with one more tag; False at the end."""
+    def handle(self, tag: _FastCommitTag) -> bool:
+        """Handle one more tag; False at the end."""
         if self._tags == 0 and tag.kind != EXT4_FC_TAG_HEAD:
             return False
-        if self._tags >= MOST_TAGS:
-            self.damaged(CorruptionError(f"more than {MOST_TAGS} fast commit tags", tag.place))
+        if self._tags >= MAX_TAGS:
+            self.damaged(CorruptionError(f"more than {MAX_TAGS} fast commit tags", tag.place))
             return False
         if tag.kind == EXT4_FC_TAG_HEAD:
             head: Any = EXT4_FC_HEAD.unpack(tag.value)
@@ -122,7 +124,7 @@ class _Scan:
                 names = (f"fast commit FEATURE_{head.fc_features:#x}",)
                 raise UnsupportedFeatureError(f"unknown features of fast commits: {names[0]}", names)
             if head.fc_tid != self._sequence:
-                return False  # left over from before a full commit
+                return False  # a leftover from before a full commit
         self._tags += 1
         if tag.kind == EXT4_FC_TAG_TAIL:
             return self._tail(tag)
@@ -133,14 +135,14 @@ class _Scan:
         return True
 
     def damaged(self, error: CorruptionError) -> None:
-        """Behind a whole commit this can be one that was interrupted: told, but never raised."""
-        self.complained = True
+        """Behind a complete commit this may be an interrupted one: reported, but never raised."""
+        self.reported_damage = True
         if self.found.commits:
             self._problems.note(f"fast commits end early: {error.reason}", error.place)
         else:
             self._problems.found(error)
 
-    def _tail(self, tag: _Tag) -> bool:
+    def _tail(self, tag: _FastCommitTag) -> bool:
         tail: Any = EXT4_FC_TAIL.unpack(tag.value)
         checked = EXT4_FC_TL.size + EXT4_FC_TAIL.offset_of("fc_crc")
         number_at = EXT4_FC_TL.size + EXT4_FC_TAIL.offset_of("fc_tid")
@@ -158,12 +160,12 @@ class _Scan:
         return False
 
     def look_behind(self, journal: JournalSource, superblock: JournalSuperblock) -> None:
-        """Whether a commit with the number that is due ends further on: then its beginning is damaged.
+        """Note a later end of a commit with the expected number: then the beginning of that commit is damaged.
 
-        An interrupted commit leaves the same if the disk did not write in order, so it is only noted.
+        It is never raised: an interrupted commit looks the same if the disk did not write in order.
         """
         index, offset = self._end or (superblock.fast_commit_first, 0)
-        last = min(superblock.length, index + MOST_BLOCKS_BEHIND)
+        last = min(superblock.length, index + MAX_BLOCKS_BEHIND)
         tail = re.compile(
             re.escape(EXT4_FC_TAG_TAIL.to_bytes(2, "little"))
             + b"(?s:..)"
@@ -172,11 +174,11 @@ class _Scan:
         try:
             for at, block in journal.read_each(range(index, last)):
                 if tail.search(block, offset if at == index else 0):
-                    reason = f"fast commits end early: another of number {self._sequence} ends behind them"
+                    reason = f"fast commits end early: another with number {self._sequence} ends behind them"
                     self._problems.note(reason, journal.place(at, EXT4_FC_TAIL.name))
                     return
         except (CorruptionError, SourceError):
-            return  # what cannot be read says nothing; what was needed of it has been read
+            return  # all that is needed has been read; this only looks for damage
 
     def _add(self, raw: bytes) -> None:
         self._crc = self._extended(raw)
@@ -185,10 +187,10 @@ class _Scan:
         return int(extend(self._crc ^ _INVERT, raw)) ^ _INVERT
 
 
-def _tags(journal: JournalSource, superblock: JournalSuperblock, inode_size: int) -> Iterator[_Tag]:
-    """The tags of the fast commit area; none where it does not begin with a HEAD.
+def _tags(journal: JournalSource, superblock: JournalSuperblock, inode_size: int) -> Iterator[_FastCommitTag]:
+    """The tags of the fast commit area; none if it does not begin with a HEAD.
 
-    CorruptionError where a tag is unknown or has not the length of its kind.
+    CorruptionError for an unknown tag, or one with a wrong length.
     """
     size = superblock.block_size
     for index, block in journal.read_each(range(superblock.fast_commit_first, superblock.length)):
@@ -202,7 +204,7 @@ def _tags(journal: JournalSource, superblock: JournalSuperblock, inode_size: int
             end = start + length
             if end > size or not _length_fits(kind, length, inode_size):
                 raise CorruptionError(f"fast commit tag {kind} of {length} bytes", place)
-            yield _Tag(kind, block[start:end], block[offset:end], index, end, place)
+            yield _FastCommitTag(kind, block[start:end], block[offset:end], index, end, place)
             offset = end
 
 
@@ -222,7 +224,7 @@ def _length_fits(kind: int, length: int, inode_size: int) -> bool:
     return kind == EXT4_FC_TAG_PAD or exact.get(kind) == length
 
 
-def _range(tag: _Tag) -> tuple[int, Run]:
+def _range(tag: _FastCommitTag) -> tuple[int, Run]:
     """(inode, run) of an ADD_RANGE."""
     record: Any = EXT4_FC_ADD_RANGE.unpack(tag.value)
     extent: Any = EXT4_EXTENT.unpack(record.fc_ex)
@@ -235,8 +237,8 @@ def _range(tag: _Tag) -> tuple[int, Run]:
 def replay_fast_commits(
     journal: JournalSource, superblock: JournalSuperblock, found: FastCommits, editor: RecoveryEditor
 ) -> None:
-    """Do what the first `found.tags` tags say. What cannot be done goes to the editor's problems."""
-    replay = _Replay(editor)
+    """Apply the first `found.tags` tags. Those that cannot be applied go to the editor's problems."""
+    replay = _FastCommitReplay(editor)
     try:
         for tag in islice(_tags(journal, superblock, editor.superblock.inode_size), found.tags):
             replay.apply(tag)
@@ -244,10 +246,10 @@ def replay_fast_commits(
     except LimitError as error:
         if editor.problems.checks == "strict":
             raise
-        editor.problems.note(f"fast commits are replayed in part only: {error}")
+        editor.problems.note(f"fast commits are only partly replayed: {error}")
 
 
-class _Replay:
+class _FastCommitReplay:
     def __init__(self, editor: RecoveryEditor) -> None:
         self._editor = editor
         self._extents = RecoveryExtents(editor)
@@ -260,15 +262,15 @@ class _Replay:
             EXT4_FC_TAG_INODE: self._write_inode,
         }
 
-    def apply(self, tag: _Tag) -> None:
+    def apply(self, tag: _FastCommitTag) -> None:
         step = self._steps.get(tag.kind)
         if step is None:
             return
         try:
             step(tag)
         except NotFoundError:
-            # As the kernel: the inode came and went since the last full commit, or it still has
-            # inline data where a later tag gives it an extent tree.
+            # As in the kernel: the inode was created and deleted since the last full commit, or it
+            # still has inline data and a later tag gives it an extent tree.
             return
         except (CorruptionError, UnsupportedFeatureError, SourceError) as error:
             self._failed(error, tag.place)
@@ -289,7 +291,7 @@ class _Replay:
 
     # Ranges
 
-    def _add_range(self, tag: _Tag) -> None:
+    def _add_range(self, tag: _FastCommitTag) -> None:
         number, run = _range(tag)
         if run.length == 0:
             return
@@ -302,7 +304,7 @@ class _Replay:
             raise CorruptionError(f"a range of logical blocks {run.lblk} to {run.end}", Place(inode=number))
         self._extents.add(number, run)
 
-    def _remove_range(self, tag: _Tag) -> None:
+    def _remove_range(self, tag: _FastCommitTag) -> None:
         record: Any = EXT4_FC_DEL_RANGE.unpack(tag.value)
         self._editor.inode(record.fc_ino)
         if record.fc_len:
@@ -310,8 +312,8 @@ class _Replay:
 
     # Inodes
 
-    def _write_inode(self, tag: _Tag) -> None:
-        """All of the inode but i_block, which the ranges tell; inline data stands in it, though."""
+    def _write_inode(self, tag: _FastCommitTag) -> None:
+        """Replace the inode except for i_block, which the range tags change; only inline data is copied there."""
         number = EXT4_FC_INODE.unpack_tuple(tag.value, 0)[0]
         new = tag.value[EXT4_FC_INODE.size :]
         editor = self._editor
@@ -320,7 +322,7 @@ class _Replay:
         flags = EXT4_INODE.unpack_tuple(new, 0)[EXT4_INODE.raw._fields.index("i_flags")]
         if flags & EXT4_EXTENTS_FL:
             if EXT4_EXTENT_HEADER.unpack_tuple(i_block, 0)[0] != EXT4_EXT_MAGIC:
-                i_block = empty_root()
+                i_block = EMPTY_ROOT
                 self._extents.forget(number)
         elif flags & EXT4_INLINE_DATA_FL:
             i_block = new[_I_BLOCK:_I_GENERATION]
@@ -330,8 +332,8 @@ class _Replay:
         if flags & EXT4_EXTENTS_FL and not flags & EXT4_INLINE_DATA_FL and editor.inode(number).links:
             editor.set_sectors(number, self._extents.blocks(number))
 
-    def _delete(self, inode: Inode) -> None:
-        """The last name is gone, and so is the file (ext4_evict_inode)."""
+    def _delete(self, inode: StoredInode) -> None:
+        """Delete an inode that has lost its last name (ext4_evict_inode)."""
         self._extents.forget(inode.number)
         fields: dict[str, int | bytes] = {
             "i_links_count": 0,
@@ -344,12 +346,12 @@ class _Replay:
             "i_dtime": self._editor.superblock.write_time & 0xFFFFFFFF or 1,
         }
         if inode.flags & EXT4_EXTENTS_FL:
-            fields["i_block"] = empty_root()
+            fields["i_block"] = EMPTY_ROOT
         self._editor.change_inode(inode.number, **fields)
 
     # Names
 
-    def _names(self, tag: _Tag) -> tuple[int, int, bytes]:
+    def _names(self, tag: _FastCommitTag) -> tuple[int, int, bytes]:
         """(parent, inode, name)"""
         parent, number = EXT4_FC_DENTRY_INFO.unpack_tuple(tag.value, 0)
         return parent, number, tag.value[EXT4_FC_DENTRY_INFO.size :]
@@ -357,7 +359,7 @@ class _Replay:
     def _directory(self, number: int) -> RecoveryDirectory:
         return RecoveryDirectory(self._editor, self._extents, self._editor.inode(number))
 
-    def _create(self, tag: _Tag) -> None:
+    def _create(self, tag: _FastCommitTag) -> None:
         parent, number, name = self._names(tag)
         self._editor.mark_inode_used(number)
         inode = self._editor.inode(number)
@@ -367,16 +369,16 @@ class _Replay:
         directory.add(name, number, inode.mode)
         self._editor.change_inode(number, i_links_count=1)
 
-    def _link(self, tag: _Tag) -> None:
+    def _link(self, tag: _FastCommitTag) -> None:
         parent, number, name = self._names(tag)
         inode = self._editor.inode(number)
         if self._directory(parent).add(name, number, inode.mode):
             self._editor.change_inode(number, i_links_count=min(inode.links + 1, 0xFFFF))
 
-    def _unlink(self, tag: _Tag) -> None:
+    def _unlink(self, tag: _FastCommitTag) -> None:
         parent, number, name = self._names(tag)
         inode = self._editor.inode(number)
-        if self._directory(parent).remove(name, number) is Removed.ABSENT:
+        if self._directory(parent).remove(name, number) is RemoveResult.ABSENT:
             return
         if inode.links > 1:
             self._editor.change_inode(number, i_links_count=inode.links - 1)

@@ -1,7 +1,7 @@
-"""The way through a directory's index to one leaf, as recovery follows and widens it.
+"""The path through a directory's index to one leaf, which recovery follows and extends.
 
-Reading goes through htree.HashTree; this is the writer's side, which must remember where it came
-along. Kernel: dx_probe, dx_insert_block, ext4_dx_add_entry (fs/ext4/namei.c).
+Readers use htree.HashTree. A writer must remember the index blocks on its path. Kernel: dx_probe,
+dx_insert_block, ext4_dx_add_entry (fs/ext4/namei.c).
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from ext4img.structs.directory import (
     DX_COUNTLIMIT,
     DX_ENTRY,
     DX_NODE_ENTRIES_OFFSET,
+    DX_ROOT_ENTRIES_OFFSET,
     DX_ROOT_INFO,
     DX_ROOT_INFO_OFFSET,
     EXT4_DIR_ENTRY,
 )
-from ext4img.volume.htree import LBLK_MASK, MAX_LEVELS, MAX_LEVELS_LARGE_DIR
+from ext4img.volume.dir_entry import rec_len_to_disk
+from ext4img.volume.htree import max_levels, parse_index_block, parse_index_root
 
 ReadBlock = Callable[[int], tuple[int, bytearray]]
 AppendNode = Callable[[], tuple[int, int, bytearray]]
@@ -34,8 +36,8 @@ def index_limit(block: bytearray, base: int) -> tuple[int, int]:
 
 
 @dataclass(slots=True)
-class _Frame:
-    """One index block on the way: where it is, where its entries begin, which one was taken."""
+class _IndexFrame:
+    """One index block on the path: its place, where its entries begin, and the entry that is followed."""
 
     pblk: int
     block: bytearray
@@ -66,19 +68,16 @@ class IndexPath:
         self._read = read_block
         self._tail_size = tail_size
         self._number = number
-        self._most_levels = MAX_LEVELS_LARGE_DIR if large_dir else MAX_LEVELS
-        root = read_block(0)[1]
-        zero, self.hash_version, info_length, levels, _ = DX_ROOT_INFO.unpack_tuple(root, DX_ROOT_INFO_OFFSET)
-        if zero or info_length != DX_ROOT_INFO.size or levels >= self._most_levels:
-            raise self._wrong("directory index root is not one")
+        self._max_levels = max_levels(large_dir)
+        self.hash_version, _ = parse_index_root(read_block(0)[1], number, large_dir)
         self.hash = 0
-        self._frames: list[_Frame] = []
+        self._frames: list[_IndexFrame] = []
 
     def probe(self, major: int) -> None:
         """Go to the leaf for a major hash."""
         self.hash = major
         self._frames = []
-        lblk, base, levels = 0, DX_ROOT_INFO_OFFSET + DX_ROOT_INFO.size, 0
+        lblk, base, levels = 0, DX_ROOT_ENTRIES_OFFSET, 0
         while True:
             frame = self._frame(lblk, base)
             if not self._frames:
@@ -95,8 +94,8 @@ class IndexPath:
         frame = self._frames[-1]
         return frame.children[frame.at]
 
-    def go_on(self) -> bool:
-        """To the next leaf, where names of the same hash continue there (ext4_htree_next_block)."""
+    def advance(self) -> bool:
+        """Move to the next leaf, if names of the same hash continue there (ext4_htree_next_block)."""
         level = len(self._frames) - 1
         while level >= 0 and self._frames[level].at + 1 >= len(self._frames[level].hashes):
             level -= 1
@@ -118,7 +117,7 @@ class IndexPath:
         return self._frames[-1].is_full
 
     def insert(self, hash_: int, lblk: int, write: WriteNode) -> None:
-        """A new leaf, after the present one."""
+        """Add a leaf behind the present one."""
         frame = self._frames[-1]
         frame.hashes.insert(frame.at + 1, hash_)
         frame.children.insert(frame.at + 1, lblk)
@@ -126,13 +125,13 @@ class IndexPath:
         write(frame.pblk, frame.block, frame.base)
 
     def grow(self, append: AppendNode, write: WriteNode) -> bool:
-        """Make room in the full last index block. False where the way must be probed again."""
+        """Make room in the full last index block. False if the path must be probed again."""
         level = len(self._frames) - 1
         while level > 0 and self._frames[level - 1].is_full:
             level -= 1
         frame = self._frames[level]
         if level == 0:
-            if len(self._frames) >= self._most_levels:
+            if len(self._frames) >= self._max_levels:
                 raise self._wrong("directory index is full")
             self._add_level(frame, append, write)
             return False
@@ -140,7 +139,7 @@ class IndexPath:
         lblk, pblk, block = append()
         half = len(frame.hashes) // 2
         self._new_node(block)
-        other = _Frame(pblk, block, DX_NODE_ENTRIES_OFFSET, frame.hashes[half:], frame.children[half:])
+        other = _IndexFrame(pblk, block, DX_NODE_ENTRIES_OFFSET, frame.hashes[half:], frame.children[half:])
         middle = other.hashes[0]
         other.hashes[0] = 0
         del frame.hashes[half:], frame.children[half:]
@@ -156,10 +155,10 @@ class IndexPath:
         write(above.pblk, above.block, above.base)
         return level == len(self._frames) - 1
 
-    def _add_level(self, root: _Frame, append: AppendNode, write: WriteNode) -> None:
+    def _add_level(self, root: _IndexFrame, append: AppendNode, write: WriteNode) -> None:
         lblk, pblk, block = append()
         self._new_node(block)
-        node = _Frame(pblk, block, DX_NODE_ENTRIES_OFFSET, root.hashes, root.children)
+        node = _IndexFrame(pblk, block, DX_NODE_ENTRIES_OFFSET, root.hashes, root.children)
         node.store()
         root.hashes, root.children, root.at = [0], [lblk], 0
         root.store()
@@ -168,20 +167,16 @@ class IndexPath:
         write(root.pblk, root.block, root.base)
 
     def _new_node(self, block: bytearray) -> None:
-        """An empty entry over the whole block, then room for entries up to the checksum."""
+        """Make `block` an index node without entries: an unused directory entry over all of it, then the limit."""
         size = len(block)
         limit = (size - DX_NODE_ENTRIES_OFFSET - self._tail_size) // DX_ENTRY.size
-        block[: EXT4_DIR_ENTRY.size] = EXT4_DIR_ENTRY.pack((0, size if size < 0x10000 else 0xFFFF, 0, 0))
+        block[: EXT4_DIR_ENTRY.size] = EXT4_DIR_ENTRY.pack((0, rec_len_to_disk(size, size), 0, 0))
         block[DX_NODE_ENTRIES_OFFSET : DX_NODE_ENTRIES_OFFSET + DX_COUNTLIMIT.size] = DX_COUNTLIMIT.pack((limit, 0))
 
-    def _frame(self, lblk: int, base: int) -> _Frame:
+    def _frame(self, lblk: int, base: int) -> _IndexFrame:
         pblk, block = self._read(lblk)
-        limit, count = index_limit(block, base)
-        if count == 0 or count > limit or base + limit * DX_ENTRY.size > len(block):
-            raise self._wrong(f"directory index block with {count} entries of {limit}")
-        pairs = list(DX_ENTRY.iter_unpack(memoryview(block)[base : base + count * DX_ENTRY.size]))
-        hashes = [0, *(hash_ for hash_, _ in pairs[1:])]
-        return _Frame(pblk, block, base, hashes, [child & LBLK_MASK for _, child in pairs])
+        hashes, children = parse_index_block(block, base, self._number)
+        return _IndexFrame(pblk, block, base, hashes, children)
 
     def _wrong(self, reason: str) -> CorruptionError:
         return CorruptionError(reason, Place(inode=self._number, record=DX_ROOT_INFO.name))

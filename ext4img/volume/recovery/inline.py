@@ -1,8 +1,8 @@
-"""Directories that are stored in their inode, as recovery changes them.
+"""Changing inline directories, which are stored in their inode, during recovery.
 
-The entries stand in i_block, after the parent's number, and go on in the value of the inode's
-attribute system.data. When a name does not fit, that value grows as far as the inode lets it, and
-then the directory becomes one of blocks. Kernel: ext4_try_add_inline_entry and
+The entries are in i_block, behind the parent's number, and continue in the value of the inode's
+attribute system.data. When a name does not fit, that value grows up to the end of the inode. When
+that is full, too, the directory moves into a block. Kernel: ext4_try_add_inline_entry and
 ext4_convert_inline_data_nolock (fs/ext4/inline.c).
 """
 
@@ -11,29 +11,29 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ext4img.errors import CorruptionError, Place
-from ext4img.structs.directory import EXT4_INLINE_DOTDOT_SIZE
+from ext4img.structs.directory import EXT4_DIR_MIN_REC_LEN, EXT4_INLINE_DOTDOT_SIZE
 from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INLINE_DATA_FL, EXT4_INODE
 from ext4img.structs.superblock import EXT4_GOOD_OLD_INODE_SIZE
 from ext4img.structs.xattr import (
     EXT4_XATTR_ENTRY,
     EXT4_XATTR_IBODY_HEADER,
-    EXT4_XATTR_INDEX_SYSTEM,
     EXT4_XATTR_MAGIC,
     EXT4_XATTR_PAD,
 )
-from ext4img.volume.inode import Inode
+from ext4img.volume.dir_entry import entry_size
+from ext4img.volume.extent_tree import EMPTY_ROOT
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.recovery.editor import RecoveryEditor
-from ext4img.volume.recovery.entries import MIN_REC_LEN, EntryArea, needed
-from ext4img.volume.recovery.extents import empty_root
+from ext4img.volume.recovery.entries import EntryArea
+from ext4img.volume.xattr import INLINE_DATA, xattr_entry_size, xattr_padded
 
-_DATA = (EXT4_XATTR_INDEX_SYSTEM, b"data")
 _LAST_ENTRY_SIZE = 4  # zeros that end the list of entries
 _I_BLOCK = EXT4_INODE.offset_of("i_block")
 _I_BLOCK_END = EXT4_INODE.offset_of("i_generation")
-_DOTS_SIZE = 2 * MIN_REC_LEN
+_DOTS_SIZE = 2 * EXT4_DIR_MIN_REC_LEN
 
 
-class _Xattr(NamedTuple):
+class _StoredXattr(NamedTuple):
     name_index: int
     name: bytes
     value: bytes
@@ -42,13 +42,13 @@ class _Xattr(NamedTuple):
     hash: int
 
 
-class _InodeXattrs:
-    """The attributes in an inode's own space: what stands after the fixed part, to be rebuilt."""
+class _InlineXattrs:
+    """The attributes in an inode's own space behind its fixed part, parsed and built again."""
 
     def __init__(self, area: bytes, number: int) -> None:
         self._size = len(area)
         self._number = number
-        self.entries: list[_Xattr] = []
+        self.entries: list[_StoredXattr] = []
         if area[: EXT4_XATTR_IBODY_HEADER.size] != EXT4_XATTR_IBODY_HEADER.pack((EXT4_XATTR_MAGIC,)):
             return
         start = offset = EXT4_XATTR_IBODY_HEADER.size
@@ -60,16 +60,16 @@ class _InodeXattrs:
             value = b"" if inode or not size else area[start + at : start + at + size]
             if len(name) != length or (not inode and len(value) != size):
                 raise self._wrong()
-            self.entries.append(_Xattr(index, name, value, inode, size, hash_))
-            offset += _entry_size(name)
+            self.entries.append(_StoredXattr(index, name, value, inode, size, hash_))
+            offset += xattr_entry_size(len(name))
 
     def data(self) -> bytes | None:
-        """The value of system.data, None where there is no such attribute."""
-        return next((entry.value for entry in self.entries if (entry.name_index, entry.name) == _DATA), None)
+        """The value of system.data, None without that attribute."""
+        return next((entry.value for entry in self.entries if (entry.name_index, entry.name) == INLINE_DATA), None)
 
     def set_data(self, value: bytes | None) -> None:
-        """Replace it, in its place; None takes it out."""
-        position = [(entry.name_index, entry.name) for entry in self.entries].index(_DATA)
+        """Replace the value of system.data; None removes the attribute."""
+        position = [(entry.name_index, entry.name) for entry in self.entries].index(INLINE_DATA)
         if value is None:
             del self.entries[position]
         else:
@@ -77,12 +77,14 @@ class _InodeXattrs:
 
     def room_for_data(self) -> int:
         """The longest value that system.data can have (get_max_inline_xattr_value_size)."""
-        used = sum(_entry_size(entry.name) for entry in self.entries)
-        used += sum(_padded(len(entry.value)) for entry in self.entries if (entry.name_index, entry.name) != _DATA)
+        used = sum(xattr_entry_size(len(entry.name)) for entry in self.entries)
+        used += sum(
+            xattr_padded(len(entry.value)) for entry in self.entries if (entry.name_index, entry.name) != INLINE_DATA
+        )
         return self._size - EXT4_XATTR_IBODY_HEADER.size - used - _LAST_ENTRY_SIZE
 
     def build(self) -> bytes:
-        """The bytes of the whole space: entries from its beginning, values from its end."""
+        """The bytes of the whole space: entries from the beginning, values from the end."""
         if not self.entries:
             return bytes(self._size)
         area = bytearray(self._size)
@@ -92,14 +94,14 @@ class _InodeXattrs:
         for entry in self.entries:
             at = 0
             if entry.value:
-                end -= _padded(len(entry.value))
+                end -= xattr_padded(len(entry.value))
                 at = end - start
                 area[end : end + len(entry.value)] = entry.value
             raw = EXT4_XATTR_ENTRY.pack(
                 (len(entry.name), entry.name_index, at, entry.value_inode, entry.value_size, entry.hash)
             )
             area[offset : offset + len(raw) + len(entry.name)] = raw + entry.name
-            offset += _entry_size(entry.name)
+            offset += xattr_entry_size(len(entry.name))
         if offset + _LAST_ENTRY_SIZE > end or len(area) != self._size:
             raise self._wrong()
         return bytes(area)
@@ -111,14 +113,14 @@ class _InodeXattrs:
 
 
 class InlineDirectory:
-    """The directory of `inode`, in its inode. CorruptionError where it cannot be what it says."""
+    """The inline directory of `inode`. CorruptionError if it is damaged."""
 
-    def __init__(self, editor: RecoveryEditor, inode: Inode, has_filetype: bool) -> None:
+    def __init__(self, editor: RecoveryEditor, inode: StoredInode, has_filetype: bool) -> None:
         self._editor = editor
         self._inode = inode
         self._raw = editor.raw_inode(inode.number)
         self._xattrs_at = EXT4_GOOD_OLD_INODE_SIZE + inode.extra_size
-        self._xattrs = _InodeXattrs(self._raw[self._xattrs_at :], inode.number)
+        self._xattrs = _InlineXattrs(self._raw[self._xattrs_at :], inode.number)
         data = self._xattrs.data()
         if data is None:
             raise CorruptionError("an inline directory without system.data", Place(inode=inode.number))
@@ -128,7 +130,7 @@ class InlineDirectory:
         self._has_filetype = has_filetype
 
     def add(self, name: bytes, number: int, mode: int) -> bool | None:
-        """True if the name went in, False if it was there, None if there is no room for it."""
+        """Add a name. True if done, False if it already exists, None if there is no room."""
         found = self._first.insert(name, number, mode)
         if found is None:
             if not self._second.end:
@@ -139,32 +141,32 @@ class InlineDirectory:
         return found
 
     def remove(self, name: bytes, number: int) -> int:
-        """As EntryArea.remove."""
+        """See `EntryArea.remove`."""
         owner = self._first.remove(name, number) or self._second.remove(name, number)
         if owner == number:
             self._store()
         return owner
 
     def to_block(self, size: int, end: int) -> EntryArea:
-        """The same directory as a block of `size` bytes with entries up to `end`; the inode loses it."""
+        """The directory as a block of `size` bytes with entries up to `end`. Removes it from the inode."""
         block = EntryArea(bytearray(size), _DOTS_SIZE, self._has_filetype, self._inode.number)
         parent = int.from_bytes(self._inode.block_area[:EXT4_INLINE_DOTDOT_SIZE], "little")
-        block.put(0, MIN_REC_LEN, b".", self._inode.number, self._inode.mode)
-        block.put(MIN_REC_LEN, MIN_REC_LEN, b"..", parent, self._inode.mode)
+        block.put(0, EXT4_DIR_MIN_REC_LEN, b".", self._inode.number, self._inode.mode)
+        block.put(EXT4_DIR_MIN_REC_LEN, EXT4_DIR_MIN_REC_LEN, b"..", parent, self._inode.mode)
         entries = bytes(self._first.data) + bytes(self._second.data)
         block.data[_DOTS_SIZE : _DOTS_SIZE + len(entries)] = entries
         block.end = _DOTS_SIZE + len(entries)
         block.stretch(end)
         self._xattrs.set_data(None)
-        self._write(empty_root())
+        self._write(EMPTY_ROOT)
         flags = self._inode.flags & ~EXT4_INLINE_DATA_FL | EXT4_EXTENTS_FL
         self._editor.change_inode(self._inode.number, i_flags=flags, i_size_lo=size)
         return block
 
     def _grow(self) -> None:
-        """Give system.data all the space that there is, if that is enough for a name at all."""
+        """Give system.data all the free space of the inode, if that is enough for a name."""
         room = self._xattrs.room_for_data() // EXT4_XATTR_PAD * EXT4_XATTR_PAD
-        if room <= needed(1):
+        if room <= entry_size(1):
             return
         self._second.data[:] = bytes(room)
         self._second.end = room
@@ -180,11 +182,3 @@ class InlineDirectory:
     def _write(self, i_block: bytes) -> None:
         raw = self._raw[:_I_BLOCK] + i_block + self._raw[_I_BLOCK_END : self._xattrs_at] + self._xattrs.build()
         self._editor.write_inode(self._inode.number, raw)
-
-
-def _entry_size(name: bytes) -> int:
-    return _padded(EXT4_XATTR_ENTRY.size + len(name))
-
-
-def _padded(size: int) -> int:
-    return -(-size // EXT4_XATTR_PAD) * EXT4_XATTR_PAD

@@ -1,8 +1,7 @@
-"""The journal: its superblock in plain words, and where its blocks are.
+"""The journal: its superblock in plain words, and its blocks.
 
 A journal is a file of the volume (inode 8) or a device of its own. Both are a `JournalSource`:
-numbered blocks, one of which is the journal's superblock. What is in the log is
-journal_replay's.
+numbered blocks, one of which is the journal's superblock. journal_log parses the other blocks.
 
 Kernel: journal_check_superblock and jbd2_journal_get_num_fc_blks (fs/jbd2/journal.c),
 ext4_get_dev_journal (fs/ext4/super.c).
@@ -30,9 +29,9 @@ from ext4img.structs.journal import (
 from ext4img.structs.superblock import EXT4_SUPER_BLOCK, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
 from ext4img.volume import checksum
 from ext4img.volume.features import Incompat, RoCompat
-from ext4img.volume.mapping import WRITTEN, Run
 from ext4img.volume.problems import Problems
 from ext4img.volume.recovery import journal_checksum
+from ext4img.volume.runs import WRITTEN, Run
 from ext4img.volume.superblock import MAX_LOG_BLOCK_SIZE, MIN_LOG_BLOCK_SIZE, has_magic
 
 WINDOW_BYTES = 1 << 20
@@ -71,8 +70,8 @@ _KNOWN_INCOMPAT = sum(JournalIncompat)
 class JournalSuperblock(NamedTuple):
     """The journal's own description. Block numbers count from the journal's start.
 
-    The log is a ring of the blocks `first` to `end` - 1. `start` is where it begins, 0 when there
-    is nothing to replay. Fast commits stand in `fast_commit_first` to `length` - 1.
+    The log is a ring of the blocks `first` to `end` - 1. It begins at `start`, which is 0 if there is
+    nothing to replay. Fast commits are in the blocks `fast_commit_first` to `length` - 1.
     """
 
     version: int
@@ -88,11 +87,11 @@ class JournalSuperblock(NamedTuple):
     uuid: UUID
     users: int
     fast_commit_blocks: int
-    lost_checksums: bool = False  # it has a crc32c, but no feature says so any more
+    lost_checksums: bool = False  # it has a crc32c, but has lost the feature
 
     @property
     def checksum_version(self) -> int:
-        """0 none, 1 one crc32 a transaction, 2 and 3 crc32c of every block."""
+        """0: none. 1: one crc32 per transaction. 2 and 3: crc32c of every block."""
         if JournalIncompat.CSUM_V3 in self.incompat:
             return 3
         if JournalIncompat.CSUM_V2 in self.incompat:
@@ -112,12 +111,12 @@ class JournalSuperblock(NamedTuple):
         )
 
     def ring(self, index: int) -> int:
-        """The block that `index` means where it runs over the ring's end."""
+        """The block of the ring for an `index` that may be past its end."""
         return index if index < self.end else self.first + (index - self.end) % (self.end - self.first)
 
 
 class JournalSource(ABC):
-    """The blocks of a journal, as they are on the disk. `superblock_index` is its superblock's."""
+    """The blocks of a journal, as they are on disk. Block `superblock_index` is its superblock."""
 
     block_size: int
     block_count: int
@@ -127,12 +126,12 @@ class JournalSource(ABC):
     def read(self, index: int, count: int = 1) -> bytes:
         """`count` blocks from the journal's block `index` on.
 
-        CorruptionError past the end and in holes, SourceError where the disk does not give them.
+        CorruptionError past the end and in holes, SourceError for unreadable blocks.
         """
 
     @abstractmethod
     def physical(self, index: int) -> int | None:
-        """The volume's block that holds journal block `index`; None if it is elsewhere or nowhere."""
+        """The volume's block that holds journal block `index`; None for a hole or another device."""
 
     def holds(self, pblk: int) -> bool:
         """Whether the volume's block `pblk` belongs to the journal itself."""
@@ -172,8 +171,8 @@ class JournalSource(ABC):
 class JournalFile(JournalSource):
     """A journal inside the volume: the runs of its inode, read by `read_blocks(pblk, count)`.
 
-    `size` is the inode's, in bytes. Runs that are not written count as holes, as they do for the
-    kernel. Blocks that the runs claim twice are refused: a log could then be longer than the disk.
+    `size` is the inode's, in bytes. Unwritten runs count as holes, as in the kernel. CorruptionError
+    if two runs have the same block: the log could then be longer than the disk.
     """
 
     def __init__(
@@ -223,11 +222,11 @@ class JournalFile(JournalSource):
 
 
 class JournalDevice(JournalSource):
-    """A journal on a device of its own. `uuid` is what a file system's s_journal_uuid names.
+    """A journal on a device of its own. `uuid` is the s_journal_uuid of its file system.
 
-    Such a device carries an ext4 superblock with only the journal_dev feature at byte 1,024. In the
-    block after it is the journal's; blocks are counted from the device's beginning all the same.
-    CorruptionError if `source` is not one.
+    The device has an ext4 superblock at byte 1,024, with only the journal_dev feature. The journal's
+    own superblock is in the next block; block numbers count from the device's beginning.
+    CorruptionError if `source` is not such a device.
     """
 
     def __init__(self, source: Source, problems: Problems) -> None:
@@ -260,10 +259,10 @@ class JournalDevice(JournalSource):
 
 
 def read_journal_superblock(journal: JournalSource, problems: Problems) -> JournalSuperblock:
-    """Verify and believe the journal's superblock, by the kernel's rules.
+    """Verify and parse the journal's superblock, by the kernel's rules.
 
-    CorruptionError and UnsupportedFeatureError are raised whatever the setting of `problems`: such
-    a log cannot be followed. A wrong checksum goes to `problems`.
+    CorruptionError and UnsupportedFeatureError are always raised: such a log cannot be read. A wrong
+    checksum goes to `problems`.
     """
     index = journal.superblock_index
     raw = journal.read(index)[: JOURNAL_SUPERBLOCK.size]
@@ -295,7 +294,7 @@ def read_journal_superblock(journal: JournalSource, problems: Problems) -> Journ
         fast_commit_blocks = record.s_num_fc_blks or JBD2_DEFAULT_FAST_COMMIT_BLOCKS
         end = length - fast_commit_blocks
     if not 0 < record.s_first < end:
-        raise wrong("s_first", f"the log is blocks 1 to {end - 1} at most")
+        raise wrong("s_first", f"the log can only be in blocks 1 to {end - 1}")
     return JournalSuperblock(
         version=version,
         block_size=record.s_blocksize,
@@ -315,7 +314,7 @@ def read_journal_superblock(journal: JournalSource, problems: Problems) -> Journ
 
 
 def _lost_checksums(record: Any, version: int) -> bool:
-    """Version 1 has neither features nor a checksum."""
+    """Whether there is a crc32c without a feature for it. Version 1 has neither features nor a checksum."""
     crc32c = version == 2 and record.s_feature_incompat & (JournalIncompat.CSUM_V2 | JournalIncompat.CSUM_V3)
     return not crc32c and record.s_checksum_type == JBD2_CRC32C_CHKSUM and record.s_checksum != 0
 
@@ -324,9 +323,7 @@ def _refuse_unknown(incompat: int, ro_compat: int) -> None:
     unknown = [f"journal FEATURE_I{bit}" for bit in range(32) if incompat & ~_KNOWN_INCOMPAT & 1 << bit]
     unknown += [f"journal FEATURE_R{bit}" for bit in range(32) if ro_compat & 1 << bit]
     if unknown:
-        raise UnsupportedFeatureError(
-            f"the journal needs features that are not known: {', '.join(unknown)}", tuple(unknown)
-        )
+        raise UnsupportedFeatureError(f"unsupported journal features: {', '.join(unknown)}", tuple(unknown))
 
 
 def _check_checksum(record: Any, raw: bytes, compat: int, incompat: int, problems: Problems, place: Place) -> None:
@@ -337,7 +334,7 @@ def _check_checksum(record: Any, raw: bytes, compat: int, incompat: int, problem
         raise CorruptionError("the journal's features name two kinds of checksum", place)
     if record.s_checksum_type != JBD2_CRC32C_CHKSUM:
         raise UnsupportedFeatureError(
-            f"the journal's checksums are of type {record.s_checksum_type}; only 4, crc32c, is known"
+            f"unsupported checksum type {record.s_checksum_type} of the journal (4, crc32c, is supported)"
         )
     computed = journal_checksum.superblock(raw)
     if problems.verify and computed != record.s_checksum:

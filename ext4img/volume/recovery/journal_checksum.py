@@ -1,9 +1,9 @@
 """The journal's checksum recipes (kernel: fs/jbd2/{journal,recovery,commit}.c).
 
-CSUM_V2 and CSUM_V3 are crc32c from a seed over the journal's *own* UUID, which stays as it is when
-the file system's is changed. The older COMPAT_CHECKSUM is one crc32 a transaction, over its
-descriptor and data blocks, in the unreflected form that zlib does not have: it is zlib's, over
-bytes whose bits are turned round. Seeds of crc32c are kept in google_crc32c's domain, inverted.
+CSUM_V2 and CSUM_V3 are crc32c with a seed of the journal's *own* UUID, which does not change with the
+file system's. The older COMPAT_CHECKSUM is one crc32 per transaction, over its descriptor and data
+blocks, in the unreflected form. zlib does not have that: it is zlib's crc32 over bytes with their bits
+reversed. Seeds of crc32c are kept in google_crc32c's form, inverted.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ def commit(seed: int, block: bytes) -> int:
 
 
 def commit_header_only(seed: int, block: bytes) -> int:
-    """The same as if nothing followed the header.
+    """The same with zeros behind the header.
 
-    The kernel takes a commit block whose later sectors never reached the disk for a good one.
+    The kernel accepts a commit block whose later sectors never reached the disk.
     """
     return commit(seed, block[:_COMMIT_HEADER_ALIGNED] + bytes(len(block) - _COMMIT_HEADER_ALIGNED))
 
 
 def logged_block(seed: int, sequence: int, block: bytes) -> int:
-    """t_checksum of a tag: over the transaction's number and the block as it stands in the log.
+    """t_checksum of a tag: over the transaction's number and the block as it is in the log.
 
-    CSUM_V2 keeps the low 16 bits of it.
+    CSUM_V2 stores the low 16 bits of it.
     """
     return int(extend(extend(seed, _SEQUENCE(sequence)), block)) ^ INVERT
 
@@ -70,7 +70,7 @@ class TransactionCrc32:
         self._mirrored = 0
 
     def add(self, block: bytes) -> None:
-        """Go on with one more block."""
+        """Add one more block to the sum."""
         self._mirrored = crc32(block.translate(_MIRROR), self._mirrored)
 
     @property

@@ -1,6 +1,6 @@
-"""The blocks of a log: read, their checksums held against them, their tags taken apart.
+"""The blocks of a log: reading them, verifying their checksums, parsing their tags.
 
-What all passes of recovery share; what they make of it is journal_scan's and journal_replay's.
+All passes of recovery (journal_scan, journal_replay) share this.
 Kernel: jread, count_tags, read_tag_block, jbd2_*_csum_verify (fs/jbd2/recovery.c).
 """
 
@@ -33,8 +33,8 @@ from ext4img.volume.recovery import journal_checksum
 from ext4img.volume.recovery.journal import WINDOW_BYTES, JournalIncompat, JournalSource, JournalSuperblock
 
 
-class Tag(NamedTuple):
-    """One logged block: where it belongs, its flags, its checksum (16 bits with CSUM_V2)."""
+class JournalTag(NamedTuple):
+    """One logged block: its block number on the volume, flags, and checksum (16 bits with CSUM_V2)."""
 
     pblk: int
     flags: int
@@ -42,7 +42,7 @@ class Tag(NamedTuple):
 
 
 class JournalLog:
-    """A log to be recovered. Damage goes to `problems`, and `complete` says whether there was any.
+    """A log to be recovered. Damage goes to `problems`; `complete` is False if there was any.
 
     `verified` counts the checksums that were computed.
     """
@@ -60,25 +60,25 @@ class JournalLog:
         self._version3 = version == 3
         self._wide = JournalIncompat.BIT64 in superblock.incompat
         self.used_end = superblock.block_size - (JBD2_JOURNAL_BLOCK_TAIL.size if version >= 2 else 0)
-        """Where tags and revoke records end at the latest, in bytes from their block's start."""
+        """Bytes of a descriptor or revoke block before its checksum."""
         self._tag_size = self._bytes_of_a_tag(version)
 
     def _bytes_of_a_tag(self, version: int) -> int:
-        """Without the UUID that may follow it (kernel: journal_tag_bytes)."""
+        """Bytes of a tag without the UUID that may follow it (kernel: journal_tag_bytes)."""
         if version == 3:
             return JOURNAL_BLOCK_TAG3.size
         padding = JOURNAL_BLOCK_TAG_CSUM_V2_PADDING if version == 2 else 0
         return JOURNAL_BLOCK_TAG.size + padding + (JOURNAL_BLOCK_TAG_HIGH.size if self._wide else 0)
 
     def damaged(self, error: CorruptionError) -> None:
-        """Something is wrong: raised, noted or passed over, as the problems are set."""
+        """Report damage: it is raised, noted or ignored, depending on the setting of `problems`."""
         self.complete = False
         self.problems.found(error)
 
     # Blocks
 
     def read(self, index: int) -> bytes | None:
-        """One block of the journal, or None where it cannot be had, which is damage."""
+        """One block of the journal; None if it cannot be read, which is reported as damage."""
         try:
             return self.journal.read(index)
         except CorruptionError as error:
@@ -88,13 +88,13 @@ class JournalLog:
         return None
 
     def read_each(self, indexes: list[int]) -> Iterator[bytes | Ext4Error]:
-        """The journal's blocks `indexes`, or why one cannot be read; read together where it goes."""
+        """The journal's blocks `indexes`, read together if possible; the error for each unreadable one."""
         step = max(WINDOW_BYTES // self.superblock.block_size, 1)
         for start in range(0, len(indexes), step):
             window = indexes[start : start + step]
             try:
                 yield from [block for _, block in self.journal.read_each(window)]
-            except (CorruptionError, SourceError):  # at least one is bad: singly, to tell which
+            except (CorruptionError, SourceError):  # at least one is bad: read each alone, to find out which
                 for index in window:
                     try:
                         yield self.journal.read(index)
@@ -102,13 +102,13 @@ class JournalLog:
                         yield error
 
     def following(self, descriptor: int, count: int) -> list[int]:
-        """The `count` journal blocks after a descriptor, which hold what its tags describe."""
+        """The `count` journal blocks behind a descriptor, which hold the blocks that its tags describe."""
         ring = self.superblock.ring
         first = ring(descriptor + 1)
         return [ring(first + number) for number in range(count)]
 
-    def tags(self, block: bytes) -> Iterator[Tag]:
-        """The tags of a descriptor block; every one has a block in the log."""
+    def tags(self, block: bytes) -> Iterator[JournalTag]:
+        """The tags of a descriptor block; each has a block in the log."""
         wide, version3, size, end = self._wide, self._version3, self._tag_size, self.used_end
         at = JOURNAL_HEADER.size
         while at + size <= end:
@@ -119,7 +119,7 @@ class JournalLog:
                 low, checksum, flags = JOURNAL_BLOCK_TAG.unpack_tuple(block, at)
                 if wide:
                     (high,) = JOURNAL_BLOCK_TAG_HIGH.unpack_tuple(block, at + JOURNAL_BLOCK_TAG.size)
-            yield Tag(low | high << 32 if wide else low, flags, checksum)
+            yield JournalTag(low | high << 32 if wide else low, flags, checksum)
             at += size if flags & JBD2_FLAG_SAME_UUID else size + JBD2_UUID_SIZE
             if flags & JBD2_FLAG_LAST_TAG:
                 return
@@ -127,7 +127,7 @@ class JournalLog:
     # Checksums
 
     def check_tail(self, block: bytes, index: int) -> ChecksumError | None:
-        """What is wrong with the checksum of a descriptor or revoke block, if anything."""
+        """The error if the checksum of a descriptor or revoke block is wrong, else None."""
         if not self.verifies:
             return None
         self.verified += 1
@@ -138,7 +138,7 @@ class JournalLog:
         return self._mismatch("journal block", stored, computed, index, JBD2_JOURNAL_BLOCK_TAIL.name)
 
     def check_commit(self, block: bytes, index: int, crc32: journal_checksum.TransactionCrc32) -> ChecksumError | None:
-        """What is wrong with the checksum of a commit block; `crc32` is its transaction's own."""
+        """The error if the checksum of a commit block is wrong, else None; `crc32` is that of its transaction."""
         header: Any = COMMIT_HEADER.unpack(block)
         stored = header.h_chksum_0
         if self.sums_transactions:
@@ -158,23 +158,23 @@ class JournalLog:
         return self._mismatch(f"transaction {header.h_sequence}", stored, computed, index, COMMIT_HEADER.name)
 
     def fits_as(self, block: bytes, sequence: int) -> bool:
-        """Whether a block's checksum would fit if only its header said what is due."""
+        """Whether a block's checksum would be right with the header that is expected here."""
         if not self.verifies:
             return False
         for kind in (JBD2_DESCRIPTOR_BLOCK, JBD2_REVOKE_BLOCK, JBD2_COMMIT_BLOCK):
-            due = JOURNAL_HEADER.pack((JBD2_MAGIC_NUMBER, kind, sequence)) + block[JOURNAL_HEADER.size :]
+            expected = JOURNAL_HEADER.pack((JBD2_MAGIC_NUMBER, kind, sequence)) + block[JOURNAL_HEADER.size :]
             if kind == JBD2_COMMIT_BLOCK:
-                stored = COMMIT_HEADER.unpack(due).h_chksum_0
-                computed = journal_checksum.commit(self._seed, due)
+                stored = COMMIT_HEADER.unpack(expected).h_chksum_0
+                computed = journal_checksum.commit(self._seed, expected)
             else:
-                stored = JBD2_JOURNAL_BLOCK_TAIL.unpack_tuple(due, self.used_end)[0]
-                computed = journal_checksum.descriptor_or_revoke(self._seed, due)
+                stored = JBD2_JOURNAL_BLOCK_TAIL.unpack_tuple(expected, self.used_end)[0]
+                computed = journal_checksum.descriptor_or_revoke(self._seed, expected)
             if stored == computed:
                 return True
         return False
 
-    def check_logged(self, block: bytes, tag: Tag, sequence: int) -> int | None:
-        """The checksum that a logged block has, where its tag says another."""
+    def check_logged(self, block: bytes, tag: JournalTag, sequence: int) -> int | None:
+        """The computed checksum of a logged block, if it differs from its tag's; else None."""
         self.verified += 1
         computed = journal_checksum.logged_block(self._seed, sequence, block)
         if not self._version3:

@@ -1,11 +1,11 @@
 """Recovery of the log in memory, in the kernel's three passes: scan, revoke, replay.
 
-Scan (journal_scan) finds the committed transactions. Revoke collects the revoke records; one
-silences its block in its own transaction and in all earlier ones. Replay notes for every block
-where its last good copy stands.
+The scan (journal_scan) finds the committed transactions. The revoke pass collects the revoke records:
+each cancels its block in its own transaction and in all earlier ones. The replay pass notes where in
+the log the last good copy of every block is.
 
-Where the kernel finds damage it refuses to mount; here that goes to `problems`, and what is shown
-is what it would have replayed by then.
+If the kernel finds damage, it refuses to mount. Here the damage goes to `problems`, and the result is
+what the kernel would have replayed up to there.
 
 Kernel: jbd2_journal_recover, do_one_pass, scan_revoke_records (fs/jbd2/recovery.c).
 """
@@ -18,14 +18,14 @@ from ext4img.errors import ChecksumError, CorruptionError, Ext4Error, Place
 from ext4img.structs.journal import JBD2_FLAG_ESCAPE, JBD2_JOURNAL_REVOKE_HEADER, REVOKE_32, REVOKE_64
 from ext4img.volume.problems import Problems
 from ext4img.volume.recovery.journal import JournalIncompat, JournalSource, JournalSuperblock
-from ext4img.volume.recovery.journal_log import JournalLog, Tag
-from ext4img.volume.recovery.journal_scan import SEQUENCE_MASK, Scan, Transaction, scan_log
+from ext4img.volume.recovery.journal_log import JournalLog, JournalTag
+from ext4img.volume.recovery.journal_scan import SEQUENCE_MASK, LogScan, Transaction, scan_log
 from ext4img.volume.recovery.overlay import Overlay
 from ext4img.volume.recovery.recovery_report import Replay
 
 
 def follows(later: int, earlier: int) -> bool:
-    """Whether a sequence number comes after another; they run over 2^32 (kernel: tid_gt)."""
+    """Whether a sequence number comes after another; numbers wrap at 2^32 (kernel: tid_gt)."""
     return 0 < (later - earlier & SEQUENCE_MASK) < 1 << 31
 
 
@@ -34,14 +34,14 @@ def replay_journal(
 ) -> Replay:
     """Replay the log of `journal` for a volume of `block_count` blocks.
 
-    Nothing is replayed where `superblock.start` is 0. Damage goes to `problems`, so it raises
-    CorruptionError or ChecksumError when they are strict.
+    Nothing is replayed if `superblock.start` is 0. Damage goes to `problems`, which raise it as
+    CorruptionError or ChecksumError when strict.
     """
     if not superblock.start:
         return Replay(Overlay(), superblock.sequence, superblock.sequence)
     log = JournalLog(journal, superblock, problems)
     scan = scan_log(log)
-    passes = _Passes(log, scan, block_count)
+    passes = _ReplayPasses(log, scan, block_count)
     for transaction in scan.transactions:
         passes.revoke(transaction)
     for transaction in scan.transactions:
@@ -63,10 +63,10 @@ def replay_journal(
     )
 
 
-class _Passes:
-    """Passes 2 and 3. `logged` is what the overlay takes: where in the journal each block stands."""
+class _ReplayPasses:
+    """Passes 2 and 3. `logged` is for the overlay: where in the journal each block is."""
 
-    def __init__(self, log: JournalLog, scan: Scan, block_count: int) -> None:
+    def __init__(self, log: JournalLog, scan: LogScan, block_count: int) -> None:
         self._log = log
         self._candidates = scan.logged
         self._block_count = block_count
@@ -78,9 +78,9 @@ class _Passes:
         self.revoked = 0
 
     def revoke(self, transaction: Transaction) -> None:
-        """Note the blocks that `transaction` revokes, each with the latest number that does.
+        """Note the blocks that `transaction` revokes, each with the latest revoking number.
 
-        Only blocks that are in the log at all: a hostile one can hold far more revoke records.
+        Only blocks that are in the log are noted: a hostile log can hold far more revoke records.
         """
         log = self._log
         record = REVOKE_64 if JournalIncompat.BIT64 in log.superblock.incompat else REVOKE_32
@@ -103,14 +103,14 @@ class _Passes:
             self.revoke_records += count
 
     def replay(self, transaction: Transaction) -> None:
-        """Note where each block of `transaction` stands, unless it is revoked or damaged."""
+        """Note where each block of `transaction` is, unless it is revoked or damaged."""
         log = self._log
         for descriptor in transaction.descriptors:
             block = log.read(descriptor)
             if block is None:
                 continue
             tags = list(log.tags(block))
-            wanted: list[tuple[int, Tag]] = []
+            wanted: list[tuple[int, JournalTag]] = []
             for index, tag in zip(log.following(descriptor, len(tags)), tags, strict=True):
                 if self._applies(tag, transaction.sequence, index):
                     wanted.append((index, tag))
@@ -122,7 +122,7 @@ class _Passes:
                 self.escaped += escaped
             self.blocks += len(wanted)
 
-    def _applies(self, tag: Tag, sequence: int, index: int) -> bool:
+    def _applies(self, tag: JournalTag, sequence: int, index: int) -> bool:
         revoked = self._revokes.get(tag.pblk)
         if revoked is not None and not follows(sequence, revoked):
             self.revoked += 1
@@ -136,15 +136,15 @@ class _Passes:
         self._log.damaged(CorruptionError(what, self._log.journal.place(index)))
         return False
 
-    def _sound(self, wanted: list[tuple[int, Tag]], sequence: int) -> list[tuple[int, Tag]]:
-        """Those of `wanted` whose blocks fit the checksum in their tag."""
+    def _sound(self, wanted: list[tuple[int, JournalTag]], sequence: int) -> list[tuple[int, JournalTag]]:
+        """Those of `wanted` whose block has the checksum of its tag."""
         log = self._log
         sound = []
         blocks = log.read_each([index for index, _ in wanted])
         for (index, tag), block in zip(wanted, blocks, strict=True):
             place = Place(block=tag.pblk)
             if isinstance(block, Ext4Error):
-                reason = f"a block in the journal cannot be read, an older version of it is shown: {block}"
+                reason = f"a block in the journal cannot be read, an older version of it is used: {block}"
                 log.damaged(CorruptionError(reason, place))
                 continue
             computed = log.check_logged(block, tag, sequence)
@@ -153,7 +153,7 @@ class _Passes:
                 continue
             reason = (
                 f"checksum of a block in the journal (at {log.journal.place(index)}) is {tag.checksum:#x},"
-                f" computed {computed:#x}; an older version of it is shown"
+                f" computed {computed:#x}; an older version of it is used"
             )
             log.damaged(ChecksumError(reason, place))
         return sound

@@ -1,9 +1,9 @@
 """Recovery's first pass: from the log's start to its end, transaction by transaction.
 
-The end is the first block without the magic number, or with another sequence number than is due. A
-transaction that has no commit block by then does not count. A wrong checksum is not an end, with
-two exceptions that are the kernel's: in a block that an earlier life of the journal may have left
-behind, and in the last commit block where commits are asynchronous.
+The log ends at the first block without the magic number or the expected sequence number. A
+transaction without a commit block before that does not count. A wrong checksum does not end the log,
+with two exceptions, as in the kernel: in a block that may be left over from an earlier use of the
+journal, and in the last commit block with asynchronous commits.
 
 Kernel: do_one_pass in PASS_SCAN (fs/jbd2/recovery.c).
 """
@@ -27,7 +27,7 @@ from ext4img.volume.recovery.journal_checksum import TransactionCrc32
 from ext4img.volume.recovery.journal_log import JournalLog
 
 SEQUENCE_MASK = 0xFFFFFFFF
-MOST_BLOCKS_BEHIND = 8192
+MAX_BLOCKS_BEHIND = 8192
 
 
 class Transaction(NamedTuple):
@@ -39,11 +39,11 @@ class Transaction(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Scan:
-    """What pass 1 found. `logged` holds every volume block that any tag names.
+class LogScan:
+    """The result of pass 1. `logged` holds every block of the volume that a tag names.
 
-    `end_sequence` is the number that the next transaction would have. `torn` says that one without
-    its commit block followed.
+    `end_sequence` is the number that the next transaction would have. `torn` means that a
+    transaction without its commit block follows.
     """
 
     transactions: list[Transaction]
@@ -52,15 +52,15 @@ class Scan:
     torn: bool
 
 
-def scan_log(log: JournalLog) -> Scan:
+def scan_log(log: JournalLog) -> LogScan:
     """Find the committed transactions of a log that has a start."""
-    scan = _Scan(log)
+    scan = _LogScanner(log)
     scan.run()
     return scan.result()
 
 
 @dataclass(slots=True)
-class _Scan:
+class _LogScanner:
     log: JournalLog
     transactions: list[Transaction] = field(default_factory=list)
     logged: set[int] = field(default_factory=set)
@@ -68,17 +68,17 @@ class _Scan:
     end: int | None = None  # of a commit that failed its checksum
     last_time: int = 0
     crc32: TransactionCrc32 = field(default_factory=TransactionCrc32)
-    # The transaction at hand
+    # The current transaction
     descriptors: list[int] = field(default_factory=list)
     revokes: list[int] = field(default_factory=list)
-    doubted: ChecksumError | None = None  # its, or a later, descriptor or revoke block may be an old one
+    doubted: ChecksumError | None = None  # one of its descriptor or revoke blocks may be an old one
     failed: ChecksumError | None = None  # an earlier commit, with asynchronous commits
 
     def run(self) -> None:
         superblock = self.log.superblock
         self.sequence = superblock.sequence
         at = superblock.start
-        left = superblock.end - superblock.first  # blocks of the ring not yet met
+        left = superblock.end - superblock.first  # blocks of the ring that are not scanned yet
         while True:
             block = self.log.read(at)
             if block is None:
@@ -107,28 +107,29 @@ class _Scan:
                 return
 
     def header(self, block: bytes, index: int) -> None:
-        """The log ends here for the kernel. Where only a header is damaged, checksums tell."""
+        """Report a header that is only damaged: the kernel ends the log here, but checksums show that it continues."""
         if self.log.fits_as(block, self.sequence):
-            reason = f"the log goes on behind a block with a damaged header (transaction {self.sequence})"
+            reason = f"the log continues behind a block with a damaged header (transaction {self.sequence})"
             self.log.damaged(CorruptionError(reason, self.log.journal.place(index, JOURNAL_HEADER.name)))
         elif (commit := self.commit_behind(index)) is not None:
-            # A disk that did not write in order leaves the same, so this never raises.
+            # Never raised: a disk that did not write in order leaves the same.
             reason = f"the log ends here, but transaction {self.sequence} was committed (journal block {commit})"
             self.log.complete = False
             self.log.problems.note(reason, self.log.journal.place(index, JOURNAL_HEADER.name))
 
     def commit_behind(self, index: int) -> int | None:
-        """A good commit block of the transaction at hand, though the log ends before it.
+        """A good commit block of the current transaction behind the end of the log.
 
-        No further than a transaction can reach: a quarter of the log (kernel: j_max_transaction_buffers).
+        The search ends where a transaction must: after a quarter of the log
+        (kernel: j_max_transaction_buffers).
         """
         if not self.log.verifies:
             return None
         ring = self.log.superblock.ring
-        most = min((self.log.superblock.end - self.log.superblock.first) // 4 + 1, MOST_BLOCKS_BEHIND)
+        reach = min((self.log.superblock.end - self.log.superblock.first) // 4 + 1, MAX_BLOCKS_BEHIND)
         start = JOURNAL_HEADER.pack((JBD2_MAGIC_NUMBER, JBD2_COMMIT_BLOCK, self.sequence))
         indexes = [ring(index + 1)]
-        while len(indexes) < most:
+        while len(indexes) < reach:
             indexes.append(ring(indexes[-1] + 1))
         for at, block in zip(indexes, self.log.read_each(indexes), strict=False):
             if not isinstance(block, Ext4Error) and block.startswith(start):
@@ -136,7 +137,7 @@ class _Scan:
         return None
 
     def descriptor(self, block: bytes, index: int, left: int) -> int:
-        """Take a descriptor block in; how many logged blocks follow it."""
+        """Handle a descriptor block. Returns how many logged blocks follow it."""
         self.doubted = self.log.check_tail(block, index) or self.doubted
         self.descriptors.append(index)
         numbers = [tag.pblk for tag in self.log.tags(block)]
@@ -152,15 +153,15 @@ class _Scan:
         return len(numbers)
 
     def commit(self, block: bytes, index: int) -> bool:
-        """Take a commit block in; False where the log ends with it."""
+        """Handle a commit block; False if the log ends with it."""
         time = COMMIT_HEADER.unpack(block).h_commit_sec
         if self.doubted is not None:
             if time >= self.last_time:
                 self.log.damaged(self.doubted)
             return False
         if self.failed is not None:
-            # The last commit block may reach the disk before the rest of its transaction: that is
-            # an interrupted commit. Any commit after it makes it damage.
+            # The last commit block may have reached the disk before the rest of its transaction: then
+            # the commit was interrupted. If another commit follows, it is damage.
             self.log.damaged(self.failed)
             if self.log.sums_transactions:
                 return False
@@ -179,10 +180,10 @@ class _Scan:
         self.sequence = self.sequence + 1 & SEQUENCE_MASK
         return True
 
-    def result(self) -> Scan:
+    def result(self) -> LogScan:
         torn = bool(self.descriptors or self.revokes)
         if torn and self.doubted is not None and self.log.complete:
-            # An interrupted commit for all that the kernel can tell, so this never raises.
+            # Never raised: to the kernel it is an interrupted commit.
             self.log.problems.note(f"after the last transaction: {self.doubted.reason}", self.doubted.place)
         transactions, end = self.transactions, self.sequence
         if self.end is not None:
@@ -190,4 +191,4 @@ class _Scan:
             kept = end - self.log.superblock.sequence & SEQUENCE_MASK
             torn = torn or len(transactions) > kept
             transactions = transactions[:kept]
-        return Scan(transactions, self.logged, end, torn)
+        return LogScan(transactions, self.logged, end, torn)

@@ -1,9 +1,9 @@
-"""Orphans: files that were being deleted or cut when the volume went down.
+"""Orphans: files that were being deleted or truncated when the volume went down.
 
-They stand in a list, chained from the superblock through i_dtime, or in the orphan file. After a
-crash the kernel deletes those without links and cuts the others to their i_size. The first need
-nothing here, for an inode without links is no file; of the second the mappings past the end go.
-Their times change to the moment of the mount, which here there is none: they stay.
+They are in a list, chained from the superblock through i_dtime, or in the orphan file. After a crash
+the kernel deletes those without links and truncates the others to their i_size. Here the first need
+nothing, because an inode without links is not shown. The others lose their mappings past the end.
+The kernel also sets their times to the moment of the mount; here they keep theirs.
 
 Kernel: ext4_orphan_cleanup, ext4_init_orphan_info (fs/ext4/orphan.c), ext4_orphan_get
 (fs/ext4/ialloc.c), ext4_truncate (fs/ext4/inode.c).
@@ -15,28 +15,29 @@ from collections.abc import Iterator
 from struct import unpack
 
 from ext4img.errors import CorruptionError, Ext4Error, LimitError, NotFoundError, Place, SourceError
-from ext4img.structs.directory import EXT4_ORPHAN_BLOCK_MAGIC, EXT4_ORPHAN_BLOCK_TAIL
+from ext4img.structs.directory import EXT4_MAX_ORPHAN_FILE_BLOCKS, EXT4_ORPHAN_BLOCK_MAGIC, EXT4_ORPHAN_BLOCK_TAIL
 from ext4img.structs.inode import EXT4_EXTENTS_FL, EXT4_INODE
 from ext4img.structs.superblock import EXT4_ERROR_FS
 from ext4img.volume import checksum
 from ext4img.volume.features import RoCompat
-from ext4img.volume.inode import Inode
-from ext4img.volume.mapping import LOST, WRITTEN, Mapper, Runs
+from ext4img.volume.inode import StoredInode
+from ext4img.volume.mapping import Mapper
 from ext4img.volume.problems import Problems
 from ext4img.volume.recovery.editor import RecoveryEditor
 from ext4img.volume.recovery.recovery_report import Orphans
 from ext4img.volume.recovery.truncate import BlockMapCut, ExtentCut
+from ext4img.volume.runs import LOST, WRITTEN, Runs
 
-MOST_ORPHAN_FILE_BLOCKS = 512  # EXT4_MAX_ORPHAN_FILE_BLOCKS
 _NUMBER_SIZE = 4  # of an inode number in the orphan file
-# A kernel that finds one of these mounts read-only at most, and leaves orphans alone.
+# With one of these the kernel mounts read-only at best, and does not change orphans.
 _UNWRITABLE = RoCompat.HAS_SNAPSHOT | RoCompat.REPLICA | RoCompat.SHARED_BLOCKS
 
 
 def recover_orphans(editor: RecoveryEditor) -> Orphans:
-    """Finish what the orphans were in the middle of. Damage goes to the editor's problems.
+    """Delete or truncate the orphans. Damage goes to the editor's problems.
 
-    A volume that carries the mark of errors, or features that forbid writing, is left as it is.
+    As in the kernel, nothing is done on a volume that is marked as having errors, or whose features
+    forbid writing.
     """
     ro_compat = editor.superblock.features.ro_compat
     if editor.superblock.state & EXT4_ERROR_FS or ro_compat & (_UNWRITABLE | ~sum(RoCompat)):
@@ -47,7 +48,7 @@ def recover_orphans(editor: RecoveryEditor) -> Orphans:
     except LimitError as error:
         if editor.problems.checks == "strict":
             raise
-        editor.problems.note(f"orphans are recovered in part only: {error}")
+        editor.problems.note(f"orphans are only partly recovered: {error}")
     return Orphans(tuple(recovery.deleted), tuple(recovery.truncated))
 
 
@@ -85,7 +86,7 @@ class _OrphanRecovery:
                 self._failed(CorruptionError(f"the orphan list names inode {number}", place), place)
                 return
             if number in self._seen:
-                self._failed(CorruptionError("the orphan list runs in a circle", place), place)
+                self._failed(CorruptionError("the orphan list is a loop", place), place)
                 return
             try:
                 raw = self._editor.raw_inode(number)
@@ -102,7 +103,7 @@ class _OrphanRecovery:
         inode = editor.inode(number, verify=True)
         size = superblock.block_size
         count = inode.size // size
-        if count > MOST_ORPHAN_FILE_BLOCKS:
+        if count > EXT4_MAX_ORPHAN_FILE_BLOCKS:
             raise CorruptionError(f"the orphan file has {count} blocks", Place(inode=number))
         at_tail = size - EXT4_ORPHAN_BLOCK_TAIL.size
         seed = editor.inode_seed(number)
@@ -131,20 +132,20 @@ class _OrphanRecovery:
         raw = editor.raw_inode(number)
         inode = editor.parsed(number, raw)
         if not inode.mode:
-            raise CorruptionError("an orphan is an inode that is not in use", place)
+            raise CorruptionError("the orphan is an inode that is not in use", place)
         if not inode.links:
             self.deleted.append(number)
             return
         inode = editor.inode(number, verify=True)
         if not (inode.is_file or inode.is_dir or inode.is_symlink):
-            raise CorruptionError(f"an orphan is a {inode.type} with links", place)
+            raise CorruptionError(f"the orphan is a {inode.type} with links", place)
         self._truncate(inode)
-        if inode.dtime:  # the next one of the list; it is in no list any more (ext4_orphan_del)
+        if inode.dtime:  # it was the next number in the list; now it is in none (ext4_orphan_del)
             editor.change_inode(number, i_dtime=0)
         self.truncated.append(number)
 
-    def _truncate(self, inode: Inode) -> None:
-        """Unmap what lies past i_size, and count i_blocks anew."""
+    def _truncate(self, inode: StoredInode) -> None:
+        """Unmap the blocks past i_size, and correct i_blocks."""
         editor, superblock = self._editor, self._editor.superblock
         end = -(-inode.size // superblock.block_size)
         if inode.has_inline_data or not any(run.end > end for run in _sound_runs(editor, inode)):
@@ -165,12 +166,12 @@ class _OrphanRecovery:
             self._editor.problems.found(CorruptionError(str(error), place))
 
 
-def _sound_runs(editor: RecoveryEditor, inode: Inode) -> Runs:
-    """The inode's runs, or CorruptionError where its mapping is damaged."""
+def _sound_runs(editor: RecoveryEditor, inode: StoredInode) -> Runs:
+    """The inode's runs; CorruptionError for a damaged mapping."""
     checks = Problems("strict" if editor.problems.verify else "off")
     runs = Mapper(editor.superblock, editor.blocks, editor.seed, checks).runs(inode)
     if any(run.state == LOST for run in runs):
-        raise CorruptionError("the mapping is damaged, recovery leaves it alone", Place(inode=inode.number))
+        raise CorruptionError("the mapping is damaged; recovery does not change it", Place(inode=inode.number))
     return runs
 
 

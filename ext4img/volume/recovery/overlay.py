@@ -1,9 +1,9 @@
-"""What replaces blocks of the image: the journal's replay, frozen, for the block reader.
+"""The overlay: blocks that replace those of the image, for the block reader.
 
-A log can be larger than memory should be (data=journal puts contents into it), so the overlay
-keeps where in the journal each block's last version stands, reads it when it is asked for, and
-holds a bounded number of blocks. Blocks that recovery itself rewrites (fast commits, orphans) are
-kept as bytes; `Draft` is where they are gathered.
+A log can be larger than memory should be (data=journal puts contents into it). So the overlay only
+keeps where in the journal the last version of each block is, reads that on demand, and caches a
+bounded number of blocks. Blocks that recovery itself rewrites (fast commits, orphans) are kept as
+bytes; `Draft` collects them.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from ext4img.structs.journal import JBD2_MAGIC_BYTES
 from ext4img.volume.recovery.journal import JournalSource
 
 CACHE_BYTES = 8 << 20
-MOST_PATCHED_BYTES = 64 << 20
+MAX_PATCHED_BYTES = 64 << 20
 
 
 class Overlay(Mapping[int, bytes]):
     """Physical block number → its bytes after recovery, for the blocks that recovery changes.
 
-    `logged` gives the journal block that holds each, times two, plus one if it is escaped;
-    `patched` the blocks that are kept as bytes, which count before.
+    `logged` maps each to the number of its journal block times two, plus one if it is escaped.
+    `patched` holds the blocks that are kept as bytes; they replace logged ones.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Overlay(Mapping[int, bytes]):
         self._patched = dict(patched or {})
         self._only_patched = sum(1 for pblk in self._patched if pblk not in self._logged)
         self._cache: dict[int, bytes] = {}
-        self._most_cached = max(CACHE_BYTES // journal.block_size, 4) if journal is not None else 0
+        self._max_cached = max(CACHE_BYTES // journal.block_size, 4) if journal is not None else 0
 
     def __getitem__(self, pblk: int) -> bytes:
         block = self._patched.get(pblk)
@@ -68,16 +68,16 @@ class Overlay(Mapping[int, bytes]):
         block = self._journal.read(where >> 1)
         if where & 1:
             block = JBD2_MAGIC_BYTES + block[len(JBD2_MAGIC_BYTES) :]
-        if len(self._cache) >= self._most_cached:
+        if len(self._cache) >= self._max_cached:
             self._cache.clear()
         self._cache[pblk] = block
         return block
 
 
 class Draft(Mapping[int, bytes]):
-    """An overlay being written: recovery reads through it what it has itself changed so far.
+    """An overlay that recovery writes to, and through which it reads its own changes.
 
-    Readers may hold on to it as they would to an overlay; `write` is for recovery alone.
+    To readers it is an overlay; `write` is for recovery only.
     """
 
     def __init__(self, base: Mapping[int, bytes]) -> None:
@@ -86,11 +86,11 @@ class Draft(Mapping[int, bytes]):
         self._bytes = 0
 
     def write(self, pblk: int, block: bytes) -> None:
-        """Replace a block. LimitError where a recovery touches more than any real one would."""
+        """Replace a block. LimitError if recovery rewrites more than any real one would."""
         if pblk not in self.patches:
             self._bytes += len(block)
-            if self._bytes > MOST_PATCHED_BYTES:
-                raise LimitError(f"recovery would rewrite more than {MOST_PATCHED_BYTES >> 20} MiB of metadata")
+            if self._bytes > MAX_PATCHED_BYTES:
+                raise LimitError(f"recovery would rewrite more than {MAX_PATCHED_BYTES >> 20} MiB of metadata")
         self.patches[pblk] = block
 
     def __getitem__(self, pblk: int) -> bytes:

@@ -1,8 +1,8 @@
-"""Recovery in memory: what mounting would do to the volume, as an overlay over its blocks.
+"""Recovery in memory: the changes that mounting would make to the volume, as an overlay over its blocks.
 
-In the kernel's order: the log (journal_replay), then the superblock as the log leaves it, the fast
-commits (fast_commit), the orphans (orphans). Nothing is written; nothing above the block reader
-needs to know. What only a dirty volume needs is imported only for one.
+They are made in the kernel's order: the log (journal_replay), then the superblock as the log leaves
+it, the fast commits (fast_commit), the orphans (orphans). Nothing is written, and nothing above the
+block reader knows of it. Modules that only a dirty volume needs are imported only for one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.features import Compat, Incompat
 from ext4img.volume.groups import Groups
-from ext4img.volume.inode import Inode
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.inode_table import InodeTable
 from ext4img.volume.mapping import Mapper
 from ext4img.volume.problems import Problems
@@ -34,10 +34,10 @@ from ext4img.volume.superblock import Superblock, parse_superblock
 
 
 class Recovery(NamedTuple):
-    """What was done. `overlay` goes below the block reader, `superblock` is the one it leaves.
+    """The result of recovery. `overlay` is for the block reader, `superblock` is the one after recovery.
 
-    `journal` is None where there is none or it could not be used; `replay` is None where the volume
-    was shut down cleanly.
+    `journal` is None if there is none or it could not be used. `replay` is None if the volume was
+    shut down cleanly.
     """
 
     overlay: Overlay
@@ -59,8 +59,8 @@ def recover(
 ) -> Recovery:
     """Recover the volume on `source`, whose superblock has been read.
 
-    `journal_device` holds an external journal. Damage goes to `problems`; where those are not
-    strict, recovery goes as far as it can. UnsupportedFeatureError for a journal that is not known.
+    `journal_device` holds an external journal. Damage goes to `problems`; unless those are strict,
+    recovery does as much as it can. UnsupportedFeatureError for an unsupported journal.
     """
     journal, external = _find_journal(source, superblock, problems, journal_device)
     journal_superblock: JournalSuperblock | None = None
@@ -78,14 +78,14 @@ def recover(
     fast_commits = FastCommits()
     overlay = Overlay()
     if journal is not None and journal_superblock is not None:
-        # Backups of the superblock don't say whether there is something to recover.
+        # Backups of the superblock don't have the flag that recovery is needed.
         is_backup = superblock.group_number != 0
         if Incompat.RECOVER in superblock.features or (is_backup and journal_superblock.start):
             from ext4img.volume.recovery.journal_replay import replay_journal
 
             if superblock.has_metadata_checksums and journal_superblock.lost_checksums:
                 # The kernel sets and clears the two together: a flipped bit would go unnoticed.
-                problems.note("the log has lost the feature that it has checksums: nothing in it can be verified")
+                problems.note("the log has lost its checksum feature: nothing in it can be verified")
             block_count = max(superblock.block_count, source.size // superblock.block_size)
             replay = replay_journal(journal, journal_superblock, block_count, problems)
             overlay = replay.overlay
@@ -151,10 +151,10 @@ def _journal_file(source: Source, superblock: Superblock, problems: Problems) ->
     return JournalFile(runs, inode.size, superblock.block_size, blocks.read_data)
 
 
-def _journal_inode(superblock: Superblock, table: InodeTable, problems: Problems) -> Inode:
-    """The journal's inode; where it is damaged and problems are reported, as the superblock keeps it.
+def _journal_inode(superblock: Superblock, table: InodeTable, problems: Problems) -> StoredInode:
+    """The journal's inode. If it is damaged, and problems are reported, the superblock's copy of it.
 
-    As e2fsck does it.
+    e2fsck does the same.
     """
     number = superblock.journal_inode
     try:
@@ -166,8 +166,8 @@ def _journal_inode(superblock: Superblock, table: InodeTable, problems: Problems
         if problems.checks != "report" or not superblock.journal_backup:
             raise
         problems.unreadable(error, Place(inode=number))
-        problems.note("the journal is found by the superblock's copy of its inode", Place(inode=number))
-    from ext4img.volume.salvage.root import journal_inode_copy
+        problems.note("the journal is read by the superblock's copy of its inode", Place(inode=number))
+    from ext4img.volume.salvage.inodes import journal_inode_copy
 
     return journal_inode_copy(superblock)
 

@@ -1,4 +1,4 @@
-"""What each part of recovery did. Apart from those parts, which only a dirty volume needs."""
+"""What each part of recovery did: a module of its own, because only a dirty volume needs those parts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from ext4img.volume.recovery.overlay import Overlay
 
 
 class Replay(NamedTuple):
-    """What replaying the log gave. `overlay` is what the block reader needs, the rest is told.
+    """The result of replaying the log: the `overlay` for the block reader, and figures to report.
 
-    `blocks` counts logged blocks that were replayed, `replaced` the different blocks of the volume
-    among them, `revoked` those that a revoke record silenced. `end_sequence` is the number that
-    the next transaction would have, and that fast commits carry. `torn` says that a transaction
-    without its commit block followed; `complete` that nothing was wrong.
+    `blocks` counts the logged blocks that were replayed, `replaced` the different blocks of the volume
+    among them, `revoked` those that a revoke record cancelled. `end_sequence` is the number that the
+    next transaction would have, and that fast commits have. `torn` means that a transaction without
+    its commit block follows, `complete` that there was no damage.
     """
 
     overlay: Overlay
@@ -32,14 +32,14 @@ class Replay(NamedTuple):
 
 
 class Orphans(NamedTuple):
-    """Inode numbers of what recovery deleted and of what it cut to size."""
+    """The numbers of the inodes that recovery deleted, and of those that it truncated."""
 
     deleted: tuple[int, ...] = ()
     truncated: tuple[int, ...] = ()
 
 
 class FastCommits(NamedTuple):
-    """What a scan found: whole commits, their tags, and the blocks that they give to files.
+    """The result of a scan: complete commits, their tags, and the blocks that they give to files.
 
     `ranges` are pairs of first physical block and end.
     """

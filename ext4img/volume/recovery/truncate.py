@@ -1,8 +1,8 @@
-"""Cutting a file's mapping to its size, in place: what a truncate that was interrupted had left to do.
+"""Truncating a file's mapping to its size, in place, to complete an interrupted truncate.
 
-Both cuts follow the one way down to the new end, drop what lies past it and leave the rest of the
-tree in its shape, as the kernel does; so i_blocks comes out the same. They work on mappings that
-have been read whole and found sound. Kernel: ext4_ext_remove_space (fs/ext4/extents.c),
+As in the kernel, only the path to the new end is changed, and everything past it is dropped. The rest
+of the tree keeps its shape, so i_blocks is the same as the kernel's. The mapping must have been read
+in full and found sound. Kernel: ext4_ext_remove_space (fs/ext4/extents.c),
 ext4_ind_truncate (fs/ext4/indirect.c).
 """
 
@@ -19,8 +19,8 @@ from ext4img.structs.extent import (
 )
 from ext4img.structs.inode import EXT4_NDIR_BLOCKS
 from ext4img.volume import checksum
+from ext4img.volume.extent_tree import EMPTY_ROOT
 from ext4img.volume.recovery.editor import RecoveryEditor
-from ext4img.volume.recovery.extents import empty_root
 
 _POINTER_SIZE = 4
 
@@ -37,12 +37,12 @@ class ExtentCut:
         self._reached = 0  # the cluster after the last counted
 
     def cut(self, i_block: bytes) -> tuple[bytes, int]:
-        """(the new i_block, the clusters that are left, the tree's own included)."""
+        """(the new i_block, the clusters that are left, including the tree's)."""
         root = self._node(i_block)
-        return root or empty_root(), self._clusters
+        return root or EMPTY_ROOT, self._clusters
 
     def _node(self, node: bytes) -> bytes | None:
-        """The node without what lies past the end; None where nothing is left."""
+        """The node without its part past the end; None if nothing is left."""
         header = EXT4_EXTENT_HEADER.unpack(node)
         kept = self._leaf(node, header.eh_entries) if header.eh_depth == 0 else self._index(node, header.eh_entries)
         if not kept:
@@ -113,7 +113,7 @@ class BlockMapCut:
         return pack(f"<{len(pointers)}I", *pointers), self._counted
 
     def _kept(self, pblk: int, level: int, first: int) -> int:
-        """The pointer, or 0 where all that hangs on it (from logical block `first` on) is past the end."""
+        """The pointer, or 0 if all of its blocks, from logical block `first` on, are past the end."""
         if not pblk or first >= self._end:
             return 0
         self._counted += 1

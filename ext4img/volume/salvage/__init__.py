@@ -1,1 +1,1 @@
-"""Reading where the structures that lead to data are destroyed."""
+"""What takes the place of lost structures, in a volume whose problems are reported instead of raised."""

@@ -1,7 +1,7 @@
 """From a checksum back to the seed that it was made with, and to the generation in that seed.
 
-A crc32c over given bytes maps seeds to sums one to one and linearly (over GF(2)), so it can be
-undone: what says to whom a block belongs, and in which life of that inode's number it was written,
+For given bytes, crc32c maps seeds to sums one to one and linearly over GF(2), so it can be inverted.
+The seed says which inode a block belongs to, and its generation which use of that inode number,
 though the inode itself is lost.
 """
 
@@ -12,12 +12,11 @@ from functools import lru_cache
 
 from google_crc32c import extend
 
-from ext4img.structs.directory import DX_COUNTLIMIT, DX_ENTRY, DX_TAIL, EXT4_DIR_ENTRY_TAIL, EXT4_FT_DIR_CSUM
+from ext4img.structs.directory import DX_COUNTLIMIT, DX_ENTRY, DX_TAIL, EXT4_DIR_ENTRY_TAIL
 from ext4img.volume.checksum import INVERT
-from ext4img.volume.dir_block import index_entries_offset
+from ext4img.volume.dir_block import index_entries_offset, stored_leaf_checksum
 
 _BITS = 32
-_LEAF_TAIL = EXT4_DIR_ENTRY_TAIL.pack((0, EXT4_DIR_ENTRY_TAIL.size, 0, EXT4_FT_DIR_CSUM, 0))[:-4]
 
 
 class _Inverse:
@@ -26,7 +25,7 @@ class _Inverse:
     def __init__(self, function: Callable[[int], int]) -> None:
         self._constant = function(0)
         pairs = [(function(1 << bit) ^ self._constant, 1 << bit) for bit in range(_BITS)]
-        for bit in range(_BITS):  # Gauss and Jordan
+        for bit in range(_BITS):  # Gauss-Jordan elimination
             pivot = next(at for at in range(bit, _BITS) if pairs[at][0] >> bit & 1)
             pairs[bit], pairs[pivot] = pairs[pivot], pairs[bit]
             value, origin = pairs[bit]
@@ -46,21 +45,22 @@ class _Inverse:
 
 @lru_cache(maxsize=16)
 def _inverse(length: int) -> _Inverse:
-    """Of a crc32c over `length` zeros, as a function of its seed."""
+    """The inverse of a crc32c over `length` zeros, as a function of its seed."""
     zeros = bytes(length)
     return _Inverse(lambda seed: int(extend(seed, zeros)))
 
 
 def seed_of_directory_block(data: bytes) -> int | None:
-    """The inode's seed (see checksum.inode_seed) under which a directory block's checksum fits.
+    """The inode's seed (see checksum.inode_seed) with which a directory block's checksum is right.
 
-    None where it has no checksum. Every sum has a seed: what is no directory block has one as well.
+    None for a block without a checksum. Every sum has a seed, so other blocks can have one, too.
     """
     index = index_entries_offset(data)
     if index is None:
-        if data[-EXT4_DIR_ENTRY_TAIL.size : -4] != _LEAF_TAIL:
+        leaf_checksum = stored_leaf_checksum(data)
+        if leaf_checksum is None:
             return None
-        covered, stored = data[: -EXT4_DIR_ENTRY_TAIL.size], int.from_bytes(data[-4:], "little")
+        covered, stored = data[: -EXT4_DIR_ENTRY_TAIL.size], leaf_checksum
     else:
         limit, count = DX_COUNTLIMIT.unpack_tuple(data, index)
         tail = index + limit * DX_ENTRY.size
@@ -73,6 +73,6 @@ def seed_of_directory_block(data: bytes) -> int | None:
 
 
 def generation_of(seed: int, number: int, seed_of_inode: int) -> int:
-    """The i_generation with which inode `number` has this seed; `seed` is the file system's."""
+    """The i_generation with which inode `number` has `seed_of_inode`; `seed` is the file system's."""
     start = int(extend(seed, number.to_bytes(4, "little")))
     return _Inverse(lambda generation: int(extend(start, generation.to_bytes(4, "little"))))(seed_of_inode)

@@ -1,10 +1,10 @@
-"""Choosing the superblock to believe: the primary, a named backup, or one that is looked for.
+"""Choosing the superblock: the primary, a given backup, or one that is searched for.
 
-Copies of the superblock stand at the start of some groups (sparse_super: 1 and the powers of 3, 5
-and 7). Where they are depends on the block size and on the blocks of a group, which only the
-superblock tells; so the places of usual geometries come first (as e2fsck tries them), then every
-kilobyte of the image's beginning. A copy is believed if it is sound and stands where it says. Small
-volumes have one group and no backup, but often a copy in the log.
+Some groups begin with a copy of the superblock (sparse_super: 1 and the powers of 3, 5 and 7). Their
+places depend on the block size and on the blocks per group, which only the superblock knows. So the
+search begins with the places of usual geometries, as e2fsck's does, and then tries every kilobyte of
+the image's beginning. A copy counts if it is sound and where it claims to be. Small volumes have one
+group and no backup, but often a copy in the log.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from ext4img.volume.superblock import (
 )
 
 SEARCHED_BYTES = 256 << 20
-MOST_TRIED = 10_000  # files may hold images with superblocks of their own
-MOST_LOGGED = 200
+MAX_TRIED = 10_000  # there may be images, with superblocks of their own, in files
+MAX_LOGGED = 200
 _WINDOW_BYTES = 4 << 20
 _BLOCK_SIZES = tuple(1 << log for log in range(MIN_LOG_BLOCK_SIZE, MAX_LOG_BLOCK_SIZE + 1))
 _USUAL_GROUPS = (1, 3, 5, 7, 9, 25, 27, 49, 81, 125, 243, 343)
@@ -57,19 +57,19 @@ _Damaged = (NotExt4Error, CorruptionError, UnsupportedFeatureError, SourceError)
 def read_superblock(
     source: Source, problems: Problems, block: int | None = None, block_size: int | None = None
 ) -> Superblock:
-    """The superblock to read the volume by.
+    """The superblock of a volume.
 
-    `block` names the block that holds the copy to use, in blocks of `block_size` bytes, or of any
-    size where that is not given. Without it the primary is used; where it is damaged and problems
-    are reported, a backup that is looked for. NotExt4Error, CorruptionError,
-    UnsupportedFeatureError, SourceError.
+    `block` is the number of the block that holds the copy to use, in blocks of `block_size` bytes, or
+    of any size if that is None. Without `block` the primary is used. If that is damaged, and problems
+    are reported, a backup is searched for. NotExt4Error, CorruptionError, UnsupportedFeatureError,
+    SourceError.
     """
     if block is None and block_size is not None:
-        raise ValueError("block_size says what superblock counts, which is not given")
+        raise ValueError("block_size needs superblock, whose unit it is")
     if source.size < SUPERBLOCK_OFFSET + SUPERBLOCK_SIZE:
         raise NotExt4Error(f"{source.name}: too short for a file system ({source.size} bytes)")
     if block is not None:
-        return _named(source, problems, block, block_size)
+        return _superblock_in(source, problems, block, block_size)
     trial = Problems("strict" if problems.verify else "off")
     try:
         found = _parse(source, SUPERBLOCK_OFFSET, trial)
@@ -77,13 +77,13 @@ def read_superblock(
             problems.note(remark.reason, remark.place)
         return found
     except _Damaged as error:
-        if problems.checks != "report" or _is_another_thing(source, error):
+        if problems.checks != "report" or _is_sound_but_unsupported(source, error):
             raise
         copy = find_copy(source, _uuid_at(source, SUPERBLOCK_OFFSET))
         if copy is None:
             if not isinstance(error, CorruptionError):
                 raise
-            # Perhaps it can be read all the same; every problem is noted on the way.
+            # Perhaps it can be used all the same; every problem is noted.
             return _parse(source, SUPERBLOCK_OFFSET, problems)
         place = error.place if isinstance(error, CorruptionError) else Place(offset=SUPERBLOCK_OFFSET)
         reason = error.reason if isinstance(error, CorruptionError) else str(error).removeprefix(f"{source.name}: ")
@@ -93,7 +93,7 @@ def read_superblock(
 
 
 class SuperblockCopy(NamedTuple):
-    """A sound copy of the superblock. `block` is where a backup stands; None for one in the log."""
+    """A sound copy of the superblock. `block` is that of a backup; None for a copy in the log."""
 
     superblock: Superblock
     block: int | None
@@ -101,10 +101,10 @@ class SuperblockCopy(NamedTuple):
 
 
 def find_copy(source: Source, uuid: bytes | None = None) -> SuperblockCopy | None:
-    """A sound copy of the superblock: a backup that stands where it says, else one that the log holds.
+    """A sound copy of the superblock: a backup that is where it claims to be, else one in the log.
 
-    One of this `uuid` is preferred: copies of an earlier file system may be lying about. None if
-    there is none to be found.
+    One with this `uuid` is preferred, because there may be copies of an earlier file system. None if
+    none is found.
     """
     tried: set[int] = set()
     other: SuperblockCopy | None = None
@@ -113,7 +113,7 @@ def find_copy(source: Source, uuid: bytes | None = None) -> SuperblockCopy | Non
         if offset in tried:
             continue
         tried.add(offset)
-        if len(tried) > MOST_TRIED:
+        if len(tried) > MAX_TRIED:
             break
         try:
             found = _parse(source, offset, Problems("strict"))
@@ -121,21 +121,20 @@ def find_copy(source: Source, uuid: bytes | None = None) -> SuperblockCopy | Non
             continue  # not a superblock, or not a sound one: the next place may have one
         group = backup_group(found, offset)
         if group:
-            found = found._replace(group_number=group)  # revision 0 does not say
+            found = found._replace(group_number=group)  # revision 0 does not have the field
             copy = SuperblockCopy(found, found.group_first_block(group), offset)
             if uuid in (None, found.uuid.bytes):
                 return copy
             other = other or copy
-        elif found.group_number == 0 and Compat.HAS_JOURNAL in found.features and len(logged) < MOST_LOGGED:
-            # Orphans of the time when it was logged may be in use again. Whether the log is to be
-            # replayed, it tells itself.
+        elif found.group_number == 0 and Compat.HAS_JOURNAL in found.features and len(logged) < MAX_LOGGED:
+            # The orphans of that time may be in use again. The log itself knows whether it needs replay.
             features = found.features._replace(incompat=found.features.incompat | Incompat.RECOVER)
             logged.append(SuperblockCopy(found._replace(last_orphan=0, features=features), None, offset))
     return other or _logged_copy(source, logged, uuid)
 
 
 def _logged_copy(source: Source, logged: list[SuperblockCopy], uuid: bytes | None) -> SuperblockCopy | None:
-    """The latest of the primary superblock's copies in the log; it has to fit what else is there."""
+    """The latest copy of the primary superblock in the log with which the root directory can be read."""
     for copy in sorted(logged, key=lambda copy: copy.superblock.write_time, reverse=True):
         superblock = copy.superblock
         if uuid not in (None, superblock.uuid.bytes):
@@ -148,24 +147,24 @@ def _logged_copy(source: Source, logged: list[SuperblockCopy], uuid: bytes | Non
             if table[EXT4_ROOT_INO].is_dir:
                 return copy
         except (CorruptionError, NotFoundError, SourceError):
-            continue  # that of another file system: an image in a file
+            continue  # of another file system: an image in a file
     return None
 
 
 def backup_group(superblock: Superblock, offset: int) -> int:
-    """The group whose backup a superblock is that was read at byte `offset`; 0 if it doesn't belong there."""
+    """The group that has its backup superblock at byte `offset`, where this one was read; 0 if none has."""
     block, rest = divmod(offset, superblock.block_size)
     group, within = divmod(block - superblock.first_data_block, superblock.blocks_per_group)
     if rest or within or not 0 < group < superblock.group_count or not superblock.group_has_superblock(group):
         return 0
-    says_so = superblock.revision < EXT4_DYNAMIC_REV or group & 0xFFFF == superblock.group_number  # 16 bits
-    return group if says_so else 0
+    claims_it = superblock.revision < EXT4_DYNAMIC_REV or group & 0xFFFF == superblock.group_number  # 16 bits
+    return group if claims_it else 0
 
 
-def _is_another_thing(source: Source, error: Exception) -> bool:
-    """Whether what is refused is no damaged file system, but a sound one that is not known here.
+def _is_sound_but_unsupported(source: Source, error: Exception) -> bool:
+    """Whether `error` refuses a sound superblock: of an unsupported file system, or of a journal device.
 
-    Then backups say the same; and on a journal device they would be those of an earlier tenant.
+    Then a backup would be refused, too, or belong to an earlier file system on the device.
     """
     if not isinstance(error, UnsupportedFeatureError):
         return False
@@ -182,9 +181,9 @@ def _uuid_at(source: Source, offset: int) -> bytes | None:
     return bytes(EXT4_SUPER_BLOCK.unpack(raw).s_uuid) if has_magic(raw) else None
 
 
-def _named(source: Source, problems: Problems, block: int, block_size: int | None) -> Superblock:
+def _superblock_in(source: Source, problems: Problems, block: int, block_size: int | None) -> Superblock:
     if block_size is not None and block_size not in _BLOCK_SIZES:
-        raise ValueError(f"a block has 1024 to 65536 bytes, a power of two, not {block_size}")
+        raise ValueError(f"a block size is a power of two from 1024 to 65536, not {block_size}")
     if block < 0:
         raise ValueError(f"block numbers are not negative: {block}")
     for size in _BLOCK_SIZES if block_size is None else (block_size,):
@@ -216,7 +215,7 @@ def _raw(source: Source, offset: int) -> bytes:
 
 
 def _offsets(source: Source) -> Iterator[int]:
-    """Where to look, in bytes: the usual places first."""
+    """Byte offsets where a superblock may be, the usual ones first."""
     last = source.size - SUPERBLOCK_SIZE
     for size in _BLOCK_SIZES:
         first, per_group = (1 if size == 1024 else 0), 8 * size
@@ -232,7 +231,7 @@ def _offsets(source: Source) -> Iterator[int]:
 
 
 def _readable(source: Source, start: int, length: int) -> Iterator[tuple[int, bytes]]:
-    """(offset, bytes) of a window, in smaller pieces where parts of it are unreadable."""
+    """(offset, bytes) of a window, in smaller pieces if parts of it are unreadable."""
     try:
         yield start, source.read_at(start, length)
     except SourceError:
@@ -243,7 +242,7 @@ def _readable(source: Source, start: int, length: int) -> Iterator[tuple[int, by
 
 
 def _magic_places(start: int, data: bytes) -> Iterator[int]:
-    """Offsets, multiples of 1,024, of what could be a superblock by its magic number."""
+    """Multiples of 1,024 bytes at which the magic number of a superblock is in its place."""
     low, high = data[_MAGIC_OFFSET::SUPERBLOCK_SIZE], data[_MAGIC_OFFSET + 1 :: SUPERBLOCK_SIZE]
     position = low.find(_MAGIC[:1])
     while 0 <= position < len(high):

@@ -227,7 +227,7 @@ def test_checksums_do_not_count_when_off():
 
 
 def test_tags_are_counted(monkeypatch):
-    monkeypatch.setattr("ext4img.volume.recovery.fast_commit.MOST_TAGS", 10)
+    monkeypatch.setattr("ext4img.volume.recovery.fast_commit.MAX_TAGS", 10)
     area = Area()
     area.commit(head(), PADDING)
     area.commit(*[PADDING] * 20)
@@ -409,14 +409,14 @@ def test_names_in_what_is_no_directory(upon):
 
 
 def test_recovery_is_bounded(upon, monkeypatch):
-    monkeypatch.setattr(overlay, "MOST_PATCHED_BYTES", 2048)
+    monkeypatch.setattr(overlay, "MAX_PATCHED_BYTES", 2048)
     tags = [names(fc.EXT4_FC_TAG_LINK, 2, upon.files[b"whole"], b"n" * 200 + b"%d" % number) for number in range(40)]
     with pytest.raises(LimitError):
         upon.replay(*tags)
     upon.problems.checks = "report"
     upon.area = Area()
     upon.replay(*tags)
-    assert "in part only" in str(upon.problems[-1])
+    assert "only partly" in str(upon.problems[-1])
 
 
 kinds = st.sampled_from([1, 2, 3, 4, 5, 6])

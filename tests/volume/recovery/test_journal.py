@@ -11,11 +11,11 @@ from ext4img.errors import ChecksumError, CorruptionError, LimitError, Unsupport
 from ext4img.sources import BytesSource
 from ext4img.structs.journal import JBD2_MAGIC_BYTES
 from ext4img.structs.superblock import EXT4_SUPER_BLOCK
-from ext4img.volume.mapping import HOLE, UNWRITTEN, WRITTEN, Run
 from ext4img.volume.problems import Problems
 from ext4img.volume.recovery import overlay as overlay_module
 from ext4img.volume.recovery.journal import JournalDevice, JournalFile, JournalIncompat, read_journal_superblock
 from ext4img.volume.recovery.overlay import Draft, Overlay
+from ext4img.volume.runs import HOLE, UNWRITTEN, WRITTEN, Run
 from tests.volume.recovery.journal_log import OWN_UUID, Log, MemoryJournal
 
 V2, V3 = JournalIncompat.CSUM_V2, JournalIncompat.CSUM_V3
@@ -262,7 +262,7 @@ def test_draft_shows_what_was_written():
 
 
 def test_draft_is_bounded(monkeypatch):
-    monkeypatch.setattr(overlay_module, "MOST_PATCHED_BYTES", 10_000)
+    monkeypatch.setattr(overlay_module, "MAX_PATCHED_BYTES", 10_000)
     draft = Draft({})
     for _ in range(100):
         draft.write(7, bytes(1000))
