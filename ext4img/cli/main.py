@@ -19,7 +19,7 @@ import typer
 from ext4img.cli import commands
 from ext4img.cli.error_report import Failure, explain, lines
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.options import for_typer
+from ext4img.cli.options import for_typer, with_bare_values
 from ext4img.cli.output import Output
 from ext4img.errors import Ext4Error
 
@@ -79,6 +79,8 @@ def _run(words: list[str], command: str) -> int:
     for name in [command] if command else command_names():
         module = import_module(f"{commands.__name__}.{name}")
         app.command(name)(for_typer(module.run))
+        if name == command:
+            words = with_bare_values(module.run, words)
     try:
         result = typer.main.get_command(app).main(words or ["--help"], prog_name="ext4img", standalone_mode=False)
         code = result() if callable(result) else result

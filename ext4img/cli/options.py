@@ -7,13 +7,16 @@ of that dataclass in its place, and gathers their values again when the command 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+
+if TYPE_CHECKING:
+    from ext4img.restorer.options import Overwrite
 
 _UNITS = {
     "": 1, "b": 1, "s": 512, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40,
@@ -58,6 +61,22 @@ class ChecksChoice(StrEnum):
     strict = "strict"
     report = "report"
     off = "off"
+
+
+class OverwriteChoice(StrEnum):
+    """What to do with files that exist in the target."""
+
+    never = "never"
+    always = "always"
+    if_newer = "if-newer"
+    if_changed = "if-changed"
+
+
+@dataclass(frozen=True)
+class BareValue:
+    """In the annotation of an option: its value where it is given without one. Any other value follows a "="."""
+
+    value: str
 
 
 @dataclass(frozen=True)
@@ -115,6 +134,18 @@ Paths = Annotated[
     list[str] | None, typer.Argument(metavar="[PATH]...", help="Paths on the image, or inode:N.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON Lines, for machines; docs/cli.md has the fields.")]
+OverwriteOption = Annotated[
+    OverwriteChoice | None,
+    typer.Option(
+        "--overwrite",
+        metavar="[=WHEN]",
+        help="Whether to replace files that exist: never (the default), always (also without WHEN), if-newer or"
+        " if-changed.",
+        show_default=False,
+    ),
+    BareValue(OverwriteChoice.always.value),
+]
+UpdateOption = Annotated[bool, typer.Option("--update", help="The same as --overwrite=if-newer.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
@@ -153,6 +184,27 @@ def for_typer(run: Callable[..., Any]) -> Callable[..., Any]:
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     vars(call)["__signature__"] = inspect.Signature(parameters)
     return call
+
+
+def overwrite_of(overwrite: OverwriteChoice | None, update: bool) -> Overwrite:
+    """The library's word for --overwrite, or else for --update."""
+    if overwrite is None:
+        return "if-newer" if update else "never"
+    return overwrite.value
+
+
+def with_bare_values(run: Callable[..., Any], words: Sequence[str]) -> list[str]:
+    """A command line in which each option that may lack its value has it, for `BareValue`."""
+    bare = {}
+    for hint in get_type_hints(run, include_extras=True).values():
+        extras = getattr(hint, "__metadata__", ())
+        values = [extra.value for extra in extras if isinstance(extra, BareValue)]
+        for option in extras if values else ():
+            if isinstance(option, typer.models.OptionInfo):
+                # In an annotation the first name stands where the default is elsewhere.
+                bare.update(dict.fromkeys((option.default, *(option.param_decls or ())), values[0]))
+    end = words.index("--") if "--" in words else len(words)
+    return [f"{word}={bare[word]}" if word in bare else word for word in words[:end]] + list(words[end:])
 
 
 def _keyword(name: str, hint: Any, default: Any) -> inspect.Parameter:

@@ -21,7 +21,7 @@ import pytest
 from ext4img import Archive, restore, verify
 from ext4img.archive.output import open_output
 from ext4img.errors import ArchiveError, Ext4Error, RestoreError, TruncatedArchiveError
-from ext4img.restorer import staging
+from ext4img.restorer import move_staged
 from tests.archive.synthetic import KEY, Tree, encrypted_tree
 from tests.archive.test_archive import as_file, as_stream
 from tests.restorer.test_restore import contents
@@ -218,7 +218,7 @@ def test_a_target_that_takes_no_move(tree: Tree, tmp_path: Path, monkeypatch: py
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(staging, "rename_new", refuse)
+    monkeypatch.setattr(move_staged, "rename_new", refuse)
     with pytest.raises(RestoreError, match="No space left"):
         restore(as_stream(tree.archive()), tmp_path / "t")
     assert os.listdir(tmp_path / "t") == []

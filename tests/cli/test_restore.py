@@ -14,8 +14,8 @@ import pytest
 
 from ext4img.cli.main import main
 from ext4img.cli.output import Output
-from ext4img.cli.report_restore import tell_restored
-from ext4img.restorer.restore import RestoreReport
+from ext4img.cli.report_restore import report_restored
+from ext4img.restorer.report import RestoreReport
 from tests.cli.test_against_kernel import key_options
 from tests.conftest import UnpackedImage
 from tests.host_tree import ALL_FIELDS, tree_differences
@@ -38,26 +38,26 @@ def archive(fixture_image: Callable[[str], UnpackedImage], tmp_path: Path) -> Pa
 
 
 @pytest.mark.parametrize(
-    ("unset", "as_root", "as_user"),
+    ("not_set", "as_root", "as_user"),
     [
         ({}, 0, 0),
         ({"device node": 3, "verity": 1}, 0, 0),
         ({"owner": 5}, 1, 0),
-        ({"flags": 1, "project": 2, "attribute trusted.x": 1, "attribute security.capability": 1}, 1, 0),
+        ({"flag i (immutable)": 1, "project": 2, "attribute trusted.x": 1, "attribute security.capability": 1}, 1, 0),
         ({"attribute user.x": 1}, 1, 1),
         ({"attribute system.posix_acl_access": 1, "owner": 2}, 1, 1),
         ({"encryption of a file in a plain directory": 1}, 1, 1),
     ],
 )
-def test_what_was_not_set(unset: dict[str, int], as_root: int, as_user: int, monkeypatch, capfd):
+def test_what_was_not_set(not_set: dict[str, int], as_root: int, as_user: int, monkeypatch, capfd):
     for user, code in ((0, as_root), (1000, as_user)):
         monkeypatch.setattr(os, "geteuid", lambda user=user: user)
         report = RestoreReport(restored={"file": 1})
-        report.unset.update(unset)
-        assert tell_restored(report, Output(), "target") == code
+        report.not_set.update(not_set)
+        assert report_restored(report, Output(), "target") == code
         told = capfd.readouterr().err
-        assert all(what in told or what in {"device node", "verity"} for what in unset)
-        assert ("only root may set" in told) == (user == 1000 and not unset.keys().isdisjoint({"owner", "flags"}))
+        assert all(what in told or what in {"device node", "verity"} for what in not_set)
+        assert ("only root may set" in told) == (user == 1000 and not not_set.keys().isdisjoint({"owner", "project"}))
         assert ("could not be set" in told) == bool(code)
 
 

@@ -276,16 +276,16 @@ def test_refused_attributes_are_counted_within_bounds(tmp_path: Path, monkeypatc
         tree.add(b"%d" % number, "file", xattrs={f"user.{number}-{i}\udcff": b"" for i in range(10)})
     report = restore(io.BytesIO(tree.archive()), tmp_path / "t")
     assert report.complete
-    assert len(report.unset) == 65
-    assert report.unset.total() == 300
-    assert all(what.encode() for what in report.unset)  # no surrogates
+    assert len(report.not_set) == 65
+    assert report.not_set.total() == 300
+    assert all(what.encode() for what in report.not_set)  # no surrogates
 
 
 def test_device_nodes_only_when_asked(tmp_path: Path):
     tree = Tree()
     tree.add(b"null", "char", rdev=(1, 3))
     report = restore(io.BytesIO(tree.archive()), tmp_path / "t")
-    assert report.unset["device node"] == 1
+    assert report.not_set["device node"] == 1
     assert os.listdir(tmp_path / "t") == []
     report = restore(io.BytesIO(tree.archive()), tmp_path / "u", devices=True)
     if IS_ROOT:
@@ -459,7 +459,7 @@ def test_overwrite_what_is_older(opened: Callable[[bytes], BinaryIO], tmp_path: 
     for file, time_ns in (("newer", 2_000_000_000_000_000_000), ("older", 1_000_000_000_000_000_000)):
         (target / file).write_bytes(b"there")
         os.utime(target / file, ns=(time_ns, time_ns))
-    assert restore(opened(tree.archive()), target, overwrite="newer").complete
+    assert restore(opened(tree.archive()), target, overwrite="if-newer").complete
     assert (target / "older").read_bytes() == b"backup"
     assert (target / "newer").read_bytes() == b"there"
     assert not [path for path in listed(target) if b".ext4img" in path]

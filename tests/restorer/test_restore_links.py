@@ -14,6 +14,9 @@ import pytest
 from ext4img import restore
 from ext4img.archive.entry import MODE_OF_TYPE, Entry
 from ext4img.errors import ArchiveError, UnsafeArchiveError
+from ext4img.restorer.member_writer import MemberWriter
+from ext4img.restorer.options import RestoreOptions
+from ext4img.restorer.report import RestoreReport
 from ext4img.restorer.restorer import Restorer
 from ext4img.restorer.target_dir import TargetDir
 from tests.archive.enemy import EnemyArchive
@@ -54,7 +57,8 @@ def test_the_restorer_looks_for_itself(inode: int, kind: str, tmp_path: Path):
     first = Entry(b"first", "file", MODE_OF_TYPE["file"] | 0o644, inode=12, links=2)
     link = Entry(b"second", kind, MODE_OF_TYPE[kind], inode=inode, links=2, is_link=True, link_target=b"first")
     with TargetDir(tmp_path / "t") as target:
-        restorer = Restorer(target, None, "skip", False, False)
+        options, report = RestoreOptions(), RestoreReport()
+        restorer = Restorer(MemberWriter(target, options, report), None, options, report)
         with pytest.raises(UnsafeArchiveError, match=f"'second': a hard link of a {kind}, inode {inode}"):
             restorer.run(map(MadeUp, (root, first, link)), None)
     assert os.listdir(tmp_path / "t") == ["first"]

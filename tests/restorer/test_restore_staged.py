@@ -15,7 +15,7 @@ import pytest
 from ext4img import restore
 from ext4img.errors import RestoreError
 from ext4img.hostfs.rename import rename_new
-from ext4img.restorer import staging as staging_module
+from ext4img.restorer import move_staged
 from ext4img.restorer.staging import clear_stagings, remove_tree, staging
 from ext4img.restorer.target_dir import TargetDir
 from tests.archive.synthetic import KEY, Tree, encrypted_tree
@@ -190,7 +190,7 @@ def test_a_move_that_was_interrupted_is_resumed(tmp_path: Path, monkeypatch: pyt
         rename_new(name, here, new_name, there)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(staging_module, "rename_new", interrupted)
+        patched.setattr(move_staged, "rename_new", interrupted)
         restore(as_stream(data), tmp_path / "t", keys=[KEY])
     assert len([name for _, _, names in os.walk(tmp_path / "t") for name in names]) >= 4
     with pytest.raises(RestoreError, match="there already"):

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from ext4img.archive.decryption import EntryDecryptor
-from ext4img.archive.key_check import keyring_for
 from ext4img.archive.lookup import file_contents, find_member
 from ext4img.cli.archive import ArchiveOptions, need_file, open_archive
 from ext4img.cli.archive_keys import ArchiveKeyOptions
@@ -36,8 +35,8 @@ def run(
     keys.check_stdin(backup)
     with open_archive(backup) as opened:
         need_file(opened, backup, "files are looked up by the manifest at its end")
-        given = keys.of(opened)
-        plaintext = EntryDecryptor(keyring_for(opened, given), opened.info) if given else None
+        keyring = keys.of(opened)
+        plaintext = EntryDecryptor(keyring, opened.info) if len(keyring) else None
         attempts = Attempts("dump", backup.subject, len(paths))
         incomplete = False
         for path in paths:
