@@ -5,17 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ext4img.archive import key_check
+from ext4img.archive.damaged_reader import undamaged_members
 from ext4img.cli.main import main
 from ext4img.cli.output import Output
 from ext4img.cli.report_restore import report_restored
 from ext4img.restorer.report import RestoreReport
+from tests.archive.synthetic import KEY, encrypted_tree, v1_context_of
 from tests.cli.test_against_kernel import key_options
 from tests.conftest import UnpackedImage
 from tests.host_tree import ALL_FIELDS, tree_differences
@@ -23,6 +28,7 @@ from tests.images import FIXTURES
 from tests.manifest import assert_none, disk_bytes
 from tools import kernel_ioctl
 from tools.loop_mount import loop_mounted
+from tools.loop_mount import run as run_tool
 
 ALICE = ("--key-file", str(FIXTURES / "sample-encrypted.alice.key"))
 
@@ -228,3 +234,80 @@ def test_what_there_is_of_a_cut_archive(archive: Path, tmp_path: Path, capfd):
     assert run("restore", "--salvage", cut, target, *ALICE) == 6
     assert "byte offset" in capfd.readouterr().err
     assert list(target.iterdir())
+
+
+@pytest.mark.kernel
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make device nodes")
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]], ids=["restore", "dry run"])
+def test_names_of_a_device_that_is_not_made(dry_run: list[str], tmp_path: Path, capfd):
+    """Neither of its names is counted as restored, whichever is asked for; and that is no failure."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    os.mknod(tree / "a", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    os.link(tree / "a", tree / "b")
+    run_tool("mke2fs", "-q", "-t", "ext4", "-d", tree, tmp_path / "disk.img", "8M")
+    assert run("backup", tmp_path / "disk.img", tmp_path / "a.tar") == 0
+    capfd.readouterr()
+    for number, (only, count) in enumerate(((["--only", "b"], 1), (["--only", "a"], 1), (["--only", "/"], 2))):
+        target = tmp_path / str(number)
+        assert run("restore", tmp_path / "a.tar", target, *only, "--json", *dry_run) == 0
+        printed = capfd.readouterr()
+        report = json.loads(printed.out)
+        assert (report["restored"].keys() - {"dir"}, report["unset"]) == (set(), {"device node": count})
+        assert "--devices makes them" in printed.err
+        assert set(os.listdir(target) if target.exists() else ()) <= {"lost+found"}
+    assert run("restore", tmp_path / "a.tar", tmp_path / "t", "--only", "b", "--devices", "--json") == 0
+    assert json.loads(capfd.readouterr().out)["restored"] == {"char": 1}
+    assert os.stat(tmp_path / "t/b").st_rdev == os.makedev(1, 3)
+
+
+def test_each_key_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A key that no policy names is tried on the members of the backup: that reads it."""
+    (tmp_path / "a.tar").write_bytes(encrypted_tree(context=v1_context_of(b"ext4img!")).archive())
+    (tmp_path / "master.key").write_bytes(KEY)
+    reads = 0
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return undamaged_members(*arguments)
+
+    monkeypatch.setattr(key_check, "undamaged_members", counted)
+    assert run("restore", tmp_path / "a.tar", tmp_path / "t", "--key-file", tmp_path / "master.key") == 0
+    assert (tmp_path / "t/secret/small").read_bytes() == b"hi"
+    assert reads == 1
+    assert run("dump", tmp_path / "a.tar", "secret/small", "--key-file", tmp_path / "master.key") == 0
+    assert reads == 2
+
+
+def test_words_of_overwrite(archive: Path, tmp_path: Path, capfd):
+    """restic's words; without one it is "always", and the next argument is not taken for one."""
+    target = tmp_path / "t"
+    only = ["--only", "etc/hostname"]
+    file = target / "etc/hostname"
+    assert run("restore", archive, target, *only) == 0
+    original, status = file.read_bytes(), file.stat()
+    same_size, other_size = b"x" * len(original), b"other"
+
+    def outcome(data: bytes, mtime_ns: int, *options: str) -> tuple[int, bool]:
+        file.write_bytes(data)
+        os.utime(file, ns=(mtime_ns, mtime_ns))
+        code = run("restore", *options, archive, target, *only)
+        return code, file.read_bytes() == original
+
+    then = status.st_mtime_ns
+    assert outcome(other_size, then, "--overwrite=never") == (1, False)
+    assert outcome(other_size, then, "--overwrite") == (0, True)
+    assert outcome(other_size, then + 1, "--overwrite=always") == (0, True)
+    assert outcome(other_size, then, "--overwrite=if-newer") == (0, False)
+    assert outcome(other_size, then - 1, "--overwrite=if-newer") == (0, True)
+    assert outcome(other_size, then - 1, "--update") == (0, True)
+    assert outcome(other_size, then, "--update") == (0, False)
+    assert outcome(same_size, then, "--overwrite=if-changed") == (0, False)
+    assert outcome(same_size, then + 1, "--overwrite=if-changed") == (0, True)
+    assert outcome(other_size, then, "--overwrite=if-changed") == (0, True)
+    capfd.readouterr()
+    assert run("restore", archive, target, "--overwrite=sometimes") == 2
+    assert "'sometimes' is not one of" in capfd.readouterr().err
+    assert run("restore", archive, "--image", tmp_path / "new.img", "--overwrite=if-newer") == 2
+    assert run("backup", archive, tmp_path / "b.tar", "--overwrite=always") == 2
