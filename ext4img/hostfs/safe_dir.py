@@ -22,6 +22,10 @@ _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_C
 _MAX_OPEN: Final = 64
 
 
+Identity = tuple[int, int]
+"""Device and inode number of a file."""
+
+
 class NameTaken(RestoreError):
     """A name exists already, and is not to be replaced."""
 
@@ -58,7 +62,7 @@ def _fold(name: bytes) -> str:
 
 
 @dataclass(slots=True)
-class _Level:
+class _DirOnPath:
     """A directory on the path to the current one. `created`: the caller made it."""
 
     name: bytes
@@ -76,7 +80,7 @@ class SafeDir:
     """
 
     def __init__(self, fd: int, created: bool = False) -> None:
-        self._levels: list[_Level] = []
+        self._levels: list[_DirOnPath] = []
         self._push(b".", fd, created)
 
     @property
@@ -95,8 +99,8 @@ class SafeDir:
         return self._levels[-1].created
 
     @property
-    def identity(self) -> tuple[int, int]:
-        """(device, inode) of the current directory."""
+    def identity(self) -> Identity:
+        """The current directory's."""
         level = self._levels[-1]
         return level.device, level.inode
 
@@ -170,7 +174,7 @@ class SafeDir:
 
     def _push(self, name: bytes, fd: int, created: bool) -> None:
         status = os.fstat(fd)
-        self._levels.append(_Level(name, fd, status.st_dev, status.st_ino, created))
+        self._levels.append(_DirOnPath(name, fd, status.st_dev, status.st_ino, created))
 
     def status(self, name: bytes) -> os.stat_result | None:
         """Lstat of a name in the current directory; None if there is no such name."""
@@ -244,7 +248,7 @@ class SafeDir:
         except FileNotFoundError:
             return
 
-    def link(self, names: tuple[bytes, ...], identity: tuple[int, int], new_name: bytes) -> None:
+    def link(self, names: tuple[bytes, ...], identity: Identity, new_name: bytes) -> None:
         """Link the file at `names` below the start to a new name in the current directory."""
         folder = self._open(names[:-1])
         try:

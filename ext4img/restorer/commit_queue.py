@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from ext4img.archive.entry import Entry
 from ext4img.errors import RestoreError
-from ext4img.hostfs.safe_dir import SafeDir
+from ext4img.hostfs.safe_dir import Identity, SafeDir
 from ext4img.hostfs.sync import sync_file_system
 from ext4img.names.paths import decode_path
 from ext4img.restorer.hard_links import HardLink
@@ -45,7 +45,7 @@ class DirDone(NamedTuple):
 
 class _Enter(NamedTuple):
     name: bytes
-    identity: tuple[int, int]
+    identity: Identity
 
 
 class _Leave(NamedTuple):
@@ -202,7 +202,7 @@ class CommitQueue:
         walk = self._walk
         try:
             walk.step(step.name)
-            found: tuple[int, int] | None = walk.identity
+            found: Identity | None = walk.identity
         except (FileNotFoundError, NotADirectoryError):
             found = None
         if found != step.identity:

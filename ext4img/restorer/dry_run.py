@@ -12,7 +12,7 @@ from typing import Final
 from ext4img.archive.entry import Entry
 from ext4img.crypto.policy import Policy
 from ext4img.errors import ArchiveError, Ext4Error, RestoreError
-from ext4img.hostfs.safe_dir import NameTaken
+from ext4img.hostfs.safe_dir import Identity, NameTaken
 from ext4img.restorer.commit_queue import DirDone
 from ext4img.restorer.hard_links import HardLink, HardLinks
 from ext4img.restorer.options import RestoreOptions
@@ -109,7 +109,7 @@ class DryRunTarget:
             self._further_names[number] += 1
         return number
 
-    def keep(self, name: bytes, entry: Entry, identity: tuple[int, int]) -> None:
+    def keep(self, name: bytes, entry: Entry, identity: Identity) -> None:
         """See `Target`."""
         if entry.links > 1:
             self.links.add(entry, (*self._names, name), identity)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from ext4img.archive.entry import Entry
 from ext4img.errors import UnsafeArchiveError
+from ext4img.hostfs.safe_dir import Identity
 from ext4img.names.paths import decode_path
-
-Identity = tuple[int, int]
 
 
 class HardLink:

@@ -12,12 +12,11 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from ext4img.archive.entry import Entry
-from ext4img.hostfs.safe_dir import SafeDir
+from ext4img.hostfs.safe_dir import Identity, SafeDir
 from ext4img.restorer import attributes
 from ext4img.restorer.attributes import IMMUTABLE_FLAGS
 from ext4img.restorer.report import NotSet
 
-Identity = tuple[int, int]
 NOTHING_MERGED: Final[Mapping[Identity, Identity]] = MappingProxyType({})
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 

@@ -14,7 +14,7 @@ from ext4img.archive.entry import Entry
 from ext4img.archive.entry_codec import records_of
 from ext4img.crypto.policy import Policy
 from ext4img.errors import ArchiveError, Ext4Error, NoKeyError, RestoreError
-from ext4img.hostfs.safe_dir import NameTaken
+from ext4img.hostfs.safe_dir import Identity, NameTaken
 from ext4img.restorer import attributes
 from ext4img.restorer.attributes import IMMUTABLE_FLAGS
 from ext4img.restorer.commit_queue import CommitQueue, DirDone, PendingRename
@@ -27,8 +27,6 @@ from ext4img.restorer.staging import remove_files
 from ext4img.restorer.target import NOTHING
 from ext4img.restorer.target_dir import TargetDir, reporting_target_errors
 from ext4img.structs.inode import EXT4_CASEFOLD_FL
-
-Identity = tuple[int, int]
 
 
 class MemberWriter:

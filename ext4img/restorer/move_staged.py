@@ -10,15 +10,13 @@ from contextlib import contextmanager
 
 from ext4img.errors import RestoreError
 from ext4img.hostfs.rename import rename_new
-from ext4img.hostfs.safe_dir import OPEN_DIRECTORY, NameTaken, SafeDir
+from ext4img.hostfs.safe_dir import OPEN_DIRECTORY, Identity, NameTaken, SafeDir
 from ext4img.restorer import attributes
 from ext4img.restorer.keep_rules import is_same
 from ext4img.restorer.options import RestoreOptions
 from ext4img.restorer.report import RestoreReport
 from ext4img.restorer.staging import kind_of
 from ext4img.restorer.target_dir import TargetDir, is_entry_error
-
-Identity = tuple[int, int]
 
 
 class MoveStaged:

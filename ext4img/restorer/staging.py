@@ -17,10 +17,8 @@ from typing import Final
 
 from ext4img.archive.entry import TYPE_OF_MODE
 from ext4img.errors import Ext4Error
-from ext4img.hostfs.safe_dir import OPEN_DIRECTORY, SafeDir
+from ext4img.hostfs.safe_dir import OPEN_DIRECTORY, Identity, SafeDir
 from ext4img.restorer.target_dir import TargetDir
-
-Identity = tuple[int, int]
 
 _STAGING: Final = re.compile(rb"\.ext4img-([0-9a-f]{8})\.staging")
 _TOKEN: Final = b"token"

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from ext4img.archive.entry import Entry
 from ext4img.crypto.policy import Policy
 from ext4img.errors import ArchiveError, Ext4Error
-from ext4img.hostfs.safe_dir import NameTaken
+from ext4img.hostfs.safe_dir import Identity, NameTaken
 from ext4img.restorer.commit_queue import DirDone
 from ext4img.restorer.hard_links import HardLink, HardLinks
 
@@ -85,7 +85,7 @@ class Target(Protocol):
     def make_link(self, name: bytes, entry: Entry, first: HardLink) -> int:
         """Make a further name of a restored file."""
 
-    def keep(self, name: bytes, entry: Entry, identity: tuple[int, int]) -> None:
+    def keep(self, name: bytes, entry: Entry, identity: Identity) -> None:
         """Take a file that exists for the restored `entry`."""
 
     def discard(self, damaged: Mapping[int, ArchiveError], removed: Callable[[str, Ext4Error], None]) -> None:

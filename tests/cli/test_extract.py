@@ -52,7 +52,7 @@ def test_the_whole_tree(name: str, fixture_image: Callable[[str], UnpackedImage]
     left_out = frozenset() if IS_ROOT else frozenset({"char", "block"})
     differences = list(time_differences(target, image.manifest))  # before anything is read
     differences += list(tree_differences(target, image.manifest, left_out=left_out, fields=FIELDS))
-    # Names and sizes that this host's file system does not take are told, and nothing else is missing.
+    # Names and sizes that this host's file system does not accept are reported, and nothing else is missing.
     allowed = ("is missing",) if code == 1 else ()
     assert_none(line for line in differences if not line.endswith(allowed))
 

@@ -61,10 +61,12 @@ def test_what_was_not_set(not_set: dict[str, int], as_root: int, as_user: int, m
         report = RestoreReport(restored={"file": 1})
         report.not_set.update(not_set)
         assert report_restored(report, Output(), "target") == code
-        told = capfd.readouterr().err
-        assert all(what in told or what in {"device node", "verity"} for what in not_set)
-        assert ("only root may set" in told) == (user == 1000 and not not_set.keys().isdisjoint({"owner", "project"}))
-        assert ("could not be set" in told) == bool(code)
+        message = capfd.readouterr().err
+        assert all(what in message or what in {"device node", "verity"} for what in not_set)
+        assert ("only root may set" in message) == (
+            user == 1000 and not not_set.keys().isdisjoint({"owner", "project"})
+        )
+        assert ("could not be set" in message) == bool(code)
 
 
 @pytest.mark.kernel
@@ -76,17 +78,17 @@ def test_a_target_without_room_for_attributes(fixture_image, tmp_path: Path, cap
     with loop_mounted(made, "rw,noatime") as mount:
         assert run("restore", tmp_path / "a.tar", Path(mount) / "t", "--only", "inline/huge-attribute") == 1
         assert (Path(mount) / "t/inline/huge-attribute").exists()
-    told = capfd.readouterr().err
-    assert "2 could not be set: attribute user.huge (1), attribute user.huge_twin (1)" in told
-    assert "left out" not in told
+    message = capfd.readouterr().err
+    assert "2 could not be set: attribute user.huge (1), attribute user.huge_twin (1)" in message
+    assert "left out" not in message
 
 
-def test_a_rehearsal_writes_nothing(archive: Path, tmp_path: Path, capfd):
+def test_a_dry_run_writes_nothing(archive: Path, tmp_path: Path, capfd):
     assert run("restore", archive, tmp_path / "t", *ALICE, "--dry-run", "--json") == 1
-    rehearsed = json.loads(capfd.readouterr().out)
+    predicted = json.loads(capfd.readouterr().out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar"]
     assert run("restore", archive, tmp_path / "t", *ALICE, "--json") == 1
-    assert {**json.loads(capfd.readouterr().out), "unset": None} == {**rehearsed, "unset": None}
+    assert {**json.loads(capfd.readouterr().out), "unset": None} == {**predicted, "unset": None}
 
 
 def test_what_is_there_is_kept_or_replaced(archive: Path, tmp_path: Path, capfd):

@@ -66,13 +66,13 @@ def test_each_word(
     existing(target, data, mtime_ns, link)
     before = {name: os.lstat(target / name).st_ino for name in ("file", "link")}
     archive = some_files().archive()
-    rehearsed = restore(opened(archive), target, overwrite=overwrite, dry_run=True)
+    predicted = restore(opened(archive), target, overwrite=overwrite, dry_run=True)
     assert {name: os.lstat(target / name).st_ino for name in before} == before
     report = restore(opened(archive), target, overwrite=overwrite)
     assert report.complete
-    assert report.kept == rehearsed.kept == kept
+    assert report.kept == predicted.kept == kept
     if opened is as_file:  # what is staged is counted before it is compared
-        assert report.restored == rehearsed.restored
+        assert report.restored == predicted.restored
     assert {name for name in before if os.lstat(target / name).st_ino != before[name]} == replaced
     assert (target / "file").read_bytes() == (b"backup" if replaced else data)
     assert os.readlink(target / "link") == ("to-this" if replaced else link)

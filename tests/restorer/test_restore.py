@@ -466,13 +466,13 @@ def test_overwrite_what_is_older(opened: Callable[[bytes], BinaryIO], tmp_path: 
 
 
 @both
-def test_a_rehearsal_writes_nothing_and_says_the_same(opened: Callable[[bytes], BinaryIO], tmp_path: Path):
+def test_a_dry_run_writes_nothing_and_reports_the_same(opened: Callable[[bytes], BinaryIO], tmp_path: Path):
     tree = encrypted_tree()
     data = tree.archive()
-    rehearsed = restore(opened(data), tmp_path / "t", keys=[KEY], dry_run=True)
+    predicted = restore(opened(data), tmp_path / "t", keys=[KEY], dry_run=True)
     assert not (tmp_path / "t").exists()
     done = restore(opened(data), tmp_path / "t", keys=[KEY])
-    assert (rehearsed.restored, rehearsed.bytes, rehearsed.left_out) == (done.restored, done.bytes, done.left_out)
+    assert (predicted.restored, predicted.bytes, predicted.left_out) == (done.restored, done.bytes, done.left_out)
 
     def changes() -> dict[bytes, tuple[int, int]]:
         return {path: (status.st_ino, status.st_ctime_ns) for path, status in listed(tmp_path / "t").items()}

@@ -1,4 +1,4 @@
-"""Inode flags that a target takes are set; those it does not are told by name."""
+"""Inode flags that a target accepts are set; others are reported by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Targets that take two names for one, or take no such name: the second is told, and nothing is lost."""
+"""Targets to which two names are the same, or that cannot have a name: it is reported, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_over_what_has_another_spelling(opened: Callable[[bytes], BinaryIO], tar
 def test_merged_into_a_directory_that_folds(
     opened: Callable[[bytes], BinaryIO], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """A stream is restored aside, where the names may be two yet."""
+    """In the staging directory of a stream they may be two names still."""
     (tmp_path / "t/d").mkdir(parents=True)
     tree = Tree()
     tree.add(b"d", "dir")
@@ -134,9 +134,9 @@ def test_names_that_the_target_cannot_have(opened: Callable[[bytes], BinaryIO], 
     tree.add(b"h" * 200, "symlink", link_target=b"x")
     report = restore(opened(tree.archive()), target)
     assert report.left_out == 6
-    told = [str(problem) for problem in report.problems]
+    messages = [str(problem) for problem in report.problems]
     for name in ("'a:b'", "'d:'", "e" * 200, "g" * 200, "h" * 200):
-        assert any(name in message for message in told), name
+        assert any(name in message for message in messages), name
     assert sorted(os.listdir(target)) == ["b", "f"]
     assert report.restored == {"file": 2}
 
