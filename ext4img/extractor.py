@@ -1,7 +1,7 @@
-"""A part of a view → a directory of the host: a restore without an archive between.
+"""Files of an image → a directory of the host: a restore without an archive in between.
 
-What the view shows is what is written: plain text where its keys open it. What they do not open
-is left out and reported.
+Files are written as the `FileSystem` shows them: decrypted if it has their keys. Entries that no
+key decrypts are skipped and reported.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ from ext4img.fs.file import File
 from ext4img.fs.filesystem import FileSystem
 from ext4img.fs.inode import Inode
 from ext4img.progress import Progress
-from ext4img.restorer.restore import Restorable, Restorer, RestoreReport
+from ext4img.restorer.member_writer import MemberWriter
+from ext4img.restorer.options import Overwrite, RestoreOptions, parse_overwrite
+from ext4img.restorer.report import RestoreReport
+from ext4img.restorer.restorer import Restorer
+from ext4img.restorer.target import Restorable
 from ext4img.restorer.target_dir import TargetDir
 
 CHUNK_BYTES: Final = 1 << 20
 Tree = Iterable[tuple[bytes, Inode]]
-"""(path, inode) as they are to be in the target: relative, parents before children, depth first.
+"""(path, inode) as they are to be in the destination: relative, parents before children, depth first.
 
-b"." stands for the target itself; it comes first or not at all.
+b"." stands for the destination itself; it comes first or not at all.
 """
 
 
@@ -33,42 +37,34 @@ def extract(
     destination: str | bytes | os.PathLike[str] | os.PathLike[bytes],
     *,
     ciphertext: bool = False,
-    overwrite: bool = False,
+    overwrite: Overwrite | bool = "never",
     devices: bool = False,
     progress: Progress | None = None,
 ) -> RestoreReport:
-    """Write `tree`, inodes of the view, into the directory `destination`, made if it is not there.
+    """Write `tree`, inodes of `fs`, into the directory `destination`, which is created if it does not exist.
 
-    With `ciphertext` files are written as they are stored, up to the end of the last block; names
-    and targets are the view's in any case. What is in the way is left as it is and reported,
-    unless `overwrite`; device nodes are made only if `devices`. `progress` is called with the
-    bytes written. RestoreError where the target fails.
+    With `ciphertext`, the contents of encrypted files are written as they are stored, up to the end
+    of the last block; names and symlink targets are those that `fs` shows in any case. For
+    `overwrite` see `restore`. Device nodes are made only with `devices`. `progress` is called with
+    the bytes written. RestoreError if the destination fails.
     """
-    extraction = _Extraction(fs, ciphertext)
+    options = RestoreOptions(overwrite=parse_overwrite(overwrite), devices=devices)
+    report = RestoreReport()
     with TargetDir(destination) as target:
-        restorer = _Extractor(target, None, "skip", overwrite, devices)
-        restorer.run(extraction.members(tree), None, progress)
-        if extraction.has_root and (target.is_new or overwrite):
-            restorer.finish_root(target)
-        target.sync()
-    return restorer.report
+        writer = MemberWriter(target, options, report)
+        restorer = Restorer(writer, None, options, report)
+        restorer.run(_Extraction(fs, restorer, ciphertext).members(tree), None, progress)
+        writer.finish(restorer.root)
+    return report
 
 
-class _Found(Restorable):
-    """An inode that is to be written, or `problem`, which keeps it from being."""
+class _ExtractedInode(Restorable):
+    """An inode as the restorer takes it."""
 
-    def __init__(
-        self,
-        entry: Entry,
-        offset: int,
-        open_file: Callable[[], File],
-        buffer: memoryview,
-        problem: Ext4Error | None,
-    ) -> None:
+    def __init__(self, entry: Entry, offset: int, open_file: Callable[[], File], buffer: memoryview) -> None:
         self.entry = entry
         self.offset = offset
         self.stored_bytes = entry.data_bytes
-        self.problem = problem
         self._open = open_file
         self._buffer = buffer
 
@@ -83,49 +79,51 @@ class _Found(Restorable):
 
 
 class _Extraction:
-    """Makes members of inodes. `has_root` tells whether the target itself was among them."""
+    """Makes members of inodes, for `restorer`; inodes without a key are skipped there."""
 
-    def __init__(self, fs: FileSystem, ciphertext: bool) -> None:
+    def __init__(self, fs: FileSystem, restorer: Restorer, ciphertext: bool) -> None:
         self._fs = fs
+        self._restorer = restorer
         self._ciphertext = ciphertext
         self._buffer = memoryview(bytearray(CHUNK_BYTES))
         self._first_names: dict[int, bytes] = {}
         self._done = 0
-        self.has_root = False
 
-    def members(self, tree: Tree) -> Iterator[_Found]:
-        """Everything in the tree; one is to be written before the next is drawn."""
+    def members(self, tree: Tree) -> Iterator[_ExtractedInode]:
+        """Everything in the tree; each member is to be written before the next is drawn."""
         is_first = True
-        lost: bytes | None = None  # what is below a directory that cannot be made
+        unreadable: bytes | None = None  # the start of all paths in a directory that cannot be read
         for path, inode in tree:
-            if lost is not None and path.startswith(lost):
+            if unreadable is not None and path.startswith(unreadable):
                 continue
-            if path == ROOT:
-                self.has_root = True
-            elif is_first:
-                # The target, whose attributes stay as they are.
-                yield self._member(Entry(ROOT, "dir", MODE_OF_TYPE["dir"]), inode)
+            if is_first and path != ROOT:
+                self._restorer.enter_unknown_root()
             is_first = False
             try:
                 if inode.type not in MODE_OF_TYPE:
                     place = Place(inode=inode.number, record="ext4_inode", field="i_mode")
                     raise CorruptionError(f"mode {inode.mode:#o} is of no type", place)
                 entry = self._entry(path, inode)
-                member = self._member(entry, inode, None if entry.is_link else self._problem(entry, inode))
+                problem = None if entry.is_link or path == ROOT else self._problem(entry, inode)
             except (CorruptionError, SourceError) as error:
                 self._fs.problems.unreadable(error, Place(inode=inode.number))
-                lost = path + b"/"
+                if path == ROOT:
+                    self._restorer.enter_unknown_root()
+                unreadable = path + b"/"
                 continue
-            yield member
+            if problem is not None:
+                self._restorer.skip(entry, problem)
+                continue
+            yield self._member(entry, inode)
 
-    def _member(self, entry: Entry, inode: Inode, problem: Ext4Error | None = None) -> _Found:
+    def _member(self, entry: Entry, inode: Inode) -> _ExtractedInode:
         opened = inode.open_ciphertext if self._ciphertext else inode.open
-        member = _Found(entry, self._done, opened, self._buffer, problem)
+        member = _ExtractedInode(entry, self._done, opened, self._buffer)
         self._done += member.stored_bytes
         return member
 
     def _problem(self, entry: Entry, inode: Inode) -> Ext4Error | None:
-        """Why an inode is left out, if it is."""
+        """Why an inode is skipped; None if it is not."""
         if self._ciphertext:
             return None
         try:
@@ -137,7 +135,7 @@ class _Extraction:
         return NoKeyError.at(entry.shown, context.policy.key_id_hex)
 
     def _entry(self, path: bytes, inode: Inode) -> Entry:
-        """The entry of what the view shows; without an inode number, as no record is to go with it."""
+        """The entry as `fs` shows it; without an inode number, as it gets no records."""
         entry = Entry(
             path=path,
             type=inode.type,
@@ -164,7 +162,7 @@ class _Extraction:
                 raise CorruptionError("a symbolic link without a target", Place(inode=inode.number))
             return entry._replace(link_target=target, size=len(target))
         if inode.is_file:
-            # The ciphertext's file is open to anyone who asks; it tells of size and holes alike.
+            # Opening the ciphertext needs no key, and size and holes are the same.
             with inode.open_ciphertext() as file:
                 size = file.size if self._ciphertext else inode.size
                 segments = tuple(
@@ -172,12 +170,3 @@ class _Extraction:
                 )
             return entry._replace(size=size, body_size=size, segments=segments)
         return entry
-
-
-class _Extractor(Restorer):
-    """A restore that leaves out what no key opens, by what its members say."""
-
-    def _restore(self, member: Restorable, name: bytes) -> None:
-        if isinstance(member, _Found) and member.problem is not None:
-            raise member.problem
-        super()._restore(member, name)

@@ -24,7 +24,7 @@ ROOMS: dict[str, set[str]] = {
     # Names as they are hashed, folded and shown without a key; and fscrypt: keys and bytes in, bytes out.
     "names": {"progress", "sources"},
     "crypto": {"progress", "sources"},
-    "hostfs": {"structs", "sources", "crypto"},
+    "hostfs": {"sources", "crypto"},
     # From a passphrase or key file to a master key: bytes and readers of metadata in, keys out.
     "unlocking": {"sources", "names", "hostfs"},
     "volume": {"hostfs", "unlocking"},

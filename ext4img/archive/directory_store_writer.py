@@ -20,7 +20,8 @@ from ext4img.archive.manifest_line import Closing, ManifestLine, build_closing
 from ext4img.archive.tree_order import TreeOrder
 from ext4img.archive.writer import BodyStream
 from ext4img.errors import AlteredArchiveError, ArchiveError, Ext4Error, LimitError
-from ext4img.hostfs.safe_dir import SafeDir, sync_file_system
+from ext4img.hostfs.safe_dir import SafeDir
+from ext4img.hostfs.sync import sync_file_system
 
 _BUFFER_BYTES: Final = 1 << 20
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

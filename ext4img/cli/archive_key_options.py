@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ext4img.archive.key_check import Key, keyring_for
+from ext4img.archive.key_check import add_checked_key
 from ext4img.archive.open_backup import BackupSource
 from ext4img.archive.unlock import unlock
 from ext4img.cli.archive_options import STDIN, ArchiveOptions
 from ext4img.cli.error_report import CommandError
 from ext4img.cli.exit_codes import Exit
 from ext4img.cli.key_options import RAW_PROTECTOR_KEY_BYTES, GivenKey, PassphraseOptions
+from ext4img.crypto.keyring import Keyring
 from ext4img.errors import Ext4Error, WrongKeyError
 
 _LISTS_KEYS = "`ext4img list --info ARCHIVE` lists the keys that it needs"
@@ -25,33 +26,32 @@ class ArchiveKeyOptions(PassphraseOptions):
         if options.archive == STDIN and STDIN in (*(self.key_file or ()), self.passphrase_file):
             raise CommandError(Exit.USAGE, "standard input cannot be both the backup and a key or passphrase")
 
-    def keys_for(self, backup: BackupSource) -> list[Key]:
-        """The master keys. CommandError if a key or passphrase does not match anything."""
-        found: list[Key] = []
+    def keys_for(self, backup: BackupSource) -> Keyring:
+        """The master keys, each checked once. CommandError if a key or passphrase does not match anything."""
+        keyring = Keyring()
         for key in self.read():
-            found += self._keys_from(backup, key)
+            self._add(backup, keyring, key)
         for label, passphrase in self.passphrases():
             try:
-                found += self._unlock(backup, passphrase)
+                self._unlock(backup, keyring, passphrase)
             except Ext4Error as error:
                 raise self.key_error(error, label, _LISTS_KEYS, untried=False) from error
-        return found
+        return keyring
 
-    def _keys_from(self, backup: BackupSource, key: GivenKey) -> list[Key]:
-        descriptor = self.descriptor
+    def _add(self, backup: BackupSource, keyring: Keyring, key: GivenKey) -> None:
         try:
-            keyring_for(backup, [(key.raw, descriptor)])
+            add_checked_key(backup, keyring, key.raw, self.descriptor)
         except WrongKeyError as error:
             if len(key.raw) == RAW_PROTECTOR_KEY_BYTES and backup.seekable:
                 # It may be the key of an fscrypt raw-key protector, which wraps the master key.
                 try:
-                    return self._unlock(backup, None, key.raw)
+                    self._unlock(backup, keyring, None, key.raw)
+                    return
                 except Ext4Error:
                     pass
             raise self.key_error(error, key.label, _LISTS_KEYS, _has_untried(backup)) from error
-        return [(key.raw, descriptor)]
 
-    def _unlock(self, backup: BackupSource, passphrase: bytes | None, *raw_keys: bytes) -> list[Key]:
+    def _unlock(self, backup: BackupSource, keyring: Keyring, passphrase: bytes | None, *raw_keys: bytes) -> None:
         keys = unlock(
             backup,
             passphrase,
@@ -60,7 +60,8 @@ class ArchiveKeyOptions(PassphraseOptions):
             fscrypt_dirs=self.fscrypt_dir or (),
             limits=self.limits,
         )
-        return [(key, None) for key in keys]
+        for key in keys:
+            add_checked_key(backup, keyring, key)
 
 
 def _has_untried(backup: BackupSource) -> bool:

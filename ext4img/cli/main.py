@@ -19,7 +19,7 @@ import typer
 from ext4img.cli import commands
 from ext4img.cli.error_report import CommandError, error_lines, explain
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.option_groups import for_typer
+from ext4img.cli.option_groups import for_typer, with_bare_values
 from ext4img.cli.output import Output
 from ext4img.errors import Ext4Error
 
@@ -84,6 +84,8 @@ def build_app(names: Sequence[str]) -> typer.Typer:
 
 def _run(words: list[str], command: str) -> int:
     app = build_app([command] if command else command_names())
+    if command:
+        words = with_bare_values(import_module(f"{commands.__name__}.{command}").run, words)
     try:
         result = typer.main.get_command(app).main(words or ["--help"], prog_name="ext4img", standalone_mode=False)
         code = result() if callable(result) else result

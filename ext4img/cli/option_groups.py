@@ -7,12 +7,19 @@ dataclass, and it builds the dataclass from their values when the command is cal
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import partial
 from typing import Any, get_type_hints
 
 import typer
+
+
+@dataclass(frozen=True)
+class BareValue:
+    """In the annotation of an option: its value where it is given without one. Any other value follows a "="."""
+
+    value: str
 
 
 def for_typer(run: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,6 +57,20 @@ def for_typer(run: Callable[..., Any]) -> Callable[..., Any]:
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     vars(call)["__signature__"] = inspect.Signature(parameters)
     return call
+
+
+def with_bare_values(run: Callable[..., Any], words: Sequence[str]) -> list[str]:
+    """A command line in which each option that may lack its value has it, for `BareValue`."""
+    bare = {}
+    for hint in get_type_hints(run, include_extras=True).values():
+        extras = getattr(hint, "__metadata__", ())
+        values = [extra.value for extra in extras if isinstance(extra, BareValue)]
+        for option in extras if values else ():
+            if isinstance(option, typer.models.OptionInfo):
+                # In an annotation the first name stands where the default is elsewhere.
+                bare.update(dict.fromkeys((option.default, *(option.param_decls or ())), values[0]))
+    end = words.index("--") if "--" in words else len(words)
+    return [f"{word}={bare[word]}" if word in bare else word for word in words[:end]] + list(words[end:])
 
 
 def _keyword(name: str, hint: Any, default: Any) -> inspect.Parameter:

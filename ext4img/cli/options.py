@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from ext4img.cli.option_groups import BareValue
+
+if TYPE_CHECKING:
+    from ext4img.restorer.options import Overwrite
 
 _UNITS = {
     "": 1, "b": 1, "s": 512, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40,
@@ -37,8 +42,36 @@ class BlockSizeChoice(StrEnum):
     b65536 = "65536"
 
 
+class OverwriteChoice(StrEnum):
+    """What to do with files that exist in the target."""
+
+    never = "never"
+    always = "always"
+    if_newer = "if-newer"
+    if_changed = "if-changed"
+
+
 Paths = Annotated[
     list[str] | None, typer.Argument(metavar="[PATH]...", help="Paths on the image, or inode:N.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON Lines; docs/cli.md lists the fields.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Draw no progress bar.")]
+OverwriteOption = Annotated[
+    OverwriteChoice | None,
+    typer.Option(
+        "--overwrite",
+        metavar="[=WHEN]",
+        help="Whether to replace files that exist: never (the default), always (also without WHEN), if-newer or"
+        " if-changed.",
+        show_default=False,
+    ),
+    BareValue(OverwriteChoice.always.value),
+]
+UpdateOption = Annotated[bool, typer.Option("--update", help="The same as --overwrite=if-newer.")]
+
+
+def overwrite_of(overwrite: OverwriteChoice | None, update: bool) -> Overwrite:
+    """The library's word for --overwrite, or else for --update."""
+    if overwrite is None:
+        return "if-newer" if update else "never"
+    return overwrite.value

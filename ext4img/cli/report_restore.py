@@ -1,4 +1,4 @@
-"""What a restore or an extraction did, told."""
+"""The report of a restore or an extraction, and the exit code that follows from it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from ext4img.cli.output import Output, hint, warn
 from ext4img.cli.quoting import quote
 from ext4img.cli.units import plural, size_text
 from ext4img.errors import NoKeyError
-from ext4img.restorer.restore import RestoreReport
+from ext4img.restorer.attributes import is_privileged
+from ext4img.restorer.report import RestoreReport
 
-_MOST_TOLD = 8  # kinds of what could not be set
+_MAX_KINDS = 8  # of things that could not be set
 # What to call one and several of a type.
 NOUNS = {
     "file": ("file", "files"),
@@ -25,20 +26,18 @@ NOUNS = {
     "fifo": ("fifo", "fifos"),
     "socket": ("socket", "sockets"),
 }
-# What the kernel lets nobody but root set.
-_OF_ROOT = frozenset({"owner", "flags", "project"})
-_ATTRIBUTES_OF_ROOT = ("attribute trusted.", "attribute security.")
+_EXPECTED = ("device node", "verity")  # each has a line of its own, and is no failure
 
 
-def tell_restored(report: RestoreReport, out: Output, target: str, *, dry_run: bool = False) -> int:
-    """Write what was restored, and on stderr what was not; the exit code."""
+def report_restored(report: RestoreReport, out: Output, target: str, *, dry_run: bool = False) -> int:
+    """Write what was restored, and on stderr what was not; returns the exit code."""
     for problem in report.problems:
         warn(f"left out: {explain(problem).text}")
     no_key = next((problem for problem in report.problems if isinstance(problem, NoKeyError)), None)
     if no_key is not None:
         for text in explain(no_key).hints:
             hint(text)
-    all_set = _tell_unset(report.unset, target)
+    all_set = _report_not_set(report.not_set, target)
     if out.json:
         out.record(
             {
@@ -48,7 +47,7 @@ def tell_restored(report: RestoreReport, out: Output, target: str, *, dry_run: b
                 "left_out": report.left_out,
                 "no_key": report.no_key,
                 "damaged": report.damaged,
-                "unset": dict(sorted(report.unset.items())),
+                "unset": dict(sorted(report.not_set.items())),
                 "problems": [str(problem) for problem in report.problems],
             }
         )
@@ -60,7 +59,7 @@ def tell_restored(report: RestoreReport, out: Output, target: str, *, dry_run: b
         if report.kept:
             out.line(f"{plural(report.kept, 'entry', 'entries')} there already, and kept")
         if report.left_out:
-            why = f", {report.no_key} of them for want of a key" if report.no_key else ""
+            why = f", {report.no_key} of them without a key" if report.no_key else ""
             out.line(f"{plural(report.left_out, 'entry', 'entries')} left out{why}")
         if report.damaged:
             out.line(f"the backup is DAMAGED: {plural(report.damaged, 'member')} could not be restored")
@@ -69,28 +68,24 @@ def tell_restored(report: RestoreReport, out: Output, target: str, *, dry_run: b
     return Exit.DONE if report.complete and all_set else Exit.PARTLY
 
 
-def _tell_unset(unset: Mapping[str, int], target: str) -> bool:
-    """Say on stderr what could not be set; whether that was to be expected."""
-    devices, verity = unset.get("device node", 0), unset.get("verity", 0)
+def _report_not_set(not_set: Mapping[str, int], target: str) -> bool:
+    """Write on stderr what could not be set; returns whether that was to be expected."""
+    devices, verity = (not_set.get(what, 0) for what in _EXPECTED)
     if devices:
         warn(f"{quote(target)}: {plural(devices, 'device node')} not made: --devices makes them")
     if verity:
         warn(f"{quote(target)}: {plural(verity, 'file')} had fs-verity, which is not enabled again")
-    rest = {what: count for what, count in unset.items() if what not in ("device node", "verity")}
-    of_root = {what: count for what, count in rest.items() if os.geteuid() and _is_of_root(what)}
+    rest = {what: count for what, count in not_set.items() if what not in _EXPECTED}
+    of_root = {what: count for what, count in rest.items() if os.geteuid() and is_privileged(what)}
     failed = {what: count for what, count in rest.items() if what not in of_root}
     if of_root:
-        warn(f"{quote(target)}: left as they are, since only root may set them: {_counted(of_root)}")
+        warn(f"{quote(target)}: not set, since only root may set them: {_counted(of_root)}")
     if failed:
         warn(f"{quote(target)}: {sum(failed.values())} could not be set: {_counted(failed)}")
     return not failed
 
 
-def _is_of_root(what: str) -> bool:
-    return what in _OF_ROOT or what.startswith(_ATTRIBUTES_OF_ROOT)
-
-
-def _counted(unset: Mapping[str, int]) -> str:
-    kinds = [f"{what} ({count})" for what, count in sorted(unset.items())]
-    more = f", and {len(kinds) - _MOST_TOLD} kinds more" if len(kinds) > _MOST_TOLD else ""
-    return ", ".join(kinds[:_MOST_TOLD]) + more
+def _counted(not_set: Mapping[str, int]) -> str:
+    kinds = [f"{what} ({count})" for what, count in sorted(not_set.items())]
+    more = f", and {len(kinds) - _MAX_KINDS} kinds more" if len(kinds) > _MAX_KINDS else ""
+    return ", ".join(kinds[:_MAX_KINDS]) + more

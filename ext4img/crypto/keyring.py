@@ -50,6 +50,11 @@ class MasterKey:
         self.identifier = self._hkdf.derive(KEY_IDENTIFIER, b"", IDENTIFIER_SIZE)
         """What the kernel calls the key in version 2 policies; 16 bytes."""
 
+    @property
+    def raw(self) -> bytes:
+        """The key itself, for the kernel's keyring."""
+        return self._raw
+
     def __repr__(self) -> str:
         return "<MasterKey>"
 

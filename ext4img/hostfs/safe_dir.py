@@ -1,104 +1,148 @@
-"""A way through a directory tree of the host, by open directories: no path is ever followed twice.
+"""A walk through a directory tree of the host by open directories, and what is made in them.
 
-Each step is one name in an open directory, and never a link. Only some directories are held open;
-those further up are found again through "..", and must be the same.
+Each step is one name in an open directory, and never a link: no path is ever followed twice. Only
+some directories are held open; those further up are found again through "..", and must be the same.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from ext4img.errors import RestoreError
-from ext4img.hostfs.exact_names import ExactNames
+from ext4img.hostfs.rename import rename_new
 from ext4img.names.paths import decode_path
 
 OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_MOST: Final = 64
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MAX_OPEN: Final = 64
+
+
+Identity = tuple[int, int]
+"""Device and inode number of a file."""
+
+
+class NameTaken(RestoreError):
+    """A name exists already, and is not to be replaced."""
+
+
+class ExactNames:
+    """The names in an open directory, as they are spelled there; `add` those that are made later.
+
+    A file system that folds case or normalises Unicode finds a name in another spelling, too. Only
+    the list of names shows whether a name that is found is the very one.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._names = {os.fsencode(name) for name in os.listdir(fd)}
+        self._folded: dict[str, bytes] | None = None
+
+    def __contains__(self, name: bytes) -> bool:
+        return name in self._names
+
+    def add(self, name: bytes) -> None:
+        """Note a name that was made."""
+        self._names.add(name)
+        if self._folded is not None:
+            self._folded.setdefault(_fold(name), name)
+
+    def same_fold(self, name: bytes) -> bytes | None:
+        """A name that differs only in case or in its Unicode normal form."""
+        if self._folded is None:
+            self._folded = {_fold(other): other for other in self._names}
+        return self._folded.get(_fold(name))
+
+
+def _fold(name: bytes) -> str:
+    return unicodedata.normalize("NFD", os.fsdecode(name)).casefold()
 
 
 @dataclass(slots=True)
-class _Opened:
-    """A directory on the way to the current one. `created` where it was made by the caller."""
+class _DirOnPath:
+    """A directory on the path to the current one. `created`: the caller made it."""
 
     name: bytes
     fd: int
     device: int
     inode: int
     created: bool
-    listing: ExactNames | None = None
+    exact_names: ExactNames | None = None
 
 
 class SafeDir:
-    """Starts at an open directory, which it owns from then on."""
+    """A walk that starts at an open directory, which it owns from then on.
+
+    RestoreError names paths below the start.
+    """
 
     def __init__(self, fd: int, created: bool = False) -> None:
-        self._stack: list[_Opened] = []
+        self._levels: list[_DirOnPath] = []
         self._push(b".", fd, created)
 
     @property
     def depth(self) -> int:
-        """How many directories below the first the current one is."""
-        return len(self._stack) - 1
+        """How many levels the current directory is below the start."""
+        return len(self._levels) - 1
 
     @property
     def fd(self) -> int:
         """The current directory."""
-        return self._stack[-1].fd
+        return self._levels[-1].fd
 
     @property
     def created(self) -> bool:
         """Whether the caller made the current directory."""
-        return self._stack[-1].created
+        return self._levels[-1].created
 
     @property
-    def identity(self) -> tuple[int, int]:
-        """(device, inode) of the current directory."""
-        opened = self._stack[-1]
-        return opened.device, opened.inode
+    def identity(self) -> Identity:
+        """The current directory's."""
+        level = self._levels[-1]
+        return level.device, level.inode
 
     @property
     def first_fd(self) -> int:
-        """Where the way starts."""
-        return self._stack[0].fd
+        """The directory where the walk starts."""
+        return self._levels[0].fd
 
     def names(self) -> tuple[bytes, ...]:
-        """The names that lead to the current directory."""
-        return tuple(opened.name for opened in self._stack[1:])
+        """The names that lead from the start to the current directory."""
+        return tuple(level.name for level in self._levels[1:])
 
     def shown(self, name: bytes = b"") -> str:
-        """The path of a name in the current directory, or of that itself, for messages."""
-        names = [opened.name for opened in self._stack[1:]]
+        """The path of a name in the current directory, or of the directory itself, for messages."""
+        names = [level.name for level in self._levels[1:]]
         return decode_path(b"/".join([*names, name] if name else names) or b".")
 
     def has_exactly(self, name: bytes) -> bool:
-        """Whether the current directory had a name in just this spelling when that was first asked."""
-        return name in self.listing()
+        """Whether the current directory had a name in just this spelling when its names were first read."""
+        return name in self._exact_names()
 
-    def listing(self) -> ExactNames:
+    def _exact_names(self) -> ExactNames:
         """The names in the current directory, read once."""
-        opened = self._stack[-1]
-        if opened.listing is None:
-            opened.listing = ExactNames(opened.fd)
-        return opened.listing
+        level = self._levels[-1]
+        if level.exact_names is None:
+            level.exact_names = ExactNames(level.fd)
+        return level.exact_names
 
     def step(self, name: bytes, created: bool = False) -> None:
         """Make a directory in the current one the current one. OSError if there is none of that name."""
         self._push(name, os.open(name, OPEN_DIRECTORY, dir_fd=self.fd), created)
-        if len(self._stack) > _OPEN_MOST + 1:
-            far = self._stack[-_OPEN_MOST - 1]
-            if far.fd >= 0 and far is not self._stack[0]:
+        if len(self._levels) > _MAX_OPEN + 1:
+            far = self._levels[-_MAX_OPEN - 1]
+            if far.fd >= 0 and far is not self._levels[0]:
                 os.close(far.fd)
                 far.fd = -1
 
     def leave(self) -> None:
-        """Go back to the directory above; RestoreError if it is another one now."""
-        left = self._stack.pop()
+        """Go back to the directory above; RestoreError if that is another one now."""
+        left = self._levels.pop()
         try:
-            above = self._stack[-1]
+            above = self._levels[-1]
             if above.fd < 0:
                 fd = os.open(b"..", OPEN_DIRECTORY, dir_fd=left.fd)
                 status = os.fstat(fd)
@@ -112,8 +156,8 @@ class SafeDir:
     def go(self, names: Sequence[bytes]) -> None:
         """Make the directory that `names` lead to, from the start, the current one."""
         common = 0
-        for opened, name in zip(self._stack[1:], names, strict=False):
-            if opened.name != name:
+        for level, name in zip(self._levels[1:], names, strict=False):
+            if level.name != name:
                 break
             common += 1
         while self.depth > common:
@@ -122,19 +166,123 @@ class SafeDir:
             self.step(name)
 
     def close(self) -> None:
-        """Close what is open. May be called twice."""
-        for opened in self._stack:
-            if opened.fd >= 0:
-                os.close(opened.fd)
-        self._stack = []
+        """Close all directories. May be called twice."""
+        for level in self._levels:
+            if level.fd >= 0:
+                os.close(level.fd)
+        self._levels = []
 
     def _push(self, name: bytes, fd: int, created: bool) -> None:
         status = os.fstat(fd)
-        self._stack.append(_Opened(name, fd, status.st_dev, status.st_ino, created))
+        self._levels.append(_DirOnPath(name, fd, status.st_dev, status.st_ino, created))
 
+    def status(self, name: bytes) -> os.stat_result | None:
+        """Lstat of a name in the current directory; None if there is no such name."""
+        try:
+            return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
 
-def sync_file_system(fd: int, path: str) -> None:
-    """Have the system write out what it still holds of the file system that `fd` is on."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syncfs(fd):
-        raise RestoreError(f"it could not be written out: {os.strerror(ctypes.get_errno())}", path)
+    def has_default_acl(self) -> bool:
+        """Whether new files inherit an ACL from the current directory."""
+        try:
+            return bool(os.getxattr(self.fd, "system.posix_acl_default"))
+        except OSError:
+            return False  # no such attribute, or no attributes at all
+
+    def enter(self, name: bytes) -> None:
+        """Make `name` the current directory, and create it if need be; NameTaken if it is no directory."""
+        try:
+            os.mkdir(name, 0o700, dir_fd=self.fd)
+            created = True
+        except FileExistsError:
+            if not self.has_exactly(name):
+                raise self.taken(name) from None
+            created = False
+        try:
+            self.step(name, created)
+        except (NotADirectoryError, FileNotFoundError) as error:
+            raise NameTaken("something that is no directory is there already", self.shown(name)) from error
+
+    def create(self, name: bytes) -> int:
+        """A new file in the current directory, open for writing."""
+        return os.open(name, _NEW_FILE, 0o600, dir_fd=self.fd)
+
+    def rename(self, temporary: bytes, name: bytes, overwrite: bool) -> None:
+        """Give a file its own name. NameTaken if it exists as a directory, in another spelling, or at all.
+
+        With `overwrite` a file of exactly that name is replaced.
+        """
+        fd = self.fd
+        try:
+            rename_new(temporary, fd, name, fd)
+        except FileExistsError:
+            if not overwrite or not self.has_exactly(name):
+                raise self.taken(name) from None
+            try:
+                os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
+            except (IsADirectoryError, FileExistsError) as error:
+                raise NameTaken("a directory is there already", self.shown(name)) from error
+            # rename() keeps the temporary name if both are names of the same file already.
+            self.remove(temporary)
+        self.note_made(name)
+
+    def note_made(self, name: bytes) -> None:
+        """Note a name that was made in the current directory."""
+        exact_names = self._levels[-1].exact_names
+        if exact_names is not None:
+            exact_names.add(name)
+
+    def taken(self, name: bytes) -> NameTaken:
+        """Why a name that is found can't be made."""
+        if self.has_exactly(name):
+            return NameTaken("it is there already", self.shown(name))
+        other = self._exact_names().same_fold(name)
+        what = f"{decode_path(other)!r}, which" if other is not None else "another name, which"
+        return NameTaken(f"{what} the target takes for the same name, is there already", self.shown(name))
+
+    def remove(self, name: bytes) -> None:
+        """Unlink a name in the current directory, if it is there."""
+        try:
+            os.unlink(name, dir_fd=self.fd)
+        except FileNotFoundError:
+            return
+
+    def link(self, names: tuple[bytes, ...], identity: Identity, new_name: bytes) -> None:
+        """Link the file at `names` below the start to a new name in the current directory."""
+        folder = self._open(names[:-1])
+        try:
+            status = os.stat(names[-1], dir_fd=folder, follow_symlinks=False)
+            if (status.st_dev, status.st_ino) != identity:
+                raise RestoreError("the file it is a name of was replaced", self.shown(new_name))
+            os.link(names[-1], new_name, src_dir_fd=folder, dst_dir_fd=self.fd, follow_symlinks=False)
+        finally:
+            if folder != self.fd:
+                os.close(folder)
+
+    @contextmanager
+    def opened(self, names: tuple[bytes, ...], flags: int) -> Iterator[int]:
+        """The file at `names` below the start, open. OSError if it is not there, or a link leads to it."""
+        folder = self._open(names[:-1])
+        try:
+            fd = os.open(names[-1], flags, dir_fd=folder)
+        finally:
+            if folder != self.fd:
+                os.close(folder)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _open(self, names: tuple[bytes, ...]) -> int:
+        """The directory at `names` below the start; each component is a real directory."""
+        if names == self.names():
+            return self.fd
+        fd = os.dup(self.first_fd)
+        for name in names:
+            try:
+                below = os.open(name, OPEN_DIRECTORY, dir_fd=fd)
+            finally:
+                os.close(fd)
+            fd = below
+        return fd

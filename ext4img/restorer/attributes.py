@@ -1,23 +1,21 @@
-"""What a restored inode gets besides its contents, and in which order.
+"""The attributes of a restored inode, and the order in which they are set.
 
-Owner first, since changing it clears set-id bits and capabilities; mode; ACLs, which may refine
-the mode; other attributes; times, which all of these leave alone but writing would not; flags
-last, as an immutable file takes nothing more.
+The owner comes first, since changing it clears set-id bits and capabilities; then the mode; ACLs,
+which may refine the mode; other attributes; times, which writing would change and none of these
+do; and flags last, as nothing of an immutable file can be changed any more.
 """
 
 from __future__ import annotations
 
-import array
 import errno
-import fcntl
 import os
 import stat
-import struct
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from ext4img.archive.entry import Entry
+from ext4img.hostfs.ioctl import inode_flags, project_id, set_inode_flags, set_project_id
+from ext4img.restorer.report import NotSet
 from ext4img.structs.inode import (
     EXT4_APPEND_FL,
     EXT4_CASEFOLD_FL,
@@ -35,16 +33,16 @@ from ext4img.structs.inode import (
     INODE_FLAGS,
 )
 
-# linux/fs.h. FS_IOC_GETFLAGS and FS_IOC_SETFLAGS have a long in their number and an int in fact.
-_LONG_BYTES: Final = struct.calcsize("l")
-FS_IOC_GETFLAGS: Final = 2 << 30 | _LONG_BYTES << 16 | ord("f") << 8 | 1
-FS_IOC_SETFLAGS: Final = 1 << 30 | _LONG_BYTES << 16 | ord("f") << 8 | 2
-_FSXATTR_BYTES: Final = 28  # struct fsxattr: words fsx_xflags, fsx_extsize, fsx_nextents, fsx_projid, …
-_FSX_PROJID: Final = 3
-FS_IOC_FSGETXATTR: Final = 2 << 30 | _FSXATTR_BYTES << 16 | ord("X") << 8 | 31
-FS_IOC_FSSETXATTR: Final = 1 << 30 | _FSXATTR_BYTES << 16 | ord("X") << 8 | 32
+# What things that could not be set are called.
+_OWNER: Final = "owner"
+_PROJECT: Final = "project"
+_FLAG: Final = "flag "
+_ATTRIBUTE: Final = "attribute "
+# Names of what only root may set, or a user on some file systems only.
+_PRIVILEGED: Final = frozenset({_OWNER, _PROJECT})
+_PRIVILEGED_PREFIXES: Final = (_FLAG, f"{_ATTRIBUTE}trusted.", f"{_ATTRIBUTE}security.")
 
-# What chattr sets. The rest is the file system's own affair.
+# What chattr sets. The file system itself maintains the other flags.
 SETTABLE_FLAGS: Final = (
     EXT4_SECRM_FL
     | EXT4_UNRM_FL
@@ -59,12 +57,16 @@ SETTABLE_FLAGS: Final = (
     | EXT4_TOPDIR_FL
     | EXT4_PROJINHERIT_FL
 )
+# A file with one of these takes no further name and can't be moved.
+IMMUTABLE_FLAGS: Final = EXT4_IMMUTABLE_FL | EXT4_APPEND_FL
 FLAG_NAMES: Final = {
-    flag.bit: f"{flag.letter} ({flag.name.replace('_', ' ')})" for flag in INODE_FLAGS if flag.bit & SETTABLE_FLAGS
+    flag.bit: f"{_FLAG}{flag.letter} ({flag.name.replace('_', ' ')})"
+    for flag in INODE_FLAGS
+    if flag.bit & SETTABLE_FLAGS
 }
 _NO_ID: Final = 0xFFFFFFFF
 _ACL_PREFIX: Final = "system.posix_acl_"
-# What a file system or the lack of rights refuses. ENOSPC: no room for attributes in the inode.
+# Refusals of a file system, or for lack of rights. ENOSPC: there is no room for attributes in the inode.
 _REFUSED: Final = frozenset(
     (
         errno.E2BIG,
@@ -82,56 +84,52 @@ _REFUSED: Final = frozenset(
 )
 
 
-Unset = Counter[str]
-"""How often each kind of thing could not be set: "owner", "attribute security.capability", …
-
-At most 64 kinds are told apart, since images and archives may have any number of attributes' names.
-"""
-_MOST_KINDS: Final = 64
-_THE_REST: Final = "further attributes"
+def is_privileged(what: str) -> bool:
+    """Whether a kind of thing in `NotSet` is one that an ordinary user is not expected to be able to set."""
+    return what in _PRIVILEGED or what.startswith(_PRIVILEGED_PREFIXES)
 
 
-def apply(target: int | str, entry: Entry, xattrs: Mapping[str, bytes], unset: Unset) -> None:
-    """All but the flags, on an open file or on a path that leads to the inode and nowhere else.
+def apply(target: int | str, entry: Entry, xattrs: Mapping[str, bytes], not_set: NotSet) -> None:
+    """Set everything but the flags on an open file, or on a path that leads to the inode and nowhere else.
 
-    What the system refuses is counted in `unset`; OSError is what nobody foresees.
+    What the system refuses is counted in `not_set`; any other OSError is raised.
     """
-    owner_set = _NO_ID not in (entry.uid, entry.gid)  # chown(2) takes it for "leave it as it is"
+    owner_set = _NO_ID not in (entry.uid, entry.gid)  # chown(2) would leave it unchanged
     if owner_set:
         try:
             os.chown(target, entry.uid, entry.gid)
         except OSError as error:
-            _refused("owner", error, unset)
+            _refused(_OWNER, error, not_set)
             owner_set = False
     else:
-        _count("owner", unset)
+        not_set.add(_OWNER)
     if entry.type != "symlink":
         mode = entry.mode & 0o7777
         if not owner_set:
-            mode &= ~(stat.S_ISUID | stat.S_ISGID)  # they would lend the rights of somebody else
+            mode &= ~(stat.S_ISUID | stat.S_ISGID)  # they would grant another user's rights
         try:
             os.chmod(target, mode)
         except OSError as error:
-            _refused("mode", error, unset)
+            _refused("mode", error, not_set)
     if xattrs:
         for name in sorted(xattrs, key=lambda name: (not name.startswith(_ACL_PREFIX), name)):
-            _set_xattr(target, name, xattrs[name], unset)
+            _set_xattr(target, name, xattrs[name], not_set)
     try:
         os.utime(target, ns=(entry.atime_ns, entry.mtime_ns))
     except OSError as error:
-        _refused("times", error, unset)
+        _refused("times", error, not_set)
 
 
-def _set_xattr(target: int | str, name: str, value: bytes, unset: Unset) -> None:
+def _set_xattr(target: int | str, name: str, value: bytes, not_set: NotSet) -> None:
     try:
         os.setxattr(target, name, value)
     except OSError as error:
         shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        _refused(f"attribute {shown}", error, unset)
+        _refused(_ATTRIBUTE + shown, error, not_set)
 
 
 def drop_acls(target: int | str) -> None:
-    """Take away the ACLs that a new file got from the directory it was made in."""
+    """Remove the ACLs that a new file inherited from its directory."""
     for name in (_ACL_PREFIX + "access", _ACL_PREFIX + "default"):
         try:
             os.removexattr(target, name)
@@ -140,13 +138,16 @@ def drop_acls(target: int | str) -> None:
                 raise
 
 
-def copy(source: int, target: int, status: os.stat_result, unset: Unset) -> None:
-    """All that an open directory has, and `status` says of it, for another one; but for flags that lock it."""
-    owner_set = _attempt("owner", unset, lambda: os.chown(target, status.st_uid, status.st_gid))
+def copy(source: int, target: int, status: os.stat_result, not_set: NotSet) -> None:
+    """Copy the attributes of an open directory to another one, but for immutable flags.
+
+    `status` is what fstat said of the source before anything was moved out of it.
+    """
+    owner_set = _attempt(_OWNER, not_set, lambda: os.chown(target, status.st_uid, status.st_gid))
     mode = stat.S_IMODE(status.st_mode)
     if not owner_set:
         mode &= ~(stat.S_ISUID | stat.S_ISGID)
-    _attempt("mode", unset, lambda: os.chmod(target, mode))
+    _attempt("mode", not_set, lambda: os.chmod(target, mode))
     try:
         names = os.listxattr(source)
     except OSError as error:
@@ -154,125 +155,99 @@ def copy(source: int, target: int, status: os.stat_result, unset: Unset) -> None
             raise
         names = []
     for name in sorted(names, key=lambda name: (not name.startswith(_ACL_PREFIX), name)):
-        _set_xattr(target, name, os.getxattr(source, name), unset)
-    _attempt("times", unset, lambda: os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns)))
+        _set_xattr(target, name, os.getxattr(source, name), not_set)
+    _attempt("times", not_set, lambda: os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns)))
     try:
-        flags = _flags_of(source)
-        project_id = _fsxattr_of(source)[_FSX_PROJID]
+        flags = inode_flags(source)
+        project = project_id(source)
     except OSError as error:
         if error.errno not in _REFUSED:
             raise
-        return  # what has no flags has none to give
-    if project_id:
-        _attempt("project", unset, lambda: _set_project(target, project_id))
-    add_flags(target, flags & SETTABLE_FLAGS & ~(EXT4_IMMUTABLE_FL | EXT4_APPEND_FL), unset)
+        return  # it has no flags that could be copied
+    if project:
+        _attempt(_PROJECT, not_set, lambda: set_project_id(target, project))
+    add_flags(target, flags & SETTABLE_FLAGS & ~IMMUTABLE_FLAGS, not_set)
 
 
 def is_finished(fd: int, mode: int, uid: int, gid: int, mtime_ns: int) -> bool:
-    """Whether an open directory is locked and has these: locks come last, so an earlier restore was done with it."""
+    """Whether an open directory has these and is immutable: flags are set last, so an earlier restore finished it."""
     status = os.fstat(fd)
     found = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns
     if found != (mode & 0o7777, uid, gid, mtime_ns):
         return False
     try:
-        return bool(_flags_of(fd) & (EXT4_IMMUTABLE_FL | EXT4_APPEND_FL))
+        return bool(inode_flags(fd) & IMMUTABLE_FLAGS)
     except OSError as error:
         if error.errno not in _REFUSED:
             raise
         return False
 
 
-def apply_flags(fd: int, entry: Entry, unset: Unset, *, but: int = 0) -> None:
-    """Inode flags (not those of `but`) and project, on an open file that has all the rest by now."""
+def apply_flags(fd: int, entry: Entry, not_set: NotSet) -> None:
+    """Set project and inode flags on an open file that has all its other attributes; not `IMMUTABLE_FLAGS`."""
     if entry.project_id:
-        _attempt("project", unset, lambda: _set_project(fd, entry.project_id))
-    add_flags(fd, entry.flags & SETTABLE_FLAGS & ~but, unset)
+        _attempt(_PROJECT, not_set, lambda: set_project_id(fd, entry.project_id))
+    add_flags(fd, entry.flags & SETTABLE_FLAGS & ~IMMUTABLE_FLAGS, not_set)
 
 
-def add_flags(fd: int, wanted: int, unset: Unset) -> None:
-    """Set inode flags beside those that an open file has: all that its file system takes.
-
-    Each of the others is counted by its name.
-    """
+def add_flags(fd: int, wanted: int, not_set: NotSet) -> None:
+    """Add inode flags to those of an open file; flags that its file system refuses are counted by name."""
     if not wanted:
         return
     try:
         _add_flags(fd, wanted)
-        missing = wanted & ~_flags_of(fd)  # some are masked out in silence
+        missing = wanted & ~inode_flags(fd)  # some are dropped without an error
     except OSError as error:
         if error.errno not in _REFUSED:
             raise
         missing = wanted
         for flag in FLAG_NAMES if wanted & (wanted - 1) else ():
-            if wanted & flag and _is_taken(fd, flag):
+            if wanted & flag and _accepts(fd, flag):
                 missing &= ~flag
     if missing:
-        count_flags(missing, unset)
+        count_flags(missing, not_set)
 
 
-def count_flags(flags: int, unset: Unset) -> None:
+def count_flags(flags: int, not_set: NotSet) -> None:
     """Count flags that could not be set, each by its name."""
     for flag, name in FLAG_NAMES.items():
         if flags & flag:
-            _count(f"flag {name}", unset)
+            not_set.add(name)
 
 
-def _is_taken(fd: int, flag: int) -> bool:
+def _accepts(fd: int, flag: int) -> bool:
     try:
         _add_flags(fd, flag)
-        return bool(_flags_of(fd) & flag)
+        return bool(inode_flags(fd) & flag)
     except OSError as error:
         if error.errno not in _REFUSED:
             raise
         return False
 
 
-def set_casefold(fd: int, unset: Unset) -> None:
+def set_casefold(fd: int, not_set: NotSet) -> None:
     """Make a new, empty directory case-insensitive."""
-    _attempt("casefold", unset, lambda: _add_flags(fd, EXT4_CASEFOLD_FL))
-
-
-def _flags_of(fd: int) -> int:
-    value = array.array("i", [0])
-    fcntl.ioctl(fd, FS_IOC_GETFLAGS, value)
-    return value[0] & 0xFFFFFFFF
+    _attempt("casefold", not_set, lambda: _add_flags(fd, EXT4_CASEFOLD_FL))
 
 
 def _add_flags(fd: int, wanted: int) -> None:
     """Set inode flags (FS_*_FL) beside those the file has."""
-    flags = _flags_of(fd)
+    flags = inode_flags(fd)
     if flags & wanted != wanted:
-        flags |= wanted
-        fcntl.ioctl(fd, FS_IOC_SETFLAGS, array.array("i", [flags - (1 << 32) if flags >> 31 else flags]))
+        set_inode_flags(fd, flags | wanted)
 
 
-def _fsxattr_of(fd: int) -> array.array[int]:
-    value = array.array("I", bytes(_FSXATTR_BYTES))
-    fcntl.ioctl(fd, FS_IOC_FSGETXATTR, value)
-    return value
-
-
-def _set_project(fd: int, project_id: int) -> None:
-    value = _fsxattr_of(fd)
-    value[_FSX_PROJID] = project_id
-    fcntl.ioctl(fd, FS_IOC_FSSETXATTR, value)
-
-
-def _attempt(what: str, unset: Unset, action: Callable[[], None]) -> bool:
+def _attempt(what: str, not_set: NotSet, action: Callable[[], None]) -> bool:
     try:
         action()
     except OSError as error:
-        _refused(what, error, unset)
+        _refused(what, error, not_set)
         return False
     return True
 
 
-def _refused(what: str, error: OSError, unset: Unset) -> None:
-    """Count what the system refused; anything else is raised."""
+def _refused(what: str, error: OSError, not_set: NotSet) -> None:
+    """Count a refusal; any other error is raised."""
     if error.errno not in _REFUSED:
         raise error
-    _count(what, unset)
-
-
-def _count(what: str, unset: Unset) -> None:
-    unset[what if what in unset or len(unset) < _MOST_KINDS else _THE_REST] += 1
+    not_set.add(what)

@@ -1,9 +1,9 @@
-"""What was written gets its name when the disk has it, and not before.
+"""Files get their names when the disk has their contents, and not before.
 
-A name promises that what it leads to is whole; a system that loses power keeps names and loses
-contents that it had not written out yet. So what a restore makes is noted, and a batch of it gets
-its names once the file system has been synchronised, which goes on beside the writing of the next.
-Noted are the steps of the restore's way through the target, and the batch goes the same way again.
+A name promises that its file is complete; but after a power cut a disk may have the name without
+the contents. So a restore writes files under temporary names and notes each of its steps through
+the target. Once the file system has been synchronised, a batch of steps is repeated and files get
+their names. The synchronising of one batch goes on while the next is written.
 """
 
 from __future__ import annotations
@@ -17,39 +17,27 @@ from typing import Final, NamedTuple
 
 from ext4img.archive.entry import Entry
 from ext4img.errors import RestoreError
-from ext4img.hostfs.folder import Folder
-from ext4img.hostfs.safe_dir import sync_file_system
+from ext4img.hostfs.safe_dir import Identity, SafeDir
+from ext4img.hostfs.sync import sync_file_system
 from ext4img.names.paths import decode_path
-from ext4img.restorer.target_dir import TargetDir
+from ext4img.restorer.hard_links import HardLink
+from ext4img.restorer.target_dir import TargetDir, is_entry_error
 
 BATCH_NAMES: Final = 8192
 BATCH_BYTES: Final = 256 << 20
 
 
-class HardLink:
-    """The first name of a file that has more: where it is in the target, which file, names to come."""
-
-    __slots__ = ("identity", "inode", "kind", "left", "names")
-
-    def __init__(self, names: tuple[bytes, ...], identity: tuple[int, int], entry: Entry) -> None:
-        self.names = names
-        self.identity = identity
-        self.kind = entry.type
-        self.inode = entry.inode
-        self.left = entry.links - 1
-
-
 class PendingRename(NamedTuple):
-    """Something whole under a temporary name that is to get `name`. `kind` is what the report counts it as."""
+    """A complete file under a temporary name that is to get `name`; `kind` is what the report counts it as."""
 
     temporary: bytes
     name: bytes
     kind: str
-    linked: HardLink | None
+    link: HardLink | None
 
 
 class DirDone(NamedTuple):
-    """A directory in which all is done gets its attributes, with its records if it stays as stored."""
+    """A directory in which everything is done, and that gets its attributes; with its records if it stays encrypted."""
 
     entry: Entry
     with_records: bool
@@ -57,21 +45,21 @@ class DirDone(NamedTuple):
 
 class _Enter(NamedTuple):
     name: bytes
-    identity: tuple[int, int]
+    identity: Identity
 
 
 class _Leave(NamedTuple):
-    finish: DirDone | None
+    done: DirDone | None
 
 
 _Steps = deque[PendingRename | _Enter | _Leave]
 
 
 class CommitQueue:
-    """Notes what is made in `target`, in its order, and gives names batch by batch.
+    """Notes what is made in `target`, in this order, and commits it batch by batch.
 
-    `refused` is told of what can't get its name, which is taken away; `finish` gives an open
-    directory its attributes. `leaves_out` tells which OSError is one entry's and not the target's.
+    `refused` is called for a file that can't get its name, and is removed; `finish_directory` gives
+    an open directory its attributes.
     """
 
     def __init__(
@@ -79,16 +67,14 @@ class CommitQueue:
         target: TargetDir,
         overwrite: bool,
         refused: Callable[[PendingRename, RestoreError], None],
-        finish: Callable[[int, DirDone], None],
-        leaves_out: Callable[[OSError], bool],
+        finish_directory: Callable[[int, DirDone], None],
     ) -> None:
         self._path = target.path
-        self._folder = Folder(os.dup(target.first_fd))
+        self._walk = SafeDir(os.dup(target.first_fd))
         self._overwrite = overwrite
         self._refused = refused
-        self._finish = finish
-        self._leaves_out = leaves_out
-        self._file_systems = {self._folder.identity[0]: os.dup(target.first_fd)}
+        self._finish_directory = finish_directory
+        self._file_systems = {self._walk.identity[0]: os.dup(target.first_fd)}
         self._open: _Steps = deque()
         self._sealed: _Steps = deque()
         self._names = 0  # in the open batch
@@ -96,33 +82,33 @@ class CommitQueue:
         self._syncing: Thread | None = None
         self._failure: RestoreError | None = None
         self.is_broken = False
-        """Whether a batch did not reach the disk, or could not be given its names: nothing gets a name any more."""
+        """Whether a batch could not be synchronised or committed: no further file gets its name."""
 
-    def enter(self, name: bytes, folder: Folder) -> None:
-        """The restore entered a directory, which is the current one of `folder` now."""
-        device = folder.identity[0]
+    def enter(self, name: bytes, walk: SafeDir) -> None:
+        """The restore entered a directory, which is the current one of `walk` now."""
+        device = walk.identity[0]
         if device not in self._file_systems:  # something is mounted there
-            self._file_systems[device] = os.dup(folder.fd)
-        self._note(_Enter(name, folder.identity), 0)
+            self._file_systems[device] = os.dup(walk.fd)
+        self._note(_Enter(name, walk.identity), 0)
 
-    def leave(self, finish: DirDone | None) -> None:
-        """It left that directory, which is to be finished or not."""
-        held = sum(map(len, finish.entry.xattrs.values())) if finish is not None else 0
-        self._note(_Leave(finish), held)
+    def leave(self, done: DirDone | None) -> None:
+        """The restore left that directory, which gets its attributes if `done` has them."""
+        held = sum(map(len, done.entry.xattrs.values())) if done is not None else 0
+        self._note(_Leave(done), held)
 
     def add(self, new: PendingRename, size: int) -> None:
-        """Something whole of `size` bytes was made in the current directory."""
+        """A complete file of `size` bytes was made in the current directory."""
         self._note(new, size)
 
     def settle(self) -> None:
-        """Give all names that are still to be given, and have it all on the disk."""
+        """Commit everything that is still to be committed, and synchronise."""
         self._seal()
         self._seal()
         self._start()
         self._wait()
 
     def rescue(self) -> None:
-        """After a failure: what is whole still gets its name if the disk takes it, or is taken away."""
+        """After a failure: complete files still get their names if the disk takes them, or are removed."""
         try:
             if not self.is_broken:
                 self.settle()
@@ -132,13 +118,13 @@ class CommitQueue:
             self._abandon()
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all descriptors."""
         if self._syncing is not None:
             self._syncing.join()
         for fd in self._file_systems.values():
             os.close(fd)
         self._file_systems.clear()
-        self._folder.close()
+        self._walk.close()
 
     def _note(self, step: PendingRename | _Enter | _Leave, size: int) -> None:
         self._open.append(step)
@@ -148,10 +134,10 @@ class CommitQueue:
             self._seal()
 
     def _seal(self) -> None:
-        """The batch before is on the disk by now, or soon: it gets its names. This one is its successor."""
+        """Commit the batch before, which is on the disk by now or soon, and begin to synchronise this one."""
         try:
             self._wait()
-            self._publish(self._sealed)
+            self._commit(self._sealed)
         except BaseException:
             self.is_broken = True
             raise
@@ -168,7 +154,7 @@ class CommitQueue:
         try:
             for fd in list(self._file_systems.values()):
                 sync_file_system(fd, self._path)
-        except RestoreError as error:  # it is raised where the batch is waited for
+        except RestoreError as error:  # raised again where the batch is waited for
             self._failure = error
 
     def _wait(self) -> None:
@@ -178,59 +164,61 @@ class CommitQueue:
         if self._failure is not None:
             raise self._failure
 
-    def _publish(self, steps: _Steps) -> None:
-        folder = self._folder
+    def _commit(self, steps: _Steps) -> None:
+        walk = self._walk
         while steps:
             step = steps[0]
             if type(step) is PendingRename:
-                self._give(step)
+                self._rename(step)
             elif type(step) is _Enter:
-                self._go(step)
+                self._step_into(step)
             elif type(step) is _Leave:
-                if step.finish is not None:
-                    self._finish(folder.fd, step.finish)
-                folder.leave()
+                if step.done is not None:
+                    self._finish_directory(walk.fd, step.done)
+                walk.leave()
             steps.popleft()
 
-    def _give(self, new: PendingRename) -> None:
-        folder = self._folder
+    def _rename(self, new: PendingRename) -> None:
+        walk = self._walk
         try:
-            folder.publish(new.temporary, new.name, self._overwrite)
+            walk.rename(new.temporary, new.name, self._overwrite)
         except RestoreError as error:
             problem = error
         except OSError as error:
-            if not self._leaves_out(error):
+            if not is_entry_error(error):
                 raise
-            problem = RestoreError(f"it cannot be restored: {error.strerror}", folder.shown(new.name))
+            problem = RestoreError(f"it cannot be restored: {error.strerror}", walk.shown(new.name))
         else:
-            if new.linked is not None:
-                new.linked.names = (*new.linked.names[:-1], new.name)
+            if new.link is not None:
+                new.link.names = (*new.link.names[:-1], new.name)
             return
-        folder.remove(new.temporary)
+        walk.remove(new.temporary)
+        if new.link is not None:
+            new.link.is_lost = True
         self._refused(new, problem)
 
-    def _go(self, step: _Enter) -> None:
-        """Into a directory, which must be the one that was filled."""
-        folder = self._folder
+    def _step_into(self, step: _Enter) -> None:
+        """Enter a directory, which must be the one that was filled."""
+        walk = self._walk
         try:
-            folder.step(step.name)
-            found: tuple[int, int] | None = folder.identity
+            walk.step(step.name)
+            found: Identity | None = walk.identity
         except (FileNotFoundError, NotADirectoryError):
             found = None
         if found != step.identity:
             if found is not None:
-                folder.leave()
-            raise RestoreError(f"somebody moved a directory that is in use: {decode_path(step.name)!r}", folder.shown())
+                walk.leave()
+            raise RestoreError(f"somebody moved a directory that is in use: {decode_path(step.name)!r}", walk.shown())
 
     def _abandon(self) -> None:
-        """Take away what has temporary names; what cannot be reached any more is left as it is."""
+        """Remove what has a temporary name, as far as it can be reached still."""
         for steps in (self._sealed, self._open):
             with suppress(OSError, RestoreError):
                 while steps:
                     step = steps.popleft()
                     if type(step) is PendingRename:
-                        self._folder.remove(step.temporary)
+                        self._walk.remove(step.temporary)
                     elif type(step) is _Enter:
-                        self._go(step)
+                        self._step_into(step)
                     else:
-                        self._folder.leave()
+                        self._walk.leave()

@@ -1,6 +1,7 @@
-"""Flags that lock a file: what is immutable or append-only takes no further name and can't be moved.
+"""Immutable and append-only flags, which are set when everything else is done.
 
-So they are set when all else is done, on what was restored and not on what has its name by then.
+A file that has one takes no further name and can't be moved. So they are noted while files are
+restored, and set in the end on exactly these files, whatever has their names by then.
 """
 
 from __future__ import annotations
@@ -11,52 +12,46 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from ext4img.archive.entry import Entry
+from ext4img.hostfs.safe_dir import Identity, SafeDir
 from ext4img.restorer import attributes
-from ext4img.restorer.attributes import Unset
-from ext4img.restorer.target_dir import TargetDir
-from ext4img.structs.inode import EXT4_APPEND_FL, EXT4_IMMUTABLE_FL
+from ext4img.restorer.attributes import IMMUTABLE_FLAGS
+from ext4img.restorer.report import NotSet
 
-LOCKING_FLAGS: Final = EXT4_IMMUTABLE_FL | EXT4_APPEND_FL
-NOTHING_MERGED: Final[Mapping[tuple[int, int], tuple[int, int]]] = MappingProxyType({})
+NOTHING_MERGED: Final[Mapping[Identity, Identity]] = MappingProxyType({})
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-class _Lock(NamedTuple):
+class _Noted(NamedTuple):
     names: tuple[bytes, ...]
-    identity: tuple[int, int]
+    identity: Identity
     flags: int
 
 
 class ImmutableFlags:
-    """Collects what is to be locked in the end."""
+    """Collects the flags of restored files, to set them in the end."""
 
     def __init__(self) -> None:
-        self._locks: list[_Lock] = []
+        self._noted: list[_Noted] = []
 
-    def add(self, names: Callable[[], tuple[bytes, ...]], identity: tuple[int, int], entry: Entry) -> None:
-        """Note what `names` gives the place of, below the target, if the entry's flags lock it."""
-        flags = entry.flags & LOCKING_FLAGS
+    def note(self, entry: Entry, names: Callable[[], tuple[bytes, ...]], identity: Identity) -> None:
+        """Note the flags of an entry, if it has any; `names` gives the path of its file below the target."""
+        flags = entry.flags & IMMUTABLE_FLAGS
         if flags:
-            self._locks.append(_Lock(names(), identity, flags))
+            self._noted.append(_Noted(names(), identity, flags))
 
-    def apply(
-        self,
-        target: TargetDir,
-        unset: Unset,
-        merged: Mapping[tuple[int, int], tuple[int, int]] = NOTHING_MERGED,
-    ) -> None:
-        """Set the flags. What is not there any more, or was not moved there, is passed over.
+    def apply(self, target: SafeDir, not_set: NotSet, merged: Mapping[Identity, Identity] = NOTHING_MERGED) -> None:
+        """Set the flags of all files that are at their paths in `target`; others are passed over.
 
-        `merged` are directories that others have taken the place of, by their identities.
+        `merged` maps files and directories to those of the target that replace them, by identity.
         """
-        for lock in reversed(self._locks):
+        for noted in reversed(self._noted):
             try:
-                with target.opened(lock.names, _READ) as fd:
+                with target.opened(noted.names, _READ) as fd:
                     status = os.fstat(fd)
-                    if (status.st_dev, status.st_ino) == merged.get(lock.identity, lock.identity):
-                        attributes.add_flags(fd, lock.flags, unset)
+                    if (status.st_dev, status.st_ino) == merged.get(noted.identity, noted.identity):
+                        attributes.add_flags(fd, noted.flags, not_set)
             except FileNotFoundError:
                 continue
-            except PermissionError:  # who may not read it has no right to its flags either
-                attributes.count_flags(lock.flags, unset)
-        self._locks.clear()
+            except PermissionError:  # a user who may not read a file may not set its flags either
+                attributes.count_flags(noted.flags, not_set)
+        self._noted.clear()

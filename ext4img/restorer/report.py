@@ -1,46 +1,70 @@
-"""What a restore did, and did not."""
+"""What a restore did, and what it could not do."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
 from ext4img.errors import ArchiveError, Ext4Error, NoKeyError
-from ext4img.restorer.attributes import Unset
 
-PROBLEMS_KEPT: Final = 10_000
+MAX_PROBLEMS: Final = 10_000
+_MAX_KINDS: Final = 64
+_THE_REST: Final = "further attributes"
+
+
+class NotSet(Counter[str]):
+    """How often each kind of thing could not be set: "owner", "attribute security.capability", …
+
+    It holds at most 64 kinds, since images and archives may have any number of attribute names.
+    """
+
+    def add(self, what: str) -> None:
+        """Count one more."""
+        self[what if what in self or len(self) < _MAX_KINDS else _THE_REST] += 1
 
 
 @dataclass(slots=True)
 class RestoreReport:
-    """What a restore did.
+    """What a restore or an extraction did.
 
-    `restored` counts by type ("file", "dir", …, and "link" for further names). `problems` are the
-    entries that are not there, at most 10,000 of them; `left_out` counts all. `unset` counts
-    attributes that the target or the lack of rights refused.
+    `restored` counts by type ("file", "dir", …, and "link" for further names). `problems` says of
+    entries that were left out why, of at most 10,000 of them; `left_out` counts them all.
+    `not_set` counts attributes that the target, or the user's rights, did not allow.
     """
 
     restored: dict[str, int] = field(default_factory=dict)
     bytes: int = 0
     left_out: int = 0
     problems: list[Ext4Error] = field(default_factory=list)
-    unset: Unset = field(default_factory=Unset)
+    not_set: NotSet = field(default_factory=NotSet)
     no_key: int = 0
-    """How many of those left out are so for want of a key."""
+    """How many entries were left out because no key decrypts them."""
     damaged: int = 0
-    """How many of those left out are so because the archive is damaged there."""
+    """How many entries were left out because the archive is damaged there."""
     kept: int = 0
-    """What was there already and stays: with `resume`, or with overwrite="newer"."""
+    """How many names existed already and were kept: with `resume`, or by `overwrite`."""
 
     @property
     def complete(self) -> bool:
         """Whether every entry was restored."""
         return not self.left_out
 
-    def leave_out(self, problem: Ext4Error) -> None:
-        """Note an entry that is not restored, and why."""
+    def skip(self, problem: Ext4Error) -> None:
+        """Count an entry that is left out, and why."""
         self.left_out += 1
         self.no_key += isinstance(problem, NoKeyError)
         self.damaged += isinstance(problem, ArchiveError)
-        if len(self.problems) < PROBLEMS_KEPT:
+        if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(problem)
+
+    def count(self, kind: str) -> None:
+        """Count an entry that was restored."""
+        self.restored[kind] = self.restored.get(kind, 0) + 1
+
+    def revoke(self, kind: str, problem: Ext4Error) -> None:
+        """An entry that was counted as restored could not stay, or not get its name."""
+        self.restored[kind] = self.restored.get(kind, 0) - 1
+        if self.restored[kind] <= 0:
+            del self.restored[kind]
+        self.skip(problem)

@@ -1,37 +1,40 @@
-"""An archive → a directory of the host, with its keys as plain files or without as ciphertext."""
+"""Restores a backup into a directory of the host: decrypted with its keys, or as ciphertext without."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from ext4img.archive.damaged_reader import undamaged_members
 from ext4img.archive.decryption import EntryDecryptor
 from ext4img.archive.input import ArchiveSource
-from ext4img.archive.key_check import Key, keyring_for
+from ext4img.archive.key_check import Key, check_keys
 from ext4img.archive.open_backup import BackupSource, open_backup
 from ext4img.archive.path_filter import SelectedPath
 from ext4img.archive.reader import Archive
+from ext4img.crypto.keyring import Keyring
 from ext4img.progress import Progress
-from ext4img.restorer.dry_run import DryRunTarget, Rehearsal
+from ext4img.restorer.dry_run import DryRunTarget
 from ext4img.restorer.kernel_encryption import KernelKeys
+from ext4img.restorer.member_writer import MemberWriter
+from ext4img.restorer.move_staged import MoveStaged
+from ext4img.restorer.options import Missing, Overwrite, RestoreOptions, parse_overwrite
 from ext4img.restorer.report import RestoreReport
-from ext4img.restorer.restorable import Restorable
-from ext4img.restorer.restorer import Missing, Restorer
-from ext4img.restorer.staging import Move, Overwrite, clear_stagings, discard, staging
-from ext4img.restorer.target_dir import TargetDir, failing
-
-__all__ = ["Missing", "Overwrite", "Restorable", "RestoreReport", "Restorer", "restore"]
+from ext4img.restorer.restorer import Restorer
+from ext4img.restorer.staging import clear_stagings, staging
+from ext4img.restorer.target import Restorable
+from ext4img.restorer.target_dir import TargetDir, reporting_target_errors
 
 
 def restore(
     archive: ArchiveSource | BackupSource,
     destination: str | bytes | os.PathLike[str] | os.PathLike[bytes],
     *,
-    keys: Iterable[Key] = (),
+    keys: Iterable[Key] | Keyring = (),
     only: Sequence[SelectedPath] = (),
     missing: Missing = "skip",
-    overwrite: Overwrite = False,
+    overwrite: Overwrite | bool = "never",
     resume: bool = False,
     devices: bool = False,
     encrypt: bool = False,
@@ -40,116 +43,126 @@ def restore(
     bases: Sequence[ArchiveSource] = (),
     progress: Progress | None = None,
 ) -> RestoreReport:
-    """Restore a backup into the directory `destination`, which is made if it is not there.
+    """Restore a backup into the directory `destination`, which is created if it does not exist.
 
     The backup is an archive, a tree that `tar --xattrs` extracted from one, or a directory store.
-    What an incremental archive builds on is looked for among `bases`, then in its own directory.
+    Archives that an incremental one is based on are searched in `bases`, then in its own directory.
 
-    With `keys` names, targets and contents are decrypted; what no key opens is left out and
-    reported, or with missing="ciphertext" restored as it stands in the archive, with the records
-    that it needs to be read later as attributes. Without keys that is done with all of it. What is
-    in the way is left as it is and reported, unless `overwrite` (or "newer", where the backup's is).
-    With `resume` what an interrupted restore has done is kept. `only` names paths, plain ones or
-    as they are in the archive; what is below them comes too. Device nodes are made only if
-    `devices`. With `encrypt` directories that were encrypted get the same policy from the kernel,
-    which gets the keys for the time of the restore: on an ext4 or f2fs with that feature.
-    With `dry_run` nothing is written, but all is read: the report is what it would be.
-    `progress` is called with bytes of the archive done and in all.
+    With `keys`, names, symlink targets and contents are decrypted. Entries that no given key
+    decrypts are skipped and reported, or with missing="ciphertext" restored as ciphertext, with the
+    records for their decryption as attributes. Without keys everything encrypted is restored so.
+    Keys are checked first: WrongKeyError if one decrypts nothing in the backup. A `Keyring` is used
+    as it is.
 
-    A damaged member is left out and reported, all others are restored. Only with `salvage` an
-    archive that was cut short is restored as far as it goes; it has lost what could prove that
-    what is there was not altered, and the report's last problem says where it ends.
+    `overwrite` says what becomes of files that exist in the destination: "never" (the default)
+    keeps them and reports the entries, "always" replaces them, "if-newer" replaces those whose
+    mtime is earlier than the backup's, and "if-changed" those that differ in type, size or mtime
+    (or in a symlink's target, or a device's numbers). True means "always", False "never". Existing
+    directories are merged, and get the attributes of the backup's unless it is "never".
 
-    WrongKeyError before anything is written. TruncatedArchiveError, AlteredArchiveError and
-    UnsafeArchiveError name the member; nothing that is not whole has been given its name. An
-    archive that is read as a stream appears in the destination only when all of it has been read.
-    RestoreError where the target fails: no room, no such place. NotFoundError for a path in `only`
-    that is not in the backup.
+    With `resume`, files that an interrupted restore completed are kept. `only` selects paths, in
+    plain text or as they are in the archive, and everything below them. Device nodes are made only
+    with `devices`. With `encrypt`, directories that were encrypted get the same policy from the
+    kernel, which has the keys for the time of the restore; the file system must be an ext4 or f2fs
+    with that feature. With `dry_run` everything is read, verified and decrypted, and nothing is
+    written: the report is what it would be. `progress` is called with bytes of the archive.
+
+    A damaged member is skipped and reported; all others are restored. An archive that was cut short
+    is restored only with `salvage`, as far as it goes. What could prove that it was not altered is
+    lost then; the last problem in the report says where the archive ends.
+
+    TruncatedArchiveError, AlteredArchiveError and UnsafeArchiveError name the member; only complete
+    files have got their names. The contents of an archive that is read as a stream appear in the
+    destination only when all of it has been read. RestoreError if the destination fails: no room,
+    no such place. NotFoundError for a path in `only` that is not in the backup.
     """
+    options = RestoreOptions(
+        missing=missing,
+        overwrite=parse_overwrite(overwrite),
+        only=only,
+        resume=resume,
+        devices=devices,
+        encrypt=encrypt,
+        salvage=salvage,
+    )
     opened = archive if isinstance(archive, BackupSource) else open_backup(archive, bases, salvage=salvage)
     try:
-        keys = list(keys)
-        keyring = keyring_for(opened, keys)
-        plaintext = EntryDecryptor(keyring, opened.info) if len(keyring) else None
+        keyring = keys if isinstance(keys, Keyring) else check_keys(opened, keys)
+        decryptor = EntryDecryptor(keyring, opened.info) if len(keyring) else None
+        options = replace(options, skip_damaged=opened.seekable)
         if dry_run:
-            rehearsal = Rehearsal(
-                DryRunTarget(destination),
-                plaintext,
-                missing,
-                overwrite,
-                devices,
-                only=only,
-                resume=resume,
-                aside=True,
-                tolerant=opened.seekable,
-                salvage=salvage,
-            )
-            rehearsal.run(_members(opened, rehearsal), opened.total_bytes, progress)
-            return rehearsal.report
+            return _dry_run(opened, destination, decryptor, options, progress)
         with (
             TargetDir(destination) as target,
-            failing(target),
-            KernelKeys(target.fd, keys, keyring) as kernel_keys,
+            reporting_target_errors(target),
+            KernelKeys(target.fd, keyring) as kernel_keys,
         ):
-            lent = kernel_keys if encrypt else None
             clear_stagings(target)
-            if opened.seekable:
-                restorer = Restorer(
-                    target,
-                    plaintext,
-                    missing,
-                    overwrite,
-                    devices,
-                    only=only,
-                    resume=resume,
-                    fetch=opened.member,
-                    kernel_keys=lent,
-                    tolerant=True,
-                )
-                if resume:
-                    target.clear_temporaries()
-                restorer.run(_members(opened, restorer), opened.total_bytes, progress)
-                restorer.lock(target)
-            else:
-                with staging(target) as aside:
-                    restorer = Restorer(
-                        aside,
-                        plaintext,
-                        missing,
-                        False,
-                        devices,
-                        only=only,
-                        kernel_keys=lent,
-                        aside=True,
-                        salvage=salvage,
-                    )
-                    restorer.run(opened.members(), opened.total_bytes, progress)
-                    if restorer.unwanted:
-                        discard(aside, restorer.unwanted, restorer.not_moved)
-                    aside.sync()
-                    move = Move(
-                        aside,
-                        target,
-                        overwrite,
-                        resume=resume,
-                        refused=restorer.not_moved,
-                        unset=restorer.report.unset,
-                    )
-                    move.check()
-                    move.run()
-                    restorer.report.kept += move.kept
-                restorer.lock(target, move.merged)
-            if restorer.root is not None and (target.is_new or overwrite or resume):
-                restorer.finish_root(target)
-            target.sync()
-        return restorer.report
+            restore_to = _restore_directly if opened.seekable else _restore_staged
+            return restore_to(opened, target, decryptor, options, kernel_keys, progress)
     finally:
         if opened is not archive:
             opened.close()
 
 
+def _dry_run(
+    source: BackupSource,
+    destination: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+    decryptor: EntryDecryptor | None,
+    options: RestoreOptions,
+    progress: Progress | None,
+) -> RestoreReport:
+    report = RestoreReport()
+    target = DryRunTarget(destination, options, report)
+    restorer = Restorer(target, decryptor, options, report, fetch=source.member if source.seekable else None)
+    restorer.run(_members(source, restorer), source.total_bytes, progress)
+    return report
+
+
+def _restore_directly(
+    source: BackupSource,
+    target: TargetDir,
+    decryptor: EntryDecryptor | None,
+    options: RestoreOptions,
+    kernel_keys: KernelKeys,
+    progress: Progress | None,
+) -> RestoreReport:
+    """Restore a source whose members can be verified one by one."""
+    report = RestoreReport()
+    if options.resume:
+        target.clear_temporaries()
+    writer = MemberWriter(target, options, report, kernel_keys=kernel_keys)
+    restorer = Restorer(writer, decryptor, options, report, fetch=source.member)
+    restorer.run(_members(source, restorer), source.total_bytes, progress)
+    writer.finish(restorer.root)
+    return report
+
+
+def _restore_staged(
+    source: BackupSource,
+    target: TargetDir,
+    decryptor: EntryDecryptor | None,
+    options: RestoreOptions,
+    kernel_keys: KernelKeys,
+    progress: Progress | None,
+) -> RestoreReport:
+    """Restore a stream, which may turn out to be damaged at its end, to a staging directory first."""
+    report = RestoreReport()
+    with staging(target) as staged:
+        writer = MemberWriter(staged, options, report, kernel_keys=kernel_keys, staged=True)
+        # Nothing exists in the staging directory that would have to be looked at.
+        restorer = Restorer(writer, decryptor, replace(options, overwrite="never", resume=False), report)
+        restorer.run(source.members(), source.total_bytes, progress)
+        staged.sync()
+        move = MoveStaged(staged, target, options, report)
+        move.check()
+        move.run()
+    writer.finish(restorer.root, target, move.merged)
+    return report
+
+
 def _members(source: BackupSource, restorer: Restorer) -> Iterable[Restorable]:
-    """All members, or of an archive file those that are sound."""
+    """All members; of an archive file those that are not damaged."""
     if isinstance(source, Archive) and source.seekable:
-        return undamaged_members(source, restorer.lose)
+        return undamaged_members(source, restorer.member_lost)
     return source.members()

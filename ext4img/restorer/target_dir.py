@@ -1,42 +1,81 @@
-"""A directory of the host that is restored into, and never left."""
+"""The directory of the host that a restore writes into, and never leaves."""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Final, Protocol, Self
 
 from ext4img.errors import Ext4Error, RestoreError
-from ext4img.hostfs.folder import Exists, Folder
-from ext4img.hostfs.safe_dir import OPEN_DIRECTORY, sync_file_system
+from ext4img.hostfs.safe_dir import OPEN_DIRECTORY, SafeDir
+from ext4img.hostfs.sync import sync_file_system
 
-__all__ = ["Exists", "TargetDir", "failing"]
+_TEMPORARY: Final = re.compile(rb"\.ext4img-[0-9a-f]{8}-[0-9]+\.partial")
+
+# A name, path or type that the target cannot have: that entry is skipped, and the restore continues.
+_ENTRY_ERRORS: Final = frozenset(
+    (
+        errno.EACCES,
+        errno.EFBIG,
+        errno.EILSEQ,
+        errno.EINVAL,
+        errno.EMLINK,
+        errno.ENAMETOOLONG,
+        errno.ENOTSUP,
+        errno.EOPNOTSUPP,
+        errno.EPERM,
+    )
+)
 
 
-class TargetDir(Folder):
-    """The target, with a current directory in it (at first the target itself).
+def is_entry_error(error: OSError) -> bool:
+    """Whether an error is about one entry, and not about the target as a whole."""
+    return error.errno in _ENTRY_ERRORS
 
-    The target is made if it is not there. `is_new` tells whether it was, or
-    was empty. RestoreError names the path below the target.
+
+class TargetDir(SafeDir):
+    """The target, created if it does not exist, and a walk in it that starts there.
+
+    `is_new`: it was created, or was empty. With `inside`, `path` is a name in that open directory.
     """
 
-    def __init__(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes], inside: Folder | None = None) -> None:
+    def __init__(
+        self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes], inside: SafeDir | None = None
+    ) -> None:
         self.path = os.fsdecode(path)
         folder = None if inside is None else inside.fd
         try:
             created = _make(self.path, folder)
-            # Whoever names the target may name a link to it; inside it no link is followed.
+            # The user may name a link to the target; below it no link is followed.
             fd = os.open(self.path, OPEN_DIRECTORY if inside else OPEN_DIRECTORY & ~os.O_NOFOLLOW, dir_fd=folder)
         except OSError as error:
             raise RestoreError(f"it cannot be restored to: {error.strerror}", self.path) from error
         super().__init__(fd, created)
         self.is_new = created or not os.listdir(fd)
+        self._token = secrets.token_hex(4).encode()
+        self._temporaries = 0
+
+    def temporary(self) -> bytes:
+        """A name that nothing has."""
+        self._temporaries += 1
+        return b".ext4img-%b-%d.partial" % (self._token, self._temporaries)
+
+    def clear_temporaries(self) -> None:
+        """Remove what a killed restore left in the current directory."""
+        for text in os.listdir(self.fd):
+            name = os.fsencode(text)
+            status = self.status(name) if _TEMPORARY.fullmatch(name) else None
+            if status is not None and not stat.S_ISDIR(status.st_mode):  # a directory may be of the backup
+                os.unlink(name, dir_fd=self.fd)
 
     def sync(self) -> None:
-        """Have the system write out what it still holds of the target's file system."""
+        """Write out all that the system still caches of the target's file system."""
         sync_file_system(self.first_fd, self.path)
 
     def __enter__(self) -> Self:
@@ -48,17 +87,23 @@ class TargetDir(Folder):
         self.close()
 
 
+class _Shown(Protocol):
+    path: str
+
+    def shown(self) -> str: ...
+
+
 @contextmanager
-def failing(target: TargetDir) -> Iterator[None]:
-    """Errors of the target that end the restore: no room, taken away, cannot be written."""
+def reporting_target_errors(target: _Shown) -> Iterator[None]:
+    """Turn an OSError of the target (no room, removed, not writable) into the RestoreError that ends a restore."""
     try:
         yield
-    except Ext4Error:  # some are OSErrors, too
+    except Ext4Error:  # some of them are OSErrors, too
         raise
     except OSError as error:
         inside = target.shown()
         place = target.path if inside == "." else inside
-        raise RestoreError(f"the restore cannot go on: {error.strerror}", place) from error
+        raise RestoreError(f"the restore cannot continue: {error.strerror}", place) from error
 
 
 def _make(path: str, folder: int | None) -> bool:

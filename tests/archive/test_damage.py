@@ -21,7 +21,7 @@ import pytest
 from ext4img import Archive, restore, verify
 from ext4img.archive.output import open_output
 from ext4img.errors import ArchiveError, Ext4Error, RestoreError, TruncatedArchiveError
-from ext4img.restorer import staging
+from ext4img.restorer import move_staged
 from tests.archive.synthetic import KEY, Tree, encrypted_tree
 from tests.archive.test_archive import as_file, as_stream
 from tests.restorer.test_restore import contents
@@ -218,7 +218,7 @@ def test_a_target_that_takes_no_move(tree: Tree, tmp_path: Path, monkeypatch: py
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(staging, "rename_new", refuse)
+    monkeypatch.setattr(move_staged, "rename_new", refuse)
     with pytest.raises(RestoreError, match="No space left"):
         restore(as_stream(tree.archive()), tmp_path / "t")
     assert os.listdir(tmp_path / "t") == []
@@ -289,10 +289,13 @@ def test_a_directory_that_is_moved_while_it_is_filled(tmp_path: Path):
     assert not (outside / "last").exists()
 
 
+# Batches are small, so that files get their names while the restore runs: usually a batch is larger than this tree.
 SLOWLY = """
 import sys, time
 from ext4img import restore
+from ext4img.restorer import commit_queue
 from tests.archive.synthetic import KEY
+commit_queue.BATCH_NAMES = 2
 restore(sys.argv[1], sys.argv[2], keys=[KEY], progress=lambda done, total: (print(done, flush=True), time.sleep(0.002)))
 """
 
@@ -303,6 +306,7 @@ def test_killed(tree: Tree, stream: bool, tmp_path: Path):
     archive = tmp_path / "a.tar"
     archive.write_bytes(tree.archive())
     source = str(archive)
+    complete_files = 0
     for lines in (2, 6, 12):
         target = tmp_path / f"t{lines}"
         if stream:
@@ -317,7 +321,7 @@ def test_killed(tree: Tree, stream: bool, tmp_path: Path):
             for _ in range(lines):
                 child.stdout.readline()
             child.send_signal(signal.SIGKILL)
-            child.wait()
+            assert child.wait() == -signal.SIGKILL
             child.stdout.close()
             cat.stdout.close()
             cat.wait()
@@ -325,8 +329,10 @@ def test_killed(tree: Tree, stream: bool, tmp_path: Path):
         for path in whole:
             if path != b"secret/fifo":
                 assert contents(target, path) == tree.plain[path]
+                complete_files += 1
         if stream:
             assert whole == []
         report = restore(archive, target, keys=[KEY], resume=True)
         assert report.complete
         assert not [name for name in files_below(target) if name.startswith(b".ext4img")]
+    assert stream or complete_files, "no file got its name before a kill"

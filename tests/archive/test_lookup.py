@@ -9,7 +9,7 @@ import pytest
 
 from ext4img import Archive
 from ext4img.archive.decryption import EntryDecryptor
-from ext4img.archive.key_check import keyring_for
+from ext4img.archive.key_check import check_keys
 from ext4img.archive.lookup import file_contents, find_member
 from ext4img.errors import AlteredArchiveError, IsDirectoryError, NoKeyError, NotFoundError, NotRegularFileError
 from tests.archive.synthetic import KEY, Tree, encrypted_tree, plain_tree
@@ -27,7 +27,7 @@ def contents(archive: Archive, path: bytes, plaintext: EntryDecryptor | None = N
 def test_plain_paths_of_encrypted_files():
     tree = encrypted_tree()
     with Archive(io.BytesIO(tree.archive())) as archive:
-        plaintext = EntryDecryptor(keyring_for(archive, [KEY]), archive.info)
+        plaintext = EntryDecryptor(check_keys(archive, [KEY]), archive.info)
         for path, data in tree.plain.items():
             if path == b"secret/link":
                 with pytest.raises(NotRegularFileError):
@@ -44,7 +44,7 @@ def test_plain_paths_of_encrypted_files():
 
 def test_paths_as_they_are_shown():
     with Archive(io.BytesIO(encrypted_tree().archive())) as archive:
-        plaintext = EntryDecryptor(keyring_for(archive, [KEY]), archive.info)
+        plaintext = EntryDecryptor(check_keys(archive, [KEY]), archive.info)
         files = [member.entry for member in archive if member.entry.type == "file" and not member.entry.is_link]
         assert any(entry.is_encrypted and entry.body_size for entry in files)
         for entry in files:

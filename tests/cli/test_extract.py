@@ -52,7 +52,7 @@ def test_the_whole_tree(name: str, fixture_image: Callable[[str], UnpackedImage]
     left_out = frozenset() if IS_ROOT else frozenset({"char", "block"})
     differences = list(time_differences(target, image.manifest))  # before anything is read
     differences += list(tree_differences(target, image.manifest, left_out=left_out, fields=FIELDS))
-    # Names and sizes that this host's file system does not take are told, and nothing else is missing.
+    # Names and sizes that this host's file system does not accept are reported, and nothing else is missing.
     allowed = ("is missing",) if code == 1 else ()
     assert_none(line for line in differences if not line.endswith(allowed))
 
@@ -88,6 +88,26 @@ def test_what_is_there_is_left_alone(fixture_image, tmp_path: Path):
     assert (tmp_path / "out/hostname").read_text(encoding="ascii") == "mine"
     assert run("extract", image.path, "/etc/hostname", tmp_path / "out", "--overwrite") == 0
     assert (tmp_path / "out/hostname").read_text(encoding="ascii") != "mine"
+
+
+def test_words_of_overwrite(fixture_image, tmp_path: Path):
+    image, out = fixture_image("sample-encrypted").path, tmp_path / "out"
+    file = out / "hostname"
+    assert run("extract", image, "/etc/hostname", out) == 0
+    original, then = file.read_bytes(), file.stat().st_mtime_ns
+    for options, mtime_ns, code, replaced in (
+        (["--overwrite=never"], then, 1, False),
+        (["--overwrite=if-newer"], then, 0, False),
+        (["--update"], then, 0, False),
+        (["--update"], then - 1, 0, True),
+        (["--overwrite=if-changed"], then, 0, False),
+        (["--overwrite=if-changed"], then - 1, 0, True),
+        (["--overwrite"], then, 0, True),
+    ):
+        file.write_bytes(b"x" * len(original))
+        os.utime(file, ns=(mtime_ns, mtime_ns))
+        assert run("extract", *options, image, "/etc/hostname", out) == code, options
+        assert (file.read_bytes() == original) == replaced, options
 
 
 def test_links_on_the_host_are_not_followed(fixture_image, tmp_path: Path):

@@ -6,17 +6,22 @@ import hashlib
 import json
 import os
 import random
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ext4img.archive import key_check
+from ext4img.archive.damaged_reader import undamaged_members
 from ext4img.cli.main import main
 from ext4img.cli.output import Output
-from ext4img.cli.report_restore import tell_restored
-from ext4img.restorer.restore import RestoreReport
+from ext4img.cli.report_restore import report_restored
+from ext4img.restorer.report import RestoreReport
+from tests.archive.synthetic import KEY, encrypted_tree, v1_context_of
 from tests.cli.test_against_kernel import key_options
 from tests.conftest import UnpackedImage
 from tests.host_tree import ALL_FIELDS, tree_differences
@@ -24,6 +29,7 @@ from tests.images import FIXTURES
 from tests.manifest import assert_none, disk_bytes
 from tools import kernel_ioctl
 from tools.loop_mount import loop_mounted
+from tools.loop_mount import run as run_tool
 
 ALICE = ("--key-file", str(FIXTURES / "sample-encrypted.alice.key"))
 
@@ -39,27 +45,29 @@ def archive(fixture_image: Callable[[str], UnpackedImage], tmp_path: Path) -> Pa
 
 
 @pytest.mark.parametrize(
-    ("unset", "as_root", "as_user"),
+    ("not_set", "as_root", "as_user"),
     [
         ({}, 0, 0),
         ({"device node": 3, "verity": 1}, 0, 0),
         ({"owner": 5}, 1, 0),
-        ({"flags": 1, "project": 2, "attribute trusted.x": 1, "attribute security.capability": 1}, 1, 0),
+        ({"flag i (immutable)": 1, "project": 2, "attribute trusted.x": 1, "attribute security.capability": 1}, 1, 0),
         ({"attribute user.x": 1}, 1, 1),
         ({"attribute system.posix_acl_access": 1, "owner": 2}, 1, 1),
         ({"encryption of a file in a plain directory": 1}, 1, 1),
     ],
 )
-def test_what_was_not_set(unset: dict[str, int], as_root: int, as_user: int, monkeypatch, capfd):
+def test_what_was_not_set(not_set: dict[str, int], as_root: int, as_user: int, monkeypatch, capfd):
     for user, code in ((0, as_root), (1000, as_user)):
         monkeypatch.setattr(os, "geteuid", lambda user=user: user)
         report = RestoreReport(restored={"file": 1})
-        report.unset.update(unset)
-        assert tell_restored(report, Output(), "target") == code
-        told = capfd.readouterr().err
-        assert all(what in told or what in {"device node", "verity"} for what in unset)
-        assert ("only root may set" in told) == (user == 1000 and not unset.keys().isdisjoint({"owner", "flags"}))
-        assert ("could not be set" in told) == bool(code)
+        report.not_set.update(not_set)
+        assert report_restored(report, Output(), "target") == code
+        message = capfd.readouterr().err
+        assert all(what in message or what in {"device node", "verity"} for what in not_set)
+        assert ("only root may set" in message) == (
+            user == 1000 and not not_set.keys().isdisjoint({"owner", "project"})
+        )
+        assert ("could not be set" in message) == bool(code)
 
 
 @pytest.mark.kernel
@@ -71,17 +79,17 @@ def test_a_target_without_room_for_attributes(fixture_image, tmp_path: Path, cap
     with loop_mounted(made, "rw,noatime") as mount:
         assert run("restore", tmp_path / "a.tar", Path(mount) / "t", "--only", "inline/huge-attribute") == 1
         assert (Path(mount) / "t/inline/huge-attribute").exists()
-    told = capfd.readouterr().err
-    assert "2 could not be set: attribute user.huge (1), attribute user.huge_twin (1)" in told
-    assert "left out" not in told
+    message = capfd.readouterr().err
+    assert "2 could not be set: attribute user.huge (1), attribute user.huge_twin (1)" in message
+    assert "left out" not in message
 
 
-def test_a_rehearsal_writes_nothing(archive: Path, tmp_path: Path, capfd):
+def test_a_dry_run_writes_nothing(archive: Path, tmp_path: Path, capfd):
     assert run("restore", archive, tmp_path / "t", *ALICE, "--dry-run", "--json") == 1
-    rehearsed = json.loads(capfd.readouterr().out)
+    predicted = json.loads(capfd.readouterr().out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar"]
     assert run("restore", archive, tmp_path / "t", *ALICE, "--json") == 1
-    assert {**json.loads(capfd.readouterr().out), "unset": None} == {**rehearsed, "unset": None}
+    assert {**json.loads(capfd.readouterr().out), "unset": None} == {**predicted, "unset": None}
 
 
 def test_what_is_there_is_kept_or_replaced(archive: Path, tmp_path: Path, capfd):
@@ -234,3 +242,80 @@ def test_what_there_is_of_a_cut_archive(archive: Path, tmp_path: Path, capfd):
     assert run("restore", "--salvage", cut, target, *ALICE) == 6
     assert "byte offset" in capfd.readouterr().err
     assert list(target.iterdir())
+
+
+@pytest.mark.kernel
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make device nodes")
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]], ids=["restore", "dry run"])
+def test_names_of_a_device_that_is_not_made(dry_run: list[str], tmp_path: Path, capfd):
+    """Neither of its names is counted as restored, whichever is asked for; and that is no failure."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    os.mknod(tree / "a", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    os.link(tree / "a", tree / "b")
+    run_tool("mke2fs", "-q", "-t", "ext4", "-d", tree, tmp_path / "disk.img", "8M")
+    assert run("backup", tmp_path / "disk.img", tmp_path / "a.tar") == 0
+    capfd.readouterr()
+    for number, (only, count) in enumerate(((["--only", "b"], 1), (["--only", "a"], 1), (["--only", "/"], 2))):
+        target = tmp_path / str(number)
+        assert run("restore", tmp_path / "a.tar", target, *only, "--json", *dry_run) == 0
+        printed = capfd.readouterr()
+        report = json.loads(printed.out)
+        assert (report["restored"].keys() - {"dir"}, report["unset"]) == (set(), {"device node": count})
+        assert "--devices makes them" in printed.err
+        assert set(os.listdir(target) if target.exists() else ()) <= {"lost+found"}
+    assert run("restore", tmp_path / "a.tar", tmp_path / "t", "--only", "b", "--devices", "--json") == 0
+    assert json.loads(capfd.readouterr().out)["restored"] == {"char": 1}
+    assert os.stat(tmp_path / "t/b").st_rdev == os.makedev(1, 3)
+
+
+def test_each_key_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A key that no policy names is tried on the members of the backup: that reads it."""
+    (tmp_path / "a.tar").write_bytes(encrypted_tree(context=v1_context_of(b"ext4img!")).archive())
+    (tmp_path / "master.key").write_bytes(KEY)
+    reads = 0
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return undamaged_members(*arguments)
+
+    monkeypatch.setattr(key_check, "undamaged_members", counted)
+    assert run("restore", tmp_path / "a.tar", tmp_path / "t", "--key-file", tmp_path / "master.key") == 0
+    assert (tmp_path / "t/secret/small").read_bytes() == b"hi"
+    assert reads == 1
+    assert run("dump", tmp_path / "a.tar", "secret/small", "--key-file", tmp_path / "master.key") == 0
+    assert reads == 2
+
+
+def test_words_of_overwrite(archive: Path, tmp_path: Path, capfd):
+    """restic's words; without one it is "always", and the next argument is not taken for one."""
+    target = tmp_path / "t"
+    only = ["--only", "etc/hostname"]
+    file = target / "etc/hostname"
+    assert run("restore", archive, target, *only) == 0
+    original, status = file.read_bytes(), file.stat()
+    same_size, other_size = b"x" * len(original), b"other"
+
+    def outcome(data: bytes, mtime_ns: int, *options: str) -> tuple[int, bool]:
+        file.write_bytes(data)
+        os.utime(file, ns=(mtime_ns, mtime_ns))
+        code = run("restore", *options, archive, target, *only)
+        return code, file.read_bytes() == original
+
+    then = status.st_mtime_ns
+    assert outcome(other_size, then, "--overwrite=never") == (1, False)
+    assert outcome(other_size, then, "--overwrite") == (0, True)
+    assert outcome(other_size, then + 1, "--overwrite=always") == (0, True)
+    assert outcome(other_size, then, "--overwrite=if-newer") == (0, False)
+    assert outcome(other_size, then - 1, "--overwrite=if-newer") == (0, True)
+    assert outcome(other_size, then - 1, "--update") == (0, True)
+    assert outcome(other_size, then, "--update") == (0, False)
+    assert outcome(same_size, then, "--overwrite=if-changed") == (0, False)
+    assert outcome(same_size, then + 1, "--overwrite=if-changed") == (0, True)
+    assert outcome(other_size, then, "--overwrite=if-changed") == (0, True)
+    capfd.readouterr()
+    assert run("restore", archive, target, "--overwrite=sometimes") == 2
+    assert "'sometimes' is not one of" in capfd.readouterr().err
+    assert run("restore", archive, "--image", tmp_path / "new.img", "--overwrite=if-newer") == 2
+    assert run("backup", archive, tmp_path / "b.tar", "--overwrite=always") == 2

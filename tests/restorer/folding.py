@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from ext4img.hostfs import folder
+from ext4img.hostfs import safe_dir
 from ext4img.hostfs.rename import rename_new
-from ext4img.restorer import staging
+from ext4img.restorer import move_staged
 
 NAME_LIMIT_BYTES = 143  # eCryptfs
 
@@ -63,5 +63,5 @@ def fold_names(monkeypatch: pytest.MonkeyPatch) -> None:
         rename_new(_spelling(name, here), here, _spelling(new, there), there)
 
     monkeypatch.setattr(os, "symlink", symlink)
-    monkeypatch.setattr(folder, "rename_new", rename_unless_there)
-    monkeypatch.setattr(staging, "rename_new", rename_unless_there)
+    monkeypatch.setattr(safe_dir, "rename_new", rename_unless_there)
+    monkeypatch.setattr(move_staged, "rename_new", rename_unless_there)

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import pytest
 
 from ext4img import restore
-from ext4img.restorer.attributes import FS_IOC_GETFLAGS, FS_IOC_SETFLAGS
+from ext4img.hostfs.ioctl import FS_IOC_GETFLAGS, FS_IOC_SETFLAGS
 from ext4img.structs.inode import EXT4_APPEND_FL, EXT4_IMMUTABLE_FL
 from tests.archive.synthetic import Tree
 from tests.archive.test_archive import as_file, as_stream
@@ -133,7 +133,7 @@ def test_resumed_when_all_was_done(opened: Callable[[bytes], BinaryIO], target: 
     report = restore(opened(archive), target, resume=True)
     assert report.complete, report.problems
     if os.geteuid() == 0:
-        assert not report.unset
+        assert not report.not_set
     assert report.kept == 1
     assert flags_of(target / "locked") & LOCKS == EXT4_IMMUTABLE_FL
 

@@ -276,16 +276,16 @@ def test_refused_attributes_are_counted_within_bounds(tmp_path: Path, monkeypatc
         tree.add(b"%d" % number, "file", xattrs={f"user.{number}-{i}\udcff": b"" for i in range(10)})
     report = restore(io.BytesIO(tree.archive()), tmp_path / "t")
     assert report.complete
-    assert len(report.unset) == 65
-    assert report.unset.total() == 300
-    assert all(what.encode() for what in report.unset)  # no surrogates
+    assert len(report.not_set) == 65
+    assert report.not_set.total() == 300
+    assert all(what.encode() for what in report.not_set)  # no surrogates
 
 
 def test_device_nodes_only_when_asked(tmp_path: Path):
     tree = Tree()
     tree.add(b"null", "char", rdev=(1, 3))
     report = restore(io.BytesIO(tree.archive()), tmp_path / "t")
-    assert report.unset["device node"] == 1
+    assert report.not_set["device node"] == 1
     assert os.listdir(tmp_path / "t") == []
     report = restore(io.BytesIO(tree.archive()), tmp_path / "u", devices=True)
     if IS_ROOT:
@@ -459,20 +459,20 @@ def test_overwrite_what_is_older(opened: Callable[[bytes], BinaryIO], tmp_path: 
     for file, time_ns in (("newer", 2_000_000_000_000_000_000), ("older", 1_000_000_000_000_000_000)):
         (target / file).write_bytes(b"there")
         os.utime(target / file, ns=(time_ns, time_ns))
-    assert restore(opened(tree.archive()), target, overwrite="newer").complete
+    assert restore(opened(tree.archive()), target, overwrite="if-newer").complete
     assert (target / "older").read_bytes() == b"backup"
     assert (target / "newer").read_bytes() == b"there"
     assert not [path for path in listed(target) if b".ext4img" in path]
 
 
 @both
-def test_a_rehearsal_writes_nothing_and_says_the_same(opened: Callable[[bytes], BinaryIO], tmp_path: Path):
+def test_a_dry_run_writes_nothing_and_reports_the_same(opened: Callable[[bytes], BinaryIO], tmp_path: Path):
     tree = encrypted_tree()
     data = tree.archive()
-    rehearsed = restore(opened(data), tmp_path / "t", keys=[KEY], dry_run=True)
+    predicted = restore(opened(data), tmp_path / "t", keys=[KEY], dry_run=True)
     assert not (tmp_path / "t").exists()
     done = restore(opened(data), tmp_path / "t", keys=[KEY])
-    assert (rehearsed.restored, rehearsed.bytes, rehearsed.left_out) == (done.restored, done.bytes, done.left_out)
+    assert (predicted.restored, predicted.bytes, predicted.left_out) == (done.restored, done.bytes, done.left_out)
 
     def changes() -> dict[bytes, tuple[int, int]]:
         return {path: (status.st_ino, status.st_ctime_ns) for path, status in listed(tmp_path / "t").items()}

@@ -182,7 +182,7 @@ def test_a_name_that_decrypts_to_none_is_one_members_affair(tmp_path: Path):
 
 
 class TestStream:
-    """What is damaged is known only in the end; until then all is restored aside."""
+    """Damage is known only at the end; until then everything is in a staging directory."""
 
     def test_each_body_in_turn(self, tmp_path: Path):
         tree = plain_files()
@@ -220,7 +220,7 @@ class TestStream:
         assert_all_but(tree, tmp_path / "t", {b"reserved-attribute"})
 
     def test_a_map_of_holes(self, tmp_path: Path):
-        """Where the next member is hangs on it, as far as a stream can be known."""
+        """It says where the next member starts, which a stream has no other way to know."""
         data = plain_files().archive()
         line = lines_of(data)[b"hole-only"]
         with pytest.raises(AlteredArchiveError, match="hole-only"):
@@ -228,7 +228,7 @@ class TestStream:
         assert os.listdir(tmp_path / "t") == []
 
     def test_a_directorys_attributes(self, tmp_path: Path):
-        """All below it hangs on them: nothing is restored."""
+        """Everything below depends on them: nothing is restored."""
         data = plain_files().archive()
         line = lines_of(data)[b"deep"]
         position = line.offset + data[line.offset : line.data].index(b"mtime=") + 8
@@ -249,7 +249,7 @@ class TestStream:
         assert report.complete
         assert contents(tmp_path / "t", b"secret/odd") == tree.plain[b"secret/odd"]
 
-    def test_in_a_rehearsal(self, tmp_path: Path):
+    def test_in_a_dry_run(self, tmp_path: Path):
         data = encrypted_tree().archive()
         position = data.index(b"nothing to hide")
         report = restore(as_stream(flipped(data, position).getvalue()), tmp_path / "t", keys=[KEY], dry_run=True)

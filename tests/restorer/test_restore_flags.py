@@ -1,4 +1,4 @@
-"""Inode flags that a target takes are set; those it does not are told by name."""
+"""Inode flags that a target accepts are set; others are reported by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from ext4img import restore
-from ext4img.restorer.attributes import FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, SETTABLE_FLAGS
+from ext4img.hostfs.ioctl import FS_IOC_GETFLAGS, FS_IOC_SETFLAGS
+from ext4img.restorer.attributes import SETTABLE_FLAGS
 from tests.archive.synthetic import Tree
 from tests.archive.test_archive import as_file
 
@@ -45,7 +46,7 @@ def restored(flags: int, path: Path) -> dict[str, int]:
     tree.add(b"f", "file", b"x", flags=flags)
     report = restore(as_file(tree.archive()), path)
     assert report.complete
-    return dict(report.unset)
+    return dict(report.not_set)
 
 
 def test_one_refused_flag_does_not_keep_the_others_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -14,6 +15,11 @@ import pytest
 from ext4img import restore
 from ext4img.archive.entry import MODE_OF_TYPE, Entry
 from ext4img.errors import ArchiveError, UnsafeArchiveError
+from ext4img.hostfs.safe_dir import SafeDir
+from ext4img.restorer import commit_queue
+from ext4img.restorer.member_writer import MemberWriter
+from ext4img.restorer.options import RestoreOptions
+from ext4img.restorer.report import RestoreReport
 from ext4img.restorer.restorer import Restorer
 from ext4img.restorer.target_dir import TargetDir
 from tests.archive.enemy import EnemyArchive
@@ -54,7 +60,8 @@ def test_the_restorer_looks_for_itself(inode: int, kind: str, tmp_path: Path):
     first = Entry(b"first", "file", MODE_OF_TYPE["file"] | 0o644, inode=12, links=2)
     link = Entry(b"second", kind, MODE_OF_TYPE[kind], inode=inode, links=2, is_link=True, link_target=b"first")
     with TargetDir(tmp_path / "t") as target:
-        restorer = Restorer(target, None, "skip", False, False)
+        options, report = RestoreOptions(), RestoreReport()
+        restorer = Restorer(MemberWriter(target, options, report), None, options, report)
         with pytest.raises(UnsafeArchiveError, match=f"'second': a hard link of a {kind}, inode {inode}"):
             restorer.run(map(MadeUp, (root, first, link)), None)
     assert os.listdir(tmp_path / "t") == ["first"]
@@ -70,3 +77,51 @@ def test_sound_ones_of_every_type(tmp_path: Path):
     assert report.restored["link"] == 4
     for kind in ("fifo", "symlink", "socket", "file"):
         assert os.lstat(tmp_path / "t" / kind).st_ino == os.lstat(tmp_path / "t" / f"z{kind}").st_ino
+
+
+def linked_tree() -> Tree:
+    tree = Tree()
+    first = tree.add(b"a", "file", b"of three names", links=3)
+    tree.add_link(b"y", first)
+    tree.add_link(b"z", first)
+    return tree
+
+
+@both
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_no_name_of_a_damaged_file_is_counted(opened: Callable[[bytes], BinaryIO], dry_run: bool, tmp_path: Path):
+    """Of a stream they were made, and are removed again."""
+    data = bytearray(linked_tree().archive())
+    data[data.index(b"of three names")] ^= 1
+    report = restore(opened(bytes(data)), tmp_path / "t", dry_run=dry_run)
+    assert report.restored == {}
+    assert report.left_out == 3
+    assert not dry_run or not (tmp_path / "t").exists()
+    assert dry_run or os.listdir(tmp_path / "t") == []
+
+
+def test_a_further_name_is_not_linked_to_one_that_was_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The first name turns out to be impossible when the disk has the file, and further names come later."""
+    monkeypatch.setattr(commit_queue, "BATCH_NAMES", 1)
+    real = SafeDir.rename
+
+    def refuse(self: SafeDir, temporary: bytes, name: bytes, overwrite: bool) -> None:
+        if name == b"a":
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        real(self, temporary, name, overwrite)
+
+    monkeypatch.setattr(SafeDir, "rename", refuse)
+    tree = Tree()
+    first = tree.add(b"a", "file", b"of three names", links=3)
+    for number in range(4):
+        tree.add(b"between%d" % number, "file", b"x")
+    tree.add_link(b"y", first)
+    tree.add_link(b"z", first)
+    report = restore(as_file(tree.archive()), tmp_path / "t")
+    assert sorted(os.listdir(tmp_path / "t")) == [f"between{number}" for number in range(4)]
+    assert report.restored == {"file": 4}
+    assert report.left_out == 3
+    assert [str(problem) for problem in report.problems[1:]] == [
+        "'y': its first name, 'a', was left out",
+        "'z': its first name, 'a', was left out",
+    ]

@@ -1,4 +1,4 @@
-"""Targets that take two names for one, or take no such name: the second is told, and nothing is lost."""
+"""Targets to which two names are the same, or that cannot have a name: it is reported, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 
 from ext4img import restore
 from ext4img.errors import RestoreError
-from ext4img.hostfs.rename import _in_two_steps
-from ext4img.restorer.staging import Move
+from ext4img.hostfs.rename import _rename_in_two_steps
+from ext4img.restorer.move_staged import MoveStaged
 from tests.archive.synthetic import KEY, Tree, encrypted_tree
 from tests.archive.test_archive import as_file, as_stream
 from tests.restorer.folding import fold_names
@@ -55,7 +55,7 @@ def assert_the_first_stays(target: Path) -> None:
 
 
 @both
-@pytest.mark.parametrize("overwrite", [False, True, "newer"])
+@pytest.mark.parametrize("overwrite", ["never", True, "if-newer", "if-changed"])
 def test_names_that_differ_in_case_only(opened: Callable[[bytes], BinaryIO], overwrite, target: Path):
     report = restore(opened(case_tree().archive()), target, overwrite=overwrite)
     assert not report.complete
@@ -97,19 +97,19 @@ def test_over_what_has_another_spelling(opened: Callable[[bytes], BinaryIO], tar
 def test_merged_into_a_directory_that_folds(
     opened: Callable[[bytes], BinaryIO], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """A stream is restored aside, where the names may be two yet."""
+    """In the staging directory of a stream they may be two names still."""
     (tmp_path / "t/d").mkdir(parents=True)
     tree = Tree()
     tree.add(b"d", "dir")
     tree.add(b"d/A", "file", b"first")
     tree.add(b"d/a", "file", b"second")
-    real = Move.check
+    real = MoveStaged.check
 
-    def fold_from_now(self: Move) -> None:
+    def fold_from_now(self: MoveStaged) -> None:
         fold_names(monkeypatch)
         real(self)
 
-    monkeypatch.setattr(Move, "check", fold_from_now)
+    monkeypatch.setattr(MoveStaged, "check", fold_from_now)
     if opened is as_file:
         fold_names(monkeypatch)
     report = restore(opened(tree.archive()), tmp_path / "t", overwrite=True)
@@ -134,9 +134,9 @@ def test_names_that_the_target_cannot_have(opened: Callable[[bytes], BinaryIO], 
     tree.add(b"h" * 200, "symlink", link_target=b"x")
     report = restore(opened(tree.archive()), target)
     assert report.left_out == 6
-    told = [str(problem) for problem in report.problems]
+    messages = [str(problem) for problem in report.problems]
     for name in ("'a:b'", "'d:'", "e" * 200, "g" * 200, "h" * 200):
-        assert any(name in message for message in told), name
+        assert any(name in message for message in messages), name
     assert sorted(os.listdir(target)) == ["b", "f"]
     assert report.restored == {"file": 2}
 
@@ -162,8 +162,8 @@ def test_renaming_where_the_kernel_cannot_say_no_replace(tmp_path: Path, monkeyp
             (tmp_path / "old").write_bytes(b"new")
             (tmp_path / "taken").write_bytes(b"taken")
             with pytest.raises(FileExistsError):
-                _in_two_steps(b"old", folder, b"taken", folder)
-            _in_two_steps(b"old", folder, b"free", folder)
+                _rename_in_two_steps(b"old", folder, b"taken", folder)
+            _rename_in_two_steps(b"old", folder, b"free", folder)
             assert sorted(os.listdir(tmp_path)) == ["free", "taken"]
             assert (tmp_path / "taken").read_bytes() == b"taken"
             (tmp_path / "free").unlink()

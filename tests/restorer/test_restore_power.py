@@ -12,10 +12,10 @@ import pytest
 
 from ext4img import restore
 from ext4img.errors import RestoreError
-from ext4img.hostfs import folder
+from ext4img.hostfs import safe_dir
 from ext4img.hostfs.rename import rename_new
-from ext4img.hostfs.safe_dir import sync_file_system
-from ext4img.restorer import commit_queue as publication
+from ext4img.hostfs.sync import sync_file_system
+from ext4img.restorer import commit_queue
 from tests.archive.synthetic import Tree
 from tests.archive.test_archive import as_file
 from tests.restorer.test_restore import contents
@@ -39,7 +39,7 @@ def many_files(count: int = 60, size: int = 5000) -> Tree:
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publication, "BATCH_NAMES", 13)
+    monkeypatch.setattr(commit_queue, "BATCH_NAMES", 13)
 
 
 @pytest.mark.usefixtures("small_batches")
@@ -65,8 +65,8 @@ def test_each_name_comes_after_a_sync_that_came_after_the_data(tmp_path: Path, m
         assert os.stat(name, dir_fd=here, follow_symlinks=False).st_ino in synchronised
         rename_new(name, here, new_name, there)
 
-    monkeypatch.setattr(publication, "sync_file_system", sync)
-    monkeypatch.setattr(folder, "rename_new", rename)
+    monkeypatch.setattr(commit_queue, "sync_file_system", sync)
+    monkeypatch.setattr(safe_dir, "rename_new", rename)
     tree = many_files()
     assert restore(as_file(tree.archive()), target).complete
     assert named == 60 + 9 + 60
@@ -91,7 +91,7 @@ def test_a_disk_that_does_not_take_it(allowed: int, tmp_path: Path, monkeypatch:
             raise RestoreError("it could not be written out: Input/output error", path)
         sync_file_system(fd, path)
 
-    monkeypatch.setattr(publication, "sync_file_system", sync)
+    monkeypatch.setattr(commit_queue, "sync_file_system", sync)
     tree = many_files()
     with pytest.raises(RestoreError, match="Input/output error"):
         restore(as_file(tree.archive()), tmp_path / "t")

@@ -1,4 +1,4 @@
-"""Archives read as streams are restored aside: what a killed restore leaves, and how directories are merged."""
+"""Streams are restored to a staging directory: what a killed restore leaves there, and how directories are merged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from ext4img import restore
 from ext4img.errors import RestoreError
 from ext4img.hostfs.rename import rename_new
-from ext4img.restorer import staging as staging_module
+from ext4img.restorer import move_staged
 from ext4img.restorer.staging import clear_stagings, remove_tree, staging
 from ext4img.restorer.target_dir import TargetDir
 from tests.archive.synthetic import KEY, Tree, encrypted_tree
@@ -54,7 +54,7 @@ def left_over(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_the_next_run_takes_away_what_a_killed_one_left(left_over: Path, resume: bool):
+def test_the_next_run_removes_the_staging_directory_of_a_killed_one(left_over: Path, resume: bool):
     tree = encrypted_tree()
     opened = as_file if resume else as_stream
     report = restore(opened(tree.archive()), left_over, keys=[KEY], resume=resume)
@@ -111,11 +111,11 @@ def test_what_another_restore_works_in_stays(left_over: Path):
         assert staged(left_over) == [name]
     finally:
         os.close(fd)
-    with TargetDir(left_over) as target, staging(target) as aside:
+    with TargetDir(left_over) as target, staging(target) as staged_tree:
         clear_stagings(target)
         (busy,) = staged(left_over)
         assert busy != name
-        assert aside.is_new
+        assert staged_tree.is_new
 
 
 def test_deep_and_closed_trees_are_removed(tmp_path: Path):
@@ -190,7 +190,7 @@ def test_a_move_that_was_interrupted_is_resumed(tmp_path: Path, monkeypatch: pyt
         rename_new(name, here, new_name, there)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(staging_module, "rename_new", interrupted)
+        patched.setattr(move_staged, "rename_new", interrupted)
         restore(as_stream(data), tmp_path / "t", keys=[KEY])
     assert len([name for _, _, names in os.walk(tmp_path / "t") for name in names]) >= 4
     with pytest.raises(RestoreError, match="there already"):

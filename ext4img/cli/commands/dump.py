@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from ext4img.archive.decryption import EntryDecryptor
-from ext4img.archive.key_check import keyring_for
 from ext4img.archive.lookup import file_contents, find_member
 from ext4img.cli.archive_key_options import ArchiveKeyOptions
 from ext4img.cli.archive_options import ArchiveOptions, open_archive, require_seekable
@@ -38,9 +37,9 @@ def run(
     out = Output()
     keys.check_stdin(backup)
     with open_archive(backup) as opened:
-        require_seekable(opened, backup, "dump reads the manifest at the end first")
-        given = keys.keys_for(opened)
-        plaintext = EntryDecryptor(keyring_for(opened, given), opened.info) if given else None
+        require_seekable(opened, backup, "files are looked up by the manifest at its end")
+        keyring = keys.keys_for(opened)
+        plaintext = EntryDecryptor(keyring, opened.info) if len(keyring) else None
         multi_path = MultiPath("dump", backup.subject, len(paths))
         incomplete = False
         for path in paths:

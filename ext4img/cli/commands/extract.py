@@ -10,12 +10,12 @@ import typer
 from ext4img.cli.image_options import ImageOptions
 from ext4img.cli.key_options import ImageKeyOptions
 from ext4img.cli.open_image import open_image
-from ext4img.cli.options import Json, Quiet
+from ext4img.cli.options import Json, OverwriteOption, Quiet, UpdateOption, overwrite_of
 from ext4img.cli.output import Output
 from ext4img.cli.path_arg import PathArg, resolve_path_arg
 from ext4img.cli.progress_bar import progress
 from ext4img.cli.quoting import quote
-from ext4img.cli.report_restore import tell_restored
+from ext4img.cli.report_restore import report_restored
 from ext4img.extractor import extract
 from ext4img.fs.inode import Inode
 
@@ -30,16 +30,18 @@ def run(
     ciphertext: Annotated[
         bool, typer.Option("--ciphertext", help="Write the stored bytes of files, up to the end of the last block.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are in the way.")] = False,
-    devices: Annotated[bool, typer.Option("--devices", help="Make device nodes, too.")] = False,
+    overwrite: OverwriteOption = None,
+    update: UpdateOption = False,
+    devices: Annotated[bool, typer.Option("--devices", help="Create device nodes, too.")] = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> int:
     """Copy files and directories out of an image.
 
-    Each PATH is put into DIRECTORY under its own name, with what is below it; of / the contents.
-    Owners, modes, times and attributes go with it as far as the system allows. What no key opens is
-    left out and told. Nothing is written outside DIRECTORY, whatever names and links the image has.
+    Each PATH is put into DIRECTORY under its own name, with everything below it; of / only the
+    contents. Owners, modes, times, attributes and flags are set as far as the system allows. Entries
+    that no given key decrypts are skipped and reported. Nothing is written outside DIRECTORY,
+    whatever names and links the image has.
     """
     with open_image(image, keys) as fs, progress(f"Extracting from {quote(image.image)}", quiet) as show:
         found = [resolve_path_arg(fs, argument) for argument in paths]
@@ -48,15 +50,15 @@ def run(
             _tree(found),
             directory,
             ciphertext=ciphertext,
-            overwrite=overwrite,
+            overwrite=overwrite_of(overwrite, update),
             devices=devices,
             progress=show,
         )
-    return tell_restored(report, Output(json), directory)
+    return report_restored(report, Output(json), directory)
 
 
 def _tree(found: list[PathArg]) -> Iterator[tuple[bytes, Inode]]:
-    """Where each thing goes below the target."""
+    """(path below the target, inode) of everything that is extracted."""
     # The root's contents go into the target itself, which must come first.
     for arg in sorted(found, key=lambda arg: arg.path != "/"):
         if arg.by_number:

@@ -10,11 +10,19 @@ from ext4img.cli.archive_key_options import ArchiveKeyOptions
 from ext4img.cli.archive_options import ArchiveOptions, open_archive, require_seekable
 from ext4img.cli.error_report import CommandError
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.options import BlockSizeChoice, Json, Quiet
+from ext4img.cli.options import (
+    BlockSizeChoice,
+    Json,
+    OverwriteChoice,
+    OverwriteOption,
+    Quiet,
+    UpdateOption,
+    overwrite_of,
+)
 from ext4img.cli.output import Output
 from ext4img.cli.progress_bar import progress
 from ext4img.cli.report_rebuild import NewImageOptions, make_image
-from ext4img.cli.report_restore import tell_restored
+from ext4img.cli.report_restore import report_restored
 from ext4img.restorer.restore import restore
 
 
@@ -23,66 +31,70 @@ def run(
     keys: ArchiveKeyOptions,
     choices: NewImageOptions,
     directory: Annotated[
-        str | None, typer.Argument(metavar="[DIRECTORY]", help="Where to; made if it is not there.", show_default=False)
+        str | None, typer.Argument(metavar="[DIRECTORY]", help="Where to; created if need be.", show_default=False)
     ] = None,
     image: Annotated[
-        str | None, typer.Option("--image", metavar="IMAGE", help="Make a new ext4 image of it instead, without keys.")
+        str | None, typer.Option("--image", metavar="IMAGE", help="Make a new ext4 image instead; needs no key.")
     ] = None,
     block_size: Annotated[
-        BlockSizeChoice | None, typer.Option("--block-size", help="Bytes of a block of the new image.")
+        BlockSizeChoice | None, typer.Option("--block-size", help="Block size of the new image, in bytes.")
     ] = None,
     salvage: Annotated[
         bool,
         typer.Option(
             "--salvage",
-            help="Restore what there is of an archive that was cut short. With --image: leave out what it can't hold.",
+            help="Restore what is left of an archive that was cut short. With --image: skip entries that ext4 can't"
+            " hold.",
         ),
     ] = False,
     ciphertext: Annotated[
-        bool, typer.Option("--ciphertext", help="What no key opens is restored as ciphertext, not left out.")
+        bool, typer.Option("--ciphertext", help="Restore entries without a key as ciphertext instead of skipping them.")
     ] = False,
     encrypt: Annotated[
         bool,
         typer.Option(
             "--encrypt",
-            help="Let the target's file system encrypt again what was encrypted, under the same keys; the kernel gets"
-            " them for the time of the restore.",
+            help="Let the target's file system encrypt again, under the same policies. The kernel has the keys only"
+            " during the restore.",
         ),
     ] = False,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="PATH", help="This path with what is below it; plain or as list shows it."),
+        typer.Option(
+            "--only", metavar="PATH", help="Only this path and what is below it; in plain text or as list shows it."
+        ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are in the way.")] = False,
-    update: Annotated[bool, typer.Option("--update", help="Replace files in the way that are older.")] = False,
+    overwrite: OverwriteOption = None,
+    update: UpdateOption = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a restore that was interrupted: what it did stays.")
+        bool, typer.Option("--resume", help="Continue an interrupted restore; files that it completed are kept.")
     ] = False,
-    devices: Annotated[bool, typer.Option("--devices", help="Make device nodes, too.")] = False,
+    devices: Annotated[bool, typer.Option("--devices", help="Create device nodes, too.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Read and decrypt everything, write nothing, and tell the same.")
+        bool, typer.Option("--dry-run", "-n", help="Decrypt and verify everything, write nothing, print the report.")
     ] = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> int:
     """Restore a backup into a directory, or as a new image.
 
-    With keys names, contents and link targets are decrypted; what no key opens is left out and
-    told. Without any key the ciphertext is restored as it stands. A key that opens nothing is
-    refused before anything is written. Of an incremental backup what it builds on is needed, too.
+    With keys, names, contents and link targets are decrypted; entries that no given key decrypts are
+    skipped and reported. Without any key, everything encrypted is restored as ciphertext. A key that
+    decrypts nothing is rejected before anything is written. Restoring an incremental backup also
+    needs the archives it is based on.
 
-    With --image a new ext4 image is made, in which encrypted files stand as they did: their keys
-    open them there. All is planned before anything is written.
+    With --image, a new ext4 image is made. Encrypted files are in it as they were, and their keys
+    decrypt them there. Everything is planned before anything is written.
     """
     if (image is None) == (directory is None):
-        raise CommandError(Exit.USAGE, "a backup is restored either into a DIRECTORY or as an --image")
+        raise CommandError(Exit.USAGE, "give either a DIRECTORY to restore to or --image, and not both")
     if image is not None:
         if dry_run:
-            raise CommandError(
-                Exit.USAGE, "--dry-run is for directories", "--plan shows what would be where on the image"
-            )
+            raise CommandError(Exit.USAGE, "--dry-run is only for directories", "--plan shows the layout of an image")
         if ciphertext or encrypt or update or resume or devices or keys != ArchiveKeyOptions():
-            raise CommandError(Exit.USAGE, "--image goes without keys and without what is for directories")
+            raise CommandError(Exit.USAGE, "--image takes no keys, and no options for directories")
+        if overwrite not in (None, OverwriteChoice.always, OverwriteChoice.never):
+            raise CommandError(Exit.USAGE, "with --image, --overwrite is always or never")
         with open_archive(backup) as opened:
             return make_image(
                 opened,
@@ -91,26 +103,26 @@ def run(
                 block_size=int(block_size) if block_size else None,
                 only=only or (),
                 salvage=salvage,
-                overwrite=overwrite,
+                overwrite=overwrite is OverwriteChoice.always,
                 json=json,
                 quiet=quiet,
             )
     if block_size is not None or choices != NewImageOptions():
-        raise CommandError(Exit.USAGE, "choices for a new image need --image")
+        raise CommandError(Exit.USAGE, "options for a new image need --image")
     if encrypt and not keys.given:
-        raise CommandError(Exit.USAGE, "--encrypt needs the keys: the target's file system encrypts with them")
+        raise CommandError(Exit.USAGE, "--encrypt needs keys: the target's file system encrypts with them")
     keys.check_stdin(backup)
     assert directory is not None
     with open_archive(backup, salvage=salvage) as opened, progress(f"Restoring {backup.label}", quiet) as show:
         if keys.has_passphrases:
-            require_seekable(opened, backup, "what it says of its keys is read before it is restored")
+            require_seekable(opened, backup, "the metadata of its keys is read before it is restored")
         report = restore(
             opened,
             directory,
             keys=keys.keys_for(opened),
             only=only or (),
             missing="ciphertext" if ciphertext else "skip",
-            overwrite="newer" if update and not overwrite else overwrite,
+            overwrite=overwrite_of(overwrite, update),
             resume=resume,
             devices=devices,
             encrypt=encrypt,
@@ -118,4 +130,4 @@ def run(
             salvage=salvage,
             progress=show,
         )
-    return tell_restored(report, Output(json), directory, dry_run=dry_run)
+    return report_restored(report, Output(json), directory, dry_run=dry_run)

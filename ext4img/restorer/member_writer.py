@@ -1,0 +1,267 @@
+"""Files, links and directories as they are made in a directory of the host, and what comes at the end.
+
+Each file is written under a temporary name, gets its attributes, and its name when the disk has it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from ext4img.archive.entry import Entry
+from ext4img.archive.entry_codec import records_of
+from ext4img.crypto.policy import Policy
+from ext4img.errors import ArchiveError, Ext4Error, NoKeyError, RestoreError
+from ext4img.hostfs.safe_dir import Identity, NameTaken
+from ext4img.restorer import attributes
+from ext4img.restorer.attributes import IMMUTABLE_FLAGS
+from ext4img.restorer.commit_queue import CommitQueue, DirDone, PendingRename
+from ext4img.restorer.hard_links import HardLink, HardLinks
+from ext4img.restorer.immutable_flags import NOTHING_MERGED, ImmutableFlags
+from ext4img.restorer.kernel_encryption import KernelKeys
+from ext4img.restorer.options import RestoreOptions
+from ext4img.restorer.report import RestoreReport
+from ext4img.restorer.staging import remove_files
+from ext4img.restorer.target import NOTHING
+from ext4img.restorer.target_dir import TargetDir, reporting_target_errors
+from ext4img.structs.inode import EXT4_CASEFOLD_FL
+
+
+class MemberWriter:
+    """The `Target` that is a directory of the host."""
+
+    def __init__(
+        self,
+        directory: TargetDir,
+        options: RestoreOptions,
+        report: RestoreReport,
+        *,
+        kernel_keys: KernelKeys | None = None,
+        staged: bool = False,
+    ) -> None:
+        """With `staged` files get their names at once: `directory` is removed unless all of the restore succeeds."""
+        self.links = HardLinks()
+        self.may_discard = staged
+        self._directory = directory
+        self._options = options
+        self._report = report
+        self._kernel_keys = kernel_keys
+        self._immutable_flags = ImmutableFlags()
+        self._inherits_acl = directory.has_default_acl()
+        self._queue = (
+            None if staged else CommitQueue(directory, options.replaces, self._refused, self._finish_directory)
+        )
+
+    @property
+    def is_broken(self) -> bool:
+        """See `Target`."""
+        return self._queue is not None and self._queue.is_broken
+
+    def names(self) -> tuple[bytes, ...]:
+        """See `Target`."""
+        return self._directory.names()
+
+    def shown(self, name: bytes = b"") -> str:
+        """See `Target`."""
+        return self._directory.shown(name)
+
+    def status(self, name: bytes) -> os.stat_result | None:
+        """See `Target`."""
+        return self._directory.status(name)
+
+    def readlink(self, name: bytes) -> bytes:
+        """See `Target`."""
+        return os.readlink(name, dir_fd=self._directory.fd)
+
+    def has_exactly(self, name: bytes) -> bool:
+        """See `Target`."""
+        return self._directory.has_exactly(name)
+
+    def taken(self, name: bytes) -> NameTaken:
+        """See `Target`."""
+        return self._directory.taken(name)
+
+    def enter(self, name: bytes, entry: Entry, policy: Policy | None) -> None:
+        """See `Target`."""
+        directory = self._directory
+        directory.enter(name)
+        if policy is not None and self._kernel_keys is not None:
+            try:
+                self._kernel_keys.encrypt(directory.fd, policy, entry.shown)
+            except (RestoreError, NoKeyError):
+                directory.leave()
+                raise
+        if self._options.resume and not directory.created:
+            directory.clear_temporaries()
+        if self._queue is not None:
+            self._queue.enter(name, directory)
+        if not directory.created:
+            self._inherits_acl |= directory.has_default_acl()
+        elif entry.flags & EXT4_CASEFOLD_FL:  # it can be set only while the directory is empty
+            attributes.set_casefold(directory.fd, self._report.not_set)
+
+    def leave(self, done: DirDone | None) -> None:
+        """See `Target`."""
+        directory = self._directory
+        if not directory.created and not self._options.merges_attributes:
+            done = None
+        if done is not None:
+            self._immutable_flags.note(done.entry, directory.names, directory.identity)
+        if self._queue is not None:
+            self._queue.leave(done)
+        elif done is not None:
+            self._finish_directory(directory.fd, done)
+        directory.leave()
+
+    def write_file(
+        self,
+        name: bytes,
+        entry: Entry,
+        size: int,
+        chunks: Iterable[tuple[int, memoryview]],
+        stored_bytes: int,
+        with_records: bool,
+    ) -> int:
+        """See `Target`."""
+        directory = self._directory
+        temporary = self._temporary(name)
+        fd = directory.create(temporary)
+        try:
+            self._write_contents(fd, chunks, size)
+            self._apply(fd, entry, with_records)
+            attributes.apply_flags(fd, entry, self._report.not_set)
+            identity = None
+            if entry.links > 1 or entry.flags & IMMUTABLE_FLAGS or self._queue is None:
+                status = os.fstat(fd)
+                identity = status.st_dev, status.st_ino
+                self._immutable_flags.note(entry, lambda: (*directory.names(), name), identity)
+            return self._commit(temporary, name, entry, identity, stored_bytes)
+        except BaseException:
+            directory.remove(temporary)
+            raise
+        finally:
+            os.close(fd)
+
+    def make_node(self, name: bytes, entry: Entry, link_target: bytes, with_records: bool) -> int:
+        """See `Target`."""
+        directory = self._directory
+        temporary = self._temporary(name)
+        if entry.type == "symlink":
+            os.symlink(link_target, temporary, dir_fd=directory.fd)
+        else:
+            device = os.makedev(*entry.rdev) if entry.type in ("char", "block") else 0
+            os.mknod(temporary, stat.S_IFMT(entry.mode) | 0o600, device, dir_fd=directory.fd)
+        try:
+            # The link in /proc leads to the inode itself; the name might lead to another one soon.
+            fd = os.open(temporary, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd)
+            try:
+                self._apply(f"/proc/self/fd/{fd}", entry, with_records)
+                status = os.fstat(fd)
+            finally:
+                os.close(fd)
+            return self._commit(temporary, name, entry, (status.st_dev, status.st_ino), 0)
+        except BaseException:
+            directory.remove(temporary)
+            raise
+
+    def make_link(self, name: bytes, entry: Entry, first: HardLink) -> int:
+        """See `Target`."""
+        temporary = self._temporary(name)
+        self._directory.link(first.names, first.identity, temporary)
+        return self._commit(temporary, name, entry, first.identity, 0)
+
+    def keep(self, name: bytes, entry: Entry, identity: Identity) -> None:
+        """See `Target`. An interrupted restore may not have set the immutable flags of its files yet."""
+        names = (*self._directory.names(), name)
+        if self._options.resume and entry.type == "file":
+            self._immutable_flags.note(entry, lambda: names, identity)
+        if entry.links > 1:
+            self.links.add(entry, names, identity)
+
+    def discard(self, damaged: Mapping[int, ArchiveError], removed: Callable[[str, Ext4Error], None]) -> None:
+        """See `Target`."""
+        device = self._directory.identity[0]
+        remove_files(self._directory, {(device, inode): error for inode, error in damaged.items()}, removed)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """See `Target`. After a failure complete files still get their names."""
+        queue = self._queue
+        try:
+            with reporting_target_errors(self._directory):
+                yield
+                if queue is not None:
+                    queue.settle()
+        except BaseException:
+            if queue is not None:
+                queue.rescue()
+            raise
+        finally:
+            if queue is not None:
+                queue.close()
+
+    def finish(
+        self,
+        root: Entry | None,
+        target: TargetDir | None = None,
+        merged: Mapping[Identity, Identity] = NOTHING_MERGED,
+    ) -> None:
+        """End a restore or an extraction: set immutable flags and the root's attributes, and synchronise.
+
+        `root` is the entry of the target itself, if there is one. With `target` everything was
+        moved there; for `merged` see `ImmutableFlags.apply`.
+        """
+        target = self._directory if target is None else target
+        with reporting_target_errors(target):
+            self._immutable_flags.apply(target, self._report.not_set, merged)
+            if root is not None and (target.is_new or self._options.merges_attributes):
+                self._finish_directory(target.fd, DirDone(root, root.is_encrypted))
+                attributes.add_flags(target.fd, root.flags & IMMUTABLE_FLAGS, self._report.not_set)
+            target.sync()
+
+    def _temporary(self, name: bytes) -> bytes:
+        """What a file is called until it gets its name."""
+        return name if self._queue is None else self._directory.temporary()
+
+    def _write_contents(self, fd: int, chunks: Iterable[tuple[int, memoryview]], size: int) -> None:
+        end = 0
+        for offset, chunk in chunks:
+            length = min(len(chunk), size - offset)
+            if length <= 0:
+                continue
+            data = chunk if length == len(chunk) else chunk[:length]
+            written = os.pwrite(fd, data, offset)
+            while written < length:
+                written += os.pwrite(fd, data[written:], offset + written)
+            end = offset + written
+            self._report.bytes += written
+        if end != size:
+            os.ftruncate(fd, size)
+
+    def _apply(self, where: int | str, entry: Entry, with_records: bool) -> None:
+        """Set attributes, and with them the records that ciphertext needs to be decrypted later."""
+        xattrs = {**entry.xattrs, **records_of(entry)} if with_records else entry.xattrs
+        if self._inherits_acl and entry.type != "symlink":
+            attributes.drop_acls(where)
+        attributes.apply(where, entry, xattrs, self._report.not_set)
+
+    def _finish_directory(self, fd: int, done: DirDone) -> None:
+        entry = done.entry
+        if self._options.resume and attributes.is_finished(fd, entry.mode, entry.uid, entry.gid, entry.mtime_ns):
+            return
+        self._apply(fd, entry, done.with_records)
+        attributes.apply_flags(fd, entry, self._report.not_set)
+
+    def _commit(self, temporary: bytes, name: bytes, entry: Entry, identity: Identity | None, size: int) -> int:
+        """A file of `size` bytes is complete and can get its name. Returns the number of its inode, if known."""
+        link = None
+        if entry.links > 1 and not entry.is_link and identity is not None:
+            link = self.links.add(entry, (*self._directory.names(), temporary), identity)
+        if self._queue is not None:
+            self._queue.add(PendingRename(temporary, name, "link" if entry.is_link else entry.type, link), size)
+        return NOTHING if identity is None else identity[1]
+
+    def _refused(self, new: PendingRename, problem: RestoreError) -> None:
+        self._report.revoke(new.kind, problem)

@@ -1,0 +1,95 @@
+"""What a restore needs of a target, and of the members that it puts there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Final, Protocol
+
+from ext4img.archive.entry import Entry
+from ext4img.crypto.policy import Policy
+from ext4img.errors import ArchiveError, Ext4Error
+from ext4img.hostfs.safe_dir import Identity, NameTaken
+from ext4img.restorer.commit_queue import DirDone
+from ext4img.restorer.hard_links import HardLink, HardLinks
+
+NOTHING: Final = -1
+"""In place of the number of a restored file: nothing was made."""
+
+
+class Restorable(Protocol):
+    """A member of an archive, or something like it. See `Member`."""
+
+    entry: Entry
+    offset: int
+    stored_bytes: int
+
+    def chunks(self) -> Iterator[tuple[int, memoryview]]:
+        """(offset in the body, at most 1 MiB of it), valid until the next is drawn."""
+
+
+class Target(Protocol):
+    """A tree that members are restored into, with a current directory: at first the root of the tree.
+
+    `MemberWriter` writes into a directory of the host, `DryRunTarget` only looks at it. Functions
+    that make something return the number of its inode; RestoreError or OSError if they can't.
+    """
+
+    links: HardLinks
+    may_discard: bool
+    """Whether `discard` can remove a file that turns out to be damaged later."""
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether nothing can be restored any more."""
+
+    def names(self) -> tuple[bytes, ...]:
+        """The names that lead to the current directory."""
+
+    def shown(self, name: bytes = b"") -> str:
+        """The path of a name in the current directory, for messages."""
+
+    def status(self, name: bytes) -> os.stat_result | None:
+        """Lstat of a name in the current directory; None if there is no such name."""
+
+    def readlink(self, name: bytes) -> bytes:
+        """The target of a symlink in the current directory."""
+
+    def has_exactly(self, name: bytes) -> bool:
+        """Whether the current directory has a name in just this spelling."""
+
+    def taken(self, name: bytes) -> NameTaken:
+        """Why a name that exists can't be made."""
+
+    def enter(self, name: bytes, entry: Entry, policy: Policy | None) -> None:
+        """Make a directory, if need be, the current one; with `policy` the kernel is to encrypt in it."""
+
+    def leave(self, done: DirDone | None) -> None:
+        """Go back to the directory above; the one that is left gets its attributes if `done` has them."""
+
+    def write_file(
+        self,
+        name: bytes,
+        entry: Entry,
+        size: int,
+        chunks: Iterable[tuple[int, memoryview]],
+        stored_bytes: int,
+        with_records: bool,
+    ) -> int:
+        """Make a file of `size` bytes; between its chunks there are holes."""
+
+    def make_node(self, name: bytes, entry: Entry, link_target: bytes, with_records: bool) -> int:
+        """Make a symlink, device, fifo or socket."""
+
+    def make_link(self, name: bytes, entry: Entry, first: HardLink) -> int:
+        """Make a further name of a restored file."""
+
+    def keep(self, name: bytes, entry: Entry, identity: Identity) -> None:
+        """Take a file that exists for the restored `entry`."""
+
+    def discard(self, damaged: Mapping[int, ArchiveError], removed: Callable[[str, Ext4Error], None]) -> None:
+        """Remove all names of damaged files, by inode number; `removed` is called with the kind of each name."""
+
+    def writing(self) -> AbstractContextManager[None]:
+        """A `with` block for everything that is made; what was made is committed at its end."""
