@@ -41,20 +41,20 @@ def refusal(nodes: Iterable[Node], **options: object) -> str:
 @pytest.mark.parametrize(
     ("nodes", "message"),
     [
-        ([Node((b"d", b"f"), FILE)], "'/d/f': the directory that it is in has not come before it"),
-        ([Node((b"f",), FILE), Node((b"f", b"g"), FILE)], "'/f/g': the directory that it is in"),
-        ([Node((), DIRECTORY)], "'/': the root is one directory, and comes first"),
+        ([Node((b"d", b"f"), FILE)], "'/d/f': its directory has not come before it"),
+        ([Node((b"f",), FILE), Node((b"f", b"g"), FILE)], "'/f/g': its directory has not"),
+        ([Node((), DIRECTORY)], "'/': the root is one directory, and must come first"),
         ([Node((b"x" * 256,), FILE)], "a name of 256 bytes"),
         ([Node((b"",), FILE)], "'/': a name of 0 bytes"),
-        ([Node((b"..",), FILE)], "'/..': not a name"),
-        ([Node((b"a/b",), FILE)], "'/a/b': not a name"),
-        ([Node((b"a\0b",), FILE)], "not a name"),
-        ([Node((b"f",), FILE), Node((b"f",), DIRECTORY)], "'/f': there are two of that name"),
-        ([Node((b"f",), 0o644)], "'/f': mode 0o644 has no type of file"),
-        ([Node((b"d",), DIRECTORY, link_group=1)], "'/d': a directory has one name"),
+        ([Node((b"..",), FILE)], "'/..': not a valid name"),
+        ([Node((b"a/b",), FILE)], "'/a/b': not a valid name"),
+        ([Node((b"a\0b",), FILE)], "not a valid name"),
+        ([Node((b"f",), FILE), Node((b"f",), DIRECTORY)], "'/f': duplicate name"),
+        ([Node((b"f",), 0o644)], "'/f': mode 0o644 has no file type"),
+        ([Node((b"d",), DIRECTORY, link_group=1)], "'/d': a directory can have only one name"),
         ([Node((b"f",), FILE, size=-1)], "'/f': -1 bytes"),
-        ([Node((b"f",), FILE, size=1 << 45)], "'/f': 35184372088832 bytes: a file has at most 17592186040320"),
-        ([Node((b"f",), FILE, size=5, segments=((0, 9000),))], "'/f': contents reach 9000, beyond its 5 bytes"),
+        ([Node((b"f",), FILE, size=1 << 45)], "'/f': 35184372088832 bytes: a file can have at most 17592186040320"),
+        ([Node((b"f",), FILE, size=5, segments=((0, 9000),))], "'/f': contents reach byte 9000, past its size of 5"),
         ([Node((b"f",), FILE, size=5, segments=((-4096, 4096),))], "'/f': contents of 4096 bytes at -4096"),
         ([Node((b"f",), FILE, unwritten=((0, 1 << 50),))], "out of range"),
         ([Node((b"f",), FILE, uid=1 << 32)], "'/f': owner, group and project"),
@@ -62,25 +62,25 @@ def refusal(nodes: Iterable[Node], **options: object) -> str:
         ([Node((b"f",), FILE, mtime_ns=10**20)], "'/f': time out of ext4's range: 100000000000 seconds"),
         ([Node((b"l",), SYMLINK)], "'/l': a symlink's target of 0 bytes"),
         ([Node((b"l",), SYMLINK, target=b"x" * 4096)], "'/l': a symlink's target of 4096 bytes"),
-        ([Node((b"l",), SYMLINK, target=b"x\0y")], "'/l': a symlink's target has no NUL bytes"),
+        ([Node((b"l",), SYMLINK, target=b"x\0y")], "'/l': a symlink's target can have no NUL bytes"),
         ([Node((b"b",), 0o060644, rdev=(4096, 0))], "'/b': device 4096:0 is out of range"),
         ([Node((b"f",), FILE, xattrs={(1, b"a"): bytes(65537)})], "'/f': extended attribute b'a': 65537 bytes"),
         ([Node((b"f",), FILE, xattrs={(99, b"a"): b""})], "'/f': extended attribute b'a' of namespace 99"),
-        ([Node((b"f",), FILE, xattrs={(7, b"data"): b""})], "'/f': system.data is no attribute"),
+        ([Node((b"f",), FILE, xattrs={(7, b"data"): b""})], "'/f': system.data is not an attribute"),
         ([Node((b"f",), FILE, xattrs={(1, b"%0250d" % n): b"" for n in range(20)})], "the names of 20 extended"),
         ([Node((b"l",), SYMLINK, target=b"t", flags=0x10)], "'/l': only files and directories can be immutable"),
         ([Node((b"f",), FILE, flags=CASEFOLD_FL)], "'/f': only directories are case-insensitive"),
         ([Node((b"d",), DIRECTORY, flags=VERITY_FL)], "'/d': only regular files have verity"),
         # encryption
-        ([Node((b"f",), FILE, flags=ENCRYPT_FL)], "'/f': encrypt flag and encryption context go together"),
-        ([Node((b"f",), FILE, xattrs={ENCRYPTION_CONTEXT: context()})], "go together"),
+        ([Node((b"f",), FILE, flags=ENCRYPT_FL)], "'/f': encrypt flag and encryption context require each other"),
+        ([Node((b"f",), FILE, xattrs={ENCRYPTION_CONTEXT: context()})], "require each other"),
         (
             [Node((b"f",), FILE, flags=ENCRYPT_FL, xattrs={ENCRYPTION_CONTEXT: b"\x02"})],
             "'/f': encryption context of version 2 has 1 bytes",
         ),
-        ([Node((b"p",), 0o010644, flags=ENCRYPT_FL, xattrs={ENCRYPTION_CONTEXT: context()})], "'/p': neither special"),
+        ([Node((b"p",), 0o010644, flags=ENCRYPT_FL, xattrs={ENCRYPTION_CONTEXT: context()})], "'/p': special files"),
         ([ENCRYPTED, Node((b"e", b"short"), 0o010644)], "'/e/short': an encrypted name has at least 16 bytes"),
-        ([ENCRYPTED, Node((b"e", CIPHER_NAME), FILE)], "not encrypted, in an encrypted directory"),
+        ([ENCRYPTED, Node((b"e", CIPHER_NAME), FILE)], "not encrypted, but in an encrypted directory"),
         (
             [ENCRYPTED, Node((b"e", CIPHER_NAME), FILE, flags=ENCRYPT_FL, xattrs={ENCRYPTION_CONTEXT: context(key=8)})],
             "its encryption policy is not that of its directory",
@@ -105,11 +105,11 @@ def test_nodes_that_cannot_be(nodes: list[Node], message: str):
 
 
 def test_the_root_is_not_encrypted_and_not_missing():
-    with pytest.raises(BuildError, match="'/': neither special files nor the root can be encrypted"):
+    with pytest.raises(BuildError, match="'/': special files and the root can't be encrypted"):
         plan([Node((), DIRECTORY, flags=ENCRYPT_FL, xattrs={ENCRYPTION_CONTEXT: context()})])
     with pytest.raises(BuildError, match="the tree has no root"):
         plan([])
-    with pytest.raises(BuildError, match="comes first"):
+    with pytest.raises(BuildError, match="must come first"):
         plan([Node((), FILE)])
 
 
@@ -182,7 +182,7 @@ def test_128_byte_inodes_hold_less():
 
 def test_what_claims_to_be_enormous():
     nodes = [Node((b"%d" % n,), FILE, unwritten=((0, 15 << 40),)) for n in range(3)]
-    assert "more than 16 TiB: a file system of that size has to be asked for" in refusal(nodes)
+    assert "more than 16 TiB: so large a file system is only made if its size is given" in refusal(nodes)
 
 
 # Inode numbers
@@ -241,9 +241,9 @@ def test_numbers_on_which_ciphertext_hangs_are_always_kept(flag: int, tmp_path: 
     ("nodes", "message"),
     [
         ([Node((b"a",), FILE, inode=10)], "'/a': inode number 10 is reserved"),
-        ([Node((b"a",), FILE, inode=0)], "'/a': 0 is no inode number"),
-        ([Node((b"a",), FILE, inode=1 << 32)], "'/a': 4294967296 is no inode number"),
-        ([Node((b"a",), FILE, inode=20), Node((b"b",), FILE, inode=20)], "'/b': inode number 20 is that of '/a' too"),
+        ([Node((b"a",), FILE, inode=0)], "'/a': 0 is not a valid inode number"),
+        ([Node((b"a",), FILE, inode=1 << 32)], "'/a': 4294967296 is not a valid inode number"),
+        ([Node((b"a",), FILE, inode=20), Node((b"b",), FILE, inode=20)], "'/b': inode number 20 is also that of '/a'"),
     ],
 )
 def test_numbers_that_cannot_be(nodes: list[Node], message: str):
@@ -254,7 +254,7 @@ def test_of_two_with_one_number_the_second_can_be_left_out(tmp_path: Path):
     errors: list[BuildError] = []
     nodes = [ROOT, Node((b"a",), FILE, inode=20), Node((b"b",), DIRECTORY, inode=20), Node((b"c",), FILE, inode=21)]
     build(tmp_path / "i", nodes, Options(keep_inodes=True), on_refusal=errors.append)
-    assert [str(error) for error in errors] == ["'/b': inode number 20 is that of '/a' too"]
+    assert [str(error) for error in errors] == ["'/b': inode number 20 is also that of '/a'"]
     assert_clean(tmp_path / "i")
     assert numbers(tmp_path / "i") == {"/": 2, "/lost+found": 11, "/a": 20, "/c": 21}
 

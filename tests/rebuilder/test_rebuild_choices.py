@@ -464,7 +464,7 @@ class TestDamagedArchives:
         for salvage in (False, True):
             with made_of(tree, tmp_path / "o.img", salvage=salvage, overwrite=True) as fs:
                 assert [fs.path(name).read_bytes() for name in ("/a", "/b")] == [b"one", b"another"]
-        with pytest.raises(BuildError, match="'b': inode number 20 is that of '/a' too"):
+        with pytest.raises(BuildError, match="'b': inode number 20 is also that of '/a'"):
             rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img", keep_inodes=True, overwrite=True)
         report = rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img", keep_inodes=True, salvage=True, overwrite=True)
         assert (report.left_out, report.made["file"]) == (1, 1)
@@ -472,7 +472,7 @@ class TestDamagedArchives:
         tree.add(b"a", "file", b"one", inode=20, links=2)
         second = tree.add(b"b", "file", b"another", inode=20, links=2)
         tree.add_link(b"c", second)
-        with pytest.raises(BuildError, match="another file of several names has the inode number 20"):
+        with pytest.raises(BuildError, match="another file of several names also has the inode number 20"):
             rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img", overwrite=True)
         report = rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img", salvage=True, overwrite=True)
         assert (report.left_out, report.made) == (2, {"dir": 1, "file": 1})

@@ -109,7 +109,7 @@ def test_what_no_place_is_known_of_is_a_hole(tmp_path: Path):
         report = rebuild(fs, tmp_path / "o.img")
     assert report.incomplete == 1
     (problem,) = report.problems
-    assert (problem.path, "did not give" in str(problem)) == ("f", True)
+    assert (problem.path, "could not be read in" in str(problem)) == ("f", True)
     assert_clean(tmp_path / "o.img")
     with ext4img.open(tmp_path / "o.img") as fs:
         file = fs.path("/f")

@@ -109,7 +109,7 @@ def test_a_list_that_begins_nowhere(cut, first):
 
 def test_a_list_in_a_circle(cut):
     cut.inode(15, i_dtime=13)
-    with pytest.raises(CorruptionError, match="circle"):
+    with pytest.raises(CorruptionError, match="loop"):
         cut.open()
     assert recovered(cut.open("report")) == Orphans((), (13, 14, 15))
 
