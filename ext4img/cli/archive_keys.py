@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ext4img.archive.key_check import Key, keyring_for
 from ext4img.archive.open_backup import BackupSource
-from ext4img.archive.unlock import unlock
+from ext4img.archive.unlock import BackupUnlocker
 from ext4img.cli.archive import STDIN, ArchiveOptions
 from ext4img.cli.error_report import Failure
 from ext4img.cli.exit_codes import Exit
@@ -28,38 +28,37 @@ class ArchiveKeyOptions(PassphraseOptions):
     def of(self, backup: BackupSource) -> list[Key]:
         """The master keys. Failure if something that was given opens nothing."""
         found: list[Key] = []
+        unlocker = BackupUnlocker(backup) if backup.seekable else None
         for key in self.read():
-            found += self._tried(backup, key)
+            found += self._tried(backup, unlocker, key)
         for label, passphrase in self.passphrases():
             try:
-                found += self._unlock(backup, passphrase)
+                found += self._unlock(unlocker or BackupUnlocker(backup), passphrase)
             except Ext4Error as error:
                 raise self.refused(error, label, _LISTS_KEYS, untried=False) from error
         return found
 
-    def _tried(self, backup: BackupSource, key: GivenKey) -> list[Key]:
+    def _tried(self, backup: BackupSource, unlocker: BackupUnlocker | None, key: GivenKey) -> list[Key]:
         descriptor = self.descriptor
         try:
             keyring_for(backup, [(key.raw, descriptor)])
         except WrongKeyError as error:
-            if len(key.raw) == RAW_PROTECTOR_KEY_BYTES and backup.seekable:
+            if len(key.raw) == RAW_PROTECTOR_KEY_BYTES and unlocker is not None:
                 # It may be the key of one of fscrypt's raw-key protectors, which wraps the master key.
                 try:
-                    return self._unlock(backup, None, key.raw)
+                    return self._unlock(unlocker, None, key.raw)
                 except Ext4Error:
                     pass
             raise self.refused(error, key.label, _LISTS_KEYS, _has_untried(backup)) from error
         return [(key.raw, descriptor)]
 
-    def _unlock(self, backup: BackupSource, passphrase: bytes | None, *raw_keys: bytes) -> list[Key]:
-        keys = unlock(
-            backup,
-            passphrase,
-            raw_keys=raw_keys,
-            salts=self.salt or (),
-            fscrypt_dirs=self.fscrypt_dir or (),
-            limits=self.limits,
-        )
+    def _unlock(self, unlocker: BackupUnlocker, passphrase: bytes | None, *raw_keys: bytes) -> list[Key]:
+        from ext4img.fs.unlock import metadata_places
+
+        with metadata_places(self.fscrypt_dir or (), "report") as places:
+            keys = unlocker.unlock(
+                passphrase, raw_keys=raw_keys, salts=self.salt or (), places=places, limits=self.limits
+            )
         return [(key, None) for key in keys]
 
 

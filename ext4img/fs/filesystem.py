@@ -6,7 +6,6 @@ block-rounded ciphertext always. No key is an empty keyring, not a mode.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from types import TracebackType
@@ -44,9 +43,10 @@ if TYPE_CHECKING:
     from ext4img.fs.encryption import EncryptionState
     from ext4img.fs.policies import PolicyUse
     from ext4img.fs.protectors import Protector
-    from ext4img.fs.unlock import Unlocker
+    from ext4img.fs.unlock import ImageUnlocker
     from ext4img.fs.verity import Verity
     from ext4img.unlocking import CostLimits
+    from ext4img.unlocking.metadata_dirs import FscryptDir, MetadataPlace
 
 _SMALL_FILE_BYTES = 1 << 20
 _CODED = EXT4_ENCRYPT_FL | EXT4_CASEFOLD_FL  # whose names are not simply looked up
@@ -64,7 +64,7 @@ class FileSystem:
         self._owned = tuple(owned)
         self._keyring = keyring
         self._resolver = Resolver(self)
-        self._unlocker: Unlocker | None = None
+        self._unlocker: ImageUnlocker | None = None
         self._folded: CasefoldLookup | None = None
 
     def __repr__(self) -> str:
@@ -138,7 +138,7 @@ class FileSystem:
         *,
         raw_keys: Iterable[bytes] = (),
         salts: Iterable[str | bytes] = (),
-        fscrypt_dirs: Iterable[str | os.PathLike[str] | FileSystem] = (),
+        fscrypt_dirs: Iterable[FscryptDir] = (),
         limits: CostLimits | None = None,
     ) -> tuple[Policy, ...]:
         """Open policies through what the image says about its keys; those opened.
@@ -156,14 +156,18 @@ class FileSystem:
         UnsupportedFeatureError if no secret was found wrong. KeyFormatError for what is no secret.
         """
         if self._unlocker is None:
-            from ext4img.fs.unlock import Unlocker
+            from ext4img.fs.unlock import ImageUnlocker
 
-            self._unlocker = Unlocker(self)
+            self._unlocker = ImageUnlocker(self)
         return self._unlocker.unlock(passphrase, raw_keys, salts, fscrypt_dirs, limits)
 
-    def protectors(
-        self, fscrypt_dirs: Iterable[str | os.PathLike[str] | FileSystem] = ()
-    ) -> dict[Policy, tuple[Protector, ...]]:
+    def fscrypt_metadata(self) -> MetadataPlace:
+        """The image's `.fscrypt` directory, for `unlock` of another image or of a backup."""
+        from ext4img.fs.image_metadata import ImageMetadata
+
+        return ImageMetadata(self)
+
+    def protectors(self, fscrypt_dirs: Iterable[FscryptDir] = ()) -> dict[Policy, tuple[Protector, ...]]:
         """What could open each policy in use, as the metadata for `unlock` has it; none for others.
 
         Nothing is raised for damaged metadata: the protectors say what is wrong with them.

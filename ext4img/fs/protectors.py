@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ext4img.crypto.policy import Policy
 from ext4img.errors import CorruptionError, Ext4Error
-from ext4img.fs.image_metadata import ImageMetadata
 from ext4img.fs.unlock import metadata_places
 from ext4img.unlocking.fscrypt_metadata import (
     HashingCosts,
-    Source,
+    ProtectorSource,
     parse_link,
     parse_policy,
     parse_protector,
 )
 from ext4img.unlocking.homed import is_slot
-from ext4img.unlocking.metadata_dirs import MetadataChain
+from ext4img.unlocking.metadata_dirs import FscryptDir, MetadataChain
 
 if TYPE_CHECKING:
     from ext4img.fs.filesystem import FileSystem
@@ -47,12 +45,11 @@ class Protector:
     problem: str = ""
 
 
-def protectors_of(
-    fs: FileSystem, fscrypt_dirs: Iterable[str | os.PathLike[str] | FileSystem] = ()
-) -> dict[Policy, tuple[Protector, ...]]:
+def protectors_of(fs: FileSystem, fscrypt_dirs: Iterable[FscryptDir] = ()) -> dict[Policy, tuple[Protector, ...]]:
     """See `FileSystem.protectors`."""
     found: dict[Policy, tuple[Protector, ...]] = {}
-    with metadata_places(ImageMetadata(fs), fscrypt_dirs, fs.problems.checks) as chain:
+    with metadata_places(fscrypt_dirs, fs.problems.checks) as places:
+        chain = MetadataChain([fs.fscrypt_metadata(), *places])
         for policy, use in fs.policies().items():
             found[policy] = (*_fscrypt(policy, chain), *_homed(fs, use.homes))
     return found
@@ -90,7 +87,7 @@ def _protector(descriptor: str, chain: MetadataChain) -> Protector:
             raise CorruptionError(f"{where}: it is protector {data.descriptor}")
     except Ext4Error as error:
         return Protector(descriptor, "", "", None, where, problem=str(error))
-    uid = data.uid if data.source is Source.PAM_PASSPHRASE else None
+    uid = data.uid if data.source is ProtectorSource.PAM_PASSPHRASE else None
     return Protector(descriptor, data.source.words, data.name, uid, where, data.costs)
 
 

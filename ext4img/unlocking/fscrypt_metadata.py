@@ -37,7 +37,7 @@ _PADDINGS = (4, 8, 16, 32)
 _HEX = re.compile(r"[0-9a-f]+")
 
 
-class Source(IntEnum):
+class ProtectorSource(IntEnum):
     """What opens a protector (SourceType)."""
 
     PAM_PASSPHRASE = 1
@@ -88,7 +88,7 @@ class ProtectorData:
     """
 
     descriptor: str
-    source: Source
+    source: ProtectorSource
     name: str
     uid: int
     costs: HashingCosts | None
@@ -97,7 +97,7 @@ class ProtectorData:
 
     def describe(self) -> str:
         """What it is, in a few words fit for a message."""
-        owner = f"of uid {self.uid}" if self.source is Source.PAM_PASSPHRASE else ascii(self.name)
+        owner = f"of uid {self.uid}" if self.source is ProtectorSource.PAM_PASSPHRASE else ascii(self.name)
         return f"protector {self.descriptor} ({self.source.words} {owner})"
 
 
@@ -146,18 +146,18 @@ def parse_protector(data: bytes, where: str = "protector") -> ProtectorData:
     """A protector file."""
     message = Message(data, "ProtectorData", where)
     number = message.integer(2, "source")
-    if number not in tuple(Source):
+    if number not in tuple(ProtectorSource):
         if number == 0:
             raise message.invalid("source", "is not set")
         raise UnsupportedFeatureError(
             f"{where}: protector source {number} is not known", (f"protector source {number}",)
         )
-    source = Source(number)
+    source = ProtectorSource(number)
     uid = message.integer(6, "uid")
-    if source is Source.PAM_PASSPHRASE and uid < 0:
+    if source is ProtectorSource.PAM_PASSPHRASE and uid < 0:
         raise message.invalid("uid", f"{uid} is negative")
     costs, salt = None, b""
-    if source is not Source.RAW_KEY:
+    if source is not ProtectorSource.RAW_KEY:
         costs = _costs(message)
         salt = _sized(message, 5, "salt", SALT_BYTES)
     return ProtectorData(

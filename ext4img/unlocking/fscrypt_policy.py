@@ -30,7 +30,8 @@ from ext4img.unlocking.fscrypt_metadata import (
     parse_protector,
 )
 from ext4img.unlocking.key_id import DESCRIPTOR_BYTES, IDENTIFIER_BYTES, names_key
-from ext4img.unlocking.protector_keys import ProtectorKeys, Secrets
+from ext4img.unlocking.protector_keys import ProtectorKeys
+from ext4img.unlocking.secrets import Secrets
 
 ReadMetadata = Callable[[str], bytes | None]
 """Reads a metadata file by its bare name; None where there is none. May raise Ext4Error."""

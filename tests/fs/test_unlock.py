@@ -111,7 +111,7 @@ def test_a_second_time_hashes_nothing(
         for module, function in ((fscrypt_tool, "hash_passphrase"), (e4crypt, "derive_key"), (homed, "open_slot")):
             monkeypatch.setattr(module, function, None)
         monkeypatch.setattr("ext4img.unlocking.protector_keys.hash_passphrase", None)
-        monkeypatch.setattr("ext4img.fs.unlock.derive_key", None)
+        monkeypatch.setattr("ext4img.unlocking.unlocker.derive_key", None)
         assert [fs.unlock(**arguments(secret, login_directory)) for secret in secrets] == first
 
 

@@ -25,15 +25,16 @@ from ext4img.unlocking.fscrypt_kdf import NO_LIMITS, CostLimits, hash_passphrase
 from ext4img.unlocking.fscrypt_metadata import (
     HashingCosts,
     ProtectorData,
-    Source,
+    ProtectorSource,
     WrappedKey,
     parse_link,
     parse_policy,
     parse_protector,
 )
 from ext4img.unlocking.fscrypt_policy import open_policy
-from ext4img.unlocking.protector_keys import ProtectorKeys, Secrets
+from ext4img.unlocking.protector_keys import ProtectorKeys
 from ext4img.unlocking.protobuf import MAX_MESSAGE_BYTES, Message
+from ext4img.unlocking.secrets import Secrets
 from tests.unlocking.test_vectors import VECTORS, reader
 
 TREE = VECTORS["fscrypt"][0]
@@ -224,7 +225,7 @@ def test_invalid_protectors(changes):
 def test_valid_protectors():
     assert parse_protector(protector()).costs == HashingCosts(1, 8, 1, True)
     raw = parse_protector(protector(source=3, costs=None, salt=None))
-    assert (raw.source, raw.costs, raw.salt) == (Source.RAW_KEY, None, b"")
+    assert (raw.source, raw.costs, raw.salt) == (ProtectorSource.RAW_KEY, None, b"")
     # Early versions cut the parallelism to 8 bits, and so wrote what only they could read.
     costs = parse_protector(protector(parallelism=257, truncation_fixed=0)).costs
     assert costs is not None
