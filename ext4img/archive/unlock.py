@@ -30,13 +30,13 @@ from ext4img.unlocking.homed import is_slot
 from ext4img.unlocking.metadata_dirs import (
     BASE,
     FscryptDir,
-    HostMetadata,
     Kind,
     MetadataFile,
     MetadataPlace,
     check_name,
     not_plain_directory,
     not_plain_file,
+    opened_places,
     too_large,
 )
 from ext4img.unlocking.protobuf import MAX_MESSAGE_BYTES
@@ -76,11 +76,9 @@ def unlock(
     directory, and an image is given as an open FileSystem. ArchiveError for a stream, which would have
     to be read twice.
     """
-    places = [
-        HostMetadata(place) if isinstance(place, (str, bytes, os.PathLike)) else place.fscrypt_metadata()
-        for place in fscrypt_dirs
-    ]
-    return BackupUnlocker(source).unlock(passphrase, raw_keys=raw_keys, salts=salts, places=places, limits=limits)
+    unlocker = BackupUnlocker(source)
+    with opened_places(fscrypt_dirs) as places:
+        return unlocker.unlock(passphrase, raw_keys=raw_keys, salts=salts, places=places, limits=limits)
 
 
 class BackupUnlocker:

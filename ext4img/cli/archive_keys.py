@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from ext4img.archive.key_check import Key, keyring_for
@@ -12,6 +13,7 @@ from ext4img.cli.error_report import Failure
 from ext4img.cli.exit_codes import Exit
 from ext4img.cli.keys import RAW_PROTECTOR_KEY_BYTES, GivenKey, PassphraseOptions
 from ext4img.errors import Ext4Error, WrongKeyError
+from ext4img.unlocking.metadata_dirs import OpenedImage, opened_places
 
 _LISTS_KEYS = "`ext4img list --info ARCHIVE` lists the keys that it wants"
 
@@ -53,13 +55,25 @@ class ArchiveKeyOptions(PassphraseOptions):
         return [(key.raw, descriptor)]
 
     def _unlock(self, unlocker: BackupUnlocker, passphrase: bytes | None, *raw_keys: bytes) -> list[Key]:
-        from ext4img.fs.unlock import metadata_places
-
-        with metadata_places(self.fscrypt_dir or (), "report") as places:
+        with opened_places(self.fscrypt_dir or (), _open_image) as places:
             keys = unlocker.unlock(
                 passphrase, raw_keys=raw_keys, salts=self.salt or (), places=places, limits=self.limits
             )
         return [(key, None) for key in keys]
+
+
+def _open_image(path: str | os.PathLike[str]) -> OpenedImage:
+    """An image with login protectors."""
+    from ext4img.fs.filesystem import FileSystem
+    from ext4img.sources import open_source
+    from ext4img.volume.volume import Volume
+
+    source = open_source(path)
+    try:
+        return FileSystem(Volume(source, checks="report"), owned=[source])
+    except BaseException:
+        source.close()
+        raise
 
 
 def _has_untried(backup: BackupSource) -> bool:

@@ -6,8 +6,10 @@ block-rounded ciphertext always. No key is an empty keyring, not a mode.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -22,10 +24,13 @@ from ext4img.errors import (
 )
 from ext4img.fs.file import File
 from ext4img.fs.inode import Inode, bind
-from ext4img.fs.path import Ext4Path, PathLike
+from ext4img.fs.path import Ext4Path
+from ext4img.fs.protocol import Found
+from ext4img.fs.pure_path import PathLike
 from ext4img.fs.resolve import Resolver
 from ext4img.fs.shown_names import NamedEntry, shown_names
-from ext4img.fs.walk import paths, walk
+from ext4img.fs.walk import path_lists, walk
+from ext4img.sources import open_source
 from ext4img.sources.base import Source
 from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ENCRYPT_FL, EXT4_ROOT_INO, EXT4_VERITY_FL
 from ext4img.volume import inode as stored
@@ -39,6 +44,7 @@ from ext4img.volume.volume import Volume
 if TYPE_CHECKING:
     from ext4img.crypto.keyring import Keyring
     from ext4img.crypto.policy import EncryptionContext, Policy
+    from ext4img.fs.accounts import Accounts
     from ext4img.fs.casefold_lookup import CasefoldLookup
     from ext4img.fs.encryption import EncryptionState
     from ext4img.fs.policies import PolicyUse
@@ -65,7 +71,7 @@ class FileSystem:
         self._keyring = keyring
         self._resolver = Resolver(self)
         self._unlocker: ImageUnlocker | None = None
-        self._folded: CasefoldLookup | None = None
+        self._casefold: CasefoldLookup | None = None
 
     def __repr__(self) -> str:
         return f"<ext4img.FileSystem of {self.volume.source.name!r}>"
@@ -155,11 +161,15 @@ class FileSystem:
         is wanted was given), NotFoundError (a protector that is elsewhere), CorruptionError,
         UnsupportedFeatureError if no secret was found wrong. KeyFormatError for what is no secret.
         """
-        if self._unlocker is None:
-            from ext4img.fs.unlock import ImageUnlocker
+        from ext4img.fs.unlock import ImageUnlocker
+        from ext4img.unlocking.metadata_dirs import opened_places
+        from ext4img.unlocking.secrets import Secrets
 
+        if self._unlocker is None:
             self._unlocker = ImageUnlocker(self)
-        return self._unlocker.unlock(passphrase, raw_keys, salts, fscrypt_dirs, limits)
+        secrets = Secrets.of(passphrase, raw_keys)
+        with opened_places(fscrypt_dirs, self._open_other) as places:
+            return self._unlocker.unlock(secrets, salts, places, limits)
 
     def fscrypt_metadata(self) -> MetadataPlace:
         """The image's `.fscrypt` directory, for `unlock` of another image or of a backup."""
@@ -173,8 +183,19 @@ class FileSystem:
         Nothing is raised for damaged metadata: the protectors say what is wrong with them.
         """
         from ext4img.fs.protectors import protectors_of
+        from ext4img.unlocking.metadata_dirs import opened_places
 
-        return protectors_of(self, fscrypt_dirs)
+        with opened_places(fscrypt_dirs, self._open_other) as places:
+            return protectors_of(self, self.policies(), places)
+
+    def _open_other(self, path: str | os.PathLike[str]) -> FileSystem:
+        """Another image, whose key metadata is needed; closed by the caller."""
+        source = open_source(path)
+        try:
+            return FileSystem(Volume(source, checks=self.problems.checks), owned=[source])
+        except BaseException:
+            source.close()
+            raise
 
     def policies(self) -> dict[Policy, PolicyUse]:
         """Every encryption policy in use on the image, and by how many inodes; scans them once."""
@@ -199,6 +220,20 @@ class FileSystem:
         context = self.encryption(inode)
         return context is None or self.keyring.has(context.policy)
 
+    def user_name(self, uid: int) -> str:
+        """The name of a user by the image's own /etc/passwd. KeyError if there is none."""
+        return self._accounts.user(uid)
+
+    def group_name(self, gid: int) -> str:
+        """The name of a group by the image's own /etc/group. KeyError if there is none."""
+        return self._accounts.group(gid)
+
+    @cached_property
+    def _accounts(self) -> Accounts:
+        from ext4img.fs.accounts import Accounts
+
+        return Accounts(self)
+
     # Paths
 
     def path(self, path: PathLike = "/") -> Ext4Path:
@@ -218,26 +253,28 @@ class FileSystem:
         return root
 
     def walk(self, top: PathLike = "/") -> Iterator[tuple[Ext4Path, Inode]]:
-        """Everything from `top` on, itself first, parents before children, in the disk's order.
+        """(path, inode) of everything from `top` on, itself first, parents before children, in the disk's order.
 
-        Symbolic links are not followed. A directory that is met twice is corruption.
+        Symbolic links are not followed. A directory that is reached twice is corruption.
         """
-        return walk(self, self.path(top))
+        path = self.path(top)
+        return walk(self, str(path), path.inode, path, Ext4Path.known)
 
     def paths(self, top: PathLike = "/") -> Iterator[str]:
-        """The paths of everything from `top` on, as `walk` but as text alone.
+        """The paths that `walk` yields, as text alone.
 
-        Several times as fast, as no inode is read but those of what the entries call directories, or
-        do not say what it is. On a damaged image an entry may lie: what `walk` leaves out for want of
-        an inode is there, and what is below a directory that its entry calls a file is not.
+        Several times as fast: it reads no inodes but those of entries that are directories by their
+        type or have no type. On a damaged image an entry may lie: names of inodes that cannot be read
+        are included, and names below a directory that its entry calls a file are not.
         """
-        return paths(self, self.path(top))
+        path = self.path(top)
+        return chain.from_iterable(path_lists(self, str(path), path.inode))
 
     def bind(self, inode: stored.Inode) -> Inode:
         """The view's inode for the volume's."""
         return inode if isinstance(inode, Inode) else bind(inode, self)
 
-    def resolve(self, path: str, follow: bool = True) -> tuple[Inode, DirEntry | None, int]:
+    def resolve(self, path: str, follow: bool = True) -> Found:
         """(inode, its directory entry, the directory's inode number) of a path."""
         return self._resolver.resolve(path, follow)
 
@@ -283,11 +320,11 @@ class FileSystem:
                 if len(name) > 255:
                     return None
                 return self.volume.lookup(directory, cipher.encrypt([name])[0])
-        if self._folded is None:
+        if self._casefold is None:
             from ext4img.fs.casefold_lookup import CasefoldLookup
 
-            self._folded = CasefoldLookup(self)
-        return self._folded.lookup(directory, name, cipher)
+            self._casefold = CasefoldLookup(self)
+        return self._casefold.lookup(directory, name, cipher)
 
     # Contents
 
@@ -322,9 +359,9 @@ class FileSystem:
             return None
         from ext4img.fs.verity import VerityReader, mapped_end
 
-        bound = self.bind(inode)
-        with self.open_inode(inode, size=mapped_end(bound, self.block_size)) as beyond:
-            reader = VerityReader(bound, beyond, self.block_size)
+        runs = self.volume.runs(inode)
+        with self.open_inode(inode, size=mapped_end(inode, runs, self.block_size)) as beyond:
+            reader = VerityReader(inode, runs, partial(self.open_inode, inode), beyond, self.block_size)
             descriptor = reader.descriptor()
             if verify:
                 reader.verify(descriptor)

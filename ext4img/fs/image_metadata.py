@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from ext4img.errors import CorruptionError, NotFoundError, Place
-from ext4img.fs.filesystem import FileSystem
 from ext4img.fs.inode import Inode
+from ext4img.fs.protocol import FileTree
 from ext4img.unlocking.metadata_dirs import (
     BASE,
     Kind,
@@ -22,7 +22,7 @@ from ext4img.unlocking.protobuf import MAX_MESSAGE_BYTES
 class ImageMetadata:
     """The `.fscrypt` in the root directory of an image."""
 
-    def __init__(self, fs: FileSystem) -> None:
+    def __init__(self, fs: FileTree) -> None:
         self._fs = fs
         self._where = f"/{BASE}"
 

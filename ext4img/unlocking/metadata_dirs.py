@@ -13,8 +13,8 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
@@ -83,6 +83,36 @@ class HostMetadata:
                 raise CorruptionError(f"{path}: symbolic links in exported metadata are not followed") from None
             raise SourceError(error.errno, error.strerror, str(path)) from error
         return MetadataFile(data, str(path))
+
+
+class OpenedImage(HasFscryptMetadata, Protocol):
+    """An image that was opened for its metadata alone."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+@contextmanager
+def opened_places(
+    places: Iterable[FscryptDir], open_image: Callable[[str | os.PathLike[str]], OpenedImage] | None = None
+) -> Iterator[list[MetadataPlace]]:
+    """The places, open until the end of the block.
+
+    A path that is no directory is taken for an image and given to `open_image`. NotFoundError without
+    that, or for a directory without metadata.
+    """
+    opened: list[MetadataPlace] = []
+    with ExitStack() as images:
+        for place in places:
+            if not isinstance(place, (str, bytes, os.PathLike)):
+                opened.append(place.fscrypt_metadata())
+            elif open_image is None or Path(place).is_dir():
+                opened.append(HostMetadata(place))
+            else:
+                image = open_image(place)
+                images.callback(image.close)
+                opened.append(image.fscrypt_metadata())
+        yield opened
 
 
 class MetadataChain:

@@ -14,9 +14,10 @@ from ext4img.cli.long_format import target_of
 from ext4img.cli.options import ImageOptions, Json
 from ext4img.cli.output import Output
 from ext4img.cli.path_arg import locate
-from ext4img.errors import CorruptionError, Place
 from ext4img.fs.filesystem import FileSystem
 from ext4img.fs.inode import Inode
+from ext4img.fs.walk import Traversal
+from ext4img.names.paths import decode_path
 
 
 def run(
@@ -62,7 +63,8 @@ class _Tree:
             self._out.record(inode_record(path, top))
         if not top.is_dir:
             return
-        met = {top.number}
+        traversal = Traversal(self._fs)
+        traversal.enter(top.number, decode_path(path))
         stack = [self._below(path, top)]
         while stack:
             if not stack[-1]:
@@ -80,11 +82,8 @@ class _Tree:
                 self.others += 1
                 continue
             self.directories += 1
-            if inode.number in met:
-                reason = f"directory {name!r} is met twice"
-                self._fs.problems.found(CorruptionError(reason, Place(inode=inode.number)))
-            elif self._level is None or len(stack) < self._level:
-                met.add(inode.number)
+            may_descend = self._level is None or len(stack) < self._level
+            if may_descend and traversal.enter(inode.number, decode_path(child_path)):
                 stack.append(self._below(child_path, inode))
 
     def _below(self, path: bytes, directory: Inode) -> list[tuple[bytes, bytes, Inode | None]]:
