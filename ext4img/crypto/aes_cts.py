@@ -24,7 +24,7 @@ class CbcCts:
     def __init__(self, algorithm: type[algorithms.AES | algorithms.SM4], key: bytes) -> None:
         self._cipher = Cipher(algorithm(key), modes.ECB())
 
-    def encrypt_messages(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
+    def encrypt_names(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
         """Each message of at least 16 bytes encrypted under the same IV of 16 bytes."""
         check_lengths(messages)
         ecb = self._cipher.encryptor()
@@ -48,7 +48,7 @@ class CbcCts:
             results[i] = b"".join(blocks)[: len(messages[i])]
         return results
 
-    def decrypt_messages(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
+    def decrypt_names(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
         """Each message of at least 16 bytes decrypted under the same IV of 16 bytes."""
         check_lengths(messages)
         ecb = self._cipher.decryptor()

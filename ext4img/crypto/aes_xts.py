@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from ext4img.crypto.data_cipher import Buffer, UnitCipher
+from ext4img.crypto.data_cipher import Buffer, DataUnitCipher
 from ext4img.worth_importing_numpy import worth_importing_numpy
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _BATCH_UNITS: Final = 64
 _BATCH_SAVES_US: Final = 1.0
 
 
-class Xts(UnitCipher):
+class Xts(DataUnitCipher):
     """XTS under one key, whose second half encrypts the tweaks."""
 
     __slots__ = ("_algorithm", "_key", "_whole")

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy
 from numpy.typing import NDArray
 
-from ext4img.crypto.data_cipher import Buffer, UnitCipher
+from ext4img.crypto.data_cipher import Buffer, DataUnitCipher
 
 Bytes = NDArray[numpy.uint8]
 
@@ -17,8 +17,8 @@ RESULT_BYTES: Final = 1 << 22
 SCRATCH_BYTES: Final = 1 << 18
 
 
-class BatchCipher(UnitCipher):
-    """A UnitCipher by batches of `batch_bytes`.
+class BatchCipher(DataUnitCipher):
+    """A DataUnitCipher by batches of `batch_bytes`.
 
     Larger ones cost fewer calls, smaller ones keep what the passes over them touch in the cache.
     """

@@ -13,8 +13,8 @@ from ext4img.errors import CorruptionError
 from ext4img.names.nokey import NAME_MAX, encrypted_length
 
 if TYPE_CHECKING:
-    from ext4img.crypto.data_cipher import Buffer, UnitCipher
-    from ext4img.crypto.name_cipher import MessageCipher
+    from ext4img.crypto.data_cipher import Buffer, DataUnitCipher
+    from ext4img.crypto.name_cipher import PaddedNameCipher
 
 
 class ContentsCipher:
@@ -26,7 +26,7 @@ class ContentsCipher:
 
     __slots__ = ("_cipher", "_ivs", "data_unit_size")
 
-    def __init__(self, cipher: UnitCipher, ivs: IvScheme, data_unit_size: int) -> None:
+    def __init__(self, cipher: DataUnitCipher, ivs: IvScheme, data_unit_size: int) -> None:
         self._cipher = cipher
         self._ivs = ivs
         self.data_unit_size = data_unit_size
@@ -64,7 +64,7 @@ class NamesCipher:
 
     __slots__ = ("_cipher", "_iv", "padding")
 
-    def __init__(self, cipher: MessageCipher, iv: bytes, padding: int) -> None:
+    def __init__(self, cipher: PaddedNameCipher, iv: bytes, padding: int) -> None:
         self._cipher = cipher
         self._iv = iv
         self.padding = padding
@@ -78,20 +78,20 @@ class NamesCipher:
         For a symlink's target `max_length` is the block size less 3. A name above it is
         CorruptionError.
         """
-        return self._cipher.encrypt_messages([self._pad(name, max_length) for name in names], self._iv)
+        return self._cipher.encrypt_names([self._pad(name, max_length) for name in names], self._iv)
 
     def decrypt(self, names: Sequence[bytes]) -> list[bytes]:
         """The plaintext names, each up to its first NUL, as the kernel has them."""
         # partition() is quicker than split() or find() and a slice.
-        return [raw.partition(b"\0")[0] for raw in self._cipher.decrypt_messages(names, self._iv)]
+        return [raw.partition(b"\0")[0] for raw in self._cipher.decrypt_names(names, self._iv)]
 
     def encrypt_raw(self, padded: Sequence[bytes]) -> list[bytes]:
         """Names that are padded already."""
-        return self._cipher.encrypt_messages(padded, self._iv)
+        return self._cipher.encrypt_names(padded, self._iv)
 
     def decrypt_raw(self, names: Sequence[bytes]) -> list[bytes]:
         """Names with their padding; see `names.is_padded_name` for what it tells."""
-        return self._cipher.decrypt_messages(names, self._iv)
+        return self._cipher.decrypt_names(names, self._iv)
 
     def _pad(self, name: bytes, max_length: int) -> bytes:
         if len(name) > max_length:

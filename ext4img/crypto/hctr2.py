@@ -34,11 +34,11 @@ class Hctr2:
         self._polyval = Polyval(secrets[:_BLOCK])
         self._mask: Words = numpy.frombuffer(secrets[_BLOCK:], numpy.uint64)
 
-    def encrypt_messages(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
+    def encrypt_names(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
         """Each message of at least 16 bytes encrypted under the same tweak of 32 bytes."""
         return self._messages(messages, iv, True)
 
-    def decrypt_messages(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
+    def decrypt_names(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
         """Each message of at least 16 bytes decrypted under the same tweak of 32 bytes."""
         return self._messages(messages, iv, False)
 

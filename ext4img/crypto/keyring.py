@@ -14,9 +14,9 @@ from ext4img.errors import KeyFormatError, UnsupportedFeatureError
 
 if TYPE_CHECKING:
     from ext4img.crypto.codec import ContentsCipher, NamesCipher
-    from ext4img.crypto.data_cipher import UnitCipher
+    from ext4img.crypto.data_cipher import DataUnitCipher
     from ext4img.crypto.filekeys import FileKeys
-    from ext4img.crypto.name_cipher import MessageCipher
+    from ext4img.crypto.name_cipher import PaddedNameCipher
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class MasterKey:
         """Whether it is long enough for a mode: for its key (version 1), for its strength (version 2)."""
         return self.size >= (mode.key_size if policy.version == 1 else mode.security_strength)
 
-    def contents_keys(self, policy: Policy, fs_uuid: bytes) -> FileKeys[UnitCipher]:
+    def contents_keys(self, policy: Policy, fs_uuid: bytes) -> FileKeys[DataUnitCipher]:
         """What gives regular files under the policy their ciphers."""
         from ext4img.crypto.ciphers import contents_cipher
         from ext4img.crypto.filekeys import FileKeys
@@ -68,7 +68,7 @@ class MasterKey:
         make = contents_cipher(policy.contents)
         return FileKeys(self._raw, self._hkdf, policy, policy.contents, fs_uuid, make)
 
-    def names_keys(self, policy: Policy, fs_uuid: bytes) -> FileKeys[MessageCipher]:
+    def names_keys(self, policy: Policy, fs_uuid: bytes) -> FileKeys[PaddedNameCipher]:
         """What gives directories and symlinks under the policy their ciphers."""
         from ext4img.crypto.ciphers import names_cipher
         from ext4img.crypto.filekeys import FileKeys
@@ -90,8 +90,8 @@ class Keyring:
         self._forget()
 
     def _forget(self) -> None:
-        self._contents_keys: dict[tuple[bytes, bytes, int], FileKeys[UnitCipher]] = {}
-        self._names_keys: dict[tuple[bytes, bytes], FileKeys[MessageCipher]] = {}
+        self._contents_keys: dict[tuple[bytes, bytes, int], FileKeys[DataUnitCipher]] = {}
+        self._names_keys: dict[tuple[bytes, bytes], FileKeys[PaddedNameCipher]] = {}
         self._contents: dict[tuple[bytes, int, bytes, int], ContentsCipher] = {}
         self._names: dict[tuple[bytes, int, bytes], NamesCipher] = {}
 

@@ -11,13 +11,13 @@ MIN_MESSAGE = 16
 """Bytes; a shorter message cannot be encrypted by any mode for names."""
 
 
-class MessageCipher(Protocol):
+class PaddedNameCipher(Protocol):
     """A cipher for names: messages of any length from 16 bytes on, all under one IV."""
 
-    def encrypt_messages(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
+    def encrypt_names(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
         """Each message encrypted; lengths stay."""
 
-    def decrypt_messages(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
+    def decrypt_names(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
         """Each message decrypted; lengths stay."""
 
 

@@ -151,15 +151,20 @@ class PureExt4Path:
 
     def with_name(self, name: str) -> Self:
         """The path with another last component. ValueError for the root, or if `name` cannot be one."""
-        return self._with(self._pure().with_name(name))
+        return self._renamed(self._pure().with_name(name))
 
     def with_stem(self, stem: str) -> Self:
         """The path with another stem and the same suffix. ValueError as `with_name`."""
-        return self._with(self._pure().with_stem(stem))
+        return self._renamed(self._pure().with_stem(stem))
 
     def with_suffix(self, suffix: str) -> Self:
         """The path with another suffix, or without one if it is empty. ValueError."""
-        return self._with(self._pure().with_suffix(suffix))
+        return self._renamed(self._pure().with_suffix(suffix))
+
+    def _renamed(self, path: PurePosixPath) -> Self:
+        if path.name == ".":  # until 3.12 pathlib let this pass
+            raise ValueError(f"invalid name '.' in place of {self.name!r}")
+        return self._with(path)
 
     def is_relative_to(self, other: PathLike) -> bool:
         """Whether it is `other` or lies below it, by the text alone."""
