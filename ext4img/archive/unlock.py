@@ -1,6 +1,6 @@
 """Unlocking a backup: the adapter between a `BackupSource` and `unlocking.unlocker`.
 
-A backup holds all that the three tools leave on an image: `.fscrypt` is part of the tree, the
+A backup has all the key metadata that is on an image: `.fscrypt` is part of the tree, the
 superblock's salt for e4crypt is in `backup.json`, and the slots of systemd-homed are attributes of
 home directories.
 """
@@ -50,8 +50,8 @@ _MAX_FILES: Final = 16_384  # metadata files that are kept; real backups have a 
 class UnlockedKeys(tuple[bytes, ...]):
     """The master keys that `unlock` found, for the `keys` of `restore`. They do not print themselves.
 
-    `policies` are the policies that they open, `problems` the errors on the way that no other secret
-    would cure, such as damaged metadata.
+    `policies` are the policies that they open, `problems` the errors that no other secret would avoid,
+    such as damaged metadata.
     """
 
     policies: tuple[Policy, ...]
@@ -107,7 +107,7 @@ class BackupUnlocker:
 
 
 class _BackupTree:
-    """What a backup tells about its keys: an `EncryptedTree`."""
+    """The key metadata of a backup: an `EncryptedTree`."""
 
     kind = "backup"
 

@@ -89,7 +89,7 @@ class Adiantum(BatchCipher):
                 for at, digest in enumerate(hashes)
             ]
         )
-        # The stream's nonce is the block as it stands between cipher and ciphertext, then 1.
+        # The stream's nonce is the block between cipher and ciphertext, then 1.
         if encrypting:
             middle = nonces = self._block.encryptor().update(middle)
         else:

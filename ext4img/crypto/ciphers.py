@@ -1,4 +1,4 @@
-"""The cipher that belongs to each mode; each is imported when it is first wanted."""
+"""The cipher of each mode, imported when it is first needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ext4img.errors import UnsupportedFeatureError
 
 
 def contents_cipher(mode: modes.Mode) -> Callable[[bytes], DataUnitCipher]:
-    """What makes ciphers for contents from keys of `mode.key_size` bytes."""
+    """A function that makes the cipher for contents from a key of `mode.key_size` bytes."""
     if mode in (modes.AES_256_XTS, modes.SM4_XTS):
         from ext4img.crypto.aes_xts import Xts
 
@@ -31,7 +31,7 @@ def contents_cipher(mode: modes.Mode) -> Callable[[bytes], DataUnitCipher]:
 
 
 def names_cipher(mode: modes.Mode) -> Callable[[bytes], PaddedNameCipher]:
-    """What makes ciphers for names and symlink targets from keys of `mode.key_size` bytes."""
+    """A function that makes the cipher for names and symlink targets from a key of `mode.key_size` bytes."""
     if mode in (modes.AES_256_CTS, modes.AES_128_CTS, modes.SM4_CTS):
         from ext4img.crypto.aes_cts import CbcCts
 

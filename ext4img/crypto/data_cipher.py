@@ -1,4 +1,4 @@
-"""What the ciphers of contents are: many data units of one size, each under its own IV."""
+"""The interface of the ciphers for contents: many data units of one size, each under its own IV."""
 
 from __future__ import annotations
 

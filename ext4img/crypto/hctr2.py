@@ -4,7 +4,7 @@
 hctr2(aes). A message is its first block and the rest; the tweak is the IV of 32 bytes. The rest is
 encrypted by XCTR, whose counter is XORed into its IV in little-endian order, and POLYVAL of tweak
 and rest masks the block on both sides. The names of a directory go through together, whatever their
-lengths: sorted, so that those that have an i-th block stand in front.
+lengths: sorted, so that the messages that have an i-th block come first.
 """
 
 from __future__ import annotations

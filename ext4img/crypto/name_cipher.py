@@ -1,4 +1,4 @@
-"""What the ciphers of names share: their interface, and XOR of long byte strings."""
+"""The interface of the ciphers for names, and what they share."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Protocol
 from ext4img.errors import CorruptionError
 
 MIN_MESSAGE = 16
-"""Bytes; a shorter message cannot be encrypted by any mode for names."""
+"""Bytes; no mode for names can encrypt a shorter message."""
 
 
 class PaddedNameCipher(Protocol):
-    """A cipher for names: messages of any length from 16 bytes on, all under one IV."""
+    """A cipher for padded names and targets: messages of at least 16 bytes, all under one IV."""
 
     def encrypt_names(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
         """Each message encrypted; lengths stay."""

@@ -39,7 +39,7 @@ class ImageUnlocker:
 
 
 class _ImageTree:
-    """What an image tells about its keys: an `EncryptedTree`."""
+    """The key metadata of an image: an `EncryptedTree`."""
 
     kind = "image"
 

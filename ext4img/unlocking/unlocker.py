@@ -1,9 +1,9 @@
 """`Unlocker`: from a user's secrets to the master keys of an image or a backup.
 
-Three tools leave enough beside the files that they encrypt: fscrypt (the directory `.fscrypt`),
+Three tools store key metadata on the image: fscrypt (the directory `.fscrypt`),
 e4crypt (a salt in the superblock) and systemd-homed (slots in attributes of the home directory).
-All three are tried, on the policies that are in use and on no others. The encryption contexts say
-which modes and flags hold; the tools' metadata is never asked for them.
+All three are tried, on the policies in use only. Modes and flags come from the encryption contexts,
+never from the tools' metadata.
 
 An image and a backup each supply an `EncryptedTree`; nothing here knows how they are read.
 """
@@ -48,7 +48,7 @@ class HomeSlots(NamedTuple):
 
 
 class EncryptedTree(Protocol):
-    """What an image or a backup tells about its keys."""
+    """The key metadata of an image or a backup."""
 
     @property
     def kind(self) -> str:
@@ -56,7 +56,7 @@ class EncryptedTree(Protocol):
 
     @property
     def password_salt(self) -> bytes:
-        """The superblock's salt for e4crypt, 16 bytes; all zero where none was ever made."""
+        """The superblock's salt for e4crypt, 16 bytes; all zero if none was ever made."""
 
     def policies(self) -> Iterable[Policy]:
         """The encryption policies in use."""
@@ -70,9 +70,9 @@ class EncryptedTree(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Unlocked:
-    """What one attempt gave: the opened `policies` and their master `keys` by key id (never printed).
+    """The result of one attempt: the opened `policies` and their master `keys` by key id (never printed).
 
-    `problems` are the errors on the way that no other secret would cure: damaged metadata, bounds.
+    `problems` are errors that no other secret would avoid: damaged metadata, bounds.
     """
 
     policies: tuple[Policy, ...]
@@ -82,7 +82,7 @@ class Unlocked:
 
 @dataclass(slots=True)
 class _Derived:
-    """What was derived from one set of secrets, so that nothing is hashed twice."""
+    """The keys derived from one set of secrets, so that nothing is hashed twice."""
 
     protectors: ProtectorKeys = field(default_factory=ProtectorKeys)
     e4crypt: dict[bytes, list[bytes]] = field(default_factory=dict, repr=False)  # keys by salt
@@ -92,8 +92,8 @@ class _Derived:
 class Unlocker:
     """Tries secrets on one tree. One user of it at a time.
 
-    It keeps no secret: it recognises a set of secrets by a digest under a random key, and keeps what
-    was derived from the last 64 sets.
+    It keeps no secret. It recognises a set of secrets by a digest under a random key, and keeps the
+    keys derived from up to 64 sets.
     """
 
     def __init__(self, tree: EncryptedTree) -> None:
@@ -111,7 +111,7 @@ class Unlocker:
     ) -> Unlocked:
         """Open policies with `secrets`.
 
-        `salts` are e4crypt's beside the tree's own, as bytes or in the form that `e4crypt -S` takes.
+        `salts` are salts of e4crypt besides the tree's own, as bytes or in the form that `e4crypt -S` takes.
         `places` are searched for fscrypt metadata after the tree's own. If nothing was opened the
         error lists what went wrong, and is of the most telling class (see `combined`).
         """
@@ -178,7 +178,7 @@ class _Attempt:
         return keys
 
     def _with_metadata(self, key_ids: Iterable[bytes], chain: MetadataChain) -> list[bytes]:
-        """Those of the policies that have a file in some `.fscrypt`."""
+        """The key ids that have a policy file in some `.fscrypt`."""
         found: list[bytes] = []
         for key_id in key_ids:
             if len(found) >= MAX_POLICIES:
