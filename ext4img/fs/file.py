@@ -100,9 +100,7 @@ class File(io.RawIOBase):
         if length > _AT_ONCE_BYTES:
             length = min(length, self.size - offset)
             if length > max(self._contents.volume_size, _AT_ONCE_BYTES):
-                raise LimitError(
-                    f"{self.name}: {length} bytes at once, nearly all of them a hole: read it in pieces"
-                )
+                raise LimitError(f"{self.name}: {length} bytes at once, nearly all of them a hole: read it in pieces")
         if self._cipher is None:
             return self._contents.read(offset, length)
         length = max(min(length, self.size - offset), 0)

@@ -259,7 +259,7 @@ class FileSystem:
         Symbolic links are not followed. A directory that is reached twice is corruption.
         """
         path = self.path(top)
-        return walk(self, str(path), path.inode, path, Ext4Path.known)
+        return walk(self, str(path), path.inode, path, Ext4Path.from_entry)
 
     def paths(self, top: PathLike = "/") -> Iterator[str]:
         """The paths that `walk` yields, as text alone.

@@ -54,7 +54,7 @@ class Ext4Path(PureExt4Path):
         self._directory = 0
 
     @classmethod
-    def known(cls, fs: FileTree, text: str, entry: Row, inode: Inode | None, directory: int) -> Ext4Path:
+    def from_entry(cls, fs: FileTree, text: str, entry: Row, inode: Inode | None, directory: int) -> Ext4Path:
         """The path of a directory entry that is already found (walk, iterdir)."""
         path = object.__new__(cls)
         path._fs = fs
@@ -220,7 +220,7 @@ class Ext4Path(PureExt4Path):
             raise NotDirectoryError.at(self._text)
         texts, listing = self._fs.listing(directory, prefix_of(self._text))
         for text, entry in zip(texts, listing.rows(), strict=True):
-            yield Ext4Path.known(self._fs, text, entry, None, directory.number)
+            yield Ext4Path.from_entry(self._fs, text, entry, None, directory.number)
 
     def walk(
         self,
@@ -260,7 +260,7 @@ class Ext4Path(PureExt4Path):
             return
         if part == "**":
             # A link to a directory is followed where the search begins, and nowhere below.
-            for path, inode in walk(self._fs, self._text, self._target(), self, Ext4Path.known):
+            for path, inode in walk(self._fs, self._text, self._target(), self, Ext4Path.from_entry):
                 if inode.is_dir:
                     if rest:
                         yield from path._glob(rest)

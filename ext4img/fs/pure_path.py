@@ -162,8 +162,8 @@ class PureExt4Path:
         return self._renamed(self._pure().with_suffix(suffix))
 
     def _renamed(self, path: PurePosixPath) -> Self:
-        if path.name == ".":  # until 3.12 pathlib let this pass
-            raise ValueError(f"invalid name '.' in place of {self.name!r}")
+        if path.name == "." or "/" in path.name:  # pathlib accepted some such names until 3.12
+            raise ValueError(f"invalid name {path.name!r}")
         return self._with(path)
 
     def is_relative_to(self, other: PathLike) -> bool:

@@ -114,7 +114,7 @@ def walk(
     reader = (fs,)
     prefix = prefix_of(path)
     # Directories whose children are still to come; each keeps the iterator to continue with.
-    stack = [_Level(traversal, fs, top, prefix, by_name)]
+    stack = [_InodeLevel(traversal, fs, top, prefix, by_name)]
     while stack:
         level = stack[-1]
         number, policy, is_deep = level.number, level.policy, level.prefix_length > 0
@@ -139,13 +139,13 @@ def walk(
             yield make(fs, text, entry, inode, number), inode
             if kind == _DIRECTORY and len(stack) < deepest and traversal.enter(inode.number, text):
                 prefix = text + "/"
-                stack.append(_Level(traversal, fs, inode, prefix, by_name))
+                stack.append(_InodeLevel(traversal, fs, inode, prefix, by_name))
                 break
         else:
             stack.pop()
 
 
-class _Level:
+class _InodeLevel:
     """A directory on the way down: (path, entry, fields of the inode or None) for each name.
 
     For a deep directory the names replace the paths; `prefix_length` characters of the path precede them.
@@ -173,7 +173,7 @@ def path_lists(fs: FileTree, path: str, top: Inode) -> Iterator[list[str]]:
     traversal = Traversal(fs)
     traversal.enter(top.number, path)
     prefix = prefix_of(path)
-    stack = [_Names(traversal, fs, top, prefix)]
+    stack = [_NameLevel(traversal, fs, top, prefix)]
     while stack:
         level = stack[-1]
         texts = level.texts
@@ -183,17 +183,17 @@ def path_lists(fs: FileTree, path: str, top: Inode) -> Iterator[list[str]]:
             inode = traversal.inode(level.inodes[at])
             if inode is not None and inode.is_dir and traversal.enter(inode.number, texts[at]):
                 prefix += texts[at] + "/"
-                stack.append(_Names(traversal, fs, inode, prefix))
+                stack.append(_NameLevel(traversal, fs, inode, prefix))
                 break
         else:
             yield level.paths(prefix, len(texts))
             stack.pop()
 
 
-class _Names:
+class _NameLevel:
     """A directory on the way down: the paths in it, how many are done, and where directories may be.
 
-    For a deep directory names replace the paths, as in `_Level`.
+    For a deep directory names replace the paths, as in `_InodeLevel`.
     """
 
     __slots__ = ("branches", "done", "inodes", "prefix_length", "texts")

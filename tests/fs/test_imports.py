@@ -24,7 +24,7 @@ def imports_of(module: Path) -> set[str]:
 def test_there_is_no_import_circle():
     imports = {module.stem: imports_of(module) for module in ROOM.glob("*.py")}
     assert imports["filesystem"] >= {"path", "resolve", "walk"}
-    assert not {name for name, wanted in imports.items() if "filesystem" in wanted}
+    assert {name for name, wanted in imports.items() if "filesystem" in wanted} == {"check"}
     while True:
         leaves = {name for name, wanted in imports.items() if not wanted & imports.keys()}
         if not leaves:

@@ -325,7 +325,7 @@ def test_memory_that_cannot_be_had(monkeypatch):
 
     # Not in earnest: a kernel that overcommits would grant the memory, and kill somebody for it.
     monkeypatch.setattr("cryptography.hazmat.primitives.kdf.argon2.Argon2id.derive", fail, raising=True)
-    with pytest.raises(LimitError, match="more than can be had"):
+    with pytest.raises(LimitError, match="more than is available"):
         hash_passphrase(b"x", bytes(16), HashingCosts(1, 8, 1, True))
 
 
@@ -388,13 +388,13 @@ def test_a_policy_that_is_not_there():
 
 
 def test_a_policy_under_a_wrong_name():
-    with pytest.raises(CorruptionError, match="it is the policy of key 110890e1"):
+    with pytest.raises(CorruptionError, match="the file holds the policy of key 110890e1"):
         attempt({POLICY: genuine("policies", "110890e12fe22209ff28a66ff236d6b7")}, {})
 
 
 def test_a_protector_under_a_wrong_name():
     policies = {POLICY: genuine("policies", POLICY)}
-    with pytest.raises(CorruptionError, match="it is protector 23ffa917"):
+    with pytest.raises(CorruptionError, match="the file holds protector 23ffa917"):
         attempt(policies, {PROTECTOR: genuine("protectors", "23ffa9175762511c")})
 
 
