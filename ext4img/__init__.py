@@ -46,39 +46,62 @@ from ext4img.errors import (
 
 if TYPE_CHECKING:
     from ext4img.archive.backup_info import BackupInfo
-    from ext4img.archive.entry import Entry
+    from ext4img.archive.encryption_records import (
+        FilenameRecord,
+        MetadataRecord,
+        build_filename,
+        build_metadata,
+        parse_filename,
+        parse_metadata,
+    )
+    from ext4img.archive.entry import Entry, Segments
+    from ext4img.archive.incremental_base import IncrementalBase
+    from ext4img.archive.input import ArchiveSource
+    from ext4img.archive.key_check import Key
     from ext4img.archive.manifest_line import ManifestLine
     from ext4img.archive.member_reader import Member
     from ext4img.archive.open_backup import BackupMember, BackupSource, open_backup
+    from ext4img.archive.output import ArchiveDestination
+    from ext4img.archive.path_filter import SelectedPath
     from ext4img.archive.reader import Archive
-    from ext4img.archive.unlock import unlock
+    from ext4img.archive.unlock import UnlockedKeys, unlock
     from ext4img.archive.verify import VerifyReport, verify
     from ext4img.archiver.create import BackupReport, backup
     from ext4img.comparison.compare import CompareReport, Difference, compare
-    from ext4img.crypto.keyring import Keyring
+    from ext4img.crypto.keyring import Keyring, MasterKey
+    from ext4img.crypto.modes import Mode
     from ext4img.crypto.policy import EncryptionContext, Policy
     from ext4img.extractor import extract
+    from ext4img.fs.check import check
     from ext4img.fs.file import File
     from ext4img.fs.filesystem import FileSystem
     from ext4img.fs.inode import Inode
     from ext4img.fs.path import Ext4Path
     from ext4img.fs.policies import PolicyUse
     from ext4img.fs.protectors import Protector
+    from ext4img.fs.protocol import FileTree
+    from ext4img.fs.pure_path import PathLike
+    from ext4img.fs.shown_names import NamedEntry
     from ext4img.fs.verity import Verity
     from ext4img.mkfs.options import Options
     from ext4img.mkfs.plan import Plan
     from ext4img.progress import Progress
-    from ext4img.rebuilder.rebuild import Rebuild, RebuildReport, rebuild
+    from ext4img.rebuilder.options import NewSize, NewUuid
+    from ext4img.rebuilder.rebuild import ImagePath, OnlyPath, Rebuild, Rebuildable, RebuildReport, rebuild
+    from ext4img.restorer.options import Missing, Overwrite
     from ext4img.restorer.report import RestoreReport
     from ext4img.restorer.restore import restore
-    from ext4img.sources import Openable, Source
+    from ext4img.sources import Openable, Source, open_source
+    from ext4img.sources.partitions import Partition, read_partitions
     from ext4img.unlocking import CostLimits
-    from ext4img.unlocking.keyfile import parse_key
-    from ext4img.volume.check import CheckSummary, check
+    from ext4img.unlocking.fscrypt_metadata import HashingCosts
+    from ext4img.unlocking.keyfile import KeyFormat, parse_key
+    from ext4img.unlocking.metadata_dirs import FscryptDir
+    from ext4img.volume.check import CheckSummary
     from ext4img.volume.dir_entry import DirEntry
     from ext4img.volume.features import Features
     from ext4img.volume.problems import Checks, Problem, Problems
-    from ext4img.volume.runs import Run
+    from ext4img.volume.runs import Run, Runs
     from ext4img.volume.superblock import Superblock
     from ext4img.volume.volume import Journal, Volume
 
@@ -100,13 +123,12 @@ def open(
     `image` is a path (regular file or block device), bytes, a descriptor, or any seekable binary
     file object; the file system starts at byte `offset`. `journal="replay"` shows a dirty image as
     it is after recovery, which happens in memory; "ignore" shows the raw state. `checks` decides
-    what wrong checksums and other damage do: "strict" raises, "report" notes them in `problems` and
-    reads around them, "off" does not verify.
+    how wrong checksums and other damage are treated: "strict" raises, "report" notes them in
+    `problems` and reads around them, "off" does not verify.
 
-    `journal_device` holds the journal where that is external (anything that `image` can be).
-    `superblock` names the block of the superblock to read by, where the primary one is damaged, in
-    blocks of `block_size` bytes (of any size if that is not given); "report" looks for a backup by
-    itself.
+    `journal_device` holds an external journal (anything that `image` can be). `superblock` is the block
+    of a superblock to use if the primary one is damaged, counted in blocks of `block_size` bytes, or
+    of any size if that is not given; "report" finds a backup by itself.
 
     NotExt4Error, UnsupportedFeatureError, SourceError, CorruptionError.
     """
@@ -133,7 +155,7 @@ def open(
 
 
 def _opened(image: Openable, offset: int, owned: list[Source]) -> Source:
-    """The source of what a caller gave; into `owned` unless the caller made it."""
+    """The source of `image`; added to `owned` unless the caller made it."""
     from ext4img.sources import Source, open_source
 
     source = open_source(image, offset)
@@ -142,10 +164,25 @@ def _opened(image: Openable, offset: int, owned: list[Source]) -> Source:
     return source
 
 
-# Everything starts at once: what a name stands for is imported when it is first asked for.
+# Importing the package must be quick: the module of a name is imported when the name is first used.
+# The same names are imported above for type checkers, and listed in `__all__`; a test compares the three.
 _HOMES = {
     "archive.backup_info": ("BackupInfo",),
-    "archive.entry": ("Entry",),
+    "archive.encryption_records": (
+        "FilenameRecord",
+        "MetadataRecord",
+        "build_filename",
+        "build_metadata",
+        "parse_filename",
+        "parse_metadata",
+    ),
+    "archive.entry": (
+        "Entry",
+        "Segments",
+    ),
+    "archive.incremental_base": ("IncrementalBase",),
+    "archive.input": ("ArchiveSource",),
+    "archive.key_check": ("Key",),
     "archive.manifest_line": ("ManifestLine",),
     "archive.member_reader": ("Member",),
     "archive.open_backup": (
@@ -153,8 +190,13 @@ _HOMES = {
         "BackupSource",
         "open_backup",
     ),
+    "archive.output": ("ArchiveDestination",),
+    "archive.path_filter": ("SelectedPath",),
     "archive.reader": ("Archive",),
-    "archive.unlock": ("unlock",),
+    "archive.unlock": (
+        "UnlockedKeys",
+        "unlock",
+    ),
     "archive.verify": (
         "VerifyReport",
         "verify",
@@ -168,47 +210,76 @@ _HOMES = {
         "Difference",
         "compare",
     ),
-    "crypto.keyring": ("Keyring",),
+    "crypto.keyring": (
+        "Keyring",
+        "MasterKey",
+    ),
+    "crypto.modes": ("Mode",),
     "crypto.policy": (
         "EncryptionContext",
         "Policy",
     ),
     "extractor": ("extract",),
+    "fs.check": ("check",),
     "fs.file": ("File",),
     "fs.filesystem": ("FileSystem",),
     "fs.inode": ("Inode",),
     "fs.path": ("Ext4Path",),
     "fs.policies": ("PolicyUse",),
     "fs.protectors": ("Protector",),
+    "fs.protocol": ("FileTree",),
+    "fs.pure_path": ("PathLike",),
+    "fs.shown_names": ("NamedEntry",),
     "fs.verity": ("Verity",),
     "mkfs.options": ("Options",),
     "mkfs.plan": ("Plan",),
     "progress": ("Progress",),
+    "rebuilder.options": (
+        "NewSize",
+        "NewUuid",
+    ),
     "rebuilder.rebuild": (
+        "ImagePath",
+        "OnlyPath",
         "Rebuild",
         "RebuildReport",
+        "Rebuildable",
         "rebuild",
     ),
     "restorer.report": ("RestoreReport",),
     "restorer.restore": ("restore",),
+    "restorer.options": (
+        "Missing",
+        "Overwrite",
+    ),
     "sources": (
         "Openable",
         "Source",
+        "open_source",
+    ),
+    "sources.partitions": (
+        "Partition",
+        "read_partitions",
     ),
     "unlocking": ("CostLimits",),
-    "unlocking.keyfile": ("parse_key",),
-    "volume.check": (
-        "CheckSummary",
-        "check",
+    "unlocking.fscrypt_metadata": ("HashingCosts",),
+    "unlocking.keyfile": (
+        "KeyFormat",
+        "parse_key",
     ),
+    "unlocking.metadata_dirs": ("FscryptDir",),
+    "volume.check": ("CheckSummary",),
     "volume.dir_entry": ("DirEntry",),
     "volume.features": ("Features",),
+    "volume.runs": (
+        "Run",
+        "Runs",
+    ),
     "volume.problems": (
         "Checks",
         "Problem",
         "Problems",
     ),
-    "volume.runs": ("Run",),
     "volume.superblock": ("Superblock",),
     "volume.volume": (
         "Journal",
@@ -218,12 +289,14 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-    globals()[name] = value  # the next time it is simply there
-    return value
+if not TYPE_CHECKING:  # a type checker would take any name for a public one
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+        globals()[name] = value  # so that the next use finds it at once
+        return value
 
 
 def __dir__() -> list[str]:
@@ -233,7 +306,9 @@ def __dir__() -> list[str]:
 __all__ = [
     "AlteredArchiveError",
     "Archive",
+    "ArchiveDestination",
     "ArchiveError",
+    "ArchiveSource",
     "BackupInfo",
     "BackupMember",
     "BackupReport",
@@ -255,24 +330,43 @@ __all__ = [
     "Features",
     "File",
     "FileSystem",
+    "FileTree",
+    "FilenameRecord",
+    "FscryptDir",
+    "HashingCosts",
+    "ImagePath",
+    "IncrementalBase",
     "Inode",
     "IsDirectoryError",
     "Journal",
+    "Key",
+    "KeyFormat",
     "KeyFormatError",
     "Keyring",
     "LimitError",
     "ManifestLine",
+    "MasterKey",
     "Member",
+    "MetadataRecord",
+    "Missing",
     "MissingArchiveError",
+    "Mode",
+    "NamedEntry",
+    "NewSize",
+    "NewUuid",
     "NoKeyError",
     "NotDirectoryError",
     "NotExt4Error",
     "NotFoundError",
     "NotRegularFileError",
     "NotSymlinkError",
+    "OnlyPath",
     "Openable",
     "Options",
+    "Overwrite",
+    "Partition",
     "PathError",
+    "PathLike",
     "Place",
     "Plan",
     "Policy",
@@ -283,15 +377,20 @@ __all__ = [
     "Protector",
     "Rebuild",
     "RebuildReport",
+    "Rebuildable",
     "RestoreError",
     "RestoreReport",
     "Run",
+    "Runs",
+    "Segments",
+    "SelectedPath",
     "ShortReadError",
     "Source",
     "SourceError",
     "Superblock",
     "SymlinkLoopError",
     "TruncatedArchiveError",
+    "UnlockedKeys",
     "UnsafeArchiveError",
     "UnsupportedFeatureError",
     "VerifyReport",
@@ -300,12 +399,18 @@ __all__ = [
     "WrongKeyError",
     "__version__",
     "backup",
+    "build_filename",
+    "build_metadata",
     "check",
     "compare",
     "extract",
     "open",
     "open_backup",
+    "open_source",
+    "parse_filename",
     "parse_key",
+    "parse_metadata",
+    "read_partitions",
     "rebuild",
     "restore",
     "unlock",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from ext4img.errors import CorruptionError, NotFoundError, Place, SourceError
@@ -44,37 +43,3 @@ def children(fs: FileSystem, directory: Inode, in_order: bool = True) -> list[Ch
     if in_order:
         found.sort()
     return found
-
-
-def walk_levels(fs: FileSystem, path: str, top: Inode, levels: int) -> Iterator[tuple[str, Inode]]:
-    """(path, inode) of `top` and of everything at most `levels` levels below it, parents first.
-
-    A directory that is reached twice is corruption.
-    """
-    yield path, top
-    seen = {top.number}
-    # For each level on the way down: the path of the directory, and its remaining children.
-    stack = [(path, iter(_below(fs, top)))] if levels else []
-    while stack:
-        parent, found = stack[-1]
-        child = next(found, None)
-        if child is None:
-            stack.pop()
-            continue
-        inode = child.inode(fs)
-        if inode is None:
-            continue
-        name = child.name.decode("utf-8", "surrogateescape")
-        child_path = f"{'' if parent == '/' else parent}/{name}"
-        yield child_path, inode
-        if inode.is_dir and len(stack) < levels:
-            if inode.number in seen:
-                reason = f"directory {child_path!r} is reached twice"
-                fs.problems.found(CorruptionError(reason, Place(inode=inode.number)))
-                continue
-            seen.add(inode.number)
-            stack.append((child_path, iter(_below(fs, inode))))
-
-
-def _below(fs: FileSystem, inode: Inode) -> list[Child]:
-    return children(fs, inode, in_order=False) if inode.is_dir else []

@@ -10,14 +10,13 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ext4img.cli.dir_listing import walk_levels
 from ext4img.errors import NotDirectoryError, NotFoundError
 from ext4img.fs.filesystem import FileSystem
 from ext4img.fs.inode import Inode
-from ext4img.fs.path import Ext4Path
+from ext4img.fs.protocol import FileTree
 from ext4img.fs.walk import path_lists, walk
 from ext4img.structs.inode import EXT4_ROOT_INO
-from ext4img.volume.dir_entry import DirEntry
+from ext4img.volume.dir_entry import DirEntry, DirEntryFields
 
 _INODE = re.compile(r"inode:([0-9]{1,10})|<([0-9]{1,10})>")
 
@@ -56,24 +55,17 @@ class PathArg(NamedTuple):
             return self.fs.resolve(self.path, follow=True)[0]
         return self.inode
 
-    def as_path(self) -> Ext4Path:
-        """A path to walk from; below an inode given by number, paths begin with "<12>"."""
-        if not self.by_number:
-            return self.fs.path(self.path)
-        entry = DirEntry(self.shown, self.inode.number, 0, b"")
-        return Ext4Path.known(self.fs, self.path, entry, self.inode, 0)
-
     def walk(self, levels: int | None = None) -> Iterator[tuple[str, Inode]]:
-        """(path, inode) of it and everything below, at most `levels` levels deep; parents first."""
-        if levels is not None:
-            yield from walk_levels(self.fs, self.path, self.inode, levels)
-            return
-        for path, inode in walk(self.fs, self.as_path()):
-            yield str(path), inode
+        """(path, inode) of it and all below, or so many levels below; parents first."""
+        return walk(self.fs, self.path, self.inode, self.path, _text, max_depth=levels)
 
     def path_lists(self) -> Iterator[list[str]]:
-        """The paths alone, in lists: several times as fast as `walk`."""
-        return path_lists(self.fs, self.as_path())
+        """The paths alone, several times as fast, as many at a time as a directory has in a row."""
+        return path_lists(self.fs, self.path, self.inode)
+
+
+def _text(fs: FileTree, text: str, entry: DirEntryFields, inode: Inode, directory: int) -> str:
+    return text
 
 
 def resolve_path_arg(fs: FileSystem, argument: str) -> PathArg:

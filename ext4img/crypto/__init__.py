@@ -1,16 +1,18 @@
-"""fscrypt: keys and bytes in, bytes out. Nothing here knows of volumes, inodes or paths.
+"""fscrypt: keys and bytes in, bytes out. Nothing here knows volumes, inodes or paths.
 
-policy      what an encryption context says; modes: the ciphers it can name
+policy      the encryption context of an inode; modes: the ciphers that it can name
 kdf, iv     from a master key to a file's key; from a data unit's index to its IV
+keyring     the keys at hand, and the ciphers that they give for a context
 filekeys    one master key under one policy: ciphers and IVs of its files
-keyring     the keys at hand, and the ciphers they give for a context
-codec       contents and names, encrypted and decrypted, by a cipher and its IVs
-names       no-key names and the padding of names; needs no key
-dirhash     the directory hashes that no-key names begin with; siphash: the keyed one
+codec       contents and names of one inode, encrypted and decrypted by a cipher and its IVs
+ciphers     from a mode to its cipher
 
-One cipher a file, each with encrypt and decrypt as mirror images: aes_xts (with xts_batches),
+Each cipher has a module, with encrypt and decrypt as mirror images: aes_xts (with xts_batches),
 aes_cts, aes_cbc_essiv, adiantum (with xchacha and nhpoly1305), hctr2 (with polyval). The first two
-take SM4 as well as AES. What they have in common is in units, batches and messages. The ciphers
-import `cryptography` and NumPy; everything else is light, and gets them when it needs one. AES-XTS
-and CTS do without NumPy until it pays (numpy_pays).
+take SM4 as well as AES. Their interfaces are in data_cipher and name_cipher; batches has the buffers
+of those that use NumPy. The ciphers import `cryptography` and NumPy; all other modules are light and
+import a cipher when it is needed. AES-XTS and CTS use NumPy only when that is quicker
+(worth_importing_numpy).
+
+No-key names, the padding of names and the directory hashes are in names/: they need no key.
 """

@@ -38,11 +38,11 @@ class Adiantum(BatchCipher):
         self._header = Poly1305(derived[32:48])
         self._message = NhPoly1305(derived[48:])
 
-    def encrypt_messages(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
+    def encrypt_names(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
         """Each message of at least 16 bytes encrypted under the same tweak of 32 bytes."""
         return self._messages(messages, iv, True)
 
-    def decrypt_messages(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
+    def decrypt_names(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
         """Each message of at least 16 bytes decrypted under the same tweak of 32 bytes."""
         return self._messages(messages, iv, False)
 
@@ -89,7 +89,7 @@ class Adiantum(BatchCipher):
                 for at, digest in enumerate(hashes)
             ]
         )
-        # The stream's nonce is the block as it stands between cipher and ciphertext, then 1.
+        # The stream's nonce is the block between cipher and ciphertext, then 1.
         if encrypting:
             middle = nonces = self._block.encryptor().update(middle)
         else:

@@ -31,7 +31,7 @@ class CbcEssiv(BatchCipher):
         if encrypting:
             self._encrypt_each(data, unit_size, essivs, out)
             return
-        # The library wants room for almost one more block than it writes.
+        # The library requires room for almost one more block than it writes.
         mixed = scratch("mixed", len(data) + _BLOCK)
         self._data.decryptor().update_into(data.data, mixed.data)
         blocks = mixed[: len(data)].view(numpy.uint64).reshape(-1, unit_size // 8)
@@ -41,7 +41,7 @@ class CbcEssiv(BatchCipher):
         out[:] = mixed[: len(data)]
 
     def _encrypt_each(self, data: Bytes, unit_size: int, essivs: bytes, out: Bytes) -> None:
-        """Within a unit each block waits for the one before it: one CBC context a unit."""
+        """Within a unit each block depends on the one before it, so each unit takes a CBC context."""
         target = out.data
         for at in range(len(data) // unit_size):
             unit = slice(at * unit_size, (at + 1) * unit_size)

@@ -1,8 +1,8 @@
 """CBC with ciphertext stealing (CBC-CS3 of NIST SP 800-38A's addendum), for names and targets.
 
-The kernel's cts(cbc(aes)) and cts(cbc(sm4)): the last two blocks change places, also where the
-length is a multiple of the block; a message of one block is plain CBC. Many messages share each
-call of the cipher: decrypting takes two calls however many they are.
+The kernel's cts(cbc(aes)) and cts(cbc(sm4)): the last two blocks are swapped even if the length is a
+multiple of the block; a message of one block is plain CBC. Many messages share each call of the
+cipher: decrypting any number of them takes two calls.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class CbcCts:
     def __init__(self, algorithm: type[algorithms.AES | algorithms.SM4], key: bytes) -> None:
         self._cipher = Cipher(algorithm(key), modes.ECB())
 
-    def encrypt_messages(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
+    def encrypt_names(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
         """Each message of at least 16 bytes encrypted under the same IV of 16 bytes."""
         check_lengths(messages)
         ecb = self._cipher.encryptor()
@@ -48,11 +48,11 @@ class CbcCts:
             results[i] = b"".join(blocks)[: len(messages[i])]
         return results
 
-    def decrypt_messages(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
+    def decrypt_names(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
         """Each message of at least 16 bytes decrypted under the same IV of 16 bytes."""
         check_lengths(messages)
         ecb = self._cipher.decryptor()
-        # Where the last block is cut, its rest comes out of the block stored before it.
+        # If the last block is partial, the block stored before it holds its rest.
         cut = [text for text in messages if len(text) % _BLOCK]
         rests = ecb.update(b"".join([text[-(len(text) % _BLOCK) - _BLOCK : -(len(text) % _BLOCK)] for text in cut]))
         chained: list[bytes] = []

@@ -1,7 +1,7 @@
 """XTS (IEEE 1619), for contents: AES-256 and SM4.
 
-A few units, and units above 4 KiB, go through the library one by one, a context each. Many small
-ones are done together, see `xts_batches`: a context costs 2 µs, AES of 4 KiB 0.4.
+A few units, and units above 4 KiB, are processed one by one with a context each. Many small units
+are processed together, see `xts_batches`: a context costs 2 µs, AES of 4 KiB 0.4 µs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from ext4img.crypto.data_cipher import Buffer, UnitCipher
+from ext4img.crypto.data_cipher import Buffer, DataUnitCipher
 from ext4img.worth_importing_numpy import worth_importing_numpy
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _BATCH_UNITS: Final = 64
 _BATCH_SAVES_US: Final = 1.0
 
 
-class Xts(UnitCipher):
+class Xts(DataUnitCipher):
     """XTS under one key, whose second half encrypts the tweaks."""
 
     __slots__ = ("_algorithm", "_key", "_whole")
@@ -32,8 +32,8 @@ class Xts(UnitCipher):
     def __init__(self, algorithm: type[algorithms.AES | algorithms.SM4], key: bytes) -> None:
         self._algorithm = algorithm
         self._key = key
-        # OpenSSL refuses equal halves, as kernels do now; what older ones wrote is still read.
-        # It has no XTS of SM4 but one that GB/T 17964 defines in another way.
+        # OpenSSL refuses equal halves, as current kernels do; files that older kernels wrote are still
+        # read. Its only XTS of SM4 is that of GB/T 17964, which is defined differently.
         half = len(key) // 2
         whole = algorithm is algorithms.AES and key[:half] != key[half:]
         self._whole = algorithms.AES(key) if whole else None

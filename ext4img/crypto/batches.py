@@ -1,4 +1,4 @@
-"""Ciphers that do many data units at once in NumPy, and the buffers that they do it in."""
+"""The base of ciphers that process many data units at once in NumPy, and their buffers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy
 from numpy.typing import NDArray
 
-from ext4img.crypto.data_cipher import Buffer, UnitCipher
+from ext4img.crypto.data_cipher import Buffer, DataUnitCipher
 
 Bytes = NDArray[numpy.uint8]
 
@@ -17,17 +17,17 @@ RESULT_BYTES: Final = 1 << 22
 SCRATCH_BYTES: Final = 1 << 18
 
 
-class BatchCipher(UnitCipher):
-    """A UnitCipher by batches of `batch_bytes`.
+class BatchCipher(DataUnitCipher):
+    """A DataUnitCipher by batches of `batch_bytes`.
 
-    Larger ones cost fewer calls, smaller ones keep what the passes over them touch in the cache.
+    Larger batches cost fewer calls; the data of smaller ones stays in the cache between the passes.
     """
 
     __slots__ = ()
     batch_bytes = 1 << 20
 
     def _run(self, data: Buffer, unit_size: int, ivs: bytes, encrypting: bool) -> bytes:
-        # Into a kept buffer, and out of it as one new object: only that is fresh memory.
+        # By way of a kept buffer, so that only the result is fresh memory.
         pieces = []
         step = max(RESULT_BYTES // unit_size, 1)
         view = memoryview(data)
@@ -64,9 +64,9 @@ _scratch = _Scratch()
 
 
 def scratch(name: str, size: int) -> Bytes:
-    """A buffer of `size` bytes of this thread, kept for reuse under its name; its contents are anything.
+    """A buffer of `size` bytes of this thread, kept for reuse under its name; its contents are undefined.
 
-    Fresh memory costs more in page faults than the ciphers do in work.
+    The page faults of fresh memory cost more than the ciphers.
     """
     kept = _scratch.buffers.get(name)
     if kept is None or len(kept) < size:

@@ -1,4 +1,4 @@
-"""The cipher that belongs to each mode; each is imported when it is first wanted."""
+"""The cipher of each mode, imported when it is first needed."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from functools import partial
 from cryptography.hazmat.primitives.ciphers import algorithms
 
 from ext4img.crypto import modes
-from ext4img.crypto.data_cipher import UnitCipher
-from ext4img.crypto.name_cipher import MessageCipher
+from ext4img.crypto.data_cipher import DataUnitCipher
+from ext4img.crypto.name_cipher import PaddedNameCipher
 from ext4img.errors import UnsupportedFeatureError
 
 
-def contents_cipher(mode: modes.Mode) -> Callable[[bytes], UnitCipher]:
-    """What makes ciphers for contents from keys of `mode.key_size` bytes."""
+def contents_cipher(mode: modes.Mode) -> Callable[[bytes], DataUnitCipher]:
+    """A function that makes the cipher for contents from a key of `mode.key_size` bytes."""
     if mode in (modes.AES_256_XTS, modes.SM4_XTS):
         from ext4img.crypto.aes_xts import Xts
 
@@ -30,8 +30,8 @@ def contents_cipher(mode: modes.Mode) -> Callable[[bytes], UnitCipher]:
     raise UnsupportedFeatureError(f"{mode.name} is not a mode for contents", (mode.name,))
 
 
-def names_cipher(mode: modes.Mode) -> Callable[[bytes], MessageCipher]:
-    """What makes ciphers for names and symlink targets from keys of `mode.key_size` bytes."""
+def names_cipher(mode: modes.Mode) -> Callable[[bytes], PaddedNameCipher]:
+    """A function that makes the cipher for names and symlink targets from a key of `mode.key_size` bytes."""
     if mode in (modes.AES_256_CTS, modes.AES_128_CTS, modes.SM4_CTS):
         from ext4img.crypto.aes_cts import CbcCts
 

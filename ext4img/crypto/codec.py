@@ -1,6 +1,6 @@
-"""Contents and names under one inode's key: a cipher, and the IVs that the policy wants.
+"""Contents and names under one inode's key: a cipher, and the IVs of its policy.
 
-The keyring makes these; a caller passes bytes as they stand on disk and gets plaintext, or back.
+The keyring makes these objects; they turn the bytes on disk into plaintext, and back.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from ext4img.errors import CorruptionError
 from ext4img.names.nokey import NAME_MAX, encrypted_length
 
 if TYPE_CHECKING:
-    from ext4img.crypto.data_cipher import Buffer, UnitCipher
-    from ext4img.crypto.name_cipher import MessageCipher
+    from ext4img.crypto.data_cipher import Buffer, DataUnitCipher
+    from ext4img.crypto.name_cipher import PaddedNameCipher
 
 
 class ContentsCipher:
@@ -26,7 +26,7 @@ class ContentsCipher:
 
     __slots__ = ("_cipher", "_ivs", "data_unit_size")
 
-    def __init__(self, cipher: UnitCipher, ivs: IvScheme, data_unit_size: int) -> None:
+    def __init__(self, cipher: DataUnitCipher, ivs: IvScheme, data_unit_size: int) -> None:
         self._cipher = cipher
         self._ivs = ivs
         self.data_unit_size = data_unit_size
@@ -39,7 +39,7 @@ class ContentsCipher:
         return self._cipher.encrypt(data, self.data_unit_size, self._ivs_of(data, first_data_unit))
 
     def decrypt(self, data: Buffer, first_data_unit: int) -> bytes:
-        """The plaintext of whole data units; holes and unwritten extents are not for it."""
+        """The plaintext of whole data units. Holes and unwritten extents must not be decrypted."""
         return self._cipher.decrypt(data, self.data_unit_size, self._ivs_of(data, first_data_unit))
 
     def encrypt_into(self, data: Buffer, first_data_unit: int, out: Buffer) -> None:
@@ -54,7 +54,7 @@ class ContentsCipher:
         count, rest = divmod(len(data), self.data_unit_size)
         if rest:
             raise CorruptionError(
-                f"{len(data)} bytes of contents are no multiple of the data unit, {self.data_unit_size}"
+                f"{len(data)} bytes of contents are not a multiple of the data unit, {self.data_unit_size} bytes"
             )
         return self._ivs.ivs(first_data_unit, count)
 
@@ -64,7 +64,7 @@ class NamesCipher:
 
     __slots__ = ("_cipher", "_iv", "padding")
 
-    def __init__(self, cipher: MessageCipher, iv: bytes, padding: int) -> None:
+    def __init__(self, cipher: PaddedNameCipher, iv: bytes, padding: int) -> None:
         self._cipher = cipher
         self._iv = iv
         self.padding = padding
@@ -78,22 +78,22 @@ class NamesCipher:
         For a symlink's target `max_length` is the block size less 3. A name above it is
         CorruptionError.
         """
-        return self._cipher.encrypt_messages([self._pad(name, max_length) for name in names], self._iv)
+        return self._cipher.encrypt_names([self._pad(name, max_length) for name in names], self._iv)
 
     def decrypt(self, names: Sequence[bytes]) -> list[bytes]:
         """The plaintext names, each up to its first NUL, as the kernel has them."""
         # partition() is quicker than split() or find() and a slice.
-        return [raw.partition(b"\0")[0] for raw in self._cipher.decrypt_messages(names, self._iv)]
+        return [raw.partition(b"\0")[0] for raw in self._cipher.decrypt_names(names, self._iv)]
 
     def encrypt_raw(self, padded: Sequence[bytes]) -> list[bytes]:
-        """Names that are padded already."""
-        return self._cipher.encrypt_messages(padded, self._iv)
+        """The same for names that are already padded."""
+        return self._cipher.encrypt_names(padded, self._iv)
 
     def decrypt_raw(self, names: Sequence[bytes]) -> list[bytes]:
-        """Names with their padding; see `names.is_padded_name` for what it tells."""
-        return self._cipher.decrypt_messages(names, self._iv)
+        """Names with their padding, by which `names.nokey.is_padded_name` recognises a wrong key."""
+        return self._cipher.decrypt_names(names, self._iv)
 
     def _pad(self, name: bytes, max_length: int) -> bytes:
         if len(name) > max_length:
-            raise CorruptionError(f"name of {len(name)} bytes, the longest possible has {max_length}")
+            raise CorruptionError(f"name of {len(name)} bytes, at most {max_length} are possible")
         return name.ljust(encrypted_length(len(name), self.padding, max_length), b"\0")

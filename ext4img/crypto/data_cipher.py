@@ -1,4 +1,4 @@
-"""What the ciphers of contents are: many data units of one size, each under its own IV."""
+"""The interface of the ciphers for contents: many data units of one size, each under its own IV."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 Buffer = bytes | bytearray | memoryview
 
 
-class UnitCipher(ABC):
+class DataUnitCipher(ABC):
     """A cipher for contents under one key. Holds no state between calls, so threads may share it.
 
     All methods take whole data units of `unit_size` bytes and their IVs one after the other.

@@ -1,7 +1,7 @@
-"""One master key under one policy and mode: what turns a file's nonce into its cipher and IVs.
+"""One master key under one policy and mode: from a file's nonce to its cipher and IVs.
 
-Everything that the files have in common is worked out once; a further file then costs one
-derivation and one cipher.
+Everything that the files share is computed once; each further file costs one derivation and one
+cipher.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class FileKeys(Generic[T]):
         return f"<FileKeys of {self.mode.name}>"
 
     def cipher(self, nonce: bytes) -> T:
-        """The cipher of the file with this nonce; one for all files where the policy has them share."""
+        """The cipher of the file with this nonce; one for all files if the policy makes them share a key."""
         if self._shared is not None:
             return self._shared
         if self.policy.version == 1:

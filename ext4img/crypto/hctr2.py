@@ -4,7 +4,7 @@
 hctr2(aes). A message is its first block and the rest; the tweak is the IV of 32 bytes. The rest is
 encrypted by XCTR, whose counter is XORed into its IV in little-endian order, and POLYVAL of tweak
 and rest masks the block on both sides. The names of a directory go through together, whatever their
-lengths: sorted, so that those that have an i-th block stand in front.
+lengths: sorted, so that the messages that have an i-th block come first.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Hctr2:
         self._polyval = Polyval(secrets[:_BLOCK])
         self._mask: Words = numpy.frombuffer(secrets[_BLOCK:], numpy.uint64)
 
-    def encrypt_messages(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
+    def encrypt_names(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
         """Each message of at least 16 bytes encrypted under the same tweak of 32 bytes."""
         return self._messages(messages, iv, True)
 
-    def decrypt_messages(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
+    def decrypt_names(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
         """Each message of at least 16 bytes decrypted under the same tweak of 32 bytes."""
         return self._messages(messages, iv, False)
 

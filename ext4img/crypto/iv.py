@@ -1,8 +1,8 @@
 """From the index of a data unit to its IV.
 
 After the kernel's `fscrypt_generate_iv()`: a little-endian 64-bit number, then, for DIRECT_KEY
-policies, the file's nonce; zeros up to the size that the mode wants. The number is the data unit's
-index in the file; with IV_INO_LBLK_64 the inode number stands in its upper half; with
+policies, the file's nonce, then zeros up to the mode's IV size. The number is the data unit's
+index in the file; with IV_INO_LBLK_64 the inode number is its upper half; with
 IV_INO_LBLK_32 a hash of the inode number is added, modulo 2^32. Names and symlink targets have
 index 0.
 """
@@ -16,11 +16,11 @@ from ext4img.worth_importing_numpy import worth_importing_numpy
 
 _MASK_32 = 0xFFFFFFFF
 _MASK_64 = 0xFFFFFFFFFFFFFFFF
-_MANY = 32  # From here on NumPy is quicker than a loop.
+_MANY = 32  # From this count on NumPy is quicker than a loop.
 
 
 class IvScheme(NamedTuple):
-    """How one inode's IVs are made: (`offset` + index) & `mask`, then `tail`."""
+    """The IVs of one inode: (`offset` + index) & `mask` as 8 bytes, then `tail`."""
 
     offset: int
     mask: int
@@ -30,7 +30,7 @@ class IvScheme(NamedTuple):
 
     @classmethod
     def of(cls, policy: Policy, size: int, nonce: bytes, inode_number: int, hashed_inode_number: int) -> IvScheme:
-        """The scheme of `policy`. Only IV_INO_LBLK_32 looks at the hashed number, only _64 at the plain one."""
+        """The scheme of `policy`. Only IV_INO_LBLK_32 uses the hashed inode number, only _64 the plain one."""
         if policy.is_iv_ino_lblk_64:
             return cls((inode_number & _MASK_32) << 32, _MASK_64, bytes(size - 8), size)
         if policy.is_iv_ino_lblk_32:
@@ -43,7 +43,7 @@ class IvScheme(NamedTuple):
         return ((self.offset + index) & self.mask).to_bytes(8, "little") + self.tail
 
     def ivs(self, first: int, count: int) -> bytes:
-        """The IVs of `count` data units from `first` on, one after the other."""
+        """The IVs of `count` data units from index `first`, concatenated."""
         if count < _MANY or not worth_importing_numpy(count * 0.2):
             return b"".join([self.iv(index) for index in range(first, first + count)])
         import numpy

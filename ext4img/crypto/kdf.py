@@ -3,7 +3,7 @@
 Version 1 policies encrypt the master key with AES-128-ECB under the file's nonce; version 2
 policies use HKDF-SHA512 (RFC 5869) without salt. The information strings are the kernel's
 (`fs/crypto/fscrypt_private.h`, HKDF_CONTEXT_*): the bytes "fscrypt", a zero byte, one context byte,
-and what the kind of key needs.
+and further information by the kind of key.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Hkdf:
     __slots__ = ("_inner", "_outer")
 
     def __init__(self, master_key: bytes) -> None:
-        from hashlib import sha512  # OpenSSL, which opening an image does without
+        from hashlib import sha512  # imports OpenSSL, which opening an image does not need
 
-        # Extract: HMAC under a key of zeros. Zeros are also what HMAC pads a short key with.
+        # Extract: HMAC under a key of zeros. HMAC pads a short key with zeros, too.
         pseudorandom = sha512(_OUTER[:1] * _BLOCK_SIZE)
         pseudorandom.update(sha512(_INNER[:1] * _BLOCK_SIZE + master_key).digest())
         padded = pseudorandom.digest().ljust(_BLOCK_SIZE, b"\0")
-        # HMAC by hand: copying two hash states takes 1 µs; hmac.new() for each key 2.5.
+        # HMAC by hand: copying two hash states takes 1 µs, hmac.new() for each key 2.5 µs.
         self._inner = sha512(padded.translate(_INNER))
         self._inner.update(b"fscrypt\0")
         self._outer = sha512(padded.translate(_OUTER))
@@ -61,7 +61,7 @@ def derive_v1(master_key: bytes, nonce: bytes, size: int) -> bytes:
 def key_descriptor(master_key: bytes) -> bytes:
     """The 8-byte descriptor that user space tools give a version 1 key: SHA-512, twice.
 
-    The kernel lets any 8 bytes be a descriptor; this is what fscrypt, e4crypt and others compute.
+    The kernel accepts any 8 bytes as descriptor; fscrypt, e4crypt and others compute this one.
     """
     from hashlib import sha512
 

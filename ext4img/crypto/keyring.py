@@ -1,6 +1,6 @@
-"""The keys at hand, and the ciphers they give for an encryption context.
+"""The keys at hand, and the ciphers that they give for an encryption context.
 
-"No key" is an empty keyring: every question to it is answered with None.
+"No key" is an empty keyring: it answers None for every context.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from ext4img.errors import KeyFormatError, UnsupportedFeatureError
 
 if TYPE_CHECKING:
     from ext4img.crypto.codec import ContentsCipher, NamesCipher
-    from ext4img.crypto.data_cipher import UnitCipher
+    from ext4img.crypto.data_cipher import DataUnitCipher
     from ext4img.crypto.filekeys import FileKeys
-    from ext4img.crypto.name_cipher import MessageCipher
+    from ext4img.crypto.name_cipher import PaddedNameCipher
 
 T = TypeVar("T")
 
 MIN_KEY_SIZE: Final = 16
 MAX_KEY_SIZE: Final = 64
-_KEPT: Final = 256  # Ciphers of so many inodes are kept, and as many policies.
+_KEPT: Final = 256  # ciphers that are kept by inode, and by policy
 
 
 def _bytes(value: object, what: str) -> bytes:
-    """Text is as long as bytes, and hexadecimal digits would pass for a key."""
+    """Refuse text: as it has a length, too, hexadecimal digits would pass as a key."""
     if not isinstance(value, (bytes, bytearray, memoryview)):
-        raise TypeError(f"{what} is bytes, not {type(value).__name__}; bytes.fromhex makes them of hexadecimal digits")
+        raise TypeError(f"{what} is bytes, not {type(value).__name__}; bytes.fromhex converts hexadecimal digits")
     return bytes(value)
 
 
 class MasterKey:
-    """A master key of 16 to 64 bytes. It never prints itself, and is not to be pickled or copied."""
+    """A master key of 16 to 64 bytes. It never prints itself, and cannot be pickled or copied."""
 
     __slots__ = ("_hkdf", "_raw", "descriptor", "identifier", "size")
 
@@ -46,9 +46,9 @@ class MasterKey:
         self.size = len(self._raw)
         """Bytes."""
         self.descriptor = key_descriptor(self._raw)
-        """What user space tools call the key in version 1 policies; 8 bytes."""
+        """The name that user space tools give the key in version 1 policies; 8 bytes."""
         self.identifier = self._hkdf.derive(KEY_IDENTIFIER, b"", IDENTIFIER_SIZE)
-        """What the kernel calls the key in version 2 policies; 16 bytes."""
+        """The name that the kernel gives the key in version 2 policies; 16 bytes."""
 
     @property
     def raw(self) -> bytes:
@@ -59,22 +59,22 @@ class MasterKey:
         return "<MasterKey>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a MasterKey is not to be pickled or copied")
+        raise TypeError("a MasterKey cannot be pickled or copied")
 
     def suits(self, policy: Policy, mode: Mode) -> bool:
-        """Whether it is long enough for a mode: for its key (version 1), for its strength (version 2)."""
+        """Whether it is long enough for a mode's key (version 1) or its strength (version 2)."""
         return self.size >= (mode.key_size if policy.version == 1 else mode.security_strength)
 
-    def contents_keys(self, policy: Policy, fs_uuid: bytes) -> FileKeys[UnitCipher]:
-        """What gives regular files under the policy their ciphers."""
+    def contents_keys(self, policy: Policy, fs_uuid: bytes) -> FileKeys[DataUnitCipher]:
+        """The ciphers for regular files under the policy."""
         from ext4img.crypto.ciphers import contents_cipher
         from ext4img.crypto.filekeys import FileKeys
 
         make = contents_cipher(policy.contents)
         return FileKeys(self._raw, self._hkdf, policy, policy.contents, fs_uuid, make)
 
-    def names_keys(self, policy: Policy, fs_uuid: bytes) -> FileKeys[MessageCipher]:
-        """What gives directories and symlinks under the policy their ciphers."""
+    def names_keys(self, policy: Policy, fs_uuid: bytes) -> FileKeys[PaddedNameCipher]:
+        """The ciphers for directories and symlinks under the policy."""
         from ext4img.crypto.ciphers import names_cipher
         from ext4img.crypto.filekeys import FileKeys
 
@@ -87,7 +87,7 @@ class MasterKey:
 
 
 class Keyring:
-    """Master keys, found by what policies call them. Threads may share it."""
+    """Master keys, found by the key ids of policies. Threads may share it."""
 
     def __init__(self) -> None:
         self._keys: list[MasterKey] = []
@@ -95,8 +95,8 @@ class Keyring:
         self._forget()
 
     def _forget(self) -> None:
-        self._contents_keys: dict[tuple[bytes, bytes, int], FileKeys[UnitCipher]] = {}
-        self._names_keys: dict[tuple[bytes, bytes], FileKeys[MessageCipher]] = {}
+        self._contents_keys: dict[tuple[bytes, bytes, int], FileKeys[DataUnitCipher]] = {}
+        self._names_keys: dict[tuple[bytes, bytes], FileKeys[PaddedNameCipher]] = {}
         self._contents: dict[tuple[bytes, int, bytes, int], ContentsCipher] = {}
         self._names: dict[tuple[bytes, int, bytes], NamesCipher] = {}
 
@@ -107,22 +107,22 @@ class Keyring:
         return len(self._keys)
 
     def add(self, raw: bytes, descriptor: bytes | None = None) -> MasterKey:
-        """Take in a key of 16 to 64 bytes; KeyFormatError where it cannot be one.
+        """Add a key of 16 to 64 bytes. KeyFormatError if it cannot be one.
 
-        It serves version 2 policies by its identifier, version 1 policies by the descriptor that
-        user space tools compute, and by `descriptor` (8 bytes) where one is given: the kernel
-        lets v1 descriptors be anything. A key known already is not taken in twice.
+        Version 2 policies find it by its identifier, version 1 policies by the descriptor that user
+        space tools compute, and also by `descriptor` (8 bytes) if one is given: the kernel accepts any
+        version 1 descriptor. A key is not added twice.
         """
         if descriptor is not None and len(_bytes(descriptor, "a key descriptor")) != DESCRIPTOR_SIZE:
             raise KeyFormatError(f"a key descriptor has {DESCRIPTOR_SIZE} bytes, not {len(descriptor)}")
         key = MasterKey(raw)
-        known = self._by_id.get(key.identifier)
-        if known is None:
+        present = self._by_id.get(key.identifier)
+        if present is None:
             self._keys.append(key)
             self._by_id[key.identifier] = key
             self._by_id.setdefault(key.descriptor, key)
         else:
-            key = known
+            key = present
         if descriptor is not None and self._by_id.get(descriptor) is not key:
             self._by_id[descriptor] = key
             self._forget()
@@ -142,10 +142,10 @@ class Keyring:
     def contents_cipher(
         self, context: EncryptionContext, inode_number: int, fs_uuid: bytes, block_size: int
     ) -> ContentsCipher | None:
-        """The cipher of a regular file's contents; None where no key fits.
+        """The cipher of a regular file's contents; None without the key.
 
-        `fs_uuid` is the superblock's (16 bytes), `block_size` the file system's. A policy that the
-        kernel refuses on such a file system is UnsupportedFeatureError.
+        `fs_uuid` is the superblock's (16 bytes), `block_size` the file system's. UnsupportedFeatureError
+        for a policy that the kernel refuses on such a file system.
         """
         where = (context.raw, inode_number, fs_uuid, block_size)
         kept = self._contents.get(where)
@@ -166,7 +166,7 @@ class Keyring:
         return _keep(self._contents, where, cipher)
 
     def names_cipher(self, context: EncryptionContext, inode_number: int, fs_uuid: bytes) -> NamesCipher | None:
-        """The cipher of a directory's names or of a symlink's target; None where no key fits.
+        """The cipher of a directory's names or of a symlink's target; None without the key.
 
         The context and number are the directory's or symlink's own.
         """
@@ -190,13 +190,13 @@ class Keyring:
     def dirhash_key(self, context: EncryptionContext) -> bytes | None:
         """The SipHash key for the names of a case-insensitive directory; None without its key.
 
-        Also None under version 1, which has no such key (the kernel refuses such directories).
+        None also for version 1 policies, which have no such key: the kernel refuses such directories.
         """
         key = self.find(context.policy)
         return None if key is None or context.policy.version == 1 else key.dirhash_key(context.nonce)
 
     def _suitable(self, policy: Policy, mode_number: int, block_size: int | None) -> MasterKey | None:
-        """The policy's key, if it is there and long enough; UnsupportedFeatureError for a bad policy."""
+        """The policy's key, if it is at hand and long enough. UnsupportedFeatureError for the policy."""
         key = self.find(policy)
         if key is None:
             return None

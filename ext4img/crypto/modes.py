@@ -36,7 +36,7 @@ MODES: Final = {
     for mode in (AES_256_XTS, AES_256_CTS, AES_128_CBC, AES_128_CTS, SM4_XTS, SM4_CTS, ADIANTUM, AES_256_HCTR2)
 }
 
-# Numbers that are known but that no kernel of today can use.
+# Numbers that are assigned, but that no current kernel supports.
 RESERVED_NAMES: Final = {2: "AES-256-GCM", 3: "AES-256-CBC"}
 # Linux 4.17 to 4.19 had Speck under the numbers that SM4 has now; only with version 1 policies.
 SPECK_NAMES: Final = {7: "Speck128/256-XTS", 8: "Speck128/256-CTS"}
@@ -47,7 +47,7 @@ PAIRS_V2: Final = PAIRS_V1 | {(1, 10), (7, 8)}
 
 
 def mode_name(number: int, version: int) -> str:
-    """Name of a mode number in a policy of `version`, also of those that cannot be used."""
+    """Name of a mode number in a policy of `version`, including modes that cannot be used."""
     if version == 1 and number in SPECK_NAMES:
         return SPECK_NAMES[number]
     if number in MODES:

@@ -1,4 +1,4 @@
-"""What the ciphers of names share: their interface, and XOR of long byte strings."""
+"""The interface of the ciphers for names, and what they share."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Protocol
 from ext4img.errors import CorruptionError
 
 MIN_MESSAGE = 16
-"""Bytes; a shorter message cannot be encrypted by any mode for names."""
+"""Bytes; no mode for names can encrypt a shorter message."""
 
 
-class MessageCipher(Protocol):
-    """A cipher for names: messages of any length from 16 bytes on, all under one IV."""
+class PaddedNameCipher(Protocol):
+    """A cipher for padded names and targets: messages of at least 16 bytes, all under one IV."""
 
-    def encrypt_messages(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
+    def encrypt_names(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
         """Each message encrypted; lengths stay."""
 
-    def decrypt_messages(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
+    def decrypt_names(self, messages: Sequence[bytes], iv: bytes) -> list[bytes]:
         """Each message decrypted; lengths stay."""
 
 

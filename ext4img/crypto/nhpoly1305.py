@@ -22,7 +22,7 @@ _CHUNK: Final = 1024
 _UNIT: Final = 16
 _UNITS: Final = _CHUNK // _UNIT
 _PASSES: Final = 4
-_AT_ONCE: Final = 1 << 18  # bytes: what the passes over them touch should stay in the cache
+_AT_ONCE: Final = 1 << 18  # bytes that should stay in the cache between the passes
 _PRIME: Final = (1 << 130) - 5
 _CLAMP: Final = 0x0FFFFFFC0FFFFFFC0FFFFFFC0FFFFFFF
 _HIGH_BIT: Final = 1 << 128
@@ -61,9 +61,9 @@ class NhPoly1305:
     def __init__(self, key: bytes) -> None:
         self._poly = Poly1305(key[:16])
         words = numpy.frombuffer(key[16:], "<u4").reshape(-1, 4)
-        # One array for each word of a unit: what is added and multiplied then lies side by side.
+        # One array for each word of a unit, so that the operands of sums and products are contiguous.
         self._key: Words = numpy.ascontiguousarray(words.T, numpy.uint32)[:, None]
-        # What units of zeros add to each sum, summed up from the first unit on.
+        # The contribution of units of zeros to each sum, cumulated from the first unit.
         a, b, c, d = words.T.astype(numpy.uint64)
         blank = numpy.cumsum(a * c + b * d, dtype=numpy.uint64)
         self._blank: Sums = numpy.concatenate((numpy.zeros(1, numpy.uint64), blank))

@@ -1,4 +1,4 @@
-"""Encryption policies, and the context that ties one to an inode.
+"""Encryption policies, and the context that ties a policy to an inode.
 
 The rules are those of the kernel's `fs/crypto/policy.c` (`fscrypt_supported_policy`); the bytes are
 Records of `structs/fscrypt.py`.
@@ -30,7 +30,7 @@ _CONTEXT_SIZES = {1: FSCRYPT_CONTEXT_V1.size, 2: FSCRYPT_CONTEXT_V2.size}
 
 
 class Policy(NamedTuple):
-    """What the files below one encrypted directory share. Hashable; two equal policies are one.
+    """The encryption settings that all files below an encrypted directory share. Hashable.
 
     `key_id` is the 8-byte master key descriptor of a version 1 policy, the 16-byte master key
     identifier of a version 2 policy. `flags` are the raw flags, padding included.
@@ -67,7 +67,7 @@ class Policy(NamedTuple):
 
     @property
     def needs_inode_number(self) -> bool:
-        """Ciphertext holds only for one inode number on a file system of one UUID."""
+        """Ciphertext is valid for one inode number on a file system of one UUID only."""
         return bool(self.flags & (IV_INO_LBLK_64 | IV_INO_LBLK_32))
 
     @property
@@ -87,7 +87,7 @@ class Policy(NamedTuple):
 
     @property
     def flag_names(self) -> tuple[str, ...]:
-        """For instance ("PAD_32", "DIRECT_KEY"); unknown bits as hex."""
+        """For instance ("PAD_32", "DIRECT_KEY"); unknown bits in hexadecimal."""
         names = [f"PAD_{self.padding}"]
         names += [name for bit, name in FLAG_NAMES.items() if self.flags & bit]
         unknown = self.flags & ~(PAD_MASK | DIRECT_KEY | IV_INO_LBLK_64 | IV_INO_LBLK_32)
@@ -110,9 +110,9 @@ class Policy(NamedTuple):
         return 1 << self.log2_data_unit_size if self.log2_data_unit_size else block_size
 
     def unsupported(self, block_size: int | None = None) -> str | None:
-        """Why the kernel refuses this policy, or None if it takes it.
+        """Why the kernel refuses this policy; None if it accepts it.
 
-        What depends on the file system is judged only where its `block_size` in bytes is given.
+        Rules that depend on the file system are checked only if its `block_size` in bytes is given.
         """
         pair = (self.contents_mode, self.filenames_mode)
         if self.version not in (1, 2):
@@ -124,7 +124,7 @@ class Policy(NamedTuple):
             return f"flags {self.flags & ~known:#x} with policy version {self.version}"
         if self.is_direct_key + self.is_iv_ino_lblk_64 + self.is_iv_ino_lblk_32 > 1:
             return " with ".join(self.flag_names[1:])
-        # DIRECT_KEY: one cipher for both, and an IV with room for an index and the nonce.
+        # DIRECT_KEY: one cipher for both, and an IV large enough for an index and the nonce.
         if self.is_direct_key and (pair[0] != pair[1] or self.contents.iv_size < 8 + NONCE_SIZE):
             return f"DIRECT_KEY with {self.contents_mode_name}"
         if self.needs_inode_number and self.contents_mode != 1:
@@ -146,7 +146,7 @@ class Policy(NamedTuple):
         return None
 
     def describe(self) -> str:
-        """One line for people."""
+        """One line for a reader."""
         kind = "descriptor" if self.version == 1 else "identifier"
         text = f"v{self.version}, {kind} {self.key_id_hex}, {self.contents_mode_name} contents, "
         text += f"{self.filenames_mode_name} names, {', '.join(self.flag_names)}"
@@ -156,20 +156,20 @@ class Policy(NamedTuple):
 
 
 class EncryptionContext(NamedTuple):
-    """One inode's encryption: the policy it shares and the nonce of its own."""
+    """One inode's encryption: its policy, which others share, and its own nonce."""
 
     policy: Policy
     nonce: bytes
     raw: bytes
-    """The 28 or 40 bytes as they stand in the inode's xattr."""
+    """The 28 or 40 bytes of the inode's xattr."""
 
 
 def parse_context(raw: bytes, *, place: Place | None = None, supported_only: bool = True) -> EncryptionContext:
     """The context from its bytes on disk (the version byte is 1 or 2, and not the ioctl's 0).
 
-    CorruptionError where length and version contradict each other, UnsupportedFeatureError for an
-    unknown version or a policy that the kernel refuses. With `supported_only` false such a policy
-    is returned as it stands: without its key it can still be shown and copied.
+    CorruptionError if length and version contradict each other, UnsupportedFeatureError for an
+    unknown version or a policy that the kernel refuses. With `supported_only` false such a policy is
+    returned: it can still be shown and copied without its key.
     """
     version = raw[0] if raw else 0
     if version not in _CONTEXT_SIZES:
@@ -190,7 +190,7 @@ def parse_context(raw: bytes, *, place: Place | None = None, supported_only: boo
     return EncryptionContext(policy, bytes(raw[-NONCE_SIZE:]), bytes(raw))
 
 
-# The files of one tree differ in their nonces alone, so their policies are parsed once.
+# Contexts of one tree differ in their nonces only, so each policy is parsed once.
 @lru_cache(maxsize=256)
 def _policy(head: bytes) -> tuple[Policy, str | None]:
     padded = head + bytes(NONCE_SIZE)

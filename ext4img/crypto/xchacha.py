@@ -16,9 +16,9 @@ from ext4img.crypto.batches import Bytes, scratch
 
 _ROUNDS: Final = 12
 _CONSTANTS = numpy.frombuffer(b"expand 32-byte k", "<u4")
-# So many lanes at once: 256 bytes each, state and start, should stay in the cache.
+# Lanes at once: 256 bytes each, state and start, should stay in the cache.
 _LANES: Final = 2048
-# Up to so many lanes NumPy's calls cost more than the work in them.
+# Up to this number of lanes NumPy's calls cost more than the work in them.
 _FEW_LANES: Final = 32
 
 # Left and right shifts that make the rotations of d and b in each half of a round.
@@ -32,7 +32,7 @@ Words = NDArray[numpy.uint32]
 def keystreams(key: bytes, nonces: Bytes, size: int) -> Bytes:
     """A row of `size` bytes of key stream for each row of `nonces`, of 24 bytes; the key has 32.
 
-    The result stands in a buffer that the next call in this thread writes over.
+    The result is in a buffer that the next call in this thread overwrites.
     """
     count = len(nonces)
     blocks = -(-size // 64)

@@ -44,11 +44,11 @@ class XtsBatches(BatchCipher):
         first = self._tweaks.encryptor().update(ivs)
         tweaks = scratch("tweaks", len(data)).view(numpy.uint64)
         expand_tweaks(numpy.frombuffer(first, numpy.uint64).reshape(-1, 2), unit_size // _BLOCK, tweaks)
-        # The result's own memory takes the masked data too: the less is touched, the more stays cached.
+        # The masked data goes into the result's memory, too, so that more of it stays in the cache.
         target = out if _is_aligned(out) else scratch("aligned", len(data))
         words = target.view(numpy.uint64)
         numpy.bitwise_xor(_words(data), tweaks, out=words)
-        # The library wants room for almost one more block than it writes.
+        # The library requires room for almost one more block than it writes.
         mixed = scratch("mixed", len(data) + _BLOCK)
         context = self._data.encryptor() if encrypting else self._data.decryptor()
         context.update_into(target.data, mixed.data)
@@ -69,13 +69,13 @@ def _words(data: Bytes) -> Words:
 def expand_tweaks(first: Words, blocks: int, out: Words) -> None:
     """The tweaks of `blocks` blocks (a multiple of 8) of each unit, from its first, units in a row.
 
-    `first` has a row of two words a unit. See the module's text for the way.
+    `first` has a row of two words for each unit. The module's docstring explains the method.
     """
     units = len(first)
     windows = -(-blocks // 128) + 1
     bits = numpy.empty((units, 1, 2 * windows), numpy.uint64)
     low, high = first[:, 0], first[:, 1]
-    for at in range(windows - 1, -1, -1):  # later bits stand lower
+    for at in range(windows - 1, -1, -1):  # later bits come lower
         top = high >> _57
         bits[:, 0, 2 * at] = low ^ top ^ (top >> _FIVE) ^ (top >> _SIX)
         bits[:, 0, 2 * at + 1] = high
@@ -84,7 +84,7 @@ def expand_tweaks(first: Words, blocks: int, out: Words) -> None:
     shifted = numpy.empty((units, 8, 2 * windows), numpy.uint64)
     numpy.left_shift(bits, _SHIFTS, out=shifted)
     shifted[:, :, 1:] |= (bits[:, :, :-1] >> _ONE) >> (_63 - _SHIFTS)
-    # Every byte that can be the highest of a window, as what it changes in that window's lowest.
+    # For every byte that can be the highest of a window: the change that it makes in the lowest byte.
     octets = shifted.view(numpy.uint8)
     carries = (octets >> 1) ^ (octets >> 6) ^ (octets >> 7)
 
@@ -97,7 +97,7 @@ def expand_tweaks(first: Words, blocks: int, out: Words) -> None:
 
 
 def _times_x128(low: Words, high: Words) -> tuple[Words, Words]:
-    """T·x^128 = T·r, with what r carries beyond bit 127 reduced once more."""
+    """T·x^128 = T·r, reduced once more where r carries beyond bit 127."""
     carried = (high >> _63) ^ (high >> _62) ^ (high >> _57)
     new_low = low ^ (low << _ONE) ^ (low << _TWO) ^ (low << _SEVEN)
     new_low ^= carried ^ (carried << _ONE) ^ (carried << _TWO) ^ (carried << _SEVEN)

@@ -1,7 +1,7 @@
-"""What is encrypted on a view's volume, and the keys at hand.
+"""`EncryptionState`: contexts, policies and ciphers of one volume.
 
-Apart from the view, as most volumes have nothing encrypted: it is imported when something is, or
-when a key is given.
+Most volumes have nothing encrypted, so this module is imported only when something is, or when a key
+is given.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ext4img.volume.dir_entry import DirEntry, DirListing
 from ext4img.volume.inode import StoredInode
 from ext4img.volume.volume import Volume
 
-_MOST_CONTEXTS = 4096  # of directories, that are kept
+_MAX_CONTEXTS = 4096  # contexts of directories that are kept
 
 
 class EncryptionState:
@@ -61,7 +61,7 @@ class EncryptionState:
 
     def context(self, inode: StoredInode) -> EncryptionContext:
         """The policy and nonce of an inode with the encrypt flag; see `FileSystem.encryption`."""
-        # Directories are asked for each of their names.
+        # Directories need it for each of their names.
         number, area, block = inode.number, inode.inline_xattrs, inode.xattr_block
         kept = self._contexts.get(number)
         if kept is not None and kept[0] == area and kept[1] == block:
@@ -70,29 +70,29 @@ class EncryptionState:
         place = Place(inode=number, record="fscrypt_context")
         if raw is None:
             raise CorruptionError("encrypted, but without an encryption context", place)
-        # A policy that is refused can still be shown and copied; the keyring refuses to decrypt.
+        # A policy that the kernel refuses can still be shown and copied; the keyring refuses to decrypt.
         context = parse_context(raw, place=place, supported_only=False)
         if inode.is_dir:
-            if len(self._contexts) >= _MOST_CONTEXTS:
+            if len(self._contexts) >= _MAX_CONTEXTS:
                 self._contexts.clear()
             self._contexts[number] = area, block, context
         return context
 
     def policy_of(self, directory: StoredInode) -> bytes | None:
-        """What contexts below an encrypted directory begin with; None where its own is damaged."""
+        """The start of all contexts below an encrypted directory; None if its own context is damaged."""
         try:
             return policy_in(self.context(directory))
         except (CorruptionError, UnsupportedFeatureError):
-            return None  # raised or reported where its names are wanted
+            return None  # raised or reported when its names are read
 
     def report_policy_mismatch(self, directory: StoredInode, policy: bytes, child: StoredInode) -> None:
-        """Remark on an inode that may not be in an encrypted directory whose contexts begin with `policy`."""
+        """Report an inode that must not be in an encrypted directory whose contexts begin with `policy`."""
         report_policy_mismatch(self._volume, directory, policy, child)
 
     # Names and targets
 
     def names(self, directory: StoredInode, listing: DirListing) -> tuple[list[bytes], DirListing]:
-        """The names of an encrypted directory, decrypted or in the no-key form, and their entries."""
+        """The names of an encrypted directory, decrypted or as no-key names, and their entries."""
         cipher = self.names_cipher(directory)
         if cipher is None:
             names, entries = nokey_names(self._volume, directory, listing.entries())
@@ -123,7 +123,7 @@ class EncryptionState:
         return next((entry for entry in candidates if wanted.matches(entry.name)), None)
 
     def target(self, inode: StoredInode, stored: bytes) -> bytes:
-        """The target of an encrypted symbolic link, decrypted or in the no-key form."""
+        """The target of an encrypted symbolic link, decrypted or as a no-key name."""
         cipher = self.names_cipher(inode)
         if cipher is None:
             return nokey_target(stored, inode.number)

@@ -21,9 +21,9 @@ _DECRYPT_BYTES = 64 << 10
 
 
 class File(io.RawIOBase):
-    """A file on the image, opened for reading. Every read is as long as asked for, up to the end.
+    """A file on the image, opened for reading. Every read returns all bytes requested, up to the end.
 
-    `size` is in bytes. Holes and unwritten extents read as zeros; `segments` tells them from data.
+    `size` is in bytes. Holes and unwritten extents read as zeros; `segments` lists where data is.
     """
 
     def __init__(self, contents: Contents, name: str, cipher: ContentsCipher | None = None) -> None:
@@ -36,7 +36,7 @@ class File(io.RawIOBase):
         self.size = contents.size
 
     def __del__(self) -> None:
-        """Nothing: io's own would close it, which costs more than reading a small file."""
+        """Do nothing: io's own would close it, which costs more than reading a small file."""
 
     def __repr__(self) -> str:
         return f"<ext4img.File {self.name!r}, {self.size} bytes>"
@@ -63,14 +63,14 @@ class File(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        """Fill the buffer from the position on; how many bytes it was."""
+        """Fill the buffer from the position on; returns the number of bytes."""
         view = memoryview(buffer)
         got = self.pread_into(self._position, view if view.format == "B" and view.ndim == 1 else view.cast("B"))
         self._position += got
         return got
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """`size` bytes, or all that are left."""
+        """`size` bytes, or all that remain."""
         self._check_open()
         left = max(self.size - self._position, 0)
         data = self.pread(self._position, left if size is None or size < 0 else min(size, left))
@@ -84,14 +84,14 @@ class File(io.RawIOBase):
         return self.read()
 
     def peek(self, size: int = 0, /) -> bytes:
-        """Bytes at the position without moving it; makes readline fast."""
+        """Bytes at the position, which does not move; makes readline fast."""
         return self.pread(self._position, max(size, PEEK_BYTES))
 
     def pread(self, offset: int, length: int) -> bytes:
-        """At most `length` bytes from byte `offset` on; the position stays.
+        """At most `length` bytes from byte `offset` on; the position does not move.
 
-        LimitError for more at once than the whole volume holds: most of it is a hole, and i_size
-        may be any number. `segments` tells what is worth reading.
+        LimitError for more bytes than the whole volume has: i_size may be any number, and most of
+        such a file is a hole. `segments` lists where data is.
         """
         if self.closed:
             self._check_open()
@@ -109,7 +109,7 @@ class File(io.RawIOBase):
         return bytes(data)
 
     def pread_into(self, offset: int, buffer: memoryview) -> int:
-        """Fill `buffer` from byte `offset` on; how many bytes it was. The position stays."""
+        """Fill `buffer` from byte `offset` on; returns the number of bytes. The position does not move."""
         if self.closed:
             self._check_open()
         if offset < 0:
@@ -127,7 +127,7 @@ class File(io.RawIOBase):
         return length
 
     def segments(self) -> list[tuple[int, int]]:
-        """(offset, length) in bytes of what is data, in order; the rest up to `size` is holes."""
+        """(offset, length) in bytes of the data, in order; the rest up to `size` is holes."""
         return self._contents.segments()
 
     def _check_open(self) -> None:
@@ -135,7 +135,7 @@ class File(io.RawIOBase):
             raise ValueError("I/O operation on closed file")
 
     def _ragged_into(self, offset: int, buffer: memoryview, unit: int) -> None:
-        """What does not begin or end with a data unit: pieces of whole units, the last one kept."""
+        """Read a range that does not begin or end with a data unit: by whole units, of which the last are kept."""
         done = 0
         while done < len(buffer):
             at = offset + done
@@ -148,7 +148,7 @@ class File(io.RawIOBase):
                     continue
                 start = at - at % unit
                 wanted = len(buffer) - done + at % unit
-                # A little ahead, as the next small read is likely to follow.
+                # A little more, as the next small read is likely to follow here.
                 end = start + max(-(-min(wanted, _DECRYPT_BYTES) // unit) * unit, unit)
                 piece = bytearray(min(end, -(-self.size // unit) * unit) - start)
                 self._decrypt_into(start, memoryview(piece))
@@ -166,7 +166,7 @@ class File(io.RawIOBase):
         for start, length in contents.written(offset, len(buffer)):
             piece = buffer[start - offset : start - offset + length]
             self._cipher.decrypt_into(piece, start // unit, piece)
-        for start, length in bad:  # what could not be read stays zeros, and not what they decrypt to
+        for start, length in bad:  # unreadable blocks must stay zeros; decrypted they would be noise
             first = start - start % unit
             end = min(-(-(start + length) // unit) * unit, offset + len(buffer))
             buffer[first - offset : end - offset] = bytes(end - first)

@@ -1,20 +1,28 @@
-"""The metadata files of the fscrypt tool, read from the root directory of an image; see `unlocking.metadata_dirs`."""
+"""The `.fscrypt` directory of an image, as a `MetadataPlace`; see `unlocking.metadata_dirs` for its rules."""
 
 from __future__ import annotations
 
 import os
 
 from ext4img.errors import CorruptionError, NotFoundError, Place
-from ext4img.fs.filesystem import FileSystem
 from ext4img.fs.inode import Inode
-from ext4img.unlocking.metadata_dirs import BASE, Kind, MetadataFile, check_name, too_large
+from ext4img.fs.protocol import FileTree
+from ext4img.unlocking.metadata_dirs import (
+    BASE,
+    Kind,
+    MetadataFile,
+    check_name,
+    not_plain_directory,
+    not_plain_file,
+    too_large,
+)
 from ext4img.unlocking.protobuf import MAX_MESSAGE_BYTES
 
 
 class ImageMetadata:
     """The `.fscrypt` in the root directory of an image."""
 
-    def __init__(self, fs: FileSystem) -> None:
+    def __init__(self, fs: FileTree) -> None:
         self._fs = fs
         self._where = f"/{BASE}"
 
@@ -28,8 +36,7 @@ class ImageMetadata:
         where = f"{self._where}/{kind}/{name}"
         place = Place(inode=inode.number)
         if not inode.is_file or inode.is_encrypted:
-            what = "is encrypted" if inode.is_file else f"is a {inode.type}"
-            raise CorruptionError(f"{where} {what}: metadata of fscrypt is in plain regular files", place)
+            raise CorruptionError(not_plain_file(where, inode.type, inode.is_encrypted), place)
         if inode.size > MAX_MESSAGE_BYTES:
             raise too_large(where, inode.size)
         with inode.open() as file:
@@ -52,7 +59,7 @@ class ImageMetadata:
         return self._plain_directory(base, self._where)
 
     def _follow(self, target: bytes) -> Inode:
-        """What the one symbolic link leads to, an absolute target within the image."""
+        """The target of `.fscrypt`, within the image. No other symbolic link on the way is followed."""
         trail = [self._fs.root()]
         for name in target.split(b"/"):
             if name == b"..":
@@ -71,5 +78,4 @@ class ImageMetadata:
     def _plain_directory(self, inode: Inode, where: str) -> Inode:
         if inode.is_dir and not inode.is_encrypted:
             return inode
-        what = "an encrypted one" if inode.is_dir else f"a {inode.type}"
-        raise CorruptionError(f"{where}: a plain directory is wanted, this is {what}", Place(inode=inode.number))
+        raise CorruptionError(not_plain_directory(where, inode.type), Place(inode=inode.number))

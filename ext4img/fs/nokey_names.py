@@ -16,11 +16,11 @@ from ext4img.volume.volume import Volume
 
 
 def nokey_hashes(volume: Volume, directory: StoredInode, entries: Iterable[DirEntry]) -> list[tuple[int, int]]:
-    """The two words that begin each entry's no-key name.
+    """The hashes at the start of each entry's no-key name: two words.
 
-    The hash by which the kernel reads the directory, where it reads it as a hashed one: dir_index
-    is on, and it has an index, exactly one block, or inline data (kernel: is_dx_dir). With casefold
-    it is the one stored after the name. Else 0, 0.
+    If the kernel reads the directory by hash, the words are that hash: dir_index is on, and the
+    directory has an index, exactly one block, or inline data (kernel: is_dx_dir). With casefold the
+    hash is stored after the name. Otherwise 0, 0.
     """
     entries = list(entries)
     unhashed = [(0, 0)] * len(entries)

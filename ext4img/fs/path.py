@@ -7,26 +7,25 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from fnmatch import translate
-from functools import lru_cache, total_ordering
-from typing import TYPE_CHECKING, Literal, TypeAlias, overload
+from functools import lru_cache
+from typing import Literal, overload
 
-from ext4img.errors import NotDirectoryError, PathError
+from ext4img.errors import NotDirectoryError, PathError, SymlinkLoopError
 from ext4img.fs.file import File
+from ext4img.fs.inode import Inode
+from ext4img.fs.protocol import FileTree
+from ext4img.fs.pure_path import PathLike, PureExt4Path
+from ext4img.fs.resolve import MAX_SYMLINKS
+from ext4img.fs.walk import prefix_of, walk, walk_directories
 from ext4img.volume.dir_entry import DirEntry, DirEntryFields
 
-if TYPE_CHECKING:
-    from pathlib import PurePosixPath
+__all__ = ["Ext4Path", "PathLike"]
 
-    from ext4img.fs.filesystem import FileSystem
-    from ext4img.fs.inode import Inode
-
-PathLike: TypeAlias = "str | bytes | os.PathLike[str] | Ext4Path"
 _BILLION = 1_000_000_000
 _BUFFER_BYTES = 256 << 10
 
 
-@total_ordering
-class Ext4Path:
+class Ext4Path(PureExt4Path):
     """A path on an open image; always absolute there. Nothing is looked up before it is needed.
 
     ::
@@ -38,27 +37,26 @@ class Ext4Path:
         │   └── bob            list(home.glob("*/*.txt"))
         └── etc -> usr/etc     fs.path("/etc").readlink() == "usr/etc"
 
-    Names are str, by utf-8 with surrogateescape, so every name survives; `bytes(path)` gives them
-    back. Paths of one view are equal and hash alike by their text. Errors are the builtin ones too
-    (NotFoundError is a FileNotFoundError). It is no os.PathLike on purpose: open(path) or
-    shutil.copy(path, …) would take the host's file of that name for the image's.
+    Names are str, by UTF-8 with surrogateescape, so every name survives; `bytes(path)` gives the stored
+    bytes. Paths of one file system are equal and hash alike by their text. Errors are the builtin ones
+    too (NotFoundError is a FileNotFoundError). It is no os.PathLike on purpose: open(path) or
+    shutil.copy(path, …) would take the host's file of that name for the image's. docs/library.md lists
+    where it differs from pathlib.
     """
 
-    __slots__ = ("_directory", "_entry", "_fs", "_inode", "_text")
-    _text: str
+    __slots__ = ("_directory", "_entry", "_inode")
 
-    def __init__(self, fs: FileSystem, path: PathLike = "/") -> None:
-        text = _text_of(path)
-        parts = [part for part in text.split("/") if part and part != "."]
-        self._fs = fs
-        self._text = "/" + "/".join(parts)
+    def __init__(self, fs: FileTree, path: PathLike = "/") -> None:
+        super().__init__(fs, path)
         self._inode: Inode | None = None
         self._entry: DirEntryFields | None = None
         self._directory = 0
 
     @classmethod
-    def known(cls, fs: FileSystem, text: str, entry: DirEntryFields, inode: Inode | None, directory: int) -> Ext4Path:
-        """The path of a directory entry that has been found already (walk, iterdir)."""
+    def from_entry(
+        cls, fs: FileTree, text: str, entry: DirEntryFields, inode: Inode | None, directory: int
+    ) -> Ext4Path:
+        """The path of a directory entry that is already found (walk, iterdir)."""
         path = object.__new__(cls)
         path._fs = fs
         path._text = text
@@ -66,114 +64,6 @@ class Ext4Path:
         path._entry = entry
         path._directory = directory
         return path
-
-    @property
-    def fs(self) -> FileSystem:
-        """The view that it belongs to."""
-        return self._fs
-
-    @property
-    def prefix(self) -> str:
-        """What the names in this directory are put after to make their paths."""
-        return "/" if self._text == "/" else self._text + "/"
-
-    # What it is called
-
-    def __str__(self) -> str:
-        return self._text
-
-    def __bytes__(self) -> bytes:
-        return self._text.encode("utf-8", "surrogateescape")
-
-    def __repr__(self) -> str:
-        return f"Ext4Path({self._text!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Ext4Path) and self._text == other._text and self._fs is other._fs
-
-    def __lt__(self, other: object) -> bool:
-        return self.parts < other.parts if isinstance(other, Ext4Path) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-    def __truediv__(self, other: PathLike) -> Ext4Path:
-        return self.joinpath(other)
-
-    def joinpath(self, *others: PathLike) -> Ext4Path:
-        """The path with further components; an absolute one starts again at the root."""
-        text = self._text
-        for other in others:
-            part = _text_of(other)
-            text = part if part.startswith("/") else f"{text}/{part}"
-        return Ext4Path(self._fs, text)
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """("/", "home", "alice")."""
-        return ("/", *(part for part in self._text.split("/") if part))
-
-    @property
-    def name(self) -> str:
-        """The last component; empty for the root."""
-        return self._text.rpartition("/")[2]
-
-    @property
-    def suffix(self) -> str:
-        """The last component's extension with its dot, or nothing."""
-        stem, dot, suffix = self.name.rpartition(".")
-        return dot + suffix if stem.strip(".") and suffix else ""
-
-    @property
-    def stem(self) -> str:
-        """The last component without its suffix."""
-        suffix = self.suffix
-        return self.name[: -len(suffix)] if suffix else self.name
-
-    @property
-    def parent(self) -> Ext4Path:
-        """The path without its last component; the root is its own parent."""
-        return Ext4Path(self._fs, self._text.rpartition("/")[0] or "/")
-
-    @property
-    def parents(self) -> tuple[Ext4Path, ...]:
-        """All parents, the nearest first."""
-        found: list[Ext4Path] = []
-        path = self
-        while path._text != "/":
-            path = path.parent
-            found.append(path)
-        return tuple(found)
-
-    def is_relative_to(self, other: PathLike) -> bool:
-        """Whether it lies below `other`, by the text alone."""
-        base = Ext4Path(self._fs, other).parts
-        return self.parts[: len(base)] == base
-
-    def relative_to(self, other: PathLike) -> PurePosixPath:
-        """What leads from `other` to it, by the text alone; ValueError where it does not lie below."""
-        from pathlib import PurePosixPath
-
-        base = Ext4Path(self._fs, other)
-        if not self.is_relative_to(base):
-            raise ValueError(f"{self._text!r} does not lie below {base._text!r}")
-        return PurePosixPath(*self.parts[len(base.parts) :])
-
-    def with_name(self, name: str) -> Ext4Path:
-        """The path with another last component. ValueError for the root, or where `name` is none."""
-        if self._text == "/" or not name or "/" in name or name == ".":
-            raise ValueError(f"no last component to put {name!r} in place of, or no name: {self._text!r}")
-        return self.parent / name
-
-    def with_suffix(self, suffix: str) -> Ext4Path:
-        """The path with another suffix, or without one where it is empty."""
-        if suffix and (not suffix.startswith(".") or suffix == "."):
-            raise ValueError(f"a suffix is empty or begins with a dot: {suffix!r}")
-        return self.with_name(self.stem + suffix)
-
-    def match(self, pattern: str) -> bool:
-        """Whether the last component fits a shell pattern; case counts."""
-        return _matcher(pattern)(self.name) is not None
 
     # What it leads to
 
@@ -201,9 +91,9 @@ class Ext4Path:
         self._find()
         return self._directory
 
-    def _target(self) -> Inode:
+    def _target(self, follow_symlinks: bool = True) -> Inode:
         inode = self._find()
-        return self._fs.resolve(self._text, follow=True)[0] if inode.is_symlink else inode
+        return self._fs.resolve(self._text, follow=True)[0] if inode.is_symlink and follow_symlinks else inode
 
     def lstat(self) -> os.stat_result:
         """As os.lstat. An encrypted symlink's st_size is the length of the target as shown."""
@@ -211,7 +101,7 @@ class Ext4Path:
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
         """As os.stat; symbolic links are followed."""
-        return self._stat_of(self._target() if follow_symlinks else self._find())
+        return self._stat_of(self._target(follow_symlinks))
 
     def _stat_of(self, inode: Inode) -> os.stat_result:
         major, minor = inode.rdev or (0, 0)
@@ -226,50 +116,77 @@ class Ext4Path:
         # A file in its inode takes none; the kernel counts it as if it did (ext4_file_getattr).
         inline_sectors = -(-inode.size // 512) if inode.has_inline_data and inode.is_file else 0
         more = {
-            "st_blksize": self._fs.block_size,
+            "st_blksize": self._fs.volume.block_size,
             "st_blocks": inode.sectors + inline_sectors,
             "st_rdev": os.makedev(major, minor),
         }
         return os.stat_result(plain, exact | more)
 
     def exists(self, *, follow_symlinks: bool = True) -> bool:
-        """Whether it is there; False as well for what is below a file or in a loop of links."""
-        try:
-            if follow_symlinks:
-                self._target()
-            else:
-                self._find()
-        except PathError:
-            return False
-        return True
+        """Whether it is there; also False below a file or in a loop of links."""
+        return self._is(lambda inode: True, follow_symlinks)
 
-    def is_dir(self) -> bool:
+    def is_dir(self, *, follow_symlinks: bool = True) -> bool:
         """Whether it leads to a directory."""
-        return self._is("dir")
+        return self._is(lambda inode: inode.is_dir, follow_symlinks)
 
-    def is_file(self) -> bool:
+    def is_file(self, *, follow_symlinks: bool = True) -> bool:
         """Whether it leads to a regular file."""
-        return self._is("file")
+        return self._is(lambda inode: inode.is_file, follow_symlinks)
 
-    def _is(self, kind: str) -> bool:
-        try:
-            return self._target().type == kind
-        except PathError:
-            return False
+    def is_fifo(self) -> bool:
+        """Whether it leads to a fifo."""
+        return self._is(lambda inode: inode.type == "fifo")
+
+    def is_socket(self) -> bool:
+        """Whether it leads to a socket."""
+        return self._is(lambda inode: inode.type == "socket")
+
+    def is_block_device(self) -> bool:
+        """Whether it leads to a block device."""
+        return self._is(lambda inode: inode.type == "block")
+
+    def is_char_device(self) -> bool:
+        """Whether it leads to a character device."""
+        return self._is(lambda inode: inode.type == "char")
+
+    def is_mount(self) -> bool:
+        """Whether it is the image's root."""
+        return self._text == "/"
+
+    def is_junction(self) -> bool:
+        """False: only Windows has junctions."""
+        return False
 
     def is_symlink(self) -> bool:
         """Whether it is a symbolic link itself."""
+        return self._is(lambda inode: inode.is_symlink, follow_symlinks=False)
+
+    def _is(self, test: Callable[[Inode], bool], follow_symlinks: bool = True) -> bool:
         try:
-            return self._find().is_symlink
+            return test(self._target(follow_symlinks))
         except PathError:
             return False
 
+    def samefile(self, other: PathLike) -> bool:
+        """Whether both lead to one inode of one image; False for a path on another image."""
+        path = other if isinstance(other, Ext4Path) else self._with(other)
+        return self._fs.volume is path._fs.volume and self._target().number == path._target().number
+
+    def owner(self, *, follow_symlinks: bool = True) -> str:
+        """The owner's name by the image's own /etc/passwd. KeyError if that does not name the uid."""
+        return self._fs.user_name(self._target(follow_symlinks).uid)
+
+    def group(self, *, follow_symlinks: bool = True) -> str:
+        """The group's name by the image's own /etc/group. KeyError if that does not name the gid."""
+        return self._fs.group_name(self._target(follow_symlinks).gid)
+
     def readlink(self) -> str:
-        """The target's text as it stands; without its key as the kernel shows it."""
+        """The target as stored text; without its key, as the kernel shows it."""
         return self._fs.readlink(self._find(), self._text).decode("utf-8", "surrogateescape")
 
     def resolve(self) -> Ext4Path:
-        """The path without symbolic links and "..", as far as it exists. NotFoundError."""
+        """The path without symbolic links and "..". It must exist: NotFoundError and other path errors."""
         done: list[str] = []
         todo = list(reversed(self.parts[1:]))
         links = 0
@@ -281,8 +198,8 @@ class Ext4Path:
             path = Ext4Path(self._fs, "/" + "/".join([*done, part]))
             if path.inode.is_symlink:
                 links += 1
-                if links > 40:
-                    self._target()  # raises SymlinkLoopError
+                if links > MAX_SYMLINKS:
+                    raise SymlinkLoopError.at(self._text)
                 target = path.readlink()
                 if target.startswith("/"):
                     done = []
@@ -302,19 +219,32 @@ class Ext4Path:
         directory = self._target()
         if not directory.is_dir:
             raise NotDirectoryError.at(self._text)
-        prefix = self.prefix
-        for name, entry in zip(*self._fs.children(directory), strict=True):
-            yield Ext4Path.known(self._fs, prefix + name, entry, None, directory.number)
+        texts, listing = self._fs.listing(directory, prefix_of(self._text))
+        for text, entry in zip(texts, listing.rows(), strict=True):
+            yield Ext4Path.from_entry(self._fs, text, entry, None, directory.number)
 
-    def walk(self) -> Iterator[tuple[Ext4Path, Inode]]:
-        """Everything below and the path itself; see `FileSystem.walk`."""
-        return self._fs.walk(self)
+    def walk(
+        self,
+        top_down: bool = True,
+        on_error: Callable[[OSError], object] | None = None,
+        follow_symlinks: bool = False,
+    ) -> Iterator[tuple[Ext4Path, list[str], list[str]]]:
+        """(path, names of directories, names of other files) of each directory, as pathlib's.
+
+        Top-down, names removed from the first list are not entered. `on_error` is called with the
+        errors of directories that cannot be read, which are skipped. A directory that is reached twice
+        is corruption, or with `follow_symlinks` not entered again. See `FileSystem.walk` for a walk that
+        yields every path with its inode.
+        """
+        found = walk_directories(self._fs, self._text, top_down, on_error, follow_symlinks)
+        for text, directories, others in found:
+            yield Ext4Path(self._fs, text), directories, others
 
     def glob(self, pattern: str) -> Iterator[Ext4Path]:
-        """Paths below that fit a pattern of components; "**" stands for any number of them."""
+        """Paths below that match a pattern of components; "**" stands for any number of directories."""
         parts = [part for part in pattern.split("/") if part]
         if not parts or pattern.startswith("/"):
-            raise ValueError(f"a pattern is relative and not empty: {pattern!r}")
+            raise ValueError(f"a pattern must be relative and not empty: {pattern!r}")
         seen: set[str] = set()
         for path in self._glob(parts):
             if path._text not in seen:
@@ -330,19 +260,17 @@ class Ext4Path:
         if not self.is_dir():
             return
         if part == "**":
-            # A link that leads to the directory where the search begins is followed, none below it.
-            top = Ext4Path(self._fs, self._text)
-            top._inode, top._entry, top._directory = self._target(), self._entry, self._directory
-            for path, inode in self._fs.walk(top):
-                if not rest:
-                    if inode.is_dir:
+            # A link to a directory is followed where the search begins, and nowhere below.
+            for path, inode in walk(self._fs, self._text, self._target(), self, Ext4Path.from_entry):
+                if inode.is_dir:
+                    if rest:
+                        yield from path._glob(rest)
+                    else:
                         yield path
-                elif inode.is_dir:
-                    yield from path._glob(rest)
             return
-        fits = _matcher(part)
+        matches = _component_matcher(part)
         for path in self.iterdir():
-            if fits(path.name):
+            if matches(path.name):
                 if rest:
                     yield from path._glob(rest)
                 else:
@@ -371,15 +299,15 @@ class Ext4Path:
         errors: str | None = None,
         newline: str | None = None,
     ) -> File | io.TextIOWrapper:
-        """Open a regular file for reading, "rb" or "r" (utf-8 by default); links are followed.
+        """Open a regular file for reading, "rb" or "r" (UTF-8 by default); links are followed.
 
-        `buffering` stands where pathlib has it and changes nothing. NoKeyError where the file is
-        encrypted and the key is absent.
+        `buffering` is accepted as by pathlib and changes nothing. NoKeyError for an encrypted file
+        without the key.
         """
         if mode not in ("r", "rt", "rb"):
-            raise ValueError(f"images are read-only: mode is 'r' or 'rb', not {mode!r}")
+            raise ValueError(f"images are read-only: mode must be 'r' or 'rb', not {mode!r}")
         if mode == "rb" and (encoding, errors, newline) != (None, None, None):
-            raise ValueError("encoding, errors and newline are for text, and the mode is 'rb'")
+            raise ValueError("mode 'rb' takes no encoding, errors or newline")
         file = self._fs.open_inode(self._target(), self._text)
         if mode == "rb":
             return file
@@ -390,19 +318,13 @@ class Ext4Path:
         """The whole contents."""
         return self._fs.read_inode(self._target(), self._text)
 
-    def read_text(self, encoding: str | None = None, errors: str | None = None) -> str:
-        """The whole contents as text, utf-8 by default."""
-        with self.open("r", encoding=encoding, errors=errors) as file:
+    def read_text(self, encoding: str | None = None, errors: str | None = None, newline: str | None = None) -> str:
+        """The whole contents as text, UTF-8 by default."""
+        with self.open("r", encoding=encoding, errors=errors, newline=newline) as file:
             return file.read()
 
 
-def _text_of(path: PathLike) -> str:
-    if isinstance(path, Ext4Path):
-        return str(path)
-    raw = os.fspath(path)
-    return raw.decode("utf-8", "surrogateescape") if isinstance(raw, bytes) else raw
-
-
 @lru_cache(maxsize=256)
-def _matcher(pattern: str) -> Callable[[str], re.Match[str] | None]:
+def _component_matcher(pattern: str) -> Callable[[str], re.Match[str] | None]:
+    """A function that matches one component of a path; case counts."""
     return re.compile(translate(pattern)).match

@@ -1,4 +1,4 @@
-"""Which encryption policies an image uses, and whether a key opens one."""
+"""The encryption policies that an image uses, and whether a key opens one of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SLOT = b"fscrypt_slot"  # `homed.SLOT_PREFIX` without "trusted."
 _SAMPLE_DIRECTORIES = 8
 _SAMPLE_NAMES = 64
 _BITS_WANTED = 20
-_BITS_OF_TEXT_BYTE = 1.4  # 95 of 256 bytes are printable ASCII; other text is rarer still
+_BITS_OF_TEXT_BYTE = 1.4  # 95 of 256 bytes are printable ASCII; other text is even rarer
 
 _entry = EXT4_XATTR_ENTRY.unpack_tuple
 _MAGIC = EXT4_XATTR_IBODY_HEADER.pack((EXT4_XATTR_MAGIC,))
@@ -33,7 +33,7 @@ _CONTEXT_NAME_END = _CONTEXT_NAME_AT + 1
 
 
 class PolicyUse:
-    """How much of an image stands under one policy."""
+    """How much of an image is under one policy."""
 
     __slots__ = ("bytes", "directories", "files", "homes", "sample", "symlinks")
 
@@ -44,13 +44,13 @@ class PolicyUse:
         self.bytes = 0
         """Sum of the regular files' sizes."""
         self.sample: list[tuple[int, EncryptionContext]] = []
-        """(inode number, context) of a few directories, by which a key can be tried."""
+        """(inode number, context) of a few directories, for trying a key."""
         self.homes: list[int] = []
         """Inode numbers of directories with key slots of systemd-homed; version 1 policies only."""
 
 
 def policies_in_use(volume: Volume) -> dict[Policy, PolicyUse]:
-    """Every policy met in a scan of all inodes. Empty without the encrypt feature."""
+    """Every policy that a scan of all inodes finds. Empty without the encrypt feature."""
     used: dict[Policy, PolicyUse] = {}
     if Incompat.ENCRYPT not in volume.features:
         return used
@@ -63,7 +63,7 @@ def policies_in_use(volume: Volume) -> dict[Policy, PolicyUse]:
                 raise CorruptionError("encrypted, but without an encryption context", place)
             context = parse_context(raw, place=place, supported_only=False)
         except (CorruptionError, UnsupportedFeatureError) as error:
-            # A problem, but not of other files.
+            # It is a problem of this inode only.
             volume.problems.note(str(error), place)
             continue
         use = used.setdefault(context.policy, PolicyUse())
@@ -86,12 +86,12 @@ def _is_slot(name_index: int, name: bytes) -> bool:
 
 
 def key_opens_names(volume: Volume, use: PolicyUse, keyring: Keyring) -> bool:
-    """Whether names of the policy's directories decrypt to names, beyond reasonable doubt.
+    """Whether names in the policy's directories decrypt to valid names, beyond reasonable doubt.
 
-    For version 1 policies whose descriptor was not made from the key: nothing else on disk tells.
-    A wrong key gives random bytes. None of these may be impossible in a name, which alone says little
-    (16 random bytes pass in 88 of 100 cases), and there must be signs of a name that random bytes
-    show once in a million times: NULs of the padding, or printable text.
+    This is for version 1 policies whose descriptor was not computed from the key: nothing else on
+    disk shows whether the key is right. A wrong key gives random bytes. All names must be possible,
+    which alone proves little (16 random bytes pass in 88 of 100 cases), and together they must show
+    signs of names that random bytes show once in a million times: NULs of the padding, or text.
     """
     bits = 0.0
     for number, context in use.sample:
@@ -112,7 +112,7 @@ def key_opens_names(volume: Volume, use: PolicyUse, keyring: Keyring) -> bool:
 
 
 def _bits_of_evidence(raw: bytes) -> float:
-    """How much a decrypted name differs from random bytes: -log2 of the chance that those look so."""
+    """How much a decrypted name differs from random bytes: -log2 of the chance that they look like it."""
     name = raw.rstrip(b"\0")
     bits = 8.0 * (len(raw) - len(name))
     try:
@@ -123,22 +123,22 @@ def _bits_of_evidence(raw: bytes) -> float:
 
 
 def policy_in(context: EncryptionContext) -> bytes:
-    """The part of a context that all inodes of one policy share, as it stands on disk."""
+    """The bytes of a context that all inodes of one policy share."""
     return context.raw[:-NONCE_SIZE]
 
 
 def report_policy_mismatch(volume: Volume, directory: StoredInode, policy: bytes, child: StoredInode) -> None:
-    """Remark on an inode that may not be in an encrypted directory whose contexts begin with `policy`.
+    """Report an inode that must not be in an encrypted directory whose contexts begin with `policy`.
 
-    Regular files, directories and symbolic links there have to be encrypted by the same policy (kernel:
-    fscrypt_has_permitted_context). Otherwise the kernel refuses to look up directories and links, and
-    to open files, with EPERM, as someone may have put them there while the image was not mounted. The
-    view shows them by their own contexts all the same, for whoever examines the image, and says so.
+    Regular files, directories and symbolic links there must be encrypted by the same policy (kernel:
+    fscrypt_has_permitted_context). For others the kernel refuses to look up directories and links, and
+    to open files, with EPERM, because someone may have put them there while the image was not mounted.
+    Here they are shown by their own contexts all the same, and reported, for whoever examines the image.
     """
     if child.mode & S_IFMT not in (S_IFREG, S_IFDIR, S_IFLNK):
         return
     if child.flags & EXT4_ENCRYPT_FL:
-        # The context comes first in all inodes that the kernel made: no need to parse the rest.
+        # In inodes that the kernel made the context comes first: the rest need not be parsed.
         area = child.inline_xattrs
         if area[_CONTEXT_NAME_AT:_CONTEXT_NAME_END] == b"c" and area.startswith(_MAGIC):
             name_len, index, offset, value_inode, size, _ = _entry(area, _ENTRY_AT)

@@ -1,41 +1,37 @@
-"""What could open the policies of an image: facts from its key metadata, and no secret asked for."""
+"""The protectors of an image's policies: what its key metadata says without any secret."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ext4img.crypto.policy import Policy
 from ext4img.errors import CorruptionError, Ext4Error
 from ext4img.fs.image_metadata import ImageMetadata
-from ext4img.fs.unlock import metadata_places
+from ext4img.fs.policies import PolicyUse
+from ext4img.fs.protocol import FileTree
 from ext4img.unlocking.fscrypt_metadata import (
     HashingCosts,
-    Source,
+    ProtectorSource,
     parse_link,
     parse_policy,
     parse_protector,
 )
 from ext4img.unlocking.homed import is_slot
-from ext4img.unlocking.metadata_dirs import MetadataChain
-
-if TYPE_CHECKING:
-    from ext4img.fs.filesystem import FileSystem
+from ext4img.unlocking.metadata_dirs import MetadataChain, MetadataPlace
 
 HOMED_KIND = "systemd-homed password"
 
 
 @dataclass(frozen=True, slots=True)
 class Protector:
-    """One thing that opens a policy: a passphrase or key that someone holds.
+    """One way to open a policy: a passphrase or key that someone holds.
 
     `kind` is "custom passphrase", "login passphrase", "raw key" or "systemd-homed password", and
-    empty where it cannot be known. `name` is the user's text and not to be trusted by a terminal,
-    `uid` the owner of a login passphrase, `costs` what a passphrase's hash costs. `where` is the
-    metadata file, or the inode whose attribute it is. `problem` tells why it cannot be used: damaged,
-    missing, or on another file system.
+    empty if it cannot be known. `name` is the user's text, unsafe for a terminal; `uid` is the owner of
+    a login passphrase, `costs` what a passphrase's hash costs. `where` is the metadata file, or the
+    inode whose attribute it is. `problem` says why it cannot be used: damaged, missing, or on another
+    file system.
     """
 
     descriptor: str
@@ -48,14 +44,11 @@ class Protector:
 
 
 def protectors_of(
-    fs: FileSystem, fscrypt_dirs: Iterable[str | os.PathLike[str] | FileSystem] = ()
+    fs: FileTree, used: Mapping[Policy, PolicyUse], places: Iterable[MetadataPlace]
 ) -> dict[Policy, tuple[Protector, ...]]:
-    """See `FileSystem.protectors`."""
-    found: dict[Policy, tuple[Protector, ...]] = {}
-    with metadata_places(ImageMetadata(fs), fscrypt_dirs, fs.problems.checks) as chain:
-        for policy, use in fs.policies().items():
-            found[policy] = (*_fscrypt(policy, chain), *_homed(fs, use.homes))
-    return found
+    """See `FileSystem.protectors`; `used` are the policies in use."""
+    chain = MetadataChain([ImageMetadata(fs), *places])
+    return {policy: (*_fscrypt(policy, chain), *_homed(fs, use.homes)) for policy, use in used.items()}
 
 
 def _fscrypt(policy: Policy, chain: MetadataChain) -> list[Protector]:
@@ -68,7 +61,7 @@ def _fscrypt(policy: Policy, chain: MetadataChain) -> list[Protector]:
         where = file.where
         data = parse_policy(file.data, where)
         if data.key_descriptor != name:
-            raise CorruptionError(f"{where}: it is the policy of key {data.key_descriptor}")
+            raise CorruptionError(f"{where}: the file holds the policy of key {data.key_descriptor}")
     except Ext4Error as error:
         return [Protector("", "", "", None, where, problem=str(error))]
     return [_protector(descriptor, chain) for descriptor in dict.fromkeys(s.protector_descriptor for s in data.slots)]
@@ -87,14 +80,14 @@ def _protector(descriptor: str, chain: MetadataChain) -> Protector:
         where = file.where
         data = parse_protector(file.data, where)
         if data.descriptor != descriptor:
-            raise CorruptionError(f"{where}: it is protector {data.descriptor}")
+            raise CorruptionError(f"{where}: the file holds protector {data.descriptor}")
     except Ext4Error as error:
         return Protector(descriptor, "", "", None, where, problem=str(error))
-    uid = data.uid if data.source is Source.PAM_PASSPHRASE else None
+    uid = data.uid if data.source is ProtectorSource.PAM_PASSPHRASE else None
     return Protector(descriptor, data.source.words, data.name, uid, where, data.costs)
 
 
-def _homed(fs: FileSystem, homes: Iterable[int]) -> list[Protector]:
+def _homed(fs: FileTree, homes: Iterable[int]) -> list[Protector]:
     found: list[Protector] = []
     for number in homes:
         try:

@@ -1,35 +1,29 @@
-"""Following a path, component by component, as path_resolution(7) has it.
+"""Following a path, component by component, as path_resolution(7) describes.
 
-At most 40 symbolic links on the way. The path itself may be longer than PATH_MAX: images hold such.
+At most 40 symbolic links are followed. Paths may be longer than PATH_MAX: images hold such paths.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ext4img.errors import NotDirectoryError, NotFoundError, SymlinkLoopError
 from ext4img.fs.inode import Inode
+from ext4img.fs.protocol import FileTree, Found
 from ext4img.fs.shown_names import IN_USE, unused_inode_error
 from ext4img.structs.inode import EXT4_ROOT_INO
-from ext4img.volume.dir_entry import DirEntry
 
-if TYPE_CHECKING:
-    from ext4img.fs.filesystem import FileSystem
-
-MOST_SYMLINKS = 40
-MOST_DIRECTORIES = 4096  # that are kept; 4 MiB
+MAX_SYMLINKS = 40
+MAX_DIRECTORIES = 4096  # that are kept; 4 MiB
 _NO_KEY = "No such file or directory: without its key an encrypted directory shows other names"
 _SPECIAL = ("", ".", "..")
-Found = tuple[Inode, DirEntry | None, int]
 
 
 class Resolver:
-    """Follows paths of one view. ".." of the root is the root; absolute targets start there."""
+    """Follows paths of one file system. ".." of the root is the root; absolute targets start there."""
 
-    def __init__(self, fs: FileSystem) -> None:
+    def __init__(self, fs: FileTree) -> None:
         self._fs = fs
-        self._directories: dict[int, Inode] = {}  # those on the way, as most paths begin alike
-        self._prefixes: dict[str, Inode] = {}  # the same by their paths, where no key changes those
+        self._directories: dict[int, Inode] = {}  # kept, as most paths begin alike
+        self._prefixes: dict[str, Inode] = {}  # the same by path, if no key can change that path
 
     def resolve(self, path: str, follow: bool) -> Found:
         """(inode, its entry or None for the root, the directory's inode number)."""
@@ -42,7 +36,7 @@ class Resolver:
         return self._follow(path, follow)
 
     def _step(self, path: str, directory: Inode, name: str) -> Found:
-        """One component in a directory that has been come to."""
+        """The last component, in a directory that is already known."""
         try:
             return self._child(path, directory, name.encode("utf-8", "surrogateescape"))
         except UnicodeEncodeError:
@@ -64,17 +58,17 @@ class Resolver:
         return child, entry, directory.number
 
     def _follow(self, path: str, follow: bool) -> Found:
-        """From the root on."""
+        """Follow the path from the root."""
         fs = self._fs
         root: Found = (self._inode(EXT4_ROOT_INO), None, 0)
         trail: list[Found] = [root]
-        # Components still to go, the next one last.
+        # Components still to follow, the next one last.
         try:
             todo = _components(path.encode("utf-8", "surrogateescape"))
         except UnicodeEncodeError:
             raise _no_name(path) from None
         if "\0" in path:
-            raise NotFoundError.at(path, "A path holds no NUL")
+            raise NotFoundError.at(path, "A path cannot contain NUL")
         links = 0
         while todo:
             name = todo.pop()
@@ -91,7 +85,7 @@ class Resolver:
             child = found[0]
             if child.is_symlink and (todo or follow):
                 links += 1
-                if links > MOST_SYMLINKS:
+                if links > MAX_SYMLINKS:
                     raise SymlinkLoopError.at(path)
                 target = fs.readlink(child, path)
                 if not target:
@@ -106,13 +100,13 @@ class Resolver:
         return trail[-1]
 
     def _keep(self, path: str, trail: list[Found]) -> None:
-        """Keep the last directory but one under its path, where that is plain and the same with any keys."""
+        """Keep the parent directory under its path, if that path is plain and the same with any keys."""
         prefix, _, last = path.rpartition("/")
         if last in _SPECIAL or len(trail) < 2 or prefix.count("/") != len(trail) - 2:
             return
         if any(above.is_encrypted for above, _, _ in trail[:-2]):
             return
-        if len(self._prefixes) >= MOST_DIRECTORIES:
+        if len(self._prefixes) >= MAX_DIRECTORIES:
             self._prefixes.clear()
         self._prefixes[prefix] = trail[-2][0]
 
@@ -122,18 +116,18 @@ class Resolver:
             return kept
         inode = self._fs.root() if number == EXT4_ROOT_INO else self._fs.inode(number)
         if inode.is_dir:
-            if len(self._directories) >= MOST_DIRECTORIES:
+            if len(self._directories) >= MAX_DIRECTORIES:
                 self._directories.clear()
             self._directories[number] = inode
         return inode
 
 
 def _no_name(path: str) -> NotFoundError:
-    return NotFoundError.at(path, "No name on the disk can be written so")
+    return NotFoundError.at(path, "No name on disk can have these characters")
 
 
 def _components(path: bytes) -> list[bytes]:
-    """The components, the first one last. A trailing slash asks for a directory, as "/." does."""
+    """The components, the first one last. A trailing slash requires a directory, as "/." does."""
     parts = [part for part in path.split(b"/") if part]
     if path.endswith(b"/"):
         parts.append(b".")

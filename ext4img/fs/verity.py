@@ -1,14 +1,15 @@
-"""fs-verity: what a file's descriptor says, and whether its contents are those it was made for.
+"""fs-verity: a file's descriptor, and whether its contents match it.
 
-Behind the file's end, at the next multiple of 64 KiB, stands a tree of hashes (root first), then the
+After the file's end, at the next multiple of 64 KiB, is a tree of hashes (root first), then the
 descriptor; in an encrypted file both are encrypted with it. Kernel: fs/ext4/verity.c, fs/verity/open.c.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ext4img.errors import CorruptionError, NotRegularFileError, Place, UnsupportedFeatureError
 from ext4img.fs.file import File
@@ -22,10 +23,8 @@ from ext4img.structs.verity import (
     FS_VERITY_MAX_LEVELS,
     FSVERITY_DESCRIPTOR,
 )
-from ext4img.volume.runs import LOST
-
-if TYPE_CHECKING:
-    from ext4img.fs.inode import Inode
+from ext4img.volume.inode import StoredInode
+from ext4img.volume.runs import LOST, Runs
 
 ALGORITHMS = {FS_VERITY_HASH_ALG_SHA256: "sha256", FS_VERITY_HASH_ALG_SHA512: "sha512"}
 _MIN_LOG_BLOCK_SIZE, _MAX_LOG_BLOCK_SIZE = 10, 16
@@ -37,8 +36,8 @@ class Verity:
     """The fs-verity descriptor of a file.
 
     `digest` is the file's fs-verity digest, as FS_IOC_MEASURE_VERITY and `fsverity measure` give it.
-    `algorithm` is hashlib's name; `block_size` that of the tree, in bytes; `signature` the PKCS#7
-    blob that the kernel may have been asked to check, which is not checked here.
+    `algorithm` is hashlib's name, `block_size` that of the tree in bytes. `signature` is the PKCS#7
+    blob that a kernel can be configured to check; it is not checked here.
     """
 
     algorithm: str
@@ -53,16 +52,23 @@ class Verity:
 
 
 class VerityReader:
-    """Reads descriptor and tree of one file; `beyond` is the file open up to the end of its last block."""
+    """Reads descriptor and tree of one file.
 
-    def __init__(self, inode: Inode, beyond: File, block_size: int) -> None:
+    `open_data` opens its contents; `beyond` is the file opened up to the end of its last block.
+    """
+
+    def __init__(
+        self, inode: StoredInode, runs: Runs, open_data: Callable[[], File], beyond: File, block_size: int
+    ) -> None:
         self._inode = inode
+        self._runs = runs
+        self._open_data = open_data
         self._beyond = beyond
         self._block_size = block_size
         self._tree_start = _round_up(inode.size, EXT4_VERITY_METADATA_ALIGNMENT)
 
     def descriptor(self) -> Verity:
-        """The descriptor. CorruptionError where it is none, UnsupportedFeatureError for an unknown hash."""
+        """The descriptor. CorruptionError if it is invalid, UnsupportedFeatureError for an unknown hash."""
         offset, raw = self._raw_descriptor()
         record = FSVERITY_DESCRIPTOR.unpack(raw, 0, self._place(offset, "data_size"))
         room = len(raw) - FSVERITY_DESCRIPTOR.size
@@ -80,7 +86,7 @@ class VerityReader:
         if algorithm is None:
             name = f"fs-verity hash algorithm {record.hash_algorithm}"
             raise UnsupportedFeatureError(f"{name} of inode {self._inode.number} is not known", (name,))
-        # The digest leaves the signature out, and the field of its size.
+        # The digest covers neither the signature nor the field with its size.
         digest = hashlib.new(algorithm, FSVERITY_DESCRIPTOR.pack(tuple(record._replace(sig_size=0)))).digest()
         return Verity(
             algorithm=algorithm,
@@ -98,26 +104,26 @@ class VerityReader:
         size, digest_size = verity.block_size, len(verity.digest)
         levels = self._levels(verity)
         state = _salted(verity)
-        # What the hashes of a level are compared with: where they stand in the level above.
+        # Where the expected hashes of a level are in the level above.
         hashes_at: int | None = None
         for start, count in levels:
             self._compare(self._beyond, start, count, state, verity, hashes_at)
             hashes_at = start
         count = -(-verity.data_size // size)
         if count:
-            with self._inode.open() as data:
+            with self._open_data() as data:
                 self._compare(data, 0, count, state, verity, hashes_at)
         elif any(verity.root_hash):
             where = self._place(verity.descriptor_offset, "root_hash")
             raise CorruptionError(f"verity: the root hash of an empty file is not {digest_size} zeros", where)
 
     def _raw_descriptor(self) -> tuple[int, bytes]:
-        """Where the descriptor stands in the file, and its bytes (ext4_get_verity_descriptor_location)."""
+        """Byte offset of the descriptor in the file, and its bytes (ext4_get_verity_descriptor_location)."""
         end = self._beyond.size
         size_at = end - EXT4_VERITY_DESCRIPTOR_SIZE.size
         place = self._place(size_at, None)
         if size_at < self._tree_start:
-            raise CorruptionError("verity file without a descriptor behind its end", place)
+            raise CorruptionError("verity file without a descriptor after its end", place)
         (size,) = EXT4_VERITY_DESCRIPTOR_SIZE.unpack(self._beyond.pread(size_at, end - size_at), 0, place)
         if not FSVERITY_DESCRIPTOR.size <= size <= FS_VERITY_MAX_DESCRIPTOR_SIZE:
             raise CorruptionError(f"verity descriptor of {size} bytes", place)
@@ -127,7 +133,7 @@ class VerityReader:
         return offset, self._beyond.pread(offset, size)
 
     def _levels(self, verity: Verity) -> list[tuple[int, int]]:
-        """(byte offset in the file, blocks) of each level of the tree, the root's first, as they stand."""
+        """(byte offset in the file, blocks) of each level of the tree, the root's first, in the order on disk."""
         per_block = verity.block_size // len(verity.digest)
         counts: list[int] = []
         blocks = -(-verity.data_size // verity.block_size)
@@ -148,7 +154,7 @@ class VerityReader:
         return levels
 
     def _compare(self, file: File, start: int, count: int, state: Any, verity: Verity, hashes_at: int | None) -> None:
-        """Hash `count` blocks of `file` from byte `start` on; compare with the level above, or the root."""
+        """Hash `count` blocks of `file` from byte `start`; compare with the level above, or with the root hash."""
         size, digest_size = verity.block_size, len(verity.digest)
         step = max(_WINDOW_BYTES // size, 1)
         for first in range(0, count, step):
@@ -170,31 +176,30 @@ class VerityReader:
                     if hashes[i * digest_size :][:digest_size] != expected[i * digest_size :][:digest_size]
                 )
                 offset = start + (first + block) * size
-                what = "the contents" if offset < verity.data_size else "the verity tree"
-                reason = f"{what} from byte {offset} of the file on do not have their verity hash"
+                what = "contents" if offset < verity.data_size else "tree nodes"
+                reason = f"verity: {what} at byte {offset} of the file differ from their hash"
                 raise CorruptionError(reason, self._place(offset, None))
 
     def _place(self, offset: int, field: str | None) -> Place:
-        """Where byte `offset` of the file stands on the image."""
+        """Where byte `offset` of the file is on the image."""
         lblk, within = divmod(offset, self._block_size)
         record = FSVERITY_DESCRIPTOR.name if field else None
-        for run in self._inode.runs():
+        for run in self._runs:
             if run.lblk <= lblk < run.end and run.pblk:
                 pblk = run.pblk + lblk - run.lblk
                 return Place(self._inode.number, pblk, pblk * self._block_size + within, record, field)
         return Place(inode=self._inode.number, record=record, field=field)
 
 
-def mapped_end(inode: Inode, block_size: int) -> int:
-    """Byte offset at which the last mapped block of a verity file ends. CorruptionError without any."""
+def mapped_end(inode: StoredInode, runs: Runs, block_size: int) -> int:
+    """Byte offset at which the last mapped block of a verity file ends. CorruptionError if it has none."""
     place = Place(inode=inode.number)
     if not inode.is_file:
         raise NotRegularFileError.at(f"inode {inode.number}")
     if not inode.flags & EXT4_EXTENTS_FL or inode.has_inline_data:
         raise CorruptionError("verity file without extents", place)
-    runs = inode.runs()
     if not runs or runs[-1].state == LOST:
-        raise CorruptionError("verity file without blocks behind its end", place)
+        raise CorruptionError("verity file without blocks after its end", place)
     return runs[-1].end * block_size
 
 

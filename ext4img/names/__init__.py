@@ -1,1 +1,1 @@
-"""Names on disk: hashes, case folding and the names the kernel shows without a key."""
+"""Names on disk: directory hashes, case folding, and the names that the kernel shows without a key."""

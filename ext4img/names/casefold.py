@@ -1,9 +1,9 @@
 """How case-insensitive directories compare names (kernel: fs/unicode, utf8_casefold).
 
 The kernel replaces each code point by its full case folding, decomposed canonically, sorts combining
-marks, and drops what is by default ignorable; all by Unicode 12.1, the one encoding that ext4 knows.
-Code points that came later stand for themselves, and no mark moves across them. A name that is not
-UTF-8 compares by its bytes. Agrees with e2fsprogs' copy of the kernel's tables for all code points.
+marks, and drops default ignorable code points, all by Unicode 12.1, the only encoding that ext4 knows.
+Code points that were assigned later are not folded, and no mark moves across them. A name that is not
+UTF-8 is compared by its bytes. Agrees with e2fsprogs' copy of the kernel's tables for all code points.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from itertools import groupby
 
 from ext4img.names.unicode_12_1 import is_assigned
 
-# SB_ENC_* (include/linux/fs.h): what s_encoding_flags may say.
+# SB_ENC_* (include/linux/fs.h): bits of s_encoding_flags.
 STRICT_MODE_FL = 1
 """Names that are not UTF-8 are refused."""
 NO_COMPAT_FALLBACK_FL = 2
-"""A look-up may trust the hashes: no kernel has stored others, see `folded`."""
+"""A look-up may rely on the hashes: no kernel stored other ones, see `fs.casefold_lookup`."""
 
 UTF8_12_1 = 1
 """s_encoding (EXT4_ENC_UTF8_12_1), the only one there is."""
@@ -33,31 +33,32 @@ _IGNORABLE = dict.fromkeys(
     )
     for code in range(first, last + 1)
 )  # fmt: skip
-_MOST_FOLDINGS = 1 << 14
+_MAX_FOLDINGS = 1 << 14
 
 
 class _Foldings(dict[int, str]):
-    """The folding of each code point, made when first wanted; for str.translate.
+    """The folding of each code point, computed when first needed; for str.translate.
 
-    `younger` collects the characters that Python's data knows more about than Unicode 12.1 did.
+    `newer_than_12_1` collects the characters that Python's data folds or sorts, but Unicode 12.1 did
+    not assign.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.younger: set[str] = set()
+        self.newer_than_12_1: set[str] = set()
 
     def __missing__(self, code: int) -> str:
         char = chr(code)
         folded = char
-        while code not in _IGNORABLE:  # they are dropped at the end: until then no mark moves across them
-            following = unicodedata.normalize("NFD", folded.casefold())
-            if following == folded:
+        while code not in _IGNORABLE:  # they are dropped last: until then no mark moves across them
+            again = unicodedata.normalize("NFD", folded.casefold())
+            if again == folded:
                 break
-            folded = following
+            folded = again
         if (folded != char or unicodedata.combining(char)) and not is_assigned(code):
-            self.younger.add(char)
+            self.newer_than_12_1.add(char)
             folded = char
-        if len(self) >= _MOST_FOLDINGS:
+        if len(self) >= _MAX_FOLDINGS:
             self.clear()
         self[code] = folded
         return folded
@@ -75,9 +76,9 @@ def fold(name: bytes) -> bytes:
     except UnicodeDecodeError:
         return _fold_stray(name)
     text = text.translate(_foldings)
-    younger = _foldings.younger
-    if younger and not younger.isdisjoint(text):
-        pieces = (("".join(chars), alone) for alone, chars in groupby(text, younger.__contains__))
+    newer_than_12_1 = _foldings.newer_than_12_1
+    if newer_than_12_1 and not newer_than_12_1.isdisjoint(text):
+        pieces = (("".join(chars), alone) for alone, chars in groupby(text, newer_than_12_1.__contains__))
         text = "".join(piece if alone else unicodedata.normalize("NFD", piece) for piece, alone in pieces)
     else:
         text = unicodedata.normalize("NFD", text)
@@ -85,17 +86,17 @@ def fold(name: bytes) -> bytes:
 
 
 def _fold_stray(name: bytes) -> bytes:
-    r"""A name that is not UTF-8: as it stands, unless it only has continuation bytes (80 to BF) too many.
+    r"""The fold of a name that is not UTF-8: its bytes, unless its only fault is surplus continuation bytes (80 to BF).
 
-    Those go through the kernel's cursor as part of what stands before them ("don\x92t", in Windows' code
-    page, folds its letters). Where they stand among combining marks, which the cursor sorts by going
-    over them once for each class, and once more before, they come out each time.
+    The kernel's cursor takes such a byte as part of the character before it, so that "don\x92t", in
+    Windows' code page, folds its letters. Among combining marks these bytes are repeated: the cursor
+    sorts the marks in one pass for each class, and one before, and emits the bytes in every pass.
     """
     text = name.decode("utf-8", "surrogateescape")
     if _is_stray(text[0]) or any("\udcc0" <= char <= "\udcff" for char in text):
         return name
     folded: list[str] = []
-    # Characters that stand still, and between them runs of marks to be sorted.
+    # Characters that keep their place, and between them runs of marks to sort.
     for is_run, chars in groupby("".join(map(_stray_or_folding, text)), _is_stray_or_mark):
         if not is_run:
             folded.extend(chars)
@@ -119,7 +120,7 @@ def _stray_or_folding(char: str) -> str:
 
 
 def _combining(char: str) -> int:
-    return 0 if char in _foldings.younger else unicodedata.combining(char)
+    return 0 if char in _foldings.newer_than_12_1 else unicodedata.combining(char)
 
 
 def _is_stray_or_mark(char: str) -> bool:
@@ -127,7 +128,7 @@ def _is_stray_or_mark(char: str) -> bool:
 
 
 def is_valid(name: bytes) -> bool:
-    """Whether strict mode takes a name: UTF-8, of assigned code points or not (kernel: utf8_validate)."""
+    """Whether strict mode accepts a name: any UTF-8, assigned code points or not (kernel: utf8_validate)."""
     try:
         name.decode("utf-8")
     except UnicodeDecodeError:

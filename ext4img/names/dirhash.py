@@ -1,7 +1,7 @@
 """The hashes by which ext4 indexes directories, and with which no-key names begin.
 
-After the kernel's `fs/ext4/hash.c`. In an encrypted directory it is the name's *ciphertext* that is
-hashed; in an encrypted case-insensitive one the folded plaintext, by SipHash under a derived key.
+They follow the kernel's `fs/ext4/hash.c`. An encrypted directory hashes the name's *ciphertext*. An
+encrypted case-insensitive directory hashes the folded plaintext, by SipHash under a derived key.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from ext4img.errors import UnsupportedFeatureError
 from ext4img.names.siphash import siphash24
 from ext4img.worth_importing_numpy import worth_importing_numpy
 
-# Numbers of s_def_hash_version and dx_root_info.hash_version. On disk are 0 to 2; with the
-# superblock flag EXT2_FLAGS_UNSIGNED_HASH the kernel goes on to 3 to 5.
+# Numbers of s_def_hash_version and dx_root_info.hash_version. On disk they are 0 to 2; with the
+# superblock flag EXT2_FLAGS_UNSIGNED_HASH the kernel adds 3.
 LEGACY: Final = 0
 HALF_MD4: Final = 1
 TEA: Final = 2
 UNSIGNED: Final = 3
-"""To be added to the three above where bytes of names count as unsigned."""
+"""Added to the three above if the bytes of names are unsigned."""
 SIPHASH: Final = 6
 
 _MASK: Final = 0xFFFFFFFF
 _DEFAULT_SEED: Final = (0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476)
 _EOF: Final = 0xFFFFFFFE  # EXT4_HTREE_EOF_32BIT << 1; a hash may not be this
 _WORDS: Final = tuple(Struct(f">{count}I") for count in range(9))
-_MANY: Final = 24  # From so many names on NumPy is quicker.
+_MANY: Final = 24  # From this number of names on NumPy is quicker.
 _MANY_SAVE_US: Final = 8.0  # a name
 
 
 def dirhash(name: bytes, version: int, seed: tuple[int, int, int, int]) -> tuple[int, int]:
     """(major, minor) hash of a name; `version` 0 to 5, `seed` the superblock's s_hash_seed.
 
-    The lowest bit of the major hash is always 0. UnsupportedFeatureError for other versions: for
+    The lowest bit of the major hash is always 0. UnsupportedFeatureError for other versions; for
     SipHash see `siphash_dirhash`.
     """
     kind, signed = _kind(version)
@@ -51,13 +51,13 @@ def dirhash(name: bytes, version: int, seed: tuple[int, int, int, int]) -> tuple
 
 
 def dirhashes(names: Sequence[bytes], version: int, seed: tuple[int, int, int, int]) -> list[tuple[int, int]]:
-    """`dirhash` of each name; many at once take less than 1 µs each."""
+    """`dirhash` of each name; if they are many, less than 1 µs each."""
     kind, signed = _kind(version)
     if len(names) < _MANY or not worth_importing_numpy(len(names) * _MANY_SAVE_US):
         return [dirhash(name, version, seed) for name in names]
     import numpy
 
-    # The longest first: those that are not yet at their end then always stand in front.
+    # The longest first, so that the names that have not ended yet always come first.
     order = sorted(range(len(names)), key=lambda i: -len(names[i]))
     lengths = numpy.array([len(names[i]) for i in order])
     step, mix = _MIXES.get(kind, (1, None))
@@ -108,16 +108,16 @@ def _clip(major: int) -> int:
     return _EOF - 2 if major == _EOF else major
 
 
-# What follows is written once for integers and for arrays of uint32, one number a name. Integers
-# grow beyond 32 bits; as sums, XOR and shifts to the left never carry downwards, they are cut only
-# before a shift to the right, and at the end.
+# The following works on integers and on arrays of uint32 (one number for each name). Integers grow
+# beyond 32 bits. Sums, XOR and left shifts never carry downwards, so they are masked only before a
+# right shift, and at the end.
 Word = Any
 State = tuple[Any, ...]
 Words = Sequence[Any]
 
 
 def _legacy(state: State, value: Word) -> State:
-    """One byte of the name taken in."""
+    """The state after one more byte of the name."""
     older, newer = state
     mixed = (older + (newer ^ (value * 7152373 & _MASK))) & _MASK
     return newer, (mixed - 0x7FFFFFFF * (mixed >> 31)) & _MASK
@@ -127,11 +127,11 @@ _LEGACY_STATE: Final[State] = (0x37ABE8F9, 0x12A3FE2D)
 
 
 def _message(piece: bytes, left: int, signed: bool, step: int) -> Words:
-    """The words that a piece of the name stands for, `left` being the name's length from there on.
+    """The words of a piece of the name; `left` is the length of the name from the piece on.
 
-    Each word starts as a padding made of that length and takes in its bytes as (word << 8) + byte;
-    words that get no byte stay padding. A signed byte above 127 counts as itself less 256: it
-    borrows one from what stands before it.
+    Each word starts as a padding made of that length and takes its bytes as (word << 8) + byte; words
+    without bytes remain padding. A signed byte above 127 counts as itself less 256: it borrows one
+    from the bytes before it.
     """
     pad = left | left << 8
     pad |= pad << 16
@@ -148,14 +148,14 @@ def _message(piece: bytes, left: int, signed: bool, step: int) -> Words:
 
 
 def _messages(pieces: Any, left: Any, signed: bool) -> Words:
-    """`_message` for rows of pieces, filled up with zeros."""
+    """`_message` for rows of pieces, padded with zeros."""
     words = pieces.view(">u4").astype("u8")
     length = left.astype("u8")
     pad = length | length << 8
     pad |= pad << 16
     result = []
     for at in range(words.shape[1]):
-        there = (left - 4 * at).clip(0, 4).astype("u8") * 8  # bits of the word that are name
+        there = (left - 4 * at).clip(0, 4).astype("u8") * 8  # bits of the word that belong to the name
         word = words[:, at] >> (32 - there)
         if signed:
             word -= (word & 0x80808080) << 1

@@ -1,9 +1,9 @@
-"""Encrypted names as the kernel shows them without the key, and the padding of names.
+"""Encrypted names as the kernel shows them without the key (no-key names), and the padding of names.
 
 The no-key form is `struct fscrypt_nokey_name` of the kernel's `fs/crypto/fname.c`, in base64url
 without padding: two little-endian words of directory hash, then the name's ciphertext; where that
-is longer than 149 bytes, its first 149 and the SHA-256 of the rest. All of it is then 252
-characters at most, so it is a name again.
+is longer than 149 bytes, its first 149 and the SHA-256 of the rest. That makes at most 252
+characters, so the result is a name again.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _NOT_IN_URLSAFE = frozenset(b"+/=")
 
 
 class NokeyName(NamedTuple):
-    """A no-key name taken apart.
+    """The parts of a no-key name.
 
-    `prefix` is the stored name, or its first 149 bytes where `rest_sha256`, the digest of the bytes
-    after them, is given.
+    `prefix` is the stored name, or its first 149 bytes if there is `rest_sha256`, the digest of the
+    bytes after them.
     """
 
     major: int
@@ -42,11 +42,11 @@ class NokeyName(NamedTuple):
 
     @property
     def stored(self) -> bytes | None:
-        """The stored name, if all of it is there."""
+        """The stored name; None if only its start is known."""
         return self.prefix if self.rest_sha256 is None else None
 
     def matches(self, stored: bytes) -> bool:
-        """Whether a directory entry's name is the one meant (the hash is not looked at)."""
+        """Whether it is the no-key name of a directory entry's name. The hash is not compared."""
         if self.rest_sha256 is None:
             return stored == self.prefix
         return (
@@ -57,10 +57,10 @@ class NokeyName(NamedTuple):
 
 
 def nokey_name(stored: bytes, hash_major: int, hash_minor: int) -> bytes:
-    """What the kernel shows, without the key, for a name of `stored` bytes.
+    """The name that the kernel shows without the key for the name `stored`.
 
-    The hashes are those the directory is read by; 0, 0 for symlink targets and for directories that
-    are not hashed. A name below 16 bytes is CorruptionError, as for the kernel.
+    The hashes are those by which the directory is read; 0, 0 for symlink targets and for directories
+    without hashes. CorruptionError for a name below 16 bytes, as for the kernel.
     """
     if len(stored) < MIN_STORED_NAME:
         raise CorruptionError(f"encrypted name of {len(stored)} bytes, the shortest possible has {MIN_STORED_NAME}")
@@ -72,14 +72,14 @@ def nokey_name(stored: bytes, hash_major: int, hash_minor: int) -> bytes:
 
 
 def parse_nokey_name(text: bytes) -> NokeyName | None:
-    """The parts of a no-key name; None where `text` is none (the kernel then finds no such file)."""
+    """The parts of a no-key name; None if `text` is not one (the kernel then finds no such file)."""
     if not _NOT_IN_URLSAFE.isdisjoint(text):
         return None
     try:
         raw = a2b_base64(text.translate(_TO_STANDARD) + b"=" * (-len(text) % 4), strict_mode=True)
     except Base64Error:
         return None
-    # Strict, but it lets stray bits in the last character pass; the kernel does not.
+    # Strict mode still accepts stray bits in the last character; the kernel does not.
     if _urlsafe(raw) != text:
         return None
     if not _HASHES.size < len(raw) <= _HASHES.size + _PLAIN_SIZE and len(raw) != _LONG_SIZE:
@@ -99,7 +99,7 @@ def encrypted_length(length: int, padding: int, max_length: int = NAME_MAX) -> i
 def is_padded_name(raw: bytes) -> bool:
     """Whether decrypted bytes, padding included, can be a name: NULs only at the end, no "/".
 
-    With version 1 policies nothing else tells a wrong key.
+    With version 1 policies nothing else shows that a key is wrong.
     """
     name = raw.rstrip(b"\0")
     return bool(name) and b"\0" not in name and b"/" not in name
@@ -116,7 +116,7 @@ def symlink_ciphertext(stored: bytes, inode_number: int | None = None) -> bytes:
 
 
 def nokey_target(stored: bytes, inode_number: int | None = None) -> bytes:
-    """What readlink gives without the key, from the stored bytes of an encrypted symlink."""
+    """The target that readlink gives without the key, from the stored bytes of an encrypted symlink."""
     return nokey_name(symlink_ciphertext(stored, inode_number), 0, 0)
 
 
@@ -126,6 +126,6 @@ def _urlsafe(raw: bytes) -> bytes:
 
 
 def _sha256(data: bytes) -> bytes:
-    from hashlib import sha256  # OpenSSL, which opening an image does without
+    from hashlib import sha256  # imports OpenSSL, which opening an image does not need
 
     return sha256(data).digest()

@@ -18,7 +18,7 @@ def siphash24(key: bytes, data: bytes) -> int:
     v0, v1 = k0 ^ 0x736F6D6570736575, k1 ^ 0x646F72616E646F6D
     v2, v3 = k0 ^ 0x6C7967656E657261, k1 ^ 0x7465646279746573
     size = len(data)
-    # The last word holds what is left of the data, and the length in its top byte.
+    # The last word holds the rest of the data, and the length in its top byte.
     padded = data + bytes(7 - size % 8) + bytes((size & 0xFF,))
     for word in unpack_from(f"<{len(padded) // 8}Q", padded):
         v0, v1, v2, v3 = _rounds(v0, v1, v2, v3 ^ word, 2)

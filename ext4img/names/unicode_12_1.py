@@ -1,7 +1,8 @@
 """Which code points Unicode 12.1 assigns: the version by which the kernel compares names.
 
-For those, Python's newer data says the same, as normalisation and case folding of what is assigned
-never change (Unicode Character Encoding Stability Policies). What came later has to be left alone.
+For these code points Python's newer data is right, because normalisation and case folding of an
+assigned code point never change (Unicode Character Encoding Stability Policies). Code points that were
+assigned later must not be folded.
 """
 
 from __future__ import annotations

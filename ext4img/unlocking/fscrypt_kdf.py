@@ -22,12 +22,12 @@ _GIB_IN_KIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class CostLimits:
-    """What passphrase hashes may cost: an image's word for its costs is not to be trusted.
+    """Bounds on what hashing passphrases may cost: the costs are stored on the image and not trusted.
 
     `memory_kib` bounds the memory of one hash, `work_kib` its memory times passes, and
-    `total_work_kib` the sum over all hashes of one `ProtectorKeys`. None is no limit. fscrypt itself
-    calibrates to 128 MiB at most and about a second, which is some 1 to 3 GiB of work; 8 GiB take 10 s
-    on a slow machine, and the default total a few minutes.
+    `total_work_kib` the sum over all hashes of one `ProtectorKeys`. None means no limit. fscrypt itself
+    calibrates to at most 128 MiB and about a second, which is 1 to 3 GiB of work; 8 GiB take 10 s on
+    a slow machine, and the default total a few minutes.
     """
 
     memory_kib: int | None = 1 * _GIB_IN_KIB
@@ -35,7 +35,7 @@ class CostLimits:
     total_work_kib: int | None = 128 * _GIB_IN_KIB
 
     def check(self, costs: HashingCosts, spent_kib: int = 0) -> None:
-        """LimitError if a hash of `costs` would cross a bound, `spent_kib` of work being done already."""
+        """LimitError if a hash of `costs`, after `spent_kib` of work, would exceed a bound."""
         for what, value, limit in (
             ("memory", costs.memory_kib, self.memory_kib),
             ("work (memory times passes)", costs.work_kib, self.work_kib),
@@ -55,7 +55,7 @@ NO_LIMITS = CostLimits(None, None, None)
 def hash_passphrase(passphrase: bytes, salt: bytes, costs: HashingCosts, limits: CostLimits = DEFAULT_LIMITS) -> bytes:
     """The 32-byte wrapping key of a passphrase: about a second of CPU by fscrypt's calibration.
 
-    LimitError where `costs` cross `limits`, before anything is computed, or exceed the memory there is.
+    LimitError if `costs` exceed `limits`, before anything is computed, or the memory that is available.
     """
     limits.check(costs)
     from cryptography.exceptions import InternalError, UnsupportedAlgorithm
@@ -75,12 +75,12 @@ def hash_passphrase(passphrase: bytes, salt: bytes, costs: HashingCosts, limits:
         ) from None
     except (MemoryError, InternalError):
         raise LimitError(
-            f"hashing the passphrase needs {costs.memory_kib} KiB of memory, more than can be had"
+            f"hashing the passphrase needs {costs.memory_kib} KiB of memory, more than is available"
         ) from None
 
 
 def unwrap(wrapping_key: bytes, wrapped: WrappedKey) -> bytes:
-    """The key inside `wrapped`. WrongKeyError unless `wrapping_key` (32 bytes) is what wrapped it."""
+    """The key inside `wrapped`. WrongKeyError if `wrapping_key` (32 bytes) did not wrap it."""
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -88,7 +88,7 @@ def unwrap(wrapping_key: bytes, wrapped: WrappedKey) -> bytes:
     stretched = HKDF(SHA256(), length=2 * INTERNAL_KEY_BYTES, salt=None, info=b"").derive(wrapping_key)
     cipher_key, mac_key = stretched[:INTERNAL_KEY_BYTES], stretched[INTERNAL_KEY_BYTES:]
     expected = hmac.digest(mac_key, wrapped.iv + wrapped.encrypted_key, hashlib.sha256)
-    # First the MAC, then the cipher: nothing is decrypted that was not written by the holder of the key.
+    # The MAC comes first, so that nothing is decrypted unless the holder of the key wrote it.
     if not hmac.compare_digest(expected, wrapped.hmac):
         raise WrongKeyError("the key or passphrase does not open this wrapped key")
     decryptor = Cipher(algorithms.AES(cipher_key), modes.CTR(wrapped.iv)).decryptor()

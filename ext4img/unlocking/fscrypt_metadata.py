@@ -1,13 +1,13 @@
-"""The metadata files of the fscrypt tool: protectors, policies, links, from their bytes.
+"""The metadata files of the fscrypt tool: protectors, policies and links, parsed from their bytes.
 
 `.fscrypt/protectors/<descriptor>` holds a `ProtectorData`, `.fscrypt/policies/<key id>` a
-`PolicyData`, each one protocol buffer with no framing; `<descriptor>.link` is a line or two of text.
+`PolicyData`, each a protocol buffer without framing; `<descriptor>.link` is one or two lines of text.
 Field numbers and validity rules: google/fscrypt, metadata/metadata.proto and metadata/checks.go;
 links: filesystem/mountpoint.go.
 
-Each parser takes a whole file and `where`, the file's name for messages, and raises CorruptionError
-for what fscrypt would refuse, LimitError for files too large, UnsupportedFeatureError for sources
-that did not exist when this was written. Nothing in these objects is secret: keys are wrapped.
+Each parser takes a whole file and `where`, the file's name for messages. It raises CorruptionError
+if fscrypt would refuse the file, LimitError if the file is too large, and UnsupportedFeatureError for
+an unknown kind of protector. Nothing in these objects is secret: keys are wrapped.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _PADDINGS = (4, 8, 16, 32)
 _HEX = re.compile(r"[0-9a-f]+")
 
 
-class Source(IntEnum):
-    """What opens a protector (SourceType)."""
+class ProtectorSource(IntEnum):
+    """The kind of secret that opens a protector (SourceType)."""
 
     PAM_PASSPHRASE = 1
     CUSTOM_PASSPHRASE = 2
@@ -46,13 +46,13 @@ class Source(IntEnum):
 
     @property
     def words(self) -> str:
-        """The source as a user would say it."""
+        """The source in a user's words."""
         return {1: "login passphrase", 2: "custom passphrase", 3: "raw key"}[self.value]
 
 
 @dataclass(frozen=True, slots=True)
 class HashingCosts:
-    """What one Argon2id hash costs: passes, memory in KiB, parallelism as stored."""
+    """The cost of one Argon2id hash: passes, memory in KiB, parallelism as stored."""
 
     time: int
     memory_kib: int
@@ -61,12 +61,12 @@ class HashingCosts:
 
     @property
     def lanes(self) -> int:
-        """The parallelism that was hashed with: early versions of fscrypt kept only its low 8 bits."""
+        """The parallelism that the hash used: early versions of fscrypt used only its low 8 bits."""
         return self.parallelism if self.truncation_fixed else self.parallelism & 0xFF
 
     @property
     def work_kib(self) -> int:
-        """Memory written in all passes, in KiB: what the hash's run time is proportional to."""
+        """Memory written in all passes, in KiB. The run time of the hash is proportional to it."""
         return self.time * self.memory_kib
 
 
@@ -83,12 +83,12 @@ class WrappedKey:
 class ProtectorData:
     """A protector: a key wrapped by a passphrase or a raw key.
 
-    `descriptor` is 16 hex digits; `name` is the user's text, not to be trusted by a terminal; `uid`
-    counts for login passphrases only; `costs` is None and `salt` empty for raw keys.
+    `descriptor` is 16 hex digits; `name` is the user's text, unsafe for a terminal; `uid` matters for
+    login passphrases only; `costs` is None and `salt` empty for raw keys.
     """
 
     descriptor: str
-    source: Source
+    source: ProtectorSource
     name: str
     uid: int
     costs: HashingCosts | None
@@ -96,14 +96,14 @@ class ProtectorData:
     wrapped_key: WrappedKey
 
     def describe(self) -> str:
-        """What it is, in a few words fit for a message."""
-        owner = f"of uid {self.uid}" if self.source is Source.PAM_PASSPHRASE else ascii(self.name)
+        """A few words for a message."""
+        owner = f"of uid {self.uid}" if self.source is ProtectorSource.PAM_PASSPHRASE else ascii(self.name)
         return f"protector {self.descriptor} ({self.source.words} {owner})"
 
 
 @dataclass(frozen=True, slots=True)
 class EncryptionOptions:
-    """What fscrypt asked of the kernel. The encryption context on disk, not this, is the authority."""
+    """The options that fscrypt passed to the kernel. The encryption context on disk decides, not this."""
 
     padding: int
     contents_mode: int
@@ -130,13 +130,13 @@ class PolicyData:
 
 @dataclass(frozen=True, slots=True)
 class ProtectorLink:
-    """Where a linked protector is: the file system by its UUID, else by where it was mounted."""
+    """Where a linked protector is: the file system by its UUID, otherwise by its mount point."""
 
     uuid: str | None
     path: str | None
 
     def describe(self) -> str:
-        """The place in words fit for a message."""
+        """The place in words for a message."""
         uuid = f"with UUID {self.uuid!a}" if self.uuid else ""
         path = f"once mounted at {self.path!a}" if self.path else ""
         return f"the file system {uuid}{', ' if uuid and path else ''}{path}"
@@ -146,18 +146,18 @@ def parse_protector(data: bytes, where: str = "protector") -> ProtectorData:
     """A protector file."""
     message = Message(data, "ProtectorData", where)
     number = message.integer(2, "source")
-    if number not in tuple(Source):
+    if number not in tuple(ProtectorSource):
         if number == 0:
             raise message.invalid("source", "is not set")
         raise UnsupportedFeatureError(
             f"{where}: protector source {number} is not known", (f"protector source {number}",)
         )
-    source = Source(number)
+    source = ProtectorSource(number)
     uid = message.integer(6, "uid")
-    if source is Source.PAM_PASSPHRASE and uid < 0:
+    if source is ProtectorSource.PAM_PASSPHRASE and uid < 0:
         raise message.invalid("uid", f"{uid} is negative")
     costs, salt = None, b""
-    if source is not Source.RAW_KEY:
+    if source is not ProtectorSource.RAW_KEY:
         costs = _costs(message)
         salt = _sized(message, 5, "salt", SALT_BYTES)
     return ProtectorData(
@@ -189,7 +189,7 @@ def parse_policy(data: bytes, where: str = "policy") -> PolicyData:
 
 
 def parse_link(data: bytes, where: str = "link") -> ProtectorLink:
-    """A `.link` file: lines `UUID=…` and `PATH=…`, at least one; other lines count for nothing."""
+    """A `.link` file: lines `UUID=…` and `PATH=…`, at least one; other lines are ignored."""
     if len(data) > MAX_MESSAGE_BYTES:
         raise LimitError(f"{where}: {len(data)} bytes, more than the {MAX_MESSAGE_BYTES} that metadata may have")
     values: dict[str, str] = {}
@@ -211,7 +211,7 @@ def _sized(message: Message, number: int, field: str, size: int) -> bytes:
 
 
 def _hex_name(message: Message, number: int, field: str, digits: int) -> str:
-    """A descriptor. It becomes a file name, so nothing but lower-case hex digits may pass."""
+    """A descriptor. It becomes a file name, so only lower-case hex digits are accepted."""
     name = message.text(number, field)
     if len(name) != digits or not _HEX.fullmatch(name):
         raise message.invalid(field, f"is not {digits} lower-case hexadecimal digits")
@@ -250,13 +250,13 @@ def _options(message: Message) -> EncryptionOptions:
         padding=stored.integer(1, "padding"),
         contents_mode=stored.integer(2, "contents"),
         filenames_mode=stored.integer(3, "filenames"),
-        # Files from before version 2 policies have no such field.
+        # Files older than version 2 policies do not have this field.
         policy_version=stored.integer(4, "policy_version") or 1,
     )
     if options.padding not in _PADDINGS:
         raise stored.invalid("padding", f"{options.padding} is not one of 4, 8, 16, 32")
     for field, mode in (("contents", options.contents_mode), ("filenames", options.filenames_mode)):
-        # Any mode that a context can name will do here: the context decides, and modes get added.
+        # Any mode that a context can name is accepted: the context decides, and kernels add modes.
         if not 1 <= mode <= 0xFF:
             raise stored.invalid(field, f"{mode} is not a mode")
     if options.policy_version not in _KEY_DESCRIPTOR_DIGITS:

@@ -1,8 +1,7 @@
-"""From a policy's name and a user's secrets to the master key, through fscrypt's metadata files.
+"""The fscrypt tool: from a policy's id and a user's secrets through its metadata files to the master key.
 
-The caller supplies the files; nothing here knows where they lie. Names are those inside
-`.fscrypt/policies` and `.fscrypt/protectors`, and are made of hexadecimal digits and ".link" only,
-so that no name from an image can lead elsewhere.
+The caller supplies the files. Their names in `.fscrypt/policies` and `.fscrypt/protectors` consist of
+hexadecimal digits and ".link" only, so that no name from an image can lead elsewhere.
 """
 
 from __future__ import annotations
@@ -30,20 +29,21 @@ from ext4img.unlocking.fscrypt_metadata import (
     parse_protector,
 )
 from ext4img.unlocking.key_id import DESCRIPTOR_BYTES, IDENTIFIER_BYTES, names_key
-from ext4img.unlocking.protector_keys import ProtectorKeys, Secrets
+from ext4img.unlocking.protector_keys import ProtectorKeys
+from ext4img.unlocking.secrets import Secrets
 
 ReadMetadata = Callable[[str], bytes | None]
-"""Reads a metadata file by its bare name; None where there is none. May raise Ext4Error."""
+"""Reads a metadata file by its bare name; None if there is none. May raise Ext4Error."""
 
-# What a failure of several slots is called: the first of these that occurred. A bound can be lifted
-# and a right passphrase found behind it; a wrong secret says more than a protector nobody had one for.
+# The class of an error for several failures: the first of these that occurred. A bound may hide a right
+# passphrase; a wrong secret is better news than a protector for which no secret was given.
 _MOST_TELLING = (LimitError, WrongKeyError, CorruptionError, UnsupportedFeatureError, NotFoundError, NoKeyError)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedPolicy:
     """A policy whose key was found: the 64-byte master `key` (never printed), its metadata, the
-    protector that gave it, and `problems` met in other slots on the way (damaged or missing files).
+    protector that gave it, and the `problems` of other slots (damaged or missing files).
     """
 
     policy_id: bytes
@@ -62,15 +62,15 @@ def open_policy(
 ) -> OpenedPolicy:
     """Find the master key that `policy_id` names: 8 bytes of a version 1 context, or 16 of a version 2.
 
-    `read_policy` is asked for `<policy id in hex>`, `read_protector` for `<descriptor>` and, where that
-    is missing, `<descriptor>.link`, which only tells where the protector is to be had. `keys` keeps
-    opened protectors from one call to the next, and bounds what hashing may cost.
+    `read_policy` is called with `<policy id in hex>`, `read_protector` with `<descriptor>` and, if that
+    is missing, with `<descriptor>.link`, which says where the protector is. `keys` keeps opened
+    protectors from one call to the next, and bounds what hashing may cost.
 
-    Slots are tried from the cheapest on: protectors already open, raw keys, passphrases by their cost.
-    Errors: NotFoundError without a policy file; for the slots, one error that names what went wrong
-    with each, of the most telling class: LimitError, WrongKeyError, CorruptionError,
-    UnsupportedFeatureError, NotFoundError (a protector that is elsewhere), NoKeyError (nothing was
-    given that could open it).
+    Slots are tried in the order of their cost: opened protectors, raw keys, passphrases.
+    NotFoundError without a policy file. If no slot opens, one error lists what went wrong with each,
+    of the most telling class: LimitError, WrongKeyError, CorruptionError, UnsupportedFeatureError,
+    NotFoundError (the protector is on another file system), NoKeyError (no secret of its kind was
+    given).
     """
     if len(policy_id) not in (DESCRIPTOR_BYTES, IDENTIFIER_BYTES):
         raise CorruptionError(
@@ -106,7 +106,7 @@ def open_policies(
     secrets: Secrets,
     keys: ProtectorKeys | None = None,
 ) -> tuple[tuple[OpenedPolicy, ...], dict[bytes, Ext4Error]]:
-    """`open_policy` for each of `policy_ids`, with one `ProtectorKeys`: those opened, and why not the others."""
+    """`open_policy` for each of `policy_ids`, with one `ProtectorKeys`: (the opened ones, errors of the others)."""
     keys = ProtectorKeys() if keys is None else keys
     opened: list[OpenedPolicy] = []
     failed: dict[bytes, Ext4Error] = {}
@@ -126,7 +126,7 @@ def _policy(policy_id: bytes, read_policy: ReadMetadata) -> PolicyData:
         raise NotFoundError.at(where)
     policy = parse_policy(data, where)
     if policy.key_descriptor != name:
-        raise CorruptionError(f"{where}: it is the policy of key {policy.key_descriptor}")
+        raise CorruptionError(f"{where}: the file holds the policy of key {policy.key_descriptor}")
     return policy
 
 
@@ -141,12 +141,12 @@ def _protector(descriptor: str, read_protector: ReadMetadata) -> ProtectorData:
         raise NotFoundError.at(where, f"the protector is on {place}: its .fscrypt is needed too")
     protector = parse_protector(data, where)
     if protector.descriptor != descriptor:
-        raise CorruptionError(f"{where}: it is protector {protector.descriptor}")
+        raise CorruptionError(f"{where}: the file holds protector {protector.descriptor}")
     return protector
 
 
 def _cost(protector: ProtectorData, keys: ProtectorKeys) -> int:
-    """What opening a protector costs, for sorting."""
+    """The cost of opening a protector, for sorting."""
     if keys.is_open(protector):
         return -1
     return protector.costs.work_kib if protector.costs else 0
@@ -159,7 +159,7 @@ def _open_slot(
     try:
         key = unwrap(protector_key, slot.wrapped_key)
     except WrongKeyError:
-        # The protector's key proved itself, so no secret of the user's is to blame.
+        # The protector's key is proven right, so the user's secret is not to blame.
         raise CorruptionError(
             f"policy {policy_id.hex()}: its key is not wrapped by the key of {protector.describe()}"
         ) from None
@@ -169,25 +169,25 @@ def _open_slot(
 
 
 def combined(failures: Sequence[Ext4Error], where: str, path: str) -> Ext4Error:
-    """One error for all `failures` (one at least), of the most telling class, that tells them all.
+    """One error for all `failures` (at least one), of the most telling class, whose message lists them.
 
-    `path` is what a NotFoundError is about.
+    `path` is the file name of a NotFoundError.
     """
-    told = "; ".join(dict.fromkeys(_message(error) for error in failures))
+    reported = "; ".join(dict.fromkeys(_message(error) for error in failures))
     kind = next((kind for kind in _MOST_TELLING if any(isinstance(error, kind) for error in failures)), None)
     if kind is NotFoundError:
-        return NotFoundError.at(path, told)
+        return NotFoundError.at(path, reported)
     if kind is NoKeyError:
-        return NoKeyError(errno.ENOKEY, f"{where}: {told}")
+        return NoKeyError(errno.ENOKEY, f"{where}: {reported}")
     if kind is LimitError:
-        return LimitError(f"{where}: {told}")
+        return LimitError(f"{where}: {reported}")
     if kind is WrongKeyError:
-        return WrongKeyError(f"{where}: {told}")
+        return WrongKeyError(f"{where}: {reported}")
     if kind is UnsupportedFeatureError:
         names = [name for error in failures if isinstance(error, UnsupportedFeatureError) for name in error.names]
-        return UnsupportedFeatureError(f"{where}: {told}", tuple(names))
+        return UnsupportedFeatureError(f"{where}: {reported}", tuple(names))
     if kind is CorruptionError:
-        return CorruptionError(f"{where}: {told}")
+        return CorruptionError(f"{where}: {reported}")
     return failures[0]
 
 

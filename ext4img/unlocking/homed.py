@@ -23,7 +23,7 @@ from ext4img.unlocking.key_id import names_key
 SLOT_PREFIX = "trusted.fscrypt_slot"
 
 MAX_SLOTS = 64
-"""Slots taken from one directory: homed writes one a password, and each costs a PBKDF2."""
+"""Slots that are tried on one directory: homed writes one for each password, and each costs a PBKDF2."""
 
 _ROUNDS = 0xFFFF
 _CIPHER_KEY_BYTES = 32
@@ -48,7 +48,7 @@ def is_slot(name: str) -> bool:
 
 
 def parse_slot(name: str, value: bytes) -> Slot:
-    """The slot in the xattr `name`. CorruptionError where it is none."""
+    """The slot in the xattr `name`. CorruptionError if it is malformed."""
     salt_text, colon, key_text = value.partition(b":")
     if not colon:
         raise CorruptionError(f"xattr {name!a}: a key slot has a colon between salt and key")
@@ -63,7 +63,7 @@ def parse_slot(name: str, value: bytes) -> Slot:
 
 
 def open_slot(slot: Slot, password: bytes, descriptor: bytes) -> bytes:
-    """The master key in `slot`, named by the 8-byte `descriptor`; else WrongKeyError. Takes about 0.1 s."""
+    """The master key in `slot` with the 8-byte `descriptor`; otherwise WrongKeyError. Takes about 0.1 s."""
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
     derived = hashlib.pbkdf2_hmac("sha512", password, slot.salt, _ROUNDS, _DERIVED_BYTES)
@@ -77,9 +77,9 @@ def open_slot(slot: Slot, password: bytes, descriptor: bytes) -> bytes:
 def open_home(xattrs: Mapping[str, bytes], descriptor: bytes, passwords: Sequence[bytes]) -> bytes:
     """The master key of a home directory with these `xattrs` and this descriptor in its context.
 
-    Every slot is tried with every password, in the order of their numbers. NotFoundError where there is
-    no slot, LimitError above MAX_SLOTS, WrongKeyError where no password opens one, or the
-    CorruptionError of a damaged slot if the sound ones do not open.
+    Every slot is tried with every password, in the order of the slot numbers. NotFoundError without
+    a slot, LimitError above MAX_SLOTS, WrongKeyError if no password opens one, or the
+    CorruptionError of a damaged slot if the other slots do not open.
     """
     names = sorted((name for name in xattrs if is_slot(name)), key=lambda name: int(name[len(SLOT_PREFIX) :]))
     if not names:

@@ -1,4 +1,4 @@
-"""Whether a policy asks for a key: the names of keys, by the policies' versions."""
+"""The descriptors and identifiers by which policies name their keys."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def key_identifier(key: bytes) -> bytes:
 
 
 def names_key(key: bytes, policy_id: bytes) -> bool:
-    """Whether `policy_id` (8 or 16 bytes, of a version 1 or 2 policy) is a name of `key`.
+    """Whether `policy_id` (8 or 16 bytes, of a version 1 or 2 policy) names `key`.
 
-    Version 1 descriptors could be anything; every tool whose metadata we read computes them.
+    The kernel accepts any version 1 descriptor; the tools whose metadata is read here compute it.
     """
     name = key_identifier(key) if len(policy_id) == IDENTIFIER_BYTES else key_descriptor(key)
     return hmac.compare_digest(name, policy_id)

@@ -1,4 +1,4 @@
-"""Master keys as users hand them over: raw bytes, hexadecimal digits, or a recovery code."""
+"""Master keys in the forms that users have: raw bytes, hexadecimal digits, or a recovery code."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ KeyFormat = Literal["auto", "raw", "hex", "recovery"]
 
 _HEX_DIGITS = b"0123456789abcdefABCDEF"
 _WHITE_SPACE = b" \t\r\n"
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # of UTF-8, which editors put before text
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # of UTF-8; some editors put it before text
 _MAX_FILE_BYTES = 4096
 
 
 def parse_key(data: bytes, key_format: KeyFormat = "auto") -> bytes:
     """The master key in the file contents `data`: 16 to 64 bytes.
 
-    - "raw": the bytes as they are, a last newline included, as fscryptctl reads them.
+    - "raw": the bytes as they are, including a final newline, as fscryptctl reads them.
     - "hex": 32 to 128 digits, of either case, after an optional "0x". White space and a byte order
-      mark count for nothing, so what `xxd -p` breaks into lines is taken whole.
+      mark are ignored, so the lines of `xxd -p` are one key.
     - "recovery": a recovery code of fscrypt, see `parse_recovery_code`.
-    - "auto": hexadecimal if nothing but hexadecimal digits (an optional "0x", white space) is
-      there, even where a raw key could be as long: 64 such bytes are a key of 32, not of 64, and 33
-      such digits are a mistake, not a raw key of 33. A random raw key looks like that once in 2^52
-      at 16 bytes and 2^105 at 32; where it does, say "raw". Else raw if 16 to 64 bytes. Else a recovery code.
+    - "auto": hexadecimal if all characters are hexadecimal digits (besides "0x" and white space), even
+      if a raw key could be as long: 64 such bytes are a key of 32 bytes, and 33 such digits are a
+      mistake, not a raw key. A random raw key looks like that once in 2^52 at 16 bytes and once in
+      2^105 at 32; for such a key say "raw". Otherwise raw if it has 16 to 64 bytes, or else a
+      recovery code.
 
-    KeyFormatError says what is wrong with lengths and kinds, and never shows the key.
+    KeyFormatError names the wrong length or character count, and never shows the key.
     """
     data = bytes(data)
     if len(data) > _MAX_FILE_BYTES:

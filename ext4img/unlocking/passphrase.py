@@ -7,23 +7,23 @@ import re
 from ext4img.errors import KeyFormatError
 
 MAX_PASSPHRASE_BYTES = 65536
-"""Longer input is some other file, not a passphrase."""
+"""Longer input cannot be a passphrase; it is probably the wrong file."""
 
 
 def passphrase_bytes(typed: str | bytes) -> bytes:
-    """What was typed, or read from a file, up to the first CR or LF; nothing else is changed.
+    """Typed text, or a file's first line, as bytes: up to the first CR or LF, otherwise unchanged.
 
-    No Unicode normalisation and no stripping of blanks: fscrypt and e4crypt hash the bytes that the
-    terminal sent, an empty line included. Text becomes UTF-8, with surrogate escapes back to the
-    bytes they stand for. KeyFormatError above MAX_PASSPHRASE_BYTES, or where text is not encodable;
-    it never shows the passphrase. Also for what is neither text nor bytes.
+    Neither Unicode normalisation nor stripping of blanks: fscrypt and e4crypt hash the bytes that the
+    terminal sent, even an empty line. Text becomes UTF-8, and surrogate escapes become the bytes that
+    they represent. KeyFormatError above MAX_PASSPHRASE_BYTES, for text that cannot be encoded, and for
+    other types; its message never shows the passphrase.
     """
     if not isinstance(typed, str | bytes | bytearray | memoryview):
         raise KeyFormatError(f"a passphrase is text or bytes, not {type(typed).__name__}")
     try:
         data = typed.encode("utf-8", "surrogateescape") if isinstance(typed, str) else bytes(typed)
     except UnicodeEncodeError:
-        raise KeyFormatError("the passphrase has characters that are no text") from None
+        raise KeyFormatError("the passphrase has characters that cannot be encoded") from None
     passphrase = re.split(rb"[\r\n]", data, maxsplit=1)[0]
     if len(passphrase) > MAX_PASSPHRASE_BYTES:
         raise KeyFormatError(f"a passphrase of {len(passphrase)} bytes: at most {MAX_PASSPHRASE_BYTES} are taken")

@@ -1,4 +1,4 @@
-"""Opened protectors: one passphrase hash a protector, however many policies it protects."""
+"""The keys of opened protectors: a passphrase is hashed once for each protector, however many policies use it."""
 
 from __future__ import annotations
 
@@ -6,42 +6,19 @@ import errno
 import hashlib
 import hmac
 import os
-from dataclasses import dataclass, field
 
 from ext4img.crypto.kdf import key_descriptor
-from ext4img.errors import CorruptionError, KeyFormatError, LimitError, NoKeyError, WrongKeyError
+from ext4img.errors import CorruptionError, LimitError, NoKeyError, WrongKeyError
 from ext4img.unlocking.fscrypt_kdf import DEFAULT_LIMITS, CostLimits, hash_passphrase, unwrap
-from ext4img.unlocking.fscrypt_metadata import INTERNAL_KEY_BYTES, ProtectorData, Source
-
-
-@dataclass(frozen=True, slots=True)
-class Secrets:
-    """What the user gave: passphrases as bytes (see `passphrase_bytes`), and 32-byte raw keys.
-
-    Passphrases are tried on passphrase protectors, login or custom, raw keys on raw-key protectors.
-    KeyFormatError for a raw key of another length.
-    """
-
-    passphrases: tuple[bytes, ...] = field(default=(), repr=False)
-    raw_keys: tuple[bytes, ...] = field(default=(), repr=False)
-
-    def __post_init__(self) -> None:
-        for raw_key in self.raw_keys:
-            if not isinstance(raw_key, bytes | bytearray | memoryview):
-                raise KeyFormatError(f"a raw-key protector's key is bytes, not {type(raw_key).__name__}")
-            if len(raw_key) != INTERNAL_KEY_BYTES:
-                raise KeyFormatError(f"a raw-key protector's key has {INTERNAL_KEY_BYTES} bytes, not {len(raw_key)}")
-
-    def for_source(self, source: Source) -> tuple[bytes, ...]:
-        """Those that a protector of `source` could be opened with."""
-        return self.raw_keys if source is Source.RAW_KEY else self.passphrases
+from ext4img.unlocking.fscrypt_metadata import ProtectorData, ProtectorSource
+from ext4img.unlocking.secrets import Secrets
 
 
 class ProtectorKeys:
-    """The keys of the protectors opened so far, and which secrets are known not to open one.
+    """The keys of the protectors opened so far, and the secrets that failed on a protector.
 
-    No passphrase is kept: a failure is remembered by a digest under a random key of this object.
-    `limits` bound each hash and the work of all together. One user of it at a time.
+    It keeps no passphrase: it remembers a failure by a digest under a random key of its own.
+    `limits` bounds each hash and the work of all hashes together. One user of it at a time.
     """
 
     __slots__ = ("_digest_key", "_failed", "_keys", "_spent_kib", "limits")
@@ -57,20 +34,20 @@ class ProtectorKeys:
         return f"<ProtectorKeys: {len(self._keys)} opened>"
 
     def is_open(self, protector: ProtectorData) -> bool:
-        """Whether `open` would answer without any secret."""
+        """Whether `open` needs no secret for this protector."""
         return protector in self._keys
 
     def open(self, protector: ProtectorData, secrets: Secrets) -> bytes:
         """The 32-byte key of `protector`.
 
-        NoKeyError where no secret of its kind is given, WrongKeyError where none opens it, LimitError
-        where its hash costs too much, CorruptionError where the key that it holds is not its own.
+        NoKeyError if no secret of its kind is given, WrongKeyError if none opens it, LimitError if
+        its hash costs too much, CorruptionError if it holds the key of another protector.
         """
         if protector in self._keys:
             return self._keys[protector]
         candidates = secrets.for_source(protector.source)
         if not candidates:
-            wanted = "a 32-byte key file" if protector.source is Source.RAW_KEY else "a passphrase"
+            wanted = "a 32-byte key file" if protector.source is ProtectorSource.RAW_KEY else "a passphrase"
             raise NoKeyError(errno.ENOKEY, f"{protector.describe()} needs {wanted}, and none was given")
         for secret in candidates:
             attempt = (protector, hashlib.blake2b(secret, key=self._digest_key).digest())
@@ -86,7 +63,7 @@ class ProtectorKeys:
                 raise CorruptionError(f"{protector.describe()} holds the key of another protector")
             self._keys[protector] = key
             return key
-        what = "key" if protector.source is Source.RAW_KEY else "passphrase"
+        what = "key" if protector.source is ProtectorSource.RAW_KEY else "passphrase"
         raise WrongKeyError(f"wrong {what} for {protector.describe()}")
 
     def _wrapping_key(self, protector: ProtectorData, secret: bytes) -> bytes:

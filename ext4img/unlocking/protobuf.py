@@ -1,12 +1,12 @@
-"""A bounded reader of the protocol buffer wire format, as far as proto3 messages need it.
+"""A bounded reader of the protocol buffer wire format, for proto3 messages.
 
-A message is a row of fields: a varint key (field number << 3 | wire type), then the value. Only
+A message is a sequence of fields: a varint key (field number << 3 | wire type), then the value. Only
 wire types 0 (varint) and 2 (length-delimited) are used by fscrypt's messages; 1 and 5 (64 and 32
 bits) are skipped, as every unknown field must be. 3 and 4 (groups) do not exist in proto3.
 Source: protobuf.dev, "Encoding".
 
-Every number in here is hostile. Work is bounded by the length of the input, which is bounded by
-`MAX_MESSAGE_BYTES`; nesting is not followed by itself, the caller asks for each level.
+Every number in the input may be hostile. The length of the input bounds the work, and
+`MAX_MESSAGE_BYTES` bounds that length; sub-messages are parsed only when the caller requests them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from ext4img.errors import CorruptionError, LimitError, Place
 
 MAX_MESSAGE_BYTES = 16384
-"""Size of the largest message taken; fscrypt refuses metadata files above it (filesystem.go)."""
+"""Size of the largest message accepted; fscrypt refuses larger metadata files (filesystem.go)."""
 
 _VARINT, _BYTES = 0, 2
 _FIXED_SIZES = {1: 8, 5: 4}
@@ -27,14 +27,14 @@ _MAX_FIELD_NUMBER = (1 << 29) - 1
 class Message:
     """The fields of one message, by number. `name` is the message's type, `where` the file it is in.
 
-    As the format wants it, the last value of a repeated scalar counts, a repeated sub-message that
-    is not a list is merged, and an absent field has its type's zero.
+    As the format requires, the last value of a repeated scalar counts, a repeated sub-message that is
+    not a list is merged, and an absent field has its type's zero.
     """
 
     __slots__ = ("_chunks", "_integers", "name", "where")
 
     def __init__(self, data: bytes, name: str, where: str) -> None:
-        """Parse `data`. CorruptionError where it is no message; LimitError above MAX_MESSAGE_BYTES."""
+        """Parse `data`. CorruptionError if it is malformed, LimitError above MAX_MESSAGE_BYTES."""
         if len(data) > MAX_MESSAGE_BYTES:
             raise LimitError(f"{where}: {len(data)} bytes, more than the {MAX_MESSAGE_BYTES} that metadata may have")
         self.name = name
@@ -73,11 +73,11 @@ class Message:
         return chunks[-1] if chunks else b""
 
     def text(self, number: int, field: str) -> str:
-        """A string field; what is not UTF-8 becomes U+FFFD."""
+        """A string field; bytes that are not UTF-8 become U+FFFD."""
         return self.octets(number, field).decode("utf-8", "replace")
 
     def message(self, number: int, field: str, name: str) -> Message:
-        """A sub-message of type `name`, its parts merged by joining their bytes. It must be there."""
+        """A sub-message of type `name`, its parts merged by joining their bytes. It is required."""
         chunks = self._all_chunks(number, field)
         if not chunks:
             raise self.invalid(field, "is not set")
@@ -93,7 +93,7 @@ class Message:
         )
 
     def _iter_fields(self, data: bytes) -> Iterator[tuple[int, int | bytes]]:
-        """Yield (field number, value): an integer as unsigned 64 bits, or what is length-delimited."""
+        """Yield (field number, value): an unsigned 64-bit integer, or the bytes of a length-delimited field."""
         offset = 0
         while offset < len(data):
             start = offset
@@ -118,7 +118,7 @@ class Message:
             offset += length
 
     def _varint(self, data: bytes, offset: int) -> tuple[int, int]:
-        """The unsigned 64-bit varint at `offset`, and the offset behind it."""
+        """The unsigned 64-bit varint at `offset`, and the offset after it."""
         value = 0
         for index, byte in enumerate(data[offset : offset + _MAX_VARINT_BYTES]):
             value |= (byte & 0x7F) << (7 * index)

@@ -13,14 +13,14 @@ import binascii
 from ext4img.errors import KeyFormatError
 
 POLICY_KEY_BYTES = 64
-"""Size of the key that a recovery code holds; fscrypt's policy keys are always that long."""
+"""Size of the key in a recovery code; all policy keys of fscrypt have it."""
 
 RECOVERY_CODE_CHARACTERS = 116
 """Length of a code as written: 104 base32 characters in 13 groups, and 12 dashes."""
 
 _GROUP = 8
 _BASE32_CHARACTERS = 104
-_CHARACTERS_IN_GOOD_FAITH = 1024
+_MAX_CHARACTERS = 1024
 
 
 def format_recovery_code(key: bytes) -> str:
@@ -34,12 +34,11 @@ def format_recovery_code(key: bytes) -> str:
 def parse_recovery_code(code: str | bytes) -> bytes:
     """The 64-byte policy key of a recovery code.
 
-    Generous where nothing can go wrong: dashes and white space count for nothing, letters may be
-    small, the final "=" may be missing. Anything else raises KeyFormatError, which says where but
-    never what.
+    Dashes and white space are ignored, letters may be lower-case, and the final "=" may be missing.
+    Anything else raises KeyFormatError, which never shows the characters.
     """
     text = code.encode("utf-8", "replace") if isinstance(code, str) else bytes(code)
-    if len(text) > _CHARACTERS_IN_GOOD_FAITH:
+    if len(text) > _MAX_CHARACTERS:
         raise KeyFormatError(f"not a recovery code: {len(text)} characters, not {RECOVERY_CODE_CHARACTERS}")
     text = text.translate(None, b"- \t\r\n").upper()
     unpadded = text.rstrip(b"=")
@@ -51,7 +50,7 @@ def parse_recovery_code(code: str | bytes) -> bytes:
         key = base64.b32decode(unpadded + b"=")
     except binascii.Error:
         raise KeyFormatError("not a recovery code: it has characters outside A-Z and 2-7") from None
-    # 103 characters carry 515 bits: the last three are zero in a true code, so a slip there shows.
+    # 103 characters carry 515 bits. The last three are zero in a valid code, which reveals some mistakes.
     if base64.b32encode(key) != unpadded + b"=":
         raise KeyFormatError("not a recovery code: its last character cannot end one")
     return key

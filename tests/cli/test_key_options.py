@@ -17,7 +17,10 @@ from ext4img.cli.key_options import GivenKey
 from ext4img.cli.main import main
 from tests.cli.transcripts import REPOSITORY
 from tests.conftest import UnpackedImage
+from tests.fs.conftest import needs_e2fsprogs
 from tests.images import FIXTURES
+from tests.unlocking.test_vectors import VECTORS
+from tools.loop_mount import run as make
 
 ALICE = (FIXTURES / "sample-encrypted.alice.key").read_text(encoding="ascii").strip()
 NOTES = "/home/alice/notes.txt"
@@ -167,3 +170,24 @@ def test_keys_are_never_shown(sample: Path, tmp_path: Path, capfdbinary, monkeyp
     for secret in (ALICE[:32].encode(), ALICE[-33:-1].encode(), raw[:16], raw[16:32], raw[-16:]):
         assert secret not in said
     assert "raw" not in repr(GivenKey("label", raw))
+
+
+@needs_e2fsprogs
+def test_a_backups_login_protector_is_on_another_image(
+    fixture_image: Callable[[str], UnpackedImage], tmp_path: Path, capfdbinary, monkeypatch: pytest.MonkeyPatch
+):
+    """--fscrypt-dir takes an image for a backup, too."""
+    login = next(tree for tree in VECTORS["fscrypt"] if "links" in tree)
+    protectors = tmp_path / "root" / ".fscrypt" / "protectors"
+    protectors.mkdir(parents=True)
+    for name, data in login["protectors"].items():
+        (protectors / name).write_bytes(bytes.fromhex(data))
+    root, backup = tmp_path / "root.img", tmp_path / "a.tar"
+    make("mke2fs", "-q", "-F", "-t", "ext4", "-d", tmp_path / "root", root, "8M")
+    assert run(capfdbinary, "backup", "-q", fixture_image("unlock-tools").path, backup)[0] == 0
+    monkeypatch.setenv("LOGIN", login["opens"][0]["passphrase"])
+    dump = ("dump", backup, "/login/note.txt", "--passphrase-env", "LOGIN")
+    code, _, error = run(capfdbinary, *dump)
+    assert code
+    assert b"its .fscrypt is needed too" in error
+    assert run(capfdbinary, *dump, "--fscrypt-dir", root) == (0, b"written in login\n", b"")

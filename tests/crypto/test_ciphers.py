@@ -140,11 +140,11 @@ def test_every_length_of_a_message(mode):
     cipher = names_cipher(mode)(os.urandom(mode.key_size))
     iv = os.urandom(mode.iv_size)
     messages = [os.urandom(size) for size in (*range(300, 15, -1), 1039, 1040, 1041, 2064, 4093, 16)]
-    ciphertexts = cipher.encrypt_messages(messages, iv)
+    ciphertexts = cipher.encrypt_names(messages, iv)
     assert [len(text) for text in ciphertexts] == [len(message) for message in messages]
-    assert cipher.decrypt_messages(ciphertexts, iv) == messages
-    assert cipher.encrypt_messages(messages[-6:], iv) == ciphertexts[-6:]
-    assert [cipher.encrypt_messages([message], iv)[0] for message in messages[-6:]] == ciphertexts[-6:]
+    assert cipher.decrypt_names(ciphertexts, iv) == messages
+    assert cipher.encrypt_names(messages[-6:], iv) == ciphertexts[-6:]
+    assert [cipher.encrypt_names([message], iv)[0] for message in messages[-6:]] == ciphertexts[-6:]
 
 
 @name_of_names_mode
@@ -162,4 +162,4 @@ def test_names_that_cannot_be(mode):
 def test_adiantum_units_and_messages_are_one_cipher():
     cipher = Adiantum(os.urandom(32))
     message, tweak = os.urandom(512), os.urandom(32)
-    assert cipher.encrypt(message, 512, tweak) == cipher.encrypt_messages([message], tweak)[0]
+    assert cipher.encrypt(message, 512, tweak) == cipher.encrypt_names([message], tweak)[0]

@@ -44,8 +44,8 @@ def test_sm4_cts():
     cipher = CbcCts(algorithms.SM4, unhex(v["key"]))
     plaintext, cbc = unhex(v["plaintext"]), unhex(v["ciphertext"])
     expected = [cbc[16:] + cbc[:16], cbc[:16]]
-    assert cipher.encrypt_messages([plaintext, plaintext[:16]], unhex(v["iv"])) == expected
-    assert cipher.decrypt_messages(expected, unhex(v["iv"])) == [plaintext, plaintext[:16]]
+    assert cipher.encrypt_names([plaintext, plaintext[:16]], unhex(v["iv"])) == expected
+    assert cipher.decrypt_names(expected, unhex(v["iv"])) == [plaintext, plaintext[:16]]
 
 
 def test_aes_128_cts():
@@ -53,8 +53,8 @@ def test_aes_128_cts():
     cipher = CbcCts(algorithms.AES, unhex(v["key"]))
     messages = [unhex(v["plaintext"])[: int(size)] for size in v["ciphertexts"]]
     ciphertexts = [unhex(text) for text in v["ciphertexts"].values()]
-    assert cipher.encrypt_messages(messages, bytes(16)) == ciphertexts
-    assert cipher.decrypt_messages(ciphertexts, bytes(16)) == messages
+    assert cipher.encrypt_names(messages, bytes(16)) == ciphertexts
+    assert cipher.decrypt_names(ciphertexts, bytes(16)) == messages
 
 
 @pytest.mark.parametrize(("name", "make"), [("hctr2", Hctr2), ("adiantum", Adiantum)])
@@ -62,8 +62,8 @@ def test_wide_block_ciphers(name: str, make: type[Hctr2 | Adiantum]):
     for v in VECTORS[name]["vectors"]:
         cipher = make(unhex(v["key"]))
         plaintext, ciphertext, iv = unhex(v["plaintext"]), unhex(v["ciphertext"]), unhex(v["iv"])
-        assert cipher.encrypt_messages([plaintext], iv) == [ciphertext]
-        assert cipher.decrypt_messages([ciphertext], iv) == [plaintext]
+        assert cipher.encrypt_names([plaintext], iv) == [ciphertext]
+        assert cipher.decrypt_names([ciphertext], iv) == [plaintext]
 
 
 def test_polyval():

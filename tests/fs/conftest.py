@@ -1,4 +1,4 @@
-"""What the tests of the view share: images that e2fsprogs make of a tree on the host, or alter."""
+"""Fixtures for tests of fs/: images that e2fsprogs make of a tree on the host, or change."""
 
 from __future__ import annotations
 

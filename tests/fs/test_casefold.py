@@ -221,8 +221,8 @@ def test_strict_mode_and_unknown_encodings(casefolded: UnpackedImage):
 
 
 def test_folding_keeps_no_more_than_its_bound():
-    from ext4img.names.casefold import _MOST_FOLDINGS, _foldings
+    from ext4img.names.casefold import _MAX_FOLDINGS, _foldings
 
     for code in range(0x4E00, 0x4E00 + 20_000):
         fold(chr(code).encode())
-    assert len(_foldings) <= _MOST_FOLDINGS
+    assert len(_foldings) <= _MAX_FOLDINGS

@@ -1,4 +1,4 @@
-"""Inodes that may not be where they are: the kernel refuses them, the view tells and shows them."""
+"""Inodes that must not be where they are: the kernel refuses them; here they are shown and reported."""
 
 from __future__ import annotations
 

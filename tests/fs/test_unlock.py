@@ -111,7 +111,7 @@ def test_a_second_time_hashes_nothing(
         for module, function in ((fscrypt_tool, "hash_passphrase"), (e4crypt, "derive_key"), (homed, "open_slot")):
             monkeypatch.setattr(module, function, None)
         monkeypatch.setattr("ext4img.unlocking.protector_keys.hash_passphrase", None)
-        monkeypatch.setattr("ext4img.fs.unlock.derive_key", None)
+        monkeypatch.setattr("ext4img.unlocking.unlocker.derive_key", None)
         assert [fs.unlock(**arguments(secret, login_directory)) for secret in secrets] == first
 
 
@@ -165,7 +165,7 @@ def test_one_hash_a_protector_for_a_wrong_passphrase(
 
 
 def test_the_login_protector_is_elsewhere(fixture_image: Callable[[str], UnpackedImage], login_directory: Path):
-    """It is found in a host directory or its parent, an open view, or an image by its path."""
+    """It is found in a host directory or its parent, an open image, or an image by its path."""
     image = fixture_image("unlock-tools").path
     login_policy = LOGIN["opens"][0]["policy"]
     with ext4img.open(image) as fs:
@@ -179,16 +179,16 @@ def test_the_login_protector_is_elsewhere(fixture_image: Callable[[str], Unpacke
         assert fs.path("/login/note.txt").read_text() == "written in login\n"
 
 
-@pytest.mark.parametrize("as_view", [True, False])
+@pytest.mark.parametrize("is_open", [True, False])
 def test_the_login_protector_is_on_another_image(
     fixture_image: Callable[[str], UnpackedImage],
     login_directory: Path,
     image_of: Callable[..., Path],
-    as_view: bool,
+    is_open: bool,
 ):
     other = image_of(login_directory, size="2M")
     with ext4img.open(fixture_image("unlock-tools").path) as fs, ext4img.open(other) as root:
-        opened = fs.unlock(LOGIN_PASSPHRASE, fscrypt_dirs=[root if as_view else other])
+        opened = fs.unlock(LOGIN_PASSPHRASE, fscrypt_dirs=[root if is_open else other])
         assert ids(opened) == {LOGIN["opens"][0]["policy"]}
         assert root.path("/").exists()  # it is not closed: it was not opened here
 

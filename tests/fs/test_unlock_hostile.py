@@ -47,13 +47,13 @@ def test_the_base_may_be_a_link(altered: Altered, target: str):
 @pytest.mark.parametrize(
     ("requests", "reason"),
     [
-        (["symlink elsewhere .fscrypt-moved", "symlink .fscrypt elsewhere"], "plain directory is wanted"),
+        (["symlink elsewhere .fscrypt-moved", "symlink .fscrypt elsewhere"], "must be a plain directory"),
         (["symlink .fscrypt nowhere"], "leads to nothing"),
-        (["symlink .fscrypt .fscrypt"], "plain directory is wanted"),
+        (["symlink .fscrypt .fscrypt"], "must be a plain directory"),
         (["symlink .fscrypt custom"], "encrypted"),
-        (["mkdir s", "symlink s/in ../.fscrypt-moved", "symlink .fscrypt s/in"], "plain directory is wanted"),
-        (["symlink .fscrypt .fscrypt-moved/policies/" + POLICY], "this is a file"),
-        (["mknod .fscrypt p"], "this is a fifo"),
+        (["mkdir s", "symlink s/in ../.fscrypt-moved", "symlink .fscrypt s/in"], "must be a plain directory"),
+        (["symlink .fscrypt .fscrypt-moved/policies/" + POLICY], "not a file"),
+        (["mknod .fscrypt p"], "not a fifo"),
         (["ln custom .fscrypt"], "encrypted"),
     ],
 )
@@ -65,7 +65,7 @@ def test_a_base_that_is_none(altered: Altered, requests: list[str], reason: str)
 @pytest.mark.parametrize("kind", ["policies", "protectors"])
 def test_nothing_else_may_be_a_link(altered: Altered, kind: str):
     moved = [f"ln .fscrypt/{kind} moved", f"unlink .fscrypt/{kind}", f"symlink .fscrypt/{kind} /moved"]
-    assert "plain directory is wanted" in refusal(altered("unlock-tools", *moved))
+    assert "must be a plain directory" in refusal(altered("unlock-tools", *moved))
     name = {"policies": POLICY, "protectors": PROTECTOR}[kind]
     file = f".fscrypt/{kind}/{name}"
     image = altered("unlock-tools", f"ln {file} moved", f"unlink {file}", f"symlink {file} /moved")
@@ -163,8 +163,7 @@ def test_a_host_directory_that_misleads(fixture_image: Callable[[str], UnpackedI
 
 
 def test_homes_beyond_the_bound(fixture_image: Callable[[str], UnpackedImage], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("ext4img.fs.unlock.MOST_HOMES", 0)
-    with ext4img.open(fixture_image("homed").path) as fs:
-        with pytest.raises(ext4img.WrongKeyError):
-            fs.unlock("correct horse battery")
-        assert "1 home directories of systemd-homed; 0 are tried" in str(list(fs.problems))
+    monkeypatch.setattr("ext4img.unlocking.unlocker.MAX_HOMES", 0)
+    refused = pytest.raises(ext4img.LimitError, match="1 home directories of systemd-homed: only 0 were tried")
+    with ext4img.open(fixture_image("homed").path) as fs, refused:
+        fs.unlock("correct horse battery")

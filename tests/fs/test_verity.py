@@ -94,7 +94,7 @@ def test_altered_contents_are_found(name: str, block: int):
     with ext4img.open(altered(name, offset + 5, b"\xff")) as fs:
         inode = fs.path(name).inode
         assert inode.verity is not None  # nobody looked
-        with pytest.raises(ext4img.CorruptionError, match=f"the contents from byte {offset} of the file") as caught:
+        with pytest.raises(ext4img.CorruptionError, match=f"contents at byte {offset} of the file") as caught:
             inode.verify_verity()
         place = caught.value.place
         assert place.inode == inode.number
@@ -116,7 +116,7 @@ def test_altered_trees_are_found(level_block: int):
     offset = 327_680 + level_block * 1024
     with ext4img.open(altered("sha512-1k", offset + 1, b"\xa5\x5a")) as fs:
         inode = fs.path("sha512-1k").inode
-        with pytest.raises(ext4img.CorruptionError, match=f"the verity tree from byte {offset} "):
+        with pytest.raises(ext4img.CorruptionError, match=f"tree nodes at byte {offset} "):
             inode.verify_verity()
 
 
@@ -148,7 +148,7 @@ def test_another_descriptor(field: str):
         verity = fs.path("sha256").inode.verity
         assert verity is not None
         assert verity.digest.hex() != FACTS["sha256"]["digest"]
-        with pytest.raises(ext4img.CorruptionError, match="the verity tree from byte 327680 "):
+        with pytest.raises(ext4img.CorruptionError, match="tree nodes at byte 327680 "):
             fs.path("sha256").inode.verify_verity()
 
 

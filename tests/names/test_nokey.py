@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 
 import pytest
@@ -46,11 +47,44 @@ def test_round_trip(stored: bytes, major: int, minor: int):
     assert not parsed.matches(stored[:149]) or len(stored) <= 149
 
 
+def urlsafe(raw: bytes) -> bytes:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=")
+
+
+URLSAFE = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+raw_names = st.binary(min_size=9, max_size=200)  # two words of hash and at least one byte; 189 is the long form
+
+
+@given(raw_names | st.binary(min_size=189, max_size=189))
+def test_parts_make_the_text_again(raw: bytes):
+    """Any bytes of a size that a no-key name can have, in its alphabet."""
+    parsed = parse_nokey_name(urlsafe(raw))
+    assert (parsed is not None) == (len(raw) <= 157 or len(raw) == 189)
+    if parsed is None:
+        return
+    words = parsed.major.to_bytes(4, "little") + parsed.minor.to_bytes(4, "little")
+    assert words + parsed.prefix + (parsed.rest_sha256 or b"") == raw
+    if parsed.stored is not None and len(parsed.stored) >= 16 and parsed.major:
+        assert nokey_name(parsed.stored, parsed.major, parsed.minor) == urlsafe(raw)
+
+
+@given(raw_names, st.integers(0), st.sampled_from([*URLSAFE, *b"+/=. \0"]))
+def test_each_text_has_one_meaning(raw: bytes, position: int, byte: int):
+    """One character replaced: the text is refused, or means other bytes, which are written so and in no other way."""
+    text = bytearray(urlsafe(raw))
+    text[position % len(text)] = byte
+    parsed = parse_nokey_name(bytes(text))
+    if byte not in URLSAFE:
+        assert parsed is None
+    elif parsed is not None:
+        words = parsed.major.to_bytes(4, "little") + parsed.minor.to_bytes(4, "little")
+        assert urlsafe(words + parsed.prefix + (parsed.rest_sha256 or b"")) == text
+
+
 @given(st.binary(max_size=260))
-def test_any_text_is_taken_or_left(text: bytes):
+def test_any_bytes_are_parsed_or_refused(text: bytes):
     parsed = parse_nokey_name(text)
-    if parsed is not None and parsed.stored and len(parsed.stored) >= 16 and parsed.major:
-        assert nokey_name(parsed.stored, parsed.major, parsed.minor) == text
+    assert parsed is None or not text.translate(None, URLSAFE)
 
 
 @pytest.mark.parametrize(

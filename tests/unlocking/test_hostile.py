@@ -25,15 +25,16 @@ from ext4img.unlocking.fscrypt_kdf import NO_LIMITS, CostLimits, hash_passphrase
 from ext4img.unlocking.fscrypt_metadata import (
     HashingCosts,
     ProtectorData,
-    Source,
+    ProtectorSource,
     WrappedKey,
     parse_link,
     parse_policy,
     parse_protector,
 )
 from ext4img.unlocking.fscrypt_policy import open_policy
-from ext4img.unlocking.protector_keys import ProtectorKeys, Secrets
+from ext4img.unlocking.protector_keys import ProtectorKeys
 from ext4img.unlocking.protobuf import MAX_MESSAGE_BYTES, Message
+from ext4img.unlocking.secrets import Secrets
 from tests.unlocking.test_vectors import VECTORS, reader
 
 TREE = VECTORS["fscrypt"][0]
@@ -224,7 +225,7 @@ def test_invalid_protectors(changes):
 def test_valid_protectors():
     assert parse_protector(protector()).costs == HashingCosts(1, 8, 1, True)
     raw = parse_protector(protector(source=3, costs=None, salt=None))
-    assert (raw.source, raw.costs, raw.salt) == (Source.RAW_KEY, None, b"")
+    assert (raw.source, raw.costs, raw.salt) == (ProtectorSource.RAW_KEY, None, b"")
     # Early versions cut the parallelism to 8 bits, and so wrote what only they could read.
     costs = parse_protector(protector(parallelism=257, truncation_fixed=0)).costs
     assert costs is not None
@@ -324,7 +325,7 @@ def test_memory_that_cannot_be_had(monkeypatch):
 
     # Not in earnest: a kernel that overcommits would grant the memory, and kill somebody for it.
     monkeypatch.setattr("cryptography.hazmat.primitives.kdf.argon2.Argon2id.derive", fail, raising=True)
-    with pytest.raises(LimitError, match="more than can be had"):
+    with pytest.raises(LimitError, match="more than is available"):
         hash_passphrase(b"x", bytes(16), HashingCosts(1, 8, 1, True))
 
 
@@ -387,13 +388,13 @@ def test_a_policy_that_is_not_there():
 
 
 def test_a_policy_under_a_wrong_name():
-    with pytest.raises(CorruptionError, match="it is the policy of key 110890e1"):
+    with pytest.raises(CorruptionError, match="the file holds the policy of key 110890e1"):
         attempt({POLICY: genuine("policies", "110890e12fe22209ff28a66ff236d6b7")}, {})
 
 
 def test_a_protector_under_a_wrong_name():
     policies = {POLICY: genuine("policies", POLICY)}
-    with pytest.raises(CorruptionError, match="it is protector 23ffa917"):
+    with pytest.raises(CorruptionError, match="the file holds protector 23ffa917"):
         attempt(policies, {PROTECTOR: genuine("protectors", "23ffa9175762511c")})
 
 

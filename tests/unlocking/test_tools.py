@@ -22,7 +22,8 @@ from ext4img.crypto.kdf import key_descriptor
 from ext4img.errors import NoKeyError, WrongKeyError
 from ext4img.unlocking import e4crypt
 from ext4img.unlocking.fscrypt_policy import open_policy
-from ext4img.unlocking.protector_keys import ProtectorKeys, Secrets
+from ext4img.unlocking.protector_keys import ProtectorKeys
+from ext4img.unlocking.secrets import Secrets
 
 pytestmark = [
     pytest.mark.kernel,

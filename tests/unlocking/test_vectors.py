@@ -13,11 +13,12 @@ from ext4img.crypto.kdf import key_descriptor
 from ext4img.errors import CorruptionError, LimitError, NotFoundError, WrongKeyError
 from ext4img.unlocking import e4crypt, homed
 from ext4img.unlocking.fscrypt_kdf import hash_passphrase
-from ext4img.unlocking.fscrypt_metadata import HashingCosts, Source, parse_policy, parse_protector
+from ext4img.unlocking.fscrypt_metadata import HashingCosts, ProtectorSource, parse_policy, parse_protector
 from ext4img.unlocking.fscrypt_policy import open_policies, open_policy
 from ext4img.unlocking.key_id import key_identifier, names_key
-from ext4img.unlocking.protector_keys import ProtectorKeys, Secrets
+from ext4img.unlocking.protector_keys import ProtectorKeys
 from ext4img.unlocking.recovery_code import format_recovery_code, parse_recovery_code
+from ext4img.unlocking.secrets import Secrets
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "vectors" / "unlock.json").read_text())
 OPENS = [(tree, opens) for tree in VECTORS["fscrypt"] for opens in tree["opens"]]
@@ -65,7 +66,7 @@ def test_a_linked_login_protector():
         open_policy(policy_id, reader(tree["policies"]), reader(tree["links"]), secrets)
     both = reader(tree["links"] | tree["protectors"])
     opened = open_policy(policy_id, reader(tree["policies"]), both, secrets)
-    assert (opened.protector.source, opened.protector.uid) == (Source.PAM_PASSPHRASE, 4242)
+    assert (opened.protector.source, opened.protector.uid) == (ProtectorSource.PAM_PASSPHRASE, 4242)
 
 
 def test_all_policies_of_a_file_system_at_once():
@@ -83,7 +84,7 @@ def test_all_policies_of_a_file_system_at_once():
 def test_what_the_files_say():
     tree = VECTORS["fscrypt"][0]
     protector = parse_protector(bytes.fromhex(tree["protectors"]["42b7ea7d2f504277"]))
-    assert (protector.name, protector.source) == ("alpha", Source.CUSTOM_PASSPHRASE)
+    assert (protector.name, protector.source) == ("alpha", ProtectorSource.CUSTOM_PASSPHRASE)
     assert protector.costs == HashingCosts(1, 31204, 2, False)
     policy = parse_policy(bytes.fromhex(tree["policies"]["64f8433a2e0c37b7"]))
     options = policy.options

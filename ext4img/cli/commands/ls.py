@@ -17,9 +17,11 @@ from ext4img.cli.options import Json, Paths
 from ext4img.cli.output import Output, text_fields
 from ext4img.cli.path_arg import PathArg, resolve_path_arg
 from ext4img.cli.quoting import columns_of, quote
-from ext4img.errors import CorruptionError, PathError, Place
+from ext4img.errors import PathError
 from ext4img.fs.filesystem import FileSystem
 from ext4img.fs.inode import Inode
+from ext4img.fs.walk import Traversal
+from ext4img.names.paths import decode_path
 
 _GAP = 2
 
@@ -123,8 +125,9 @@ class _LsPrinter:
         return found
 
     def show_tree(self, path: bytes, top: Inode) -> None:
-        """Print a directory and those below it, each once."""
-        seen = {top.number}
+        """A directory and those below it, each once."""
+        traversal = Traversal(self._fs)
+        traversal.enter(top.number, decode_path(path))
         todo = [(path, top)]
         while todo:
             path, directory = todo.pop()
@@ -133,12 +136,9 @@ class _LsPrinter:
                 inode = child.inode(self._fs) if child.may_be_directory else None
                 if inode is None or not inode.is_dir:
                     continue
-                if inode.number in seen:
-                    reason = f"directory {child.name!r} is reached twice"
-                    self._fs.problems.found(CorruptionError(reason, Place(inode=inode.number)))
-                    continue
-                seen.add(inode.number)
-                below.append((_join(path, child.name), inode))
+                child_path = _join(path, child.name)
+                if traversal.enter(inode.number, decode_path(child_path)):
+                    below.append((child_path, inode))
             todo.extend(reversed(below))
 
     def _record(self, row: ListingRow, directory: bytes | None) -> None:

@@ -15,9 +15,10 @@ from ext4img.cli.open_image import open_image
 from ext4img.cli.options import Json
 from ext4img.cli.output import Output
 from ext4img.cli.path_arg import resolve_path_arg
-from ext4img.errors import CorruptionError, Place
 from ext4img.fs.filesystem import FileSystem
 from ext4img.fs.inode import Inode
+from ext4img.fs.walk import Traversal
+from ext4img.names.paths import decode_path
 
 
 def run(
@@ -65,7 +66,8 @@ class _TreeDrawing:
             self._out.record(inode_record(path, top))
         if not top.is_dir:
             return
-        seen = {top.number}
+        traversal = Traversal(self._fs)
+        traversal.enter(top.number, decode_path(path))
         stack = [self._below(path, top)]
         while stack:
             if not stack[-1]:
@@ -83,11 +85,8 @@ class _TreeDrawing:
                 self.others += 1
                 continue
             self.directories += 1
-            if inode.number in seen:
-                reason = f"directory {name!r} is reached twice"
-                self._fs.problems.found(CorruptionError(reason, Place(inode=inode.number)))
-            elif self._level is None or len(stack) < self._level:
-                seen.add(inode.number)
+            may_descend = self._level is None or len(stack) < self._level
+            if may_descend and traversal.enter(inode.number, decode_path(child_path)):
                 stack.append(self._below(child_path, inode))
 
     def _below(self, path: bytes, directory: Inode) -> list[tuple[bytes, bytes, Inode | None]]:
