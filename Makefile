@@ -1,5 +1,6 @@
 # make demo   back up, verify, list and restore an encrypted sample image
 # make test   everything that is checked: ruff, mypy --strict, pytest
+# make trials what is random and takes long; SEED=, COUNT= and ROUNDS= repeat or lengthen it
 #
 # Both make .venv first, from PyPI. PYTHON=python3.13 picks another interpreter,
 # WORKERS=1 another number of test processes, PYTEST_ARGS="-k name" a part of the tests.
@@ -7,13 +8,16 @@
 PYTHON ?= python3
 WORKERS ?= auto
 PYTEST_ARGS ?=
+SEED ?= $(shell date +%s)
+COUNT ?= 1000
+ROUNDS ?= 5
 
 VENV := .venv
 BIN := $(VENV)/bin
 # Debian keeps ensurepip apart, so a virtual environment may have to do without a pip of its own.
 PIP = $$($(BIN)/python -c 'import pip' 2>/dev/null && echo "$(BIN)/python -m pip" || echo "$(PYTHON) -m pip --python $(BIN)/python")
 
-.PHONY: demo test lint fixtures clean
+.PHONY: demo test lint trials fixtures clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/python tools/demo.py
@@ -24,6 +28,10 @@ test: lint
 lint: $(VENV)/.ready-test
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
+
+# The fuzzer in both modes, then Hypothesis' tests with other examples in each round; findings go to build/trials.
+trials: $(VENV)/.ready-test
+	$(BIN)/python -m tools.trials --seed $(SEED) --count $(COUNT) --rounds $(ROUNDS) --workers $(WORKERS)
 
 # Needs root and loop mounts: makes the images of tests/fixtures anew with the running kernel.
 fixtures: $(VENV)/.ready-test
