@@ -1,5 +1,5 @@
 # make demo   back up, verify, list and restore an encrypted sample image
-# make test   everything that is checked: ruff, mypy --strict, pytest
+# make test   everything that is checked: ruff, mypy --strict, pytest; coverage where the whole suite runs
 # make trials what is random and takes long; SEED=, COUNT= and ROUNDS= repeat or lengthen it
 #
 # Both make .venv first, from PyPI. PYTHON=python3.13 picks another interpreter,
@@ -12,6 +12,9 @@ SEED ?= $(shell date +%s)
 COUNT ?= 1000
 ROUNDS ?= 5
 
+# Of a full run: fail where an assert never ran, tell the share of statements that did.
+COVERAGE := -p tools.assert_coverage -p tools.statement_coverage
+
 VENV := .venv
 BIN := $(VENV)/bin
 # Debian keeps ensurepip apart, so a virtual environment may have to do without a pip of its own.
@@ -23,7 +26,7 @@ demo: $(VENV)/.ready-demo
 	$(BIN)/python tools/demo.py
 
 test: lint
-	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(COVERAGE) $(PYTEST_ARGS)
 
 lint: $(VENV)/.ready-test
 	$(BIN)/python -m ruff check .
