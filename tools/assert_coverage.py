@@ -13,10 +13,10 @@ A check counts once it has passed, in whatever process of pytest-xdist or child 
 Code that a test runs as another program does not count, neither does `assert False` (meant never to run).
 
 A check is excused if a test that reaches it was skipped in every case: the check stands in that
-test, or in a function or fixture that the test names, directly or through others. So are checks
-of files that are skipped as a whole. Parts of the
-suite (paths, -k, -m, --lf, --deselect) and runs with failures are not judged. Where this machine
-can't run the kernel's tests, because the user is not root, say, the list is printed but fails nothing.
+test, or in a function or fixture that the test names, directly or through others. So are checks of
+files that are skipped as a whole. Parts of the suite (paths, -k, -m, --lf, --deselect) and runs with
+failures are not judged. Where this machine can't run the kernel's tests, because the user is not
+root, say, the list is printed but fails nothing.
 
 Two names that pytest does not document are replaced, `rewrite_asserts` and `PYC_TAIL` of
 `_pytest.assertion.rewrite`: no documented hook sees a test module between its text and its import.
