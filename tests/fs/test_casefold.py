@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -18,9 +18,8 @@ from ext4img.names.unicode_12_1 import is_assigned
 from ext4img.structs.directory import EXT4_DIR_ENTRY_HASH
 from ext4img.structs.inode import EXT4_CASEFOLD_FL
 from ext4img.structs.superblock import EXT4_SUPER_BLOCK, SUPERBLOCK_OFFSET
-from tests.conftest import UnpackedImage, _unpack
+from tests.conftest import UnpackedImage
 from tests.fs.nls import kernel_casefold
-from tests.images import corpus_images
 
 KERNEL = kernel_casefold()
 with_kernel = pytest.mark.skipif(KERNEL is None, reason="no libext2fs with the kernel's Unicode 12.1 tables")
@@ -117,17 +116,10 @@ def test_what_came_after_unicode_12_1_stands_for_itself():
     assert not is_assigned(0x10FFFE)
 
 
-# The corpus's image of case-insensitive directories, plain and encrypted, by Linux 6.1.
-CASEFOLDED = [packed for packed in corpus_images() if packed.name == "casefold"]
-
-
-@pytest.fixture(scope="module")
-def casefolded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UnpackedImage]:
-    if not CASEFOLDED:
-        pytest.skip("EXT4IMG_CORPUS has no image named casefold")
-    unpacked = _unpack(CASEFOLDED[0], tmp_path_factory.mktemp("casefold"))
-    yield unpacked
-    unpacked.path.unlink()
+@pytest.fixture
+def casefolded(fixture_image: Callable[[str], UnpackedImage]) -> UnpackedImage:
+    """Case-insensitive directories, plain and encrypted, by Linux 6.1."""
+    return fixture_image("casefold")
 
 
 def folded_directories(fs: ext4img.FileSystem) -> list[tuple[ext4img.Ext4Path, ext4img.Inode]]:

@@ -1,10 +1,10 @@
-"""fs-verity: digests of the kernel (corpus) and of fsverity-utils (vectors), and files that were altered."""
+"""fs-verity: digests of the kernel (fixture `verity`) and of fsverity-utils (vectors), and files that were altered."""
 
 from __future__ import annotations
 
 import json
 import lzma
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,14 +12,12 @@ import pytest
 import ext4img
 from ext4img.structs.inode import EXT4_INODE, EXT4_VERITY_FL
 from ext4img.structs.verity import FSVERITY_DESCRIPTOR
-from tests.conftest import UnpackedImage, _unpack
-from tests.images import corpus_images
+from tests.conftest import UnpackedImage
 
 VECTORS = Path(__file__).parent / "vectors" / "verity.json"
 FACTS = json.loads(VECTORS.read_text(encoding="utf-8"))["files"]
 IMAGE = lzma.decompress(VECTORS.with_suffix(".img.xz").read_bytes())
 BLOCK = 4096
-WITH_DIGESTS = [packed for packed in corpus_images() if packed.name == "verity"]
 
 
 @pytest.mark.parametrize("name", FACTS)
@@ -37,13 +35,10 @@ def test_digests_of_fsverity_utils(name: str):
         assert verity.signature.startswith(b"not a real signature")
 
 
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UnpackedImage]:
-    if not WITH_DIGESTS:
-        pytest.skip("EXT4IMG_CORPUS has no image named verity")
-    unpacked = _unpack(WITH_DIGESTS[0], tmp_path_factory.mktemp("verity"))
-    yield unpacked
-    unpacked.path.unlink()
+@pytest.fixture
+def kernels(fixture_image: Callable[[str], UnpackedImage]) -> UnpackedImage:
+    """Files whose digests the kernel measured, plain and encrypted, by Linux 6.1."""
+    return fixture_image("verity")
 
 
 def test_digests_of_the_kernel(kernels: UnpackedImage):
@@ -66,6 +61,7 @@ def test_digests_of_the_kernel(kernels: UnpackedImage):
 def test_an_encrypted_descriptor_needs_the_key(kernels: UnpackedImage):
     with ext4img.open(kernels.path) as fs:
         encrypted = [e for e in kernels.manifest.entries if "verity_digest" in e and e["encrypted"]]
+        assert encrypted
         for entry in encrypted:
             with pytest.raises(ext4img.NoKeyError):
                 fs.path(entry["nokey_path"]).inode.verity  # noqa: B018
