@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from ext4img.archive.backup_info import BackupInfo
     from ext4img.archive.entry import Entry
     from ext4img.archive.manifest_line import ManifestLine
-    from ext4img.archive.member_reader import Member
+    from ext4img.archive.member import Member
     from ext4img.archive.open_backup import BackupMember, BackupSource, open_backup
     from ext4img.archive.reader import Archive
     from ext4img.archive.unlock import unlock

@@ -54,20 +54,20 @@ def extract(
     return restorer.report
 
 
-class _Found(Restorable):
+class _Found:
     """An inode that is to be written, or `problem`, which keeps it from being."""
 
     def __init__(
         self,
         entry: Entry,
-        offset: int,
+        position: int,
         open_file: Callable[[], File],
         buffer: memoryview,
         problem: Ext4Error | None,
     ) -> None:
         self.entry = entry
-        self.offset = offset
-        self.stored_bytes = entry.data_bytes
+        self.position = position
+        self.data_size = entry.data_bytes
         self.problem = problem
         self._open = open_file
         self._buffer = buffer
@@ -121,7 +121,7 @@ class _Extraction:
     def _member(self, entry: Entry, inode: Inode, problem: Ext4Error | None = None) -> _Found:
         opened = inode.open_ciphertext if self._ciphertext else inode.open
         member = _Found(entry, self._done, opened, self._buffer, problem)
-        self._done += member.stored_bytes
+        self._done += member.data_size
         return member
 
     def _problem(self, entry: Entry, inode: Inode) -> Ext4Error | None:

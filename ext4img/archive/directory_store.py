@@ -18,8 +18,8 @@ from typing import BinaryIO, Final, Self
 from ext4img.archive.backup_info import INFO_LIMIT_BYTES, BackupInfo
 from ext4img.archive.directory_store_line import LINE_LIMIT_BYTES, DirectoryStoreLine, parse_store_line
 from ext4img.archive.entry import VERITY, Entry
-from ext4img.archive.entry_codec import archive_path
 from ext4img.archive.manifest_line import Closing, build_closing, parse_line
+from ext4img.archive.member_paths import archive_path
 from ext4img.archive.tree_order import TreeOrder
 from ext4img.errors import (
     AlteredArchiveError,
@@ -44,8 +44,8 @@ class DirectoryStoreMember:
 
     def __init__(self, line: DirectoryStoreLine, offset: int, store: DirectoryStore) -> None:
         self.entry = line.entry
-        self.offset = offset
-        self.stored_bytes = line.entry.data_bytes
+        self.position = offset
+        self.data_size = line.entry.data_bytes
         self.unreadable = line.unreadable
         self._sha256 = line.sha256
         self._store = store
@@ -99,8 +99,8 @@ class DirectoryStore:
             if len(raw) > INFO_LIMIT_BYTES:
                 raise ArchiveError(f"{path}: backup.json has more than {INFO_LIMIT_BYTES} bytes")
             self.info = BackupInfo.from_json(raw)
-            self._way = SafeDir(os.dup(self._root))
-            self._closing.callback(self._way.close)
+            self._safe_dir = SafeDir(os.dup(self._root))
+            self._closing.callback(self._safe_dir.close)
             self.closing = self._check_lines()
         except OSError as error:
             self.close()
@@ -132,7 +132,7 @@ class DirectoryStore:
             else:
                 raise AlteredArchiveError("a verity tree of no file, or a second one", entry.shown)
             member = DirectoryStoreMember(line, done, self)
-            done += member.stored_bytes
+            done += member.data_size
             yield member
             if verify:
                 for _ in member.chunks():
@@ -151,8 +151,8 @@ class DirectoryStore:
         if entry.type == VERITY:
             folders, name = [VERITY_FOLDER], b"%d" % entry.inode
         try:
-            self._way.go(folders)
-            fd = os.open(name, _READ, dir_fd=self._way.fd)
+            self._safe_dir.go(folders)
+            fd = os.open(name, _READ, dir_fd=self._safe_dir.fd)
         except OSError as error:
             raise AlteredArchiveError(f"its body cannot be opened: {error.strerror}", entry.shown) from error
         if not stat.S_ISREG(os.fstat(fd).st_mode):

@@ -15,8 +15,8 @@ from ext4img.archive.digest_thread import DigestThread
 from ext4img.archive.directory_store import INFO, LINES, TREE, VERITY_FOLDER
 from ext4img.archive.directory_store_line import LINE_LIMIT_BYTES, DirectoryStoreLine, build_store_line
 from ext4img.archive.entry import ROOT, VERITY, Entry
-from ext4img.archive.entry_codec import archive_path
 from ext4img.archive.manifest_line import Closing, ManifestLine, build_closing
+from ext4img.archive.member_paths import archive_path
 from ext4img.archive.tree_order import TreeOrder
 from ext4img.archive.writer import BodyStream
 from ext4img.errors import AlteredArchiveError, ArchiveError, Ext4Error, LimitError
@@ -44,10 +44,10 @@ class DirectoryStoreWriter:
         self._closing = ExitStack()
         if os.path.lexists(path):
             raise ArchiveError(f"{path}: it exists already")
-        with self._named():
+        with self._os_errors():
             os.mkdir(self._temporary, 0o700)
         try:
-            with self._named():
+            with self._os_errors():
                 root = os.open(self._temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 self._closing.callback(os.close, root)
                 for below in (TREE, VERITY_FOLDER):
@@ -57,15 +57,15 @@ class DirectoryStoreWriter:
                 lines = os.open(LINES, _NEW, 0o600, dir_fd=root)
                 self._lines: BinaryIO = self._closing.enter_context(os.fdopen(lines, "wb", _BUFFER_BYTES))
                 self._root = root
-                self._way = SafeDir(os.dup(root))
-                self._closing.callback(self._way.close)
+                self._safe_dir = SafeDir(os.dup(root))
+                self._closing.callback(self._safe_dir.close)
         except BaseException:
             self.close()
             raise
 
     def add(self, entry: Entry, body: BodyStream | None = None) -> None:
         """Write one entry, its body with it."""
-        with self._named():
+        with self._os_errors():
             if entry.type == VERITY:
                 digest = self._body((VERITY_FOLDER,), b"%d" % entry.inode, entry, body)
             else:
@@ -93,7 +93,7 @@ class DirectoryStoreWriter:
     def finish(self, chain: tuple[str, ...] = ()) -> Closing:
         """Write the last line and give the store its name. `chain` is for archives."""
         closing = Closing(self._members, 0, self._hash.hexdigest(), self._incomplete)
-        with self._named():
+        with self._os_errors():
             self._lines.write(build_closing(closing))
             self._lines.flush()
             sync_file_system(self._root, self._path)
@@ -109,7 +109,7 @@ class DirectoryStoreWriter:
         self._digests.close()
         given_up, self._temporary = self._temporary, ""
         try:
-            with self._named():
+            with self._os_errors():
                 self._closing.close()
         except ArchiveError:
             if not given_up:  # else what was still to be written has no room, and need have none
@@ -126,14 +126,14 @@ class DirectoryStoreWriter:
 
     def _folder(self, folders: Sequence[bytes], name: bytes) -> None:
         if name != ROOT:
-            self._way.go(folders)
-            os.mkdir(name, 0o700, dir_fd=self._way.fd)
+            self._safe_dir.go(folders)
+            os.mkdir(name, 0o700, dir_fd=self._safe_dir.fd)
 
     def _body(self, folders: Sequence[bytes], name: bytes, entry: Entry, body: BodyStream | None) -> str:
         """Write a body's data where its segments are; the digest of the data."""
-        self._way.go(folders)
+        self._safe_dir.go(folders)
         digest = hashlib.sha256()
-        fd = os.open(name, _NEW, 0o600, dir_fd=self._way.fd)
+        fd = os.open(name, _NEW, 0o600, dir_fd=self._safe_dir.fd)
         try:
             os.ftruncate(fd, entry.body_size)
             places = iter(entry.segments)
@@ -159,7 +159,7 @@ class DirectoryStoreWriter:
         return digest.hexdigest()
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
+    def _os_errors(self) -> Iterator[None]:
         """Errors of the host as ArchiveError."""
         try:
             yield

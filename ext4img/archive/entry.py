@@ -9,7 +9,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from ext4img.names.paths import decode_path
 
@@ -34,7 +34,7 @@ VERITY_ALIGNMENT_BYTES: Final = 65536  # the kernel's fs/ext4/verity.c: the tree
 Segments = tuple[tuple[int, int], ...]
 
 UNWRITTEN_KEPT: Final = 32  # ranges in an inode record, for which an attribute must have room; more are elsewhere
-UNWRITTEN_MOST: Final = 50_000
+MAX_UNWRITTEN: Final = 50_000
 
 
 class Entry(NamedTuple):
@@ -108,14 +108,3 @@ class Entry(NamedTuple):
     def shown(self) -> str:
         """The path for messages."""
         return decode_path(self.path)
-
-
-def parse_ranges(found: Any) -> Segments:
-    """(offset, length) pairs as JSON has them; ValueError or TypeError where one can be in no file."""
-    ranges = tuple((offset, length) for offset, length in found)
-    for offset, length in ranges:
-        if type(offset) is not int or type(length) is not int:
-            raise TypeError("a range that is not of two integers")
-        if offset < 0 or length <= 0 or offset + length >= 1 << 63:
-            raise ValueError(f"a range of {str(length)[:40]} bytes at {str(offset)[:40]}")
-    return ranges

@@ -14,9 +14,9 @@ from typing import Final, Self
 
 from ext4img.archive.backup_info import INFO_LIMIT_BYTES, BackupInfo
 from ext4img.archive.entry import VERITY, Entry, Segments
-from ext4img.archive.entry_codec import CONTROL
 from ext4img.archive.extracted_tree_walk import TreeWalk, open_control
 from ext4img.archive.manifest_line import ManifestLine
+from ext4img.archive.member_paths import CONTROL
 from ext4img.errors import AlteredArchiveError, ArchiveError, NotFoundError
 from ext4img.names.paths import decode_path
 
@@ -28,8 +28,8 @@ class TreeMember:
 
     def __init__(self, entry: Entry, fd: int, offset: int, block_size: int, line: ManifestLine | None = None) -> None:
         self.entry = entry
-        self.offset = offset
-        self.stored_bytes = entry.body_size
+        self.position = offset
+        self.data_size = entry.body_size
         self.unreadable: Segments = line.unreadable if line is not None else ()
         self._fd = fd
         self._block_size = block_size
@@ -39,7 +39,7 @@ class TreeMember:
         """See `BackupMember`. A body that the manifest knows without holes must have its digest."""
         entry = self.entry
         line = self._line
-        digest = hashlib.sha256() if line is not None and line.size == entry.body_size else None
+        digest = hashlib.sha256() if line is not None and line.data_size == entry.body_size else None
         buffer = memoryview(bytearray(CHUNK_BYTES))
         end = 0
         for start, length in entry.segments:
@@ -58,7 +58,7 @@ class TreeMember:
                     yield from self._without_zeros(offset, part)
         if digest is None or line is None or end != entry.body_size:
             return
-        if digest.hexdigest() != line.sha256:
+        if digest.hexdigest() != line.data_sha256:
             raise AlteredArchiveError("its contents are not those that were written", entry.shown)
 
     def read(self) -> bytes:

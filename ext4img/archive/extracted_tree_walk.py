@@ -9,23 +9,18 @@ from typing import BinaryIO, Final
 
 from ext4img.archive.encryption_records import parse_filename
 from ext4img.archive.entry import NO_XATTRS, ROOT, VERITY, Entry, Segments
-from ext4img.archive.entry_codec import (
+from ext4img.archive.entry_codec import FILENAME, METADATA, SYMLINK, XATTR_MEMBER_LIMIT_BYTES, entry_of, parse_overflow
+from ext4img.archive.inode_record import INODE
+from ext4img.archive.manifest_line import LINE_LIMIT_BYTES, ManifestLine, parse_line
+from ext4img.archive.member_paths import (
     CONTROL,
-    FILENAME,
-    INODE,
     MANIFEST_PATH,
-    METADATA,
-    SYMLINK,
     VERITY_DIRECTORY,
     XATTR_DIRECTORY,
-    XATTR_MEMBER_LIMIT_BYTES,
     archive_path,
-    entry_of,
     is_control,
-    parse_overflow,
     tree_path,
 )
-from ext4img.archive.manifest_line import LINE_LIMIT_BYTES, ManifestLine, parse_line
 from ext4img.archive.pax_writer import TarHeader
 from ext4img.errors import AlteredArchiveError, ArchiveError
 from ext4img.hostfs.safe_dir import SafeDir
@@ -70,10 +65,10 @@ class TreeWalk:
         The descriptor, of a regular file, is open until the next entry is drawn; else it is -1.
         """
         with _Lines(self._root) as lines:
-            way = SafeDir(os.dup(self._root))
+            safe_dir = SafeDir(os.dup(self._root))
             try:
-                yield self._entry(way.fd, ROOT, lines, in_encrypted=False), -1, lines.at(ROOT)
-                names = [self._names(way)]
+                yield self._entry(safe_dir.fd, ROOT, lines, in_encrypted=False), -1, lines.at(ROOT)
+                names = [self._names(safe_dir)]
                 encrypted = [False]
                 while names:
                     name = next(names[-1], None)
@@ -81,30 +76,30 @@ class TreeWalk:
                         names.pop()
                         encrypted.pop()
                         if names:
-                            way.leave()
+                            safe_dir.leave()
                         continue
-                    yield from self._one(way, name, lines, encrypted[-1])
+                    yield from self._one(safe_dir, name, lines, encrypted[-1])
                     if self._is_directory:
-                        way.step(name)
-                        names.append(self._names(way))
+                        safe_dir.step(name)
+                        names.append(self._names(safe_dir))
                         encrypted.append(self._is_encrypted)
             finally:
-                way.close()
+                safe_dir.close()
         for entry in self._verity_files:
             yield from self._verity(entry)
 
-    def _names(self, way: SafeDir) -> Iterator[bytes]:
+    def _names(self, safe_dir: SafeDir) -> Iterator[bytes]:
         """Names of the current directory, as they are on the host, in the archive's order."""
-        names = [os.fsencode(name) for name in os.listdir(way.fd)]
-        if way.depth == 0:
+        names = [os.fsencode(name) for name in os.listdir(safe_dir.fd)]
+        if safe_dir.depth == 0:
             names = [name for name in names if name != CONTROL]
             return iter(sorted(names, key=lambda name: tree_path(name, directory=False)))
         return iter(sorted(names))
 
-    def _one(self, way: SafeDir, name: bytes, lines: _Lines, in_encrypted: bool) -> Iterator[Found]:
-        path = tree_path(b"/".join((*way.names(), name)), directory=False)
+    def _one(self, safe_dir: SafeDir, name: bytes, lines: _Lines, in_encrypted: bool) -> Iterator[Found]:
+        path = tree_path(b"/".join((*safe_dir.names(), name)), directory=False)
         line = lines.at(path)
-        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=way.fd)
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=safe_dir.fd)
         reading = -1
         try:
             entry = self._entry(fd, path, lines, in_encrypted)
@@ -124,8 +119,8 @@ class TreeWalk:
     def _entry(self, fd: int, path: bytes, lines: _Lines, in_encrypted: bool) -> Entry:
         """The entry of an inode that `fd` leads to."""
         status = os.fstat(fd)
-        identity = (status.st_dev, status.st_ino)
-        first = self._first_names.get(identity)
+        file_id = (status.st_dev, status.st_ino)
+        first = self._first_names.get(file_id)
         line = lines.at(path)
         if first is not None:
             return _further_name(first, path, line, in_encrypted)
@@ -134,7 +129,7 @@ class TreeWalk:
         xattrs = {os.fsencode(key): os.getxattr(where, key) for key in os.listxattr(where)}
         if INODE.encode() not in xattrs:
             raise ArchiveError(_NO_RECORD, decode_path(path))
-        ctime_ns = line.identity.ctime_ns if line is not None and line.identity is not None else status.st_ctime_ns
+        ctime_ns = line.change_key.ctime_ns if line is not None and line.change_key is not None else status.st_ctime_ns
         body_size = status.st_size if kind == stat.S_IFREG else 0
         header = TarHeader(
             path=archive_path(path) + b"/" if kind == stat.S_IFDIR else archive_path(path),
@@ -161,7 +156,7 @@ class TreeWalk:
             entry = entry._replace(stored_name=stored_name)
         if status.st_nlink > 1 and kind != stat.S_IFDIR:
             entry = entry._replace(links=max(entry.links, 2))
-            self._first_names[identity] = entry
+            self._first_names[file_id] = entry
         return entry
 
     def _verity(self, entry: Entry) -> Iterator[Found]:
@@ -228,16 +223,16 @@ class _Lines:
 
 def open_control(root: int, name: bytes) -> int | None:
     """A regular file below `.ext4img/`, open for reading; None if it is not there."""
-    way = SafeDir(os.dup(root))
+    safe_dir = SafeDir(os.dup(root))
     try:
         *folders, last = (CONTROL + b"/" + name).split(b"/")
         for folder in folders:
-            way.step(folder)
-        fd = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=way.fd)
+            safe_dir.step(folder)
+        fd = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=safe_dir.fd)
     except FileNotFoundError:
         return None
     finally:
-        way.close()
+        safe_dir.close()
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise AlteredArchiveError("it is no regular file", decode_path(CONTROL + b"/" + name))
@@ -246,15 +241,15 @@ def open_control(root: int, name: bytes) -> int | None:
 
 def _numbers(root: int, directory: bytes) -> frozenset[int]:
     """The inodes that a directory below `.ext4img/` has files for."""
-    way = SafeDir(os.dup(root))
+    safe_dir = SafeDir(os.dup(root))
     try:
         for name in directory.strip(b"/").split(b"/"):
-            way.step(name)
-        return frozenset(int(name) for name in os.listdir(way.fd) if name.isdecimal() and len(name) <= 10)
+            safe_dir.step(name)
+        return frozenset(int(name) for name in os.listdir(safe_dir.fd) if name.isdecimal() and len(name) <= 10)
     except FileNotFoundError:
         return frozenset()
     finally:
-        way.close()
+        safe_dir.close()
 
 
 def _number_of(line: bytes) -> int:

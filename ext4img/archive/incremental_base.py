@@ -11,10 +11,10 @@ from typing import Final, Self
 from uuid import UUID
 
 from ext4img.archive.entry import Entry
-from ext4img.archive.entry_codec import XATTR_DIRECTORY, is_control
 from ext4img.archive.input import ArchiveInput, ArchiveSource
-from ext4img.archive.manifest import CHAIN_MOST, ManifestReader, parse_member
+from ext4img.archive.manifest import MAX_CHAIN_ARCHIVES, ManifestReader, parse_member
 from ext4img.archive.manifest_line import LINE_LIMIT_BYTES, ManifestLine, change_key_of, file_place, parse_line
+from ext4img.archive.member_paths import XATTR_DIRECTORY, is_control
 from ext4img.archive.reader import Archive
 from ext4img.errors import ArchiveError, LimitError
 
@@ -36,7 +36,7 @@ class IncrementalBase:
         self._input = ArchiveInput(source)
         try:
             self._start, size, offset = self._find(source, uuid)
-            self._positions = _Positions()  # of the line that has an inode's body
+            self._positions = _PositionsByInode()  # of the line that has an inode's body
             self._window = b""  # a part of the manifest
             self._window_at = 0
             reader = ManifestReader(self._input.cursor(self._start), size, offset)
@@ -44,7 +44,7 @@ class IncrementalBase:
             closing = reader.closing
             if closing is None:
                 raise ArchiveError(f"{self._input.name}: its manifest does not end")
-            if len(closing.chain) >= CHAIN_MOST:
+            if len(closing.chain) >= MAX_CHAIN_ARCHIVES:
                 raise LimitError(f"{self._input.name}: a chain of {len(closing.chain)} archives: make a full backup")
             self.chain = (*closing.chain, closing.sha256)
         except BaseException:
@@ -57,7 +57,7 @@ class IncrementalBase:
         if position is None or entry.type != "file" or entry.is_link or not entry.body_size:
             return None
         line = self._line(position)
-        if line.identity != change_key_of(entry) or line.inode != entry.inode:
+        if line.change_key != change_key_of(entry) or line.inode != entry.inode:
             return None
         return line, line.reference.archive if line.reference is not None else len(self.chain) - 1
 
@@ -82,14 +82,14 @@ class IncrementalBase:
             closing = parse_line(tail.splitlines()[-1])
             if isinstance(closing, ManifestLine):
                 raise ArchiveError(f"{self._input.name}: the manifest was cut short")
-            return 0, size, closing.offset
+            return 0, size, closing.manifest_offset
         with Archive(source) as archive:
             if archive.info.uuid != uuid:
                 what = f"it is of the file system {archive.info.uuid}, this one is {uuid}"
                 raise ArchiveError(f"{archive.name}: {what}")
             assert archive.closing is not None, "a file has its manifest at once"
             start, size = archive.manifest_place()
-            return start, size, archive.closing.offset
+            return start, size, archive.closing.manifest_offset
 
     def _read(self, reader: ManifestReader) -> None:
         """Where the lines of bodies are. What has its attributes apart, or was not all read, is stored again."""
@@ -99,7 +99,7 @@ class IncrementalBase:
             position, following = following, following + len(raw) + 1
             place = file_place(raw)
             if place is not None:
-                if place.size and not skip:
+                if place.data_size and not skip:
                     self._positions.set(place.inode, position)
                 skip = False
                 continue
@@ -107,7 +107,7 @@ class IncrementalBase:
             if is_control(line.path):
                 skip = line.path.startswith(XATTR_DIRECTORY)
                 continue
-            if line.size and not line.unreadable and not skip:
+            if line.data_size and not line.unreadable and not skip:
                 self._positions.set(line.inode, position)
             skip = False
 
@@ -125,7 +125,7 @@ class IncrementalBase:
         return parse_member(self._window[at:end])
 
 
-class _Positions:
+class _PositionsByInode:
     """Positions by inode numbers, in pages, as most numbers have neighbours: some ten bytes for each."""
 
     def __init__(self) -> None:

@@ -8,16 +8,16 @@ from typing import Self
 
 from ext4img.archive.encryption_records import parse_filename
 from ext4img.archive.entry import VERITY
-from ext4img.archive.entry_codec import BACKUP_PATH, XATTR_DIRECTORY, archive_path, tree_path
 from ext4img.archive.input import ArchiveSource
 from ext4img.archive.manifest_line import ManifestLine, archive_in
-from ext4img.archive.member_reader import Member
+from ext4img.archive.member import Member
+from ext4img.archive.member_paths import BACKUP_PATH, XATTR_DIRECTORY, archive_path, tree_path
 from ext4img.archive.reader import Archive
 from ext4img.archive.tree_order import TreeOrder
 from ext4img.errors import AlteredArchiveError, ArchiveError, Ext4Error, MissingArchiveError, NotFoundError
 from ext4img.names.paths import decode_path
 
-_FILES_LOOKED_AT_MOST = 10_000  # of a directory, for the archives of a chain
+_MAX_FILES_SEARCHED = 10_000  # of a directory, for the archives of a chain
 
 
 class IncrementalChain:
@@ -41,13 +41,13 @@ class IncrementalChain:
                 what = "an incremental backup is read here and there: no stream will do, and no single frame of zstd"
                 raise ArchiveError(f"{archive.name}: {what}")
             self._chain = archive.closing.chain
-            wanted = self._wanted()
+            needed = self._needed_archives()
             for base in bases:
-                self._take_base(base, wanted)
+                self._add_base(base, needed)
             if os.path.isfile(archive.name):
-                self._look_in(os.path.dirname(os.path.abspath(archive.name)), wanted)
+                self._search_directory(os.path.dirname(os.path.abspath(archive.name)), needed)
             for place, digest in enumerate(self._chain, 1):
-                if digest in wanted and digest not in self._known:
+                if digest in needed and digest not in self._known:
                     others = f"; not of its chain: {', '.join(self.unrelated)}" if self.unrelated else ""
                     raise MissingArchiveError(
                         f"{archive.name}: it builds on an archive that is missing: number {place} of its chain,"
@@ -90,10 +90,10 @@ class IncrementalChain:
 
     def member(self, path: bytes) -> Member:
         """The member of one tree path; NotFoundError."""
-        wanted = archive_path(path)
+        needed = archive_path(path)
         before: ManifestLine | None = None
         for line in self._newest.manifest():
-            if line.path == wanted:
+            if line.path == needed:
                 return self._newest.member_at(line, before) if line.reference is None else self._referenced(line)
             before = line
         raise NotFoundError.at(decode_path(path), "No such member in the archive")
@@ -110,21 +110,21 @@ class IncrementalChain:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _wanted(self) -> set[str]:
+    def _needed_archives(self) -> set[str]:
         """The archives that something is in."""
-        wanted = set()
+        needed = set()
         numbers = {archive_in(raw) for raw in self._newest.raw_manifest()}
         for number in numbers:
             if number is not None:
                 if number >= len(self._chain):
                     raise ArchiveError(f"{self._newest.name}: members are said to be in an archive beyond its chain")
-                wanted.add(self._chain[number])
-        return wanted
+                needed.add(self._chain[number])
+        return needed
 
-    def _take_base(self, base: ArchiveSource, wanted: set[str]) -> None:
+    def _add_base(self, base: ArchiveSource, needed: set[str]) -> None:
         """An archive that was given, or what there is in a directory."""
         if isinstance(base, (str, bytes, os.PathLike)) and os.path.isdir(base):
-            self._look_in(os.fsdecode(base), wanted)
+            self._search_directory(os.fsdecode(base), needed)
             return
         archive = Archive(base)
         if archive.closing is None:
@@ -133,29 +133,29 @@ class IncrementalChain:
             raise ArchiveError(f"{archive.name}: {what}")
         if archive.closing.sha256 not in self._chain:
             self.unrelated.append(archive.name)
-        self._take(archive, wanted)
+        self._keep_if_needed(archive, needed)
 
-    def _take(self, archive: Archive, wanted: set[str]) -> None:
+    def _keep_if_needed(self, archive: Archive, needed: set[str]) -> None:
         digest = archive.closing.sha256 if archive.closing is not None else ""
-        if digest in wanted and digest not in self._known:
+        if digest in needed and digest not in self._known:
             self._known[digest] = archive
         else:
             archive.close()
 
-    def _look_in(self, folder: str, wanted: set[str]) -> None:
+    def _search_directory(self, directory: str, needed: set[str]) -> None:
         """Files of a directory may be what is still wanted."""
-        if wanted <= self._known.keys():
+        if needed <= self._known.keys():
             return
         try:
-            names = sorted(os.listdir(folder))
+            names = sorted(os.listdir(directory))
         except OSError as error:
-            raise ArchiveError(f"{folder}: {error.strerror}") from error
-        for name in names[:_FILES_LOOKED_AT_MOST]:
-            path = os.path.join(folder, name)
-            if wanted <= self._known.keys() or not os.path.isfile(path):
+            raise ArchiveError(f"{directory}: {error.strerror}") from error
+        for name in names[:_MAX_FILES_SEARCHED]:
+            path = os.path.join(directory, name)
+            if needed <= self._known.keys() or not os.path.isfile(path):
                 continue
             try:
-                self._take(Archive(path), wanted)
+                self._keep_if_needed(Archive(path), needed)
             except Ext4Error:
                 continue  # whatever it is, it is no archive of the chain
 

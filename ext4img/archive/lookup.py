@@ -17,7 +17,7 @@ from ext4img.errors import AlteredArchiveError, IsDirectoryError, NoKeyError, No
 from ext4img.names.paths import decode_path
 
 
-def find_member(source: BackupSource, path: SelectedPath, plaintext: EntryDecryptor | None = None) -> BackupMember:
+def find_member(source: BackupSource, path: SelectedPath, decryptor: EntryDecryptor | None = None) -> BackupMember:
     """The member of a path; of a further name of a file, that of its first name.
 
     Leading slashes mean nothing, and symbolic links are not followed. NotFoundError where there
@@ -27,7 +27,7 @@ def find_member(source: BackupSource, path: SelectedPath, plaintext: EntryDecryp
     try:
         member = source.member(b"/".join(names) or ROOT)
     except NotFoundError:
-        shown = _shown_path(source, names, plaintext) if plaintext is not None else None
+        shown = _shown_path(source, names, decryptor) if decryptor is not None else None
         if shown is None:
             raise NotFoundError.at(decode_path(os.fsencode(path)), "No such path in the backup") from None
         member = source.member(shown)
@@ -48,7 +48,7 @@ def _first_name(source: BackupSource, entry: Entry) -> BackupMember:
 
 
 def file_contents(
-    member: BackupMember, plaintext: EntryDecryptor | None, *, ciphertext: bool = False
+    member: BackupMember, decryptor: EntryDecryptor | None, *, ciphertext: bool = False
 ) -> tuple[int, Iterator[tuple[int, memoryview]]]:
     """(size in bytes, chunks) of a regular file, decrypted, or as it is stored with `ciphertext`.
 
@@ -64,13 +64,13 @@ def file_contents(
         raise NotRegularFileError.at(entry.shown, f"Not a regular file but a {entry.type}: it has no contents")
     if not entry.is_encrypted or ciphertext:
         return entry.body_size, member.chunks()
-    return entry.size, _decrypted(member, plaintext)
+    return entry.size, _decrypted(member, decryptor)
 
 
-def _decrypted(member: BackupMember, plaintext: EntryDecryptor | None) -> Iterator[tuple[int, memoryview]]:
+def _decrypted(member: BackupMember, decryptor: EntryDecryptor | None) -> Iterator[tuple[int, memoryview]]:
     entry = member.entry
-    context = plaintext.context(entry) if plaintext is not None else None
-    cipher = plaintext.contents(entry) if plaintext is not None else None
+    context = decryptor.context(entry) if decryptor is not None else None
+    cipher = decryptor.contents(entry) if decryptor is not None else None
     if cipher is None:
         raise NoKeyError.at(entry.shown, context.policy.key_id_hex if context is not None else "")
     for offset, part in member.chunks():
@@ -79,9 +79,9 @@ def _decrypted(member: BackupMember, plaintext: EntryDecryptor | None) -> Iterat
             yield offset, data[: entry.size - offset]
 
 
-def _shown_path(source: BackupSource, names: list[bytes], plaintext: EntryDecryptor) -> bytes | None:
+def _shown_path(source: BackupSource, names: list[bytes], decryptor: EntryDecryptor) -> bytes | None:
     """The path in the backup of what has these names, some of which are plaintext of encrypted ones."""
-    left = list(names)
+    remaining = list(names)
     directory: Entry | None = None
     for member in source.members():
         entry = member.entry
@@ -92,12 +92,12 @@ def _shown_path(source: BackupSource, names: list[bytes], plaintext: EntryDecryp
             continue
         if directory is None or entry.parent != directory.path:
             continue
-        cipher = plaintext.names(directory)
-        name = plaintext.name(entry, cipher) if cipher is not None else entry.name
-        if left[0] not in (name, entry.name):
+        cipher = decryptor.names(directory)
+        name = decryptor.name(entry, cipher) if cipher is not None else entry.name
+        if remaining[0] not in (name, entry.name):
             continue
-        del left[0]
-        if not left:
+        del remaining[0]
+        if not remaining:
             return entry.path
         if entry.type != "dir":
             return None

@@ -21,15 +21,17 @@ from ext4img.archive.manifest_line import (
     build_line,
     parse_line,
 )
+from ext4img.archive.pax_writer import padding
 from ext4img.errors import AlteredArchiveError, ArchiveError, TruncatedArchiveError
 from ext4img.structs.tar import BLOCK_BYTES
 
-CHAIN_MOST: Final = 500  # archives that an incremental one may build on
+MAX_CHAIN_ARCHIVES: Final = 500  # archives that an incremental one may build on
 _SPOOL_BYTES: Final = 1 << 20  # kept in memory; more goes to a temporary file
 _CHUNK_BYTES: Final = 256 << 10
 _LINES_TOGETHER: Final = 256  # hashed and spooled at once
 _TAIL_BYTES: Final = 64 << 10  # the closing line and the zeros after it fit in here
-_CLOSING_MOST_BYTES: Final = 48 << 10
+_MAX_CLOSING_BYTES: Final = 48 << 10
+_END_LIMIT_BYTES: Final = 1 << 20  # of zeros after the manifest
 
 
 class ManifestWriter:
@@ -97,7 +99,7 @@ class ManifestReader:
 
     def __init__(self, cursor: Cursor, size: int, header_offset: int) -> None:
         self._cursor = cursor
-        self.size = self._left = size
+        self.size = self._remaining = size
         self._offset = header_offset
         self._hash = hashlib.sha256()
         self._members = 0
@@ -135,16 +137,16 @@ class ManifestReader:
     def _lines(self) -> Iterator[tuple[list[bytes], bytes]]:
         """(lines of members, digested; the manifest's last line, when it has been reached)."""
         rest = b""
-        while self._left:
-            part = min(self._left, _CHUNK_BYTES)
+        while self._remaining:
+            part = min(self._remaining, _CHUNK_BYTES)
             data = rest + self._cursor.read(part, "the manifest")
-            self._left -= part
+            self._remaining -= part
             whole = data.rfind(b"\n") + 1
             rest = data[whole:]
             if len(rest) > LINE_LIMIT_BYTES:
                 raise AlteredArchiveError(f"the manifest has a line of more than {LINE_LIMIT_BYTES} bytes")
             last = b""
-            if not self._left:
+            if not self._remaining:
                 if rest:
                     raise AlteredArchiveError("the manifest's last line does not end")
                 start = data.rfind(b"\n", 0, -1) + 1
@@ -167,8 +169,10 @@ class ManifestReader:
                 if closing.members == self._members
                 else f"the manifest was altered: it has {self._members} members, {closing.members} were written"
             )
-        if closing.offset != self._offset:
-            raise AlteredArchiveError(f"the manifest was written for byte offset {closing.offset}, not {self._offset}")
+        if closing.manifest_offset != self._offset:
+            raise AlteredArchiveError(
+                f"the manifest was written for byte offset {closing.manifest_offset}, not {self._offset}"
+            )
         self.closing = closing
 
 
@@ -187,12 +191,12 @@ def find_manifest(cursor: Cursor, size: int) -> Closing:
     """
     tail = cursor.read(tail_bytes(size), "the archive's end").rstrip(b"\0")
     line = tail[tail.rfind(b"\n", 0, -1) + 1 :]
-    if tail.endswith(b"}\n") and len(line) <= _CLOSING_MOST_BYTES:
+    if tail.endswith(b"}\n") and len(line) <= _MAX_CLOSING_BYTES:
         try:
             closing = parse_line(line)
         except ArchiveError:
             closing = None
-        if isinstance(closing, Closing) and closing.offset <= size - BLOCK_BYTES:
+        if isinstance(closing, Closing) and closing.manifest_offset <= size - BLOCK_BYTES:
             return closing
     raise TruncatedArchiveError(f"{cursor.name}: no manifest at its end: the backup was cut short, or is damaged there")
 
@@ -200,3 +204,12 @@ def find_manifest(cursor: Cursor, size: int) -> Closing:
 def tail_bytes(size: int) -> int:
     """How much of an archive's end `find_manifest` looks at."""
     return min(size, _TAIL_BYTES)
+
+
+def check_end(cursor: Cursor, manifest_size: int) -> None:
+    """Check that only zeros follow the manifest: its padding, two blocks at least, then the archive's end."""
+    minimum = padding(manifest_size) + 2 * BLOCK_BYTES
+    zeros = cursor.read(minimum, "the zeros at the archive's end")
+    rest = cursor.read_rest(_END_LIMIT_BYTES)
+    if zeros.strip(b"\0") or rest.strip(b"\0") or len(rest) == _END_LIMIT_BYTES:
+        raise AlteredArchiveError("the manifest is not the end of the archive")

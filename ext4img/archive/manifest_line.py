@@ -6,7 +6,6 @@ docs/archive-format.md lists the keys.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import re
@@ -14,9 +13,19 @@ from json.encoder import encode_basestring_ascii
 from typing import Any, Final, NamedTuple
 
 from ext4img.archive.encryption_records import build_filename
-from ext4img.archive.entry import UNWRITTEN_KEPT, Entry, Segments, parse_ranges
+from ext4img.archive.entry import UNWRITTEN_KEPT, Entry, Segments
+from ext4img.archive.json_fields import (
+    FIELD_ERRORS,
+    SHA256_DIGITS,
+    get_base64,
+    get_bytes,
+    get_ranges,
+    get_sha256,
+    get_time_ns,
+    get_unsigned,
+    shown_line,
+)
 from ext4img.errors import AlteredArchiveError
-from ext4img.names.paths import decode_path
 from ext4img.structs.fscrypt import FSCRYPT_SYMLINK_DATA
 
 LINE_LIMIT_BYTES: Final = 2 << 20
@@ -24,7 +33,6 @@ _TARGET_SHOWN_WHOLE: Final = FSCRYPT_SYMLINK_DATA.size + 149  # the shown form o
 NO_BODY: Final = hashlib.sha256(b"").hexdigest()
 _decode: Final = json.JSONDecoder().raw_decode
 _LINE_ENDS: Final = ("\n", "")
-_DIGEST_DIGITS: Final = 64
 # What stands before the numbers in a string of JSON can't be taken for them: a quote in it has a backslash before.
 _PLAIN_LINE: Final = re.compile(
     rb'\{"path(?:_base64)?":"[^"\\]*(?:\\.[^"\\]*)*","inode":([0-9]{1,20}),"offset":[0-9]{1,20},"head":".{64}"'
@@ -59,23 +67,23 @@ class ManifestOnlyFields(NamedTuple):
     unwritten: Segments = ()
 
 
-NOTHING_ELSEWHERE: Final = ManifestOnlyFields()
+NO_MANIFEST_ONLY_FIELDS: Final = ManifestOnlyFields()
 
 
 def manifest_only_fields_of(entry: Entry) -> ManifestOnlyFields:
     """What the manifest has to have of an entry."""
     if entry.stored_name is None and entry.stored_target is None and not entry.unwritten:
-        return NOTHING_ELSEWHERE
+        return NO_MANIFEST_ONLY_FIELDS
     if entry.is_link and entry.stored_name is not None:
         return ManifestOnlyFields(build_filename(entry.stored_name), entry.name_hash)
     if entry.stored_target is not None and len(entry.stored_target) > _TARGET_SHOWN_WHOLE:
         return ManifestOnlyFields(symlink=entry.stored_target)
     if len(entry.unwritten) > UNWRITTEN_KEPT and not entry.is_link:
         return ManifestOnlyFields(unwritten=entry.unwritten)
-    return NOTHING_ELSEWHERE
+    return NO_MANIFEST_ONLY_FIELDS
 
 
-class Reference(NamedTuple):
+class ChainReference(NamedTuple):
     """Of an unchanged file in an incremental backup: where its member is.
 
     `archive` counts the closing line's `chain`, `path` is the member's name there. The time of the
@@ -102,18 +110,18 @@ class ManifestLine(NamedTuple):
 
     path: bytes
     inode: int
-    size: int
-    sha256: str
-    head: str
-    offset: int
-    data: int
-    identity: ChangeKey | None = None
+    data_size: int
+    data_sha256: str
+    header_sha256: str
+    header_offset: int
+    data_offset: int
+    change_key: ChangeKey | None = None
     filename: bytes | None = None
     name_hash: bytes | None = None
     symlink: bytes | None = None
     unwritten: Segments = ()
     unreadable: Segments = ()
-    reference: Reference | None = None
+    reference: ChainReference | None = None
 
 
 _PLAIN_FIELDS: Final = ManifestLine._fields.index("filename")
@@ -124,7 +132,7 @@ class Closing(NamedTuple):
     """The manifest's last line. `chain` are those of the archives that an incremental one builds on."""
 
     members: int
-    offset: int
+    manifest_offset: int
     sha256: str
     incomplete: int
     chain: tuple[str, ...] = ()
@@ -132,8 +140,8 @@ class Closing(NamedTuple):
 
 def build_line(line: ManifestLine) -> bytes:
     """The line's bytes, newline included."""
-    before, after = _around_digest(line)
-    return f"{before}{line.sha256}{after}\n".encode()
+    before, after = _aroundget_sha256(line)
+    return f"{before}{line.data_sha256}{after}\n".encode()
 
 
 def digest_in(raw: bytes, line: ManifestLine) -> str | None:
@@ -141,22 +149,22 @@ def digest_in(raw: bytes, line: ManifestLine) -> str | None:
 
     So a line that is as it was written need not be taken apart. `raw` has no newline.
     """
-    before, after = _around_digest(line)
+    before, after = _aroundget_sha256(line)
     start, stop = len(before), len(raw) - len(after)
-    if stop - start != _DIGEST_DIGITS or not raw.startswith(before.encode()) or not raw.endswith(after.encode()):
+    if stop - start != SHA256_DIGITS or not raw.startswith(before.encode()) or not raw.endswith(after.encode()):
         return None
     return raw[start:stop].decode("ascii", "replace")
 
 
-def _around_digest(line: ManifestLine) -> tuple[str, str]:
+def _aroundget_sha256(line: ManifestLine) -> tuple[str, str]:
     """What stands before and after the digest of the body."""
     before = (
-        f'{_start(line.path)}{line.inode},"offset":{line.offset},"head":"{line.head}"'
-        f',"data":{line.data},"size":{line.size},"sha256":"'
+        f'{_start(line.path)}{line.inode},"offset":{line.header_offset},"head":"{line.header_sha256}"'
+        f',"data":{line.data_offset},"size":{line.data_size},"sha256":"'
     )
     after = '"'
-    if line.identity is not None:
-        generation, size, ctime_ns, version = line.identity
+    if line.change_key is not None:
+        generation, size, ctime_ns, version = line.change_key
         after = f'","generation":{generation},"i_size":{size},"ctime_ns":{ctime_ns},"version":{version}'
     if line[_PLAIN_FIELDS:] == _PLAIN:
         return before, after + "}"
@@ -199,8 +207,8 @@ class FilePlace(NamedTuple):
     """Of a line like most: the inode whose contents the member has, how many bytes, and the inode's identity."""
 
     inode: int
-    size: int
-    identity: ChangeKey
+    data_size: int
+    change_key: ChangeKey
 
 
 def file_place(raw: bytes) -> FilePlace | None:
@@ -208,8 +216,8 @@ def file_place(raw: bytes) -> FilePlace | None:
     match = _PLAIN_LINE.fullmatch(raw)
     if match is None:
         return None
-    inode, size, *identity = map(int, match.groups())
-    return FilePlace(inode, size, ChangeKey._make(identity))
+    inode, size, *change_key = map(int, match.groups())
+    return FilePlace(inode, size, ChangeKey._make(change_key))
 
 
 def parse_line(raw: bytes) -> ManifestLine | Closing:
@@ -222,75 +230,55 @@ def parse_line(raw: bytes) -> ManifestLine | Closing:
         if "members" in found:
             chain = tuple(map(str, found.get("chain", ())))
             return Closing(
-                _whole(found, "members"),
-                _whole(found, "offset"),
-                _digest(found, "sha256"),
-                _whole(found, "incomplete"),
+                get_unsigned(found, "members"),
+                get_unsigned(found, "offset"),
+                get_sha256(found, "sha256"),
+                get_unsigned(found, "incomplete"),
                 chain,
             )
-        path = found["path"].encode() if "path" in found else base64.b64decode(found["path_base64"], validate=True)
-        identity = None
+        path = get_bytes(found, "path")
+        change_key = None
         if "ctime_ns" in found:
-            identity = ChangeKey(
-                _whole(found, "generation"),
-                _whole(found, "i_size"),
-                _integer(found, "ctime_ns"),
-                _whole(found, "version"),
+            change_key = ChangeKey(
+                get_unsigned(found, "generation"),
+                get_unsigned(found, "i_size"),
+                get_time_ns(found, "ctime_ns"),
+                get_unsigned(found, "version"),
             )
         usual = (
             path,
-            _whole(found, "inode"),
-            _whole(found, "size"),
-            _digest(found, "sha256"),
-            _digest(found, "head"),
-            _whole(found, "offset"),
-            _whole(found, "data"),
-            identity,
+            get_unsigned(found, "inode"),
+            get_unsigned(found, "size"),
+            get_sha256(found, "sha256"),
+            get_sha256(found, "head"),
+            get_unsigned(found, "offset"),
+            get_unsigned(found, "data"),
+            change_key,
         )
         if _UNUSUAL.isdisjoint(found):
             return ManifestLine._make(usual + _PLAIN)
-        filename = base64.b64decode(found["filename"], validate=True) if "filename" in found else None
+        filename = get_base64(found, "filename") if "filename" in found else None
         name_hash = bytes.fromhex(found["hash"]) if "hash" in found else None
-        symlink = base64.b64decode(found["symlink"], validate=True) if "symlink" in found else None
-        unwritten = parse_ranges(found["unwritten"]) if "unwritten" in found else ()
-        unreadable = parse_ranges(found["unreadable"]) if "unreadable" in found else ()
+        symlink = get_base64(found, "symlink") if "symlink" in found else None
+        unwritten = get_ranges(found, "unwritten") if "unwritten" in found else ()
+        unreadable = get_ranges(found, "unreadable") if "unreadable" in found else ()
         reference = None
         if "in" in found:
-            base = base64.b64decode(found["base"], validate=True)
-            reference = Reference(_whole(found, "in"), base, _integer(found, "atime_ns"))
+            base = get_base64(found, "base")
+            reference = ChainReference(get_unsigned(found, "in"), base, get_time_ns(found, "atime_ns"))
         return ManifestLine._make((*usual, filename, name_hash, symlink, unwritten, unreadable, reference))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error) as error:
-        raise AlteredArchiveError(
-            f"the manifest has a line that is none: {decode_path(raw[:60])!r} ({error})"
-        ) from error
+    except FIELD_ERRORS as error:
+        raise AlteredArchiveError(f"malformed line in the manifest: {shown_line(raw)!r} ({error})") from error
 
 
 def build_closing(closing: Closing) -> bytes:
     """The closing line's bytes."""
-    found = closing._asdict()
-    if not closing.chain:
-        del found["chain"]
+    found: dict[str, Any] = {
+        "members": closing.members,
+        "offset": closing.manifest_offset,
+        "sha256": closing.sha256,
+        "incomplete": closing.incomplete,
+    }
+    if closing.chain:
+        found["chain"] = closing.chain
     return (json.dumps(found, separators=(",", ":")) + "\n").encode()
-
-
-def _whole(found: dict[str, Any], key: str) -> int:
-    value = found[key]
-    if type(value) is not int:
-        raise TypeError(f"{key} is no integer")
-    if not 0 <= value < 1 << 64:
-        raise ValueError(f"{key} is {value}")
-    return value
-
-
-def _integer(found: dict[str, Any], key: str) -> int:
-    value = found[key]
-    if type(value) is not int:
-        raise TypeError(f"{key} is no integer")
-    return value
-
-
-def _digest(found: dict[str, Any], key: str) -> str:
-    value = found[key]
-    if type(value) is not str or len(value) != _DIGEST_DIGITS or bytes.fromhex(value).hex() != value:
-        raise TypeError(f"{key} is no SHA-256")
-    return value

@@ -19,9 +19,12 @@ class BackupMember(Protocol):
     """One entry and its body, which can be read once, before the next member."""
 
     entry: Entry
-    offset: int
-    stored_bytes: int
+    data_size: int
     unreadable: Segments
+
+    @property
+    def position(self) -> int:
+        """Where it starts, in bytes of the backup: for progress. It ascends from member to member."""
 
     def chunks(self) -> Iterator[tuple[int, memoryview]]:
         """(offset in the body, at most 1 MiB of data), ascending; holes are left out."""
@@ -75,7 +78,7 @@ def open_backup(source: ArchiveSource, bases: Sequence[ArchiveSource] = (), *, s
     except TruncatedArchiveError:
         if not salvage or not isinstance(source, (str, bytes, os.PathLike)):
             raise
-        return _CutShort(os.fsdecode(source))
+        return _TruncatedArchive(os.fsdecode(source))
     if not archive.info.requires:
         return archive
     from ext4img.archive.incremental_chain import IncrementalChain
@@ -83,18 +86,18 @@ def open_backup(source: ArchiveSource, bases: Sequence[ArchiveSource] = (), *, s
     return IncrementalChain(archive, bases)
 
 
-class _Stream(io.FileIO):
+class _UnseekableFile(io.FileIO):
     """A file that is read from its start to its end only."""
 
     def seekable(self) -> bool:
         return False
 
 
-class _CutShort(Archive):
+class _TruncatedArchive(Archive):
     """An archive file without its end."""
 
     def __init__(self, path: str) -> None:
-        self._file = _Stream(path)
+        self._file = _UnseekableFile(path)
         super().__init__(self._file)
 
     def close(self) -> None:

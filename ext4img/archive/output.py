@@ -26,12 +26,12 @@ def open_output(destination: ArchiveDestination, *, overwrite: bool = False) -> 
     as they are. ArchiveError where that fails, or where something is there already.
     """
     if not isinstance(destination, (str, bytes, os.PathLike)):
-        with _named(str(getattr(destination, "name", "output"))):
+        with _os_errors(str(getattr(destination, "name", "output"))):
             yield destination
             destination.flush()
         return
     path = os.fsdecode(destination)
-    with _named(path):
+    with _os_errors(path):
         existing = _mode(path)
         if existing is not None and (stat.S_ISFIFO(existing) or stat.S_ISCHR(existing)):
             with open(path, "wb", buffering=0) as file:
@@ -69,7 +69,7 @@ def write_all(output: BinaryIO, data: bytes | bytearray | memoryview) -> None:
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def _os_errors(name: str) -> Iterator[None]:
     """Errors of the operating system as ArchiveError."""
     try:
         yield

@@ -22,7 +22,7 @@ class PathFilter:
             names = tuple(name for name in os.fsencode(path).split(b"/") if name not in (b"", ROOT))
             self._wanted[names] = False
 
-    def takes(self, *paths: _Names, is_directory: bool) -> bool:
+    def selects(self, *paths: _Names, is_directory: bool) -> bool:
         """Whether what has these paths, in one form or the other, is wanted or leads to what is."""
         taken = False
         for names in set(paths):

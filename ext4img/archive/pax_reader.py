@@ -231,8 +231,8 @@ def _sparse(path: bytes, records: dict[bytes, bytes]) -> tuple[bytes, int | None
         raise ArchiveError("only version 1.0 of GNU's sparse format is known", _shown(path))
     real = records.get(b"GNU.sparse.name")
     if real is not None:
-        head, _, base = real.rpartition(b"/")
-        if path != b"/".join((head or b".", SPARSE_DIRECTORY, base)):
+        directory, _, base = real.rpartition(b"/")
+        if path != b"/".join((directory or b".", SPARSE_DIRECTORY, base)):
             raise UnsafeArchiveError(f"two different names are given: {_shown(path)!r} too", _shown(real))
         path = real
     if b"GNU.sparse.realsize" not in records:

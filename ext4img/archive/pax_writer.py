@@ -76,8 +76,8 @@ def encode(header: TarHeader) -> bytes:
     path = header.path
     if header.sparse_size is not None and path.isascii():
         # As GNU tar writes it: who knows no sparse format extracts to a place of its own.
-        head, _, base = path.rpartition(b"/")
-        path = b"/".join((head or b".", SPARSE_DIRECTORY, base))
+        directory, _, base = path.rpartition(b"/")
+        path = b"/".join((directory or b".", SPARSE_DIRECTORY, base))
     name, prefix = path, b""
     if len(path) > _NAME_BYTES:
         name, prefix = _split(path)
@@ -139,10 +139,10 @@ def _record_start(key: bytes, value_size: int) -> bytes:
     return b"%d %b=" % (rest + digits, key)
 
 
-def parse_records(data: bytes, what: str, most: int | None = None) -> dict[bytes, bytes]:
+def parse_records(data: bytes, what: str, max_records: int | None = None) -> dict[bytes, bytes]:
     """The records of a pax header, at most so many. AlteredArchiveError where lengths lie or a key comes twice."""
-    if most is not None:
-        return _parse_records(data, what, most)
+    if max_records is not None:
+        return _parse_records(data, what, max_records)
     records: dict[bytes, bytes] = {}
     lines = data.split(b"\n")
     if not lines.pop():
@@ -160,7 +160,7 @@ def parse_records(data: bytes, what: str, most: int | None = None) -> dict[bytes
     return _parse_records(data, what)
 
 
-def _parse_records(data: bytes, what: str, most: int | None = None) -> dict[bytes, bytes]:
+def _parse_records(data: bytes, what: str, max_records: int | None = None) -> dict[bytes, bytes]:
     """The same of any records, one by one."""
     records: dict[bytes, bytes] = {}
     at = 0
@@ -177,8 +177,8 @@ def _parse_records(data: bytes, what: str, most: int | None = None) -> dict[byte
         key = data[space + 1 : equals]
         if key in records:
             raise AlteredArchiveError(f"{what}: pax key {key!r} comes twice")
-        if len(records) == most:
-            raise AlteredArchiveError(f"{what}: more than {most} pax records")
+        if len(records) == max_records:
+            raise AlteredArchiveError(f"{what}: more than {max_records} pax records")
         records[key] = data[equals + 1 : stop - 1]
         at = stop
     return records

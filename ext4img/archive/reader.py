@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
-from ext4img.archive.entry_codec import MANIFEST_PATH, XATTR_DIRECTORY, archive_path
 from ext4img.archive.input import ArchiveInput, ArchiveSource, Cursor
-from ext4img.archive.manifest import ManifestReader, find_manifest, parse_member, tail_bytes
+from ext4img.archive.manifest import ManifestReader, check_end, find_manifest, parse_member, tail_bytes
 from ext4img.archive.manifest_line import Closing, ManifestLine, build_line, line_start
-from ext4img.archive.member_reader import Member, MemberReader, Tools, check_end
+from ext4img.archive.member import Member, ReadResources
+from ext4img.archive.member_paths import MANIFEST_PATH, XATTR_DIRECTORY, archive_path
+from ext4img.archive.member_reader import MemberReader
 from ext4img.archive.pax_reader import read_header
 from ext4img.errors import AlteredArchiveError, ArchiveError, NotFoundError
 from ext4img.names.paths import decode_path
@@ -33,9 +34,9 @@ class Archive:
     def __init__(self, source: ArchiveSource) -> None:
         self.input = ArchiveInput(source)
         self.closing: Closing | None = None
-        self._passage: MemberReader | None = None  # the last one, for `close`
+        self._reader: MemberReader | None = None  # the last one, for `close`
         self._alone: Cursor | None = None  # for members that are read alone
-        self._tools = Tools()
+        self._resources = ReadResources()
         # Of a stream there is only this passage; of a file it reads the first member and is done.
         self._stream: MemberReader | None = MemberReader(self.input.cursor(), None)
         try:
@@ -45,7 +46,7 @@ class Archive:
                 self._stream.close()
                 self._stream = None
                 self.closing = find_manifest(self.input.cursor(size - tail_bytes(size)), size)
-                reader, cursor = self._manifest_reader(self.closing.offset)
+                reader, cursor = self._manifest_reader(self.closing.manifest_offset)
                 reader.verify()
                 check_end(cursor, reader.size)
         except BaseException:
@@ -82,16 +83,16 @@ class Archive:
     def stored_members(self, *, verify: bool = False) -> Iterator[Member]:
         """The same of any archive: only what is stored in this one."""
         if self.closing is not None:
-            passage = MemberReader(self.input.cursor(), self.raw_manifest())
-            passage.read_info()
+            reader = MemberReader(self.input.cursor(), self.raw_manifest())
+            reader.read_info()
         elif self._stream is not None:
-            passage, self._stream = self._stream, None
+            reader, self._stream = self._stream, None
         else:
             raise ArchiveError(f"{self.name}: a stream can be read only once")
-        self._passage = passage
-        yield from passage.members(verify)
+        self._reader = reader
+        yield from reader.members(verify)
         if self.closing is None:
-            self.closing = passage.closing
+            self.closing = reader.closing
 
     def manifest(self) -> Iterator[ManifestLine]:
         """The manifest's lines. Only on a file."""
@@ -129,16 +130,16 @@ class Archive:
             lines.insert(0, before)  # attributes that did not fit into the header
         if self._alone is None:
             self._alone = self.input.cursor()
-        self._alone.go_to(lines[0].offset)
+        self._alone.seek(lines[0].header_offset)
         expected = (build_line(line)[:-1] for line in lines)
-        return next(MemberReader(self._alone, expected, self.info, self._tools).members(verify=False))
+        return next(MemberReader(self._alone, expected, self.info, self._resources).members(verify=False))
 
     def close(self) -> None:
         """Close the file, if it was opened here."""
-        for passage in (self._stream, self._passage):
-            if passage is not None:
-                passage.close()
-        self._tools.digests.close()
+        for reader in (self._stream, self._reader):
+            if reader is not None:
+                reader.close()
+        self._resources.digests.close()
         self.input.close()
 
     def __enter__(self) -> Self:
@@ -152,7 +153,7 @@ class Archive:
     def _manifest(self) -> tuple[ManifestReader, Cursor]:
         if self.closing is None or not self.seekable:
             raise ArchiveError(f"{self.name}: a stream has its manifest at its end")
-        return self._manifest_reader(self.closing.offset)
+        return self._manifest_reader(self.closing.manifest_offset)
 
     def _manifest_reader(self, offset: int) -> tuple[ManifestReader, Cursor]:
         cursor = self.input.cursor(offset)

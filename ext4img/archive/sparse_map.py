@@ -67,8 +67,8 @@ def _lines(cursor: Cursor, stored_size: int, wanted: int, raw: bytes, member: st
     parts = [raw] if raw else []
     length = len(raw)
     while seen < wanted:
-        least = max((wanted - seen) * 2, 1)  # every line still to come has two bytes or more
-        part = least + padding(least)
+        minimum = max((wanted - seen) * 2, 1)  # every line still to come has two bytes or more
+        part = minimum + padding(minimum)
         if length + part > stored_size:
             raise AlteredArchiveError("the sparse map does not end", member)
         data = cursor.read(part, f"the sparse map of {member!r}")

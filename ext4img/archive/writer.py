@@ -14,26 +14,20 @@ from ext4img.archive.backup_info import BackupInfo
 from ext4img.archive.digest_thread import DigestThread, sha256_hex
 from ext4img.archive.encryption_records import build_filename
 from ext4img.archive.entry import VERITY, Entry, Segments
-from ext4img.archive.entry_codec import (
-    BACKUP_PATH,
-    MANIFEST_PATH,
-    VERITY_DIRECTORY,
-    XATTR_DIRECTORY,
-    archive_path,
-    header_of,
-)
+from ext4img.archive.entry_codec import header_of
 from ext4img.archive.manifest import ManifestWriter
 from ext4img.archive.manifest_line import (
     NO_BODY,
-    NOTHING_ELSEWHERE,
+    NO_MANIFEST_ONLY_FIELDS,
+    ChainReference,
     ChangeKey,
     Closing,
     ManifestLine,
     ManifestOnlyFields,
-    Reference,
     change_key_of,
     manifest_only_fields_of,
 )
+from ext4img.archive.member_paths import BACKUP_PATH, MANIFEST_PATH, VERITY_DIRECTORY, XATTR_DIRECTORY, archive_path
 from ext4img.archive.output import write_all
 from ext4img.archive.pax_writer import TarHeader, encode, padding
 from ext4img.archive.sparse_map import encode_map
@@ -126,7 +120,9 @@ class ArchiveWriter:
     def add_unchanged(self, entry: Entry, line: ManifestLine, archive: int) -> None:
         """Note a file whose member is in an earlier archive, where the manifest has `line` of it."""
         self._order.check(entry.path, is_directory=False)
-        reference = Reference(archive, line.path if line.reference is None else line.reference.path, entry.atime_ns)
+        reference = ChainReference(
+            archive, line.path if line.reference is None else line.reference.path, entry.atime_ns
+        )
         filename = build_filename(entry.stored_name) if entry.stored_name is not None else None
         path = archive_path(entry.path)
         self._manifest.add(line._replace(path=path, filename=filename, name_hash=entry.name_hash, reference=reference))
@@ -189,14 +185,14 @@ class ArchiveWriter:
         inode: int,
         before: bytes,
         body: BodyStream | None,
-        identity: ChangeKey | None = None,
-        elsewhere: ManifestOnlyFields = NOTHING_ELSEWHERE,
+        change_key: ChangeKey | None = None,
+        manifest_only: ManifestOnlyFields = NO_MANIFEST_ONLY_FIELDS,
     ) -> None:
         """Header, sparse map, body and padding, and the manifest's line about them."""
         offset = self.position
-        head = encode(header)
+        header_bytes = encode(header)
         write = self._output.write
-        write(head)
+        write(header_bytes)
         sha256 = NO_BODY
         size = len(before)
         unreadable: Segments = ()
@@ -212,7 +208,7 @@ class ArchiveWriter:
                 unreadable = tuple(body.unreadable)
             write(_ZEROS[: -size % BLOCK_BYTES])
             sha256 = digest.hexdigest()
-        self.position += len(head) + size + -size % BLOCK_BYTES
+        self.position += len(header_bytes) + size + -size % BLOCK_BYTES
         if size != header.size:
             raise AlteredArchiveError(
                 f"its body has {size} bytes, {header.size} were announced", decode_path(header.path)
@@ -223,11 +219,11 @@ class ArchiveWriter:
                 inode,
                 size,
                 sha256,
-                sha256_hex(head),
+                sha256_hex(header_bytes),
                 offset,
-                offset + len(head),
-                identity,
-                *elsewhere,
+                offset + len(header_bytes),
+                change_key,
+                *manifest_only,
                 unreadable,
             )
         )

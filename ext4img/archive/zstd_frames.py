@@ -24,10 +24,10 @@ from ext4img.structs.zstd import (
 )
 
 FRAME_BYTES: Final = 4 << 20  # of the archive in one frame
-_FRAME_MOST_BYTES: Final = 64 << 20
-_WINDOW_LOG_MOST: Final = 27
-_FRAMES_MOST: Final = 1 << 22
-_FRAMES_KEPT: Final = 2
+_MAX_FRAME_BYTES: Final = 64 << 20
+_MAX_WINDOW_LOG: Final = 27
+_MAX_FRAMES: Final = 1 << 22
+_MAX_CACHED_FRAMES: Final = 2
 _LEVEL: Final = 3
 
 
@@ -98,7 +98,7 @@ class FrameWriter(io.RawIOBase):
         self._pending = bytearray()
 
 
-class Frames:
+class FrameReader:
     """Reads an archive in frames at any place. `size` is the archive's, in bytes.
 
     None of `open`'s where the file has no seek table: it can be read as a stream only.
@@ -113,11 +113,11 @@ class Frames:
         self._compressed = [size for size, _ in table]
         self._starts = [0, *accumulate(self._sizes)]
         self._places = [0, *accumulate(self._compressed)]
-        self._kept: dict[int, bytes] = {}
+        self._cache: dict[int, bytes] = {}
         self.size = self._starts[-1]
 
     @classmethod
-    def open(cls, read_at: ReadAt, file_size: int) -> Frames | None:
+    def open(cls, read_at: ReadAt, file_size: int) -> FrameReader | None:
         """The frames of a file of `file_size` bytes; ArchiveError where its table is not that of the file."""
         if file_size < ZSTD_SKIPPABLE_HEADER.size + ZSTD_SEEK_FOOTER.size:
             return None
@@ -126,7 +126,7 @@ class Frames:
             return None
         count = footer.Number_Of_Frames
         size = ZSTD_SKIPPABLE_HEADER.size + count * ZSTD_SEEK_ENTRY.size + ZSTD_SEEK_FOOTER.size
-        if count > _FRAMES_MOST or size > file_size:
+        if count > _MAX_FRAMES or size > file_size:
             raise ArchiveError(f"a seek table of {count} frames")
         raw = read_at(file_size - size, size)
         header = ZSTD_SKIPPABLE_HEADER.unpack(raw)
@@ -135,8 +135,8 @@ class Frames:
             raise ArchiveError("the seek table's frame is damaged")
         if sum(entry.Compressed_Size for entry in table) != file_size - size:
             raise ArchiveError("the seek table is not that of the file")
-        if any(max(entry) > _FRAME_MOST_BYTES for entry in table):
-            raise LimitError(f"a frame of more than {_FRAME_MOST_BYTES} bytes")
+        if any(max(entry) > _MAX_FRAME_BYTES for entry in table):
+            raise LimitError(f"a frame of more than {_MAX_FRAME_BYTES} bytes")
         return cls(read_at, [tuple(entry) for entry in table])
 
     def read_into(self, position: int, buffer: memoryview) -> int:
@@ -151,22 +151,22 @@ class Frames:
         return count
 
     def _frame(self, index: int) -> bytes:
-        kept = self._kept.get(index)
-        if kept is not None:
-            return kept
+        cached = self._cache.get(index)
+        if cached is not None:
+            return cached
         raw = self._read_at(self._places[index], self._compressed[index])
         size = self._sizes[index]
         try:
-            limit = {self._zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MOST}
+            limit = {self._zstd.DecompressionParameter.window_log_max: _MAX_WINDOW_LOG}
             decompressor = self._zstd.ZstdDecompressor(options=limit)
             frame = cast("bytes", decompressor.decompress(raw, size + 1))
         except self._error as error:
             raise ArchiveError(f"zstd frame at byte offset {self._places[index]} is damaged: {error}") from error
         if len(frame) != size or not decompressor.eof or decompressor.unused_data:
             raise ArchiveError(f"zstd frame at byte offset {self._places[index]} is not of the size promised")
-        while len(self._kept) >= _FRAMES_KEPT:
-            del self._kept[next(iter(self._kept))]
-        self._kept[index] = frame
+        while len(self._cache) >= _MAX_CACHED_FRAMES:
+            del self._cache[next(iter(self._cache))]
+        self._cache[index] = frame
         return frame
 
 
@@ -176,7 +176,7 @@ class DecompressedStream(io.RawIOBase):
     def __init__(self, source: BinaryIO) -> None:
         zstd = zstd_module()
         self._error: type[Exception] = zstd.ZstdError
-        self._file = zstd.ZstdFile(source, options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MOST})
+        self._file = zstd.ZstdFile(source, options={zstd.DecompressionParameter.window_log_max: _MAX_WINDOW_LOG})
 
     def readable(self) -> bool:
         return True
@@ -190,7 +190,7 @@ class DecompressedStream(io.RawIOBase):
             return 0  # cut in the middle of a frame: the archive is, too
 
 
-class Joined(io.RawIOBase):
+class PrefixedStream(io.RawIOBase):
     """What was read already, then the rest."""
 
     def __init__(self, start: bytes, rest: BinaryIO) -> None:

@@ -40,7 +40,7 @@ class DirectoryRebuildSource(Bodies):
         """
         for number, member in enumerate(self._backup.members()):
             entry = member.entry
-            self.position = member.offset
+            self.position = member.position
             if entry.context is not None or not entry.segments or member.unreadable:
                 entry = entry._replace(segments=_data_of(member))
             yield SourceEntry(entry, number if entry.segments else NO_BODY, member.unreadable)

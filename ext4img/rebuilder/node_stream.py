@@ -239,7 +239,7 @@ class NodeStream:
         entry = found.entry
         is_directory = entry.type == "dir" and not entry.is_link
         names = () if entry.path == ROOT else tuple(entry.path.split(b"/"))
-        if self._chosen is None or not names or self._chosen.takes(names, is_directory=is_directory):
+        if self._chosen is None or not names or self._chosen.selects(names, is_directory=is_directory):
             return True
         if entry.links > 1 and not entry.is_link:
             self._unchosen[entry.inode] = found

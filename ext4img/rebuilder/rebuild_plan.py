@@ -148,7 +148,7 @@ class Rebuild:
         with ArchiveInput(source) as stream:
             cursor = stream.cursor()
             try:
-                while part := cursor.rest(_COPY_BYTES):
+                while part := cursor.read_rest(_COPY_BYTES):
                     kept.write(part)
                 kept.seek(0)
             except OSError as error:

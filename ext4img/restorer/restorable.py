@@ -12,8 +12,11 @@ class Restorable(Protocol):
     """What is restored: a member of an archive, or what looks like one. See `Member`."""
 
     entry: Entry
-    offset: int
-    stored_bytes: int
+    data_size: int
+
+    @property
+    def position(self) -> int:
+        """Where it starts, in bytes of what is restored: for progress."""
 
     def chunks(self) -> Iterator[tuple[int, memoryview]]:
         """(offset in the body, at most 1 MiB of it), for reading, until the next is drawn."""

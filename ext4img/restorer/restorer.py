@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from ext4img.archive.decryption import EntryDecryptor
 from ext4img.archive.entry import MODE_OF_TYPE, ROOT, VERITY, Entry
-from ext4img.archive.entry_codec import is_control, records_of, tree_path
+from ext4img.archive.entry_codec import records_of
 from ext4img.archive.manifest_line import ManifestLine
-from ext4img.archive.member_reader import CHUNK_BYTES, DamagedMembers
+from ext4img.archive.member import CHUNK_BYTES, DamagedMembers
+from ext4img.archive.member_paths import is_control, tree_path
 from ext4img.archive.path_filter import PathFilter, SelectedPath
 from ext4img.crypto.policy import NONCE_SIZE
 from ext4img.errors import (
@@ -133,7 +134,7 @@ class Restorer:
                         if publication is None:
                             self._made_by_place.append(self._made)
                         if progress is not None:
-                            progress(member.offset + member.stored_bytes, total)
+                            progress(member.position + member.data_size, total)
                 except DamagedMembers as damaged:
                     self._tell_apart(damaged)
                 except TruncatedArchiveError as error:
@@ -297,7 +298,7 @@ class Restorer:
         """Whether it is among the chosen paths, or leads there."""
         is_directory = entry.type == "dir" and not entry.is_link
         paths = tuple(entry.path.split(b"/")), (*self._target.names(), name)
-        if self._chosen is None or self._chosen.takes(*paths, is_directory=is_directory):
+        if self._chosen is None or self._chosen.selects(*paths, is_directory=is_directory):
             return True
         if is_directory:
             self._pass_by(entry, 0, for_want_of_key=False)
@@ -399,7 +400,7 @@ class Restorer:
                 status = os.fstat(fd)
                 identity = status.st_dev, status.st_ino
                 self._locks.add(lambda: (*target.names(), name), identity, entry)
-            self._publish(temporary, name, entry, identity, member.stored_bytes)
+            self._publish(temporary, name, entry, identity, member.data_size)
         except BaseException:
             target.remove(temporary)
             raise
