@@ -1,4 +1,4 @@
-"""Going through a tree that was extracted from an archive: entries from attributes and what stat says."""
+"""Walk a tree that was extracted from an archive: entries from attributes, stat and the manifest."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final
 
 from ext4img.archive.encryption_records import parse_filename
-from ext4img.archive.entry import NO_XATTRS, ROOT, VERITY, Entry, Segments
-from ext4img.archive.entry_codec import FILENAME, METADATA, SYMLINK, XATTR_MEMBER_LIMIT_BYTES, entry_of, parse_overflow
+from ext4img.archive.entry import NO_XATTRS, ROOT, TYPE_OF_MODE, VERITY, Entry, Segments
+from ext4img.archive.entry_codec import (
+    FILENAME,
+    METADATA,
+    SYMLINK,
+    TYPEFLAG_OF_TYPE,
+    XATTR_MEMBER_LIMIT_BYTES,
+    entry_of,
+    parse_overflow,
+)
 from ext4img.archive.inode_record import INODE
 from ext4img.archive.manifest_line import LINE_LIMIT_BYTES, ManifestLine, parse_line
 from ext4img.archive.member_paths import (
@@ -28,26 +36,16 @@ from ext4img.names.nokey import parse_nokey_name
 from ext4img.names.paths import decode_path
 from ext4img.structs.fscrypt import FSCRYPT_SYMLINK_DATA
 from ext4img.structs.inode import EXT4_VERITY_FL
-from ext4img.structs.tar import BLKTYPE, CHRTYPE, DIRTYPE, FIFOTYPE, REGTYPE, SYMTYPE
 
-_TYPEFLAG: Final = {
-    stat.S_IFREG: REGTYPE,
-    stat.S_IFSOCK: REGTYPE,
-    stat.S_IFDIR: DIRTYPE,
-    stat.S_IFLNK: SYMTYPE,
-    stat.S_IFCHR: CHRTYPE,
-    stat.S_IFBLK: BLKTYPE,
-    stat.S_IFIFO: FIFOTYPE,
-}
 _NO_RECORD: Final = (
-    "it has no record: extract the archive as root with `tar --xattrs --xattrs-include='*'`, and read the tree as root"
+    "it has no inode record: extract the archive as root with `tar --xattrs --xattrs-include='*'` and read it as root"
 )
-Found = tuple[Entry, int, ManifestLine | None]
+WalkItem = tuple[Entry, int, ManifestLine | None]
 _ControlFile = Callable[[bytes, int], bytes | None]
 
 
 class TreeWalk:
-    """Walks below `root`, an open directory. `done_bytes` are the sizes of what was passed."""
+    """Walks the tree below `root`, an open directory. `done_bytes` is the total size of the files before."""
 
     def __init__(self, root: int, control_file: _ControlFile) -> None:
         self._root = root
@@ -56,15 +54,15 @@ class TreeWalk:
         self._with_verity = _numbers(root, VERITY_DIRECTORY)
         self._first_names: dict[tuple[int, int], Entry] = {}
         self._verity_files: list[Entry] = []
-        self._is_directory = self._is_encrypted = False  # what was passed last
+        self._is_directory = self._is_encrypted = False  # the last entry
         self.done_bytes = 0
 
-    def entries(self) -> Iterator[Found]:
-        """(entry, descriptor, line of the manifest) in the archive's order.
+    def entries(self) -> Iterator[WalkItem]:
+        """(entry, descriptor, manifest line or None) in the archive's order.
 
-        The descriptor, of a regular file, is open until the next entry is drawn; else it is -1.
+        The descriptor of a regular file is open until the next entry is requested; otherwise it is -1.
         """
-        with _Lines(self._root) as lines:
+        with _ManifestFollower(self._root) as lines:
             safe_dir = SafeDir(os.dup(self._root))
             try:
                 yield self._entry(safe_dir.fd, ROOT, lines, in_encrypted=False), -1, lines.at(ROOT)
@@ -78,7 +76,7 @@ class TreeWalk:
                         if names:
                             safe_dir.leave()
                         continue
-                    yield from self._one(safe_dir, name, lines, encrypted[-1])
+                    yield from self._visit(safe_dir, name, lines, encrypted[-1])
                     if self._is_directory:
                         safe_dir.step(name)
                         names.append(self._names(safe_dir))
@@ -89,14 +87,16 @@ class TreeWalk:
             yield from self._verity(entry)
 
     def _names(self, safe_dir: SafeDir) -> Iterator[bytes]:
-        """Names of the current directory, as they are on the host, in the archive's order."""
+        """The names in the current directory, as on the host, in the archive's order."""
         names = [os.fsencode(name) for name in os.listdir(safe_dir.fd)]
         if safe_dir.depth == 0:
             names = [name for name in names if name != CONTROL]
             return iter(sorted(names, key=lambda name: tree_path(name, directory=False)))
         return iter(sorted(names))
 
-    def _one(self, safe_dir: SafeDir, name: bytes, lines: _Lines, in_encrypted: bool) -> Iterator[Found]:
+    def _visit(
+        self, safe_dir: SafeDir, name: bytes, lines: _ManifestFollower, in_encrypted: bool
+    ) -> Iterator[WalkItem]:
         path = tree_path(b"/".join((*safe_dir.names(), name)), directory=False)
         line = lines.at(path)
         fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=safe_dir.fd)
@@ -116,8 +116,8 @@ class TreeWalk:
             if reading >= 0:
                 os.close(reading)
 
-    def _entry(self, fd: int, path: bytes, lines: _Lines, in_encrypted: bool) -> Entry:
-        """The entry of an inode that `fd` leads to."""
+    def _entry(self, fd: int, path: bytes, lines: _ManifestFollower, in_encrypted: bool) -> Entry:
+        """The entry of the inode that `fd` refers to."""
         status = os.fstat(fd)
         file_id = (status.st_dev, status.st_ino)
         first = self._first_names.get(file_id)
@@ -133,7 +133,7 @@ class TreeWalk:
         body_size = status.st_size if kind == stat.S_IFREG else 0
         header = TarHeader(
             path=archive_path(path) + b"/" if kind == stat.S_IFDIR else archive_path(path),
-            typeflag=_TYPEFLAG[kind],
+            typeflag=TYPEFLAG_OF_TYPE[TYPE_OF_MODE[kind]],
             mode=stat.S_IMODE(status.st_mode),
             uid=status.st_uid,
             gid=status.st_gid,
@@ -159,7 +159,7 @@ class TreeWalk:
             self._first_names[file_id] = entry
         return entry
 
-    def _verity(self, entry: Entry) -> Iterator[Found]:
+    def _verity(self, entry: Entry) -> Iterator[WalkItem]:
         fd = open_control(self._root, b"verity/%d" % entry.inode)
         if fd is None:
             return
@@ -179,8 +179,8 @@ class TreeWalk:
             os.close(fd)
 
 
-class _Lines:
-    """The manifest of the archive, read along with the tree, which has the same order."""
+class _ManifestFollower:
+    """Reads the archive's manifest in step with the walk, as both have the same order."""
 
     def __init__(self, root: int) -> None:
         fd = open_control(root, MANIFEST_PATH.removeprefix(CONTROL + b"/"))
@@ -190,7 +190,7 @@ class _Lines:
         self._advance()
 
     def at(self, path: bytes) -> ManifestLine | None:
-        """The line of a tree path. To be asked for in the tree's order; the last one may be asked for again."""
+        """The line of a tree path, or None. Request paths in the tree's order; the last one may be repeated."""
         names = path.split(b"/") if path != ROOT else []
         while self._line is not None and self._names < names:
             self._advance()
@@ -214,7 +214,7 @@ class _Lines:
             self._file.close()
             self._file = None
 
-    def __enter__(self) -> _Lines:
+    def __enter__(self) -> _ManifestFollower:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -222,12 +222,12 @@ class _Lines:
 
 
 def open_control(root: int, name: bytes) -> int | None:
-    """A regular file below `.ext4img/`, open for reading; None if it is not there."""
+    """Open a regular file below `.ext4img/` for reading; None if there is none."""
     safe_dir = SafeDir(os.dup(root))
     try:
-        *folders, last = (CONTROL + b"/" + name).split(b"/")
-        for folder in folders:
-            safe_dir.step(folder)
+        *directories, last = (CONTROL + b"/" + name).split(b"/")
+        for directory in directories:
+            safe_dir.step(directory)
         fd = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=safe_dir.fd)
     except FileNotFoundError:
         return None
@@ -235,12 +235,12 @@ def open_control(root: int, name: bytes) -> int | None:
         safe_dir.close()
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise AlteredArchiveError("it is no regular file", decode_path(CONTROL + b"/" + name))
+        raise AlteredArchiveError("it is not a regular file", decode_path(CONTROL + b"/" + name))
     return fd
 
 
 def _numbers(root: int, directory: bytes) -> frozenset[int]:
-    """The inodes that a directory below `.ext4img/` has files for."""
+    """The inode numbers of the files in a directory below `.ext4img/`."""
     safe_dir = SafeDir(os.dup(root))
     try:
         for name in directory.strip(b"/").split(b"/"):
@@ -253,14 +253,14 @@ def _numbers(root: int, directory: bytes) -> frozenset[int]:
 
 
 def _number_of(line: bytes) -> int:
-    """The inode number of a record, without judging the rest."""
+    """The inode number in an inode record, without checking the rest; 0 if there is none."""
     start = line.find(b'"number":') + len(b'"number":')
     digits = line[start : start + 11].split(b",")[0]
     return int(digits) if digits.isdigit() else 0
 
 
 def _further_name(first: Entry, path: bytes, line: ManifestLine | None, in_encrypted: bool) -> Entry:
-    """The entry of another name of a file; the name's own record is in the manifest."""
+    """The entry of a hard link. The filename record of this name is in the manifest."""
     stored_name = name_hash = None
     if in_encrypted:
         stored_name = _name_record(path.rpartition(b"/")[2], path, None, line)
@@ -282,13 +282,13 @@ def _further_name(first: Entry, path: bytes, line: ManifestLine | None, in_encry
 
 
 def _name_record(name: bytes, path: bytes, stored: bytes | None, line: ManifestLine | None) -> bytes:
-    """The stored form of an encrypted name: the one that fits what is shown, wherever it is.
+    """The stored form of an encrypted name: the record that matches the shown name.
 
-    An inode's attribute has one name of it only, and not this one if others were taken away.
+    The attribute of an inode has only one of its names, and it may be the record of another name.
     """
     shown = parse_nokey_name(name)
     if shown is None:
-        raise AlteredArchiveError("its name is not the one of an encrypted file", decode_path(path))
+        raise AlteredArchiveError("its name is not a valid no-key name", decode_path(path))
     if stored is not None and shown.matches(stored):
         return stored
     if line is not None and line.filename is not None:
@@ -296,28 +296,28 @@ def _name_record(name: bytes, path: bytes, stored: bytes | None, line: ManifestL
         if shown.matches(recorded):
             return recorded
     if shown.stored is None:
-        raise AlteredArchiveError(f"its long name is in no record ({FILENAME})", decode_path(path))
+        raise AlteredArchiveError(f"no record has its long name ({FILENAME})", decode_path(path))
     return shown.stored
 
 
 def _stored_target(shown: bytes, path: bytes, line: ManifestLine | None) -> bytes:
-    """The stored form of an encrypted symlink's target, where the host had no room for its record."""
+    """The stored form of an encrypted symlink's target if its attribute is missing."""
     if line is not None and line.symlink is not None:
         return line.symlink
     parsed = parse_nokey_name(shown)
     if parsed is None or parsed.stored is None:
-        raise AlteredArchiveError(f"its target is in no record ({SYMLINK})", decode_path(path))
+        raise AlteredArchiveError(f"no record has its target ({SYMLINK})", decode_path(path))
     return FSCRYPT_SYMLINK_DATA.pack((len(parsed.stored),)) + parsed.stored
 
 
 def _segments(fd: int, size: int) -> Segments:
-    """Where the host says that there is data."""
+    """The segments that have data according to the host."""
     segments = []
     offset = 0
     while offset < size:
         try:
             start = os.lseek(fd, offset, os.SEEK_DATA)
-        except OSError:  # ENXIO: nothing but a hole up to the end
+        except OSError:  # ENXIO: only a hole up to the end
             break
         offset = min(os.lseek(fd, start, os.SEEK_HOLE), size)
         segments.append((start, offset - start))

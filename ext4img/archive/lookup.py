@@ -1,7 +1,7 @@
-"""One member of a backup by its path, plain or as it is shown without keys; and what its file holds.
+"""Find one member of a backup by its path, plain or no-key, and read its contents.
 
-By the path that is shown the manifest leads to the member at once. For a plain path below an
-encrypted directory the names on the way are decrypted; no other body is read.
+A path as it is shown without keys is found by the manifest. For a plain path below an encrypted
+directory the names on the way are decrypted; no body is read.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from ext4img.names.paths import decode_path
 
 
 def find_member(source: BackupSource, path: SelectedPath, decryptor: EntryDecryptor | None = None) -> BackupMember:
-    """The member of a path; of a further name of a file, that of its first name.
+    """The member of a path; for a further name of a file, the member of its first name.
 
-    Leading slashes mean nothing, and symbolic links are not followed. NotFoundError where there
-    is none; ArchiveError for a stream, in which members can't be looked up.
+    Leading slashes are ignored, symbolic links not followed. NotFoundError if there is no such
+    path; ArchiveError for a stream, in which members cannot be looked up.
     """
     names = [name for name in os.fsencode(path).split(b"/") if name not in (b"", ROOT)]
     try:
@@ -35,14 +35,14 @@ def find_member(source: BackupSource, path: SelectedPath, decryptor: EntryDecryp
 
 
 def _first_name(source: BackupSource, entry: Entry) -> BackupMember:
-    """The member that has the body of a further name."""
+    """The member that has the body of a hard link."""
     try:
         first = source.member(entry.link_target)
     except NotFoundError:
         first = None
     if first is None or first.entry.is_link or first.entry.inode != entry.inode:
         raise AlteredArchiveError(
-            f"a hard link to {decode_path(entry.link_target)!r}, which is not its file", entry.shown
+            f"a hard link to {decode_path(entry.link_target)!r}, which is not the same file", entry.shown
         )
     return first
 
@@ -50,12 +50,11 @@ def _first_name(source: BackupSource, entry: Entry) -> BackupMember:
 def file_contents(
     member: BackupMember, decryptor: EntryDecryptor | None, *, ciphertext: bool = False
 ) -> tuple[int, Iterator[tuple[int, memoryview]]]:
-    """(size in bytes, chunks) of a regular file, decrypted, or as it is stored with `ciphertext`.
+    """(size in bytes, chunks) of a regular file, decrypted, or with `ciphertext` as it is stored.
 
-    The chunks are (offset, data) in ascending order, each for reading until the next is drawn;
-    what lies between them are holes. When the last has been drawn the member's digest has been
-    found right. NoKeyError where no key fits; IsDirectoryError and NotRegularFileError for what
-    has no contents.
+    The chunks are (offset, data), ascending, each valid until the next is requested; holes lie
+    between them. When the iteration ends, the member's digest has been verified. NoKeyError if no
+    key fits; IsDirectoryError and NotRegularFileError for members without contents.
     """
     entry = member.entry
     if entry.type == "dir":
@@ -80,7 +79,7 @@ def _decrypted(member: BackupMember, decryptor: EntryDecryptor | None) -> Iterat
 
 
 def _shown_path(source: BackupSource, names: list[bytes], decryptor: EntryDecryptor) -> bytes | None:
-    """The path in the backup of what has these names, some of which are plaintext of encrypted ones."""
+    """The no-key path of the member with these names, some of them plaintext; None if there is none."""
     remaining = list(names)
     directory: Entry | None = None
     for member in source.members():

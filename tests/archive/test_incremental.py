@@ -188,9 +188,9 @@ def test_of_another_file_system(chain: list[Path]):
 
 
 def test_streams_have_no_chain(chain: list[Path]):
-    with pytest.raises(ArchiveError, match="stream"):
+    with pytest.raises(ArchiveError, match="seekable"):
         IncrementalBase(as_stream(chain[0].read_bytes()), UUID)
-    with pytest.raises(ArchiveError, match="stream"):
+    with pytest.raises(ArchiveError, match="seekable"):
         open_backup(as_stream(chain[1].read_bytes()))
 
 
