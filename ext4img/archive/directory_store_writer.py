@@ -43,7 +43,7 @@ class DirectoryStoreWriter:
         self.position = 0
         self._closing = ExitStack()
         if os.path.lexists(path):
-            raise ArchiveError(f"{path}: exists already")
+            raise ArchiveError(f"{path}: already exists")
         with self._os_errors():
             os.mkdir(self._temporary, 0o700)
         try:
@@ -98,7 +98,7 @@ class DirectoryStoreWriter:
             self._lines.flush()
             sync_file_system(self._root, self._path)
             if os.path.lexists(self._path):
-                raise ArchiveError(f"{self._path}: exists already")
+                raise ArchiveError(f"{self._path}: already exists")
             os.rename(self._temporary, self._path)
             self._temporary = ""
             self.close()

@@ -38,7 +38,7 @@ def open_output(destination: ArchiveDestination, *, overwrite: bool = False) -> 
                 yield file
             return
         if existing is not None and (not overwrite or not stat.S_ISREG(existing)):
-            raise ArchiveError(f"{path}: exists already")
+            raise ArchiveError(f"{path}: already exists")
         directory, name = os.path.split(path)
         temporary = os.path.join(directory, f".{name[:200]}.{secrets.token_hex(4)}.partial")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -89,10 +89,10 @@ def _rename_new(temporary: str, path: str) -> None:
     try:
         os.link(temporary, path, follow_symlinks=False)
     except FileExistsError:
-        raise ArchiveError(f"{path}: exists already") from None
+        raise ArchiveError(f"{path}: already exists") from None
     except OSError:  # a file system without hard links
         if os.path.lexists(path):
-            raise ArchiveError(f"{path}: exists already") from None
+            raise ArchiveError(f"{path}: already exists") from None
         os.rename(temporary, path)
         return
     os.unlink(temporary)
