@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from ext4img.archive.input import ArchiveSource
     from ext4img.archive.key_check import Key
     from ext4img.archive.manifest_line import ManifestLine
-    from ext4img.archive.member_reader import Member
+    from ext4img.archive.member import Member
     from ext4img.archive.open_backup import BackupMember, BackupSource, open_backup
     from ext4img.archive.output import ArchiveDestination
     from ext4img.archive.path_filter import SelectedPath

@@ -20,7 +20,6 @@ from ext4img.restorer.member_writer import MemberWriter
 from ext4img.restorer.options import Overwrite, RestoreOptions, parse_overwrite
 from ext4img.restorer.report import RestoreReport
 from ext4img.restorer.restorer import Restorer
-from ext4img.restorer.target import Restorable
 from ext4img.restorer.target_dir import TargetDir
 
 CHUNK_BYTES: Final = 1 << 20
@@ -58,13 +57,13 @@ def extract(
     return report
 
 
-class _ExtractedInode(Restorable):
+class _ExtractedInode:
     """An inode as the restorer takes it."""
 
-    def __init__(self, entry: Entry, offset: int, open_file: Callable[[], File], buffer: memoryview) -> None:
+    def __init__(self, entry: Entry, position: int, open_file: Callable[[], File], buffer: memoryview) -> None:
         self.entry = entry
-        self.offset = offset
-        self.stored_bytes = entry.data_bytes
+        self.position = position
+        self.data_size = entry.data_bytes
         self._open = open_file
         self._buffer = buffer
 
@@ -119,7 +118,7 @@ class _Extraction:
     def _member(self, entry: Entry, inode: Inode) -> _ExtractedInode:
         opened = inode.open_ciphertext if self._ciphertext else inode.open
         member = _ExtractedInode(entry, self._done, opened, self._buffer)
-        self._done += member.stored_bytes
+        self._done += member.data_size
         return member
 
     def _problem(self, entry: Entry, inode: Inode) -> Ext4Error | None:

@@ -1,6 +1,6 @@
-"""Names, targets and contents of an archive, decrypted with the keys at hand.
+"""Decrypt the names, symlink targets and contents of an archive's entries with a keyring.
 
-Nothing decrypted is trusted: an archive's ciphertext can be made to say anything.
+Nothing decrypted is trusted: whoever wrote the archive can make ciphertext decrypt to anything.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from ext4img.crypto.keyring import Keyring
 from ext4img.crypto.policy import EncryptionContext, parse_context
 from ext4img.errors import AlteredArchiveError, CorruptionError, UnsafeArchiveError, UnsupportedFeatureError
 from ext4img.names.nokey import is_padded_name, symlink_ciphertext
+from ext4img.structs.directory import EXT4_NAME_LEN
 
 if TYPE_CHECKING:
     from ext4img.crypto.codec import ContentsCipher, NamesCipher
 
-_NAME_MAX: Final = 255
-_TARGET_MAX: Final = 4095
+_MAX_TARGET_BYTES: Final = 4095  # PATH_MAX without its NUL
 
 
 class EntryDecryptor:
-    """What the keys in `keyring` make of the entries of one archive. None means: no key fits."""
+    """Decrypts the entries of one archive with the keys in `keyring`. None means that no key fits."""
 
     def __init__(self, keyring: Keyring, info: BackupInfo) -> None:
         self.keyring = keyring
@@ -30,7 +30,7 @@ class EntryDecryptor:
         self._block_size = info.block_size
 
     def context(self, entry: Entry) -> EncryptionContext | None:
-        """The entry's encryption context, None where it is not encrypted."""
+        """The entry's encryption context; None if it is not encrypted."""
         if entry.context is None:
             return None
         try:
@@ -46,19 +46,19 @@ class EntryDecryptor:
         return self.keyring.names_cipher(context, directory.inode, self._uuid)
 
     def name(self, entry: Entry, cipher: NamesCipher) -> bytes:
-        """The plaintext of an encrypted name."""
+        """The plaintext of an encrypted name. AlteredArchiveError or UnsafeArchiveError if it is not valid."""
         if entry.stored_name is None:
-            raise AlteredArchiveError("in an encrypted directory, but without an encrypted name", entry.shown)
+            raise AlteredArchiveError("it is in an encrypted directory, but has no encrypted name", entry.shown)
         raw = cipher.decrypt_raw([entry.stored_name])[0]
         if not is_padded_name(raw):
-            raise AlteredArchiveError("its name decrypts to none: altered, or the key is wrong", entry.shown)
+            raise AlteredArchiveError("its name does not decrypt: altered, or the key is wrong", entry.shown)
         name = raw.rstrip(b"\0")
-        if name in (b".", b"..") or len(name) > _NAME_MAX:
-            raise UnsafeArchiveError("its name decrypts to one that no file can have", entry.shown)
+        if name in (b".", b"..") or len(name) > EXT4_NAME_LEN:
+            raise UnsafeArchiveError("its name decrypts to a name that no file can have", entry.shown)
         return name
 
     def target(self, entry: Entry) -> bytes | None:
-        """The plaintext of an encrypted symlink's target."""
+        """The plaintext of an encrypted symlink's target. AlteredArchiveError if it is not a valid one."""
         cipher = self.names(entry)
         if cipher is None or entry.stored_target is None:
             return None
@@ -67,8 +67,8 @@ class EntryDecryptor:
         except CorruptionError as error:
             raise AlteredArchiveError(str(error), entry.shown) from error
         target = cipher.decrypt_raw([ciphertext])[0].rstrip(b"\0")
-        if not target or b"\0" in target or len(target) > _TARGET_MAX:
-            raise AlteredArchiveError("its target decrypts to none: altered, or the key is wrong", entry.shown)
+        if not target or b"\0" in target or len(target) > _MAX_TARGET_BYTES:
+            raise AlteredArchiveError("its target does not decrypt: altered, or the key is wrong", entry.shown)
         return target
 
     def contents(self, entry: Entry) -> ContentsCipher | None:

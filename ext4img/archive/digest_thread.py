@@ -1,6 +1,6 @@
 """SHA-256 of large chunks in a thread of its own, while the caller writes or decrypts them.
 
-hashlib lets go of the interpreter's lock for more than 2 KiB, so the two really run together.
+hashlib releases the interpreter's lock for more than 2 KiB, so both really run in parallel.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Final, Self
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-LARGE_BYTES: Final = 128 << 10  # below, handing over costs more than it gains
+LARGE_BYTES: Final = 128 << 10  # for smaller chunks the hand-over costs more than it gains
 
 _Work = tuple["_Hash", bytes | bytearray | memoryview]
 
 
 class DigestThread:
-    """Takes chunks in their order, one at a time.
+    """Digests chunks in their order, one at a time.
 
-    A chunk's buffer is free again when `update` for the next one, or `wait`, has returned.
+    A chunk's buffer may be reused once `update` for the next chunk, or `wait`, has returned.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class DigestThread:
         self._busy = False
 
     def update(self, digest: _Hash, chunk: bytes | bytearray | memoryview) -> None:
-        """Start on a chunk if it is large, else digest it; but first let the one before be done."""
+        """Wait for the chunk before; then start digesting a large chunk, or digest a small one at once."""
         self.wait()
         if len(chunk) < LARGE_BYTES:
             digest.update(chunk)
@@ -43,7 +43,7 @@ class DigestThread:
         self._todo.put((digest, chunk))
 
     def wait(self) -> None:
-        """Until the last chunk is done."""
+        """Wait until the last chunk is digested."""
         if self._busy:
             self._done.get()
             self._busy = False
@@ -66,10 +66,10 @@ class DigestThread:
         while (work := self._todo.get()) is not None:
             digest, chunk = work
             digest.update(chunk)
-            del work, digest, chunk  # nothing here keeps a buffer alive
+            del work, digest, chunk  # keep no buffer alive
             self._done.put(None)
 
 
 def sha256_hex(data: bytes) -> str:
-    """The digest of a small piece."""
+    """The SHA-256 of a small piece, in hex."""
     return hashlib.sha256(data).hexdigest()

@@ -1,9 +1,9 @@
-"""A backup as a directory: each body a file, all else in one file of JSON Lines beside them.
+"""Read a directory store: a backup with each body in a file of its own, and one file of JSON Lines.
 
-For tools that deduplicate or transfer files: unchanged files stay unchanged files. A store has
-`backup.json` (as in an archive), `entries.jsonl` (`store_line`), the bodies below `tree/` under
-the names of the archive, and verity trees below `verity/` under inode numbers. Holes are holes;
-owners, modes, times and attributes are in `entries.jsonl` only.
+It is for tools that deduplicate or transfer files: an unchanged file stays an unchanged file. A
+store has `backup.json` (as in an archive), `entries.jsonl` (`directory_store_line`), the bodies
+below `tree/` under their names in an archive, and verity trees below `verity/` under inode numbers.
+Holes are holes on the host. Owners, modes, times and attributes are in `entries.jsonl` only.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import BinaryIO, Final, Self
 from ext4img.archive.backup_info import INFO_LIMIT_BYTES, BackupInfo
 from ext4img.archive.directory_store_line import LINE_LIMIT_BYTES, DirectoryStoreLine, parse_store_line
 from ext4img.archive.entry import VERITY, Entry
-from ext4img.archive.entry_codec import archive_path
 from ext4img.archive.manifest_line import Closing, build_closing, parse_line
+from ext4img.archive.member_paths import archive_path
 from ext4img.archive.tree_order import TreeOrder
 from ext4img.errors import (
     AlteredArchiveError,
@@ -34,7 +34,7 @@ from ext4img.structs.inode import EXT4_VERITY_FL
 INFO: Final = b"backup.json"
 LINES: Final = b"entries.jsonl"
 TREE: Final = b"tree"
-VERITY_FOLDER: Final = b"verity"
+VERITY_DIRECTORY: Final = b"verity"
 CHUNK_BYTES: Final = 1 << 20
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -44,14 +44,14 @@ class DirectoryStoreMember:
 
     def __init__(self, line: DirectoryStoreLine, offset: int, store: DirectoryStore) -> None:
         self.entry = line.entry
-        self.offset = offset
-        self.stored_bytes = line.entry.data_bytes
+        self.position = offset
+        self.data_size = line.entry.data_bytes
         self.unreadable = line.unreadable
         self._sha256 = line.sha256
         self._store = store
 
     def chunks(self) -> Iterator[tuple[int, memoryview]]:
-        """See `BackupMember`. AlteredArchiveError where the data is not what was written."""
+        """See `BackupMember`. AlteredArchiveError if the data is not what was written."""
         entry = self.entry
         if not entry.body_size:
             return
@@ -60,13 +60,13 @@ class DirectoryStoreMember:
         fd = self._store.open_body(entry)
         try:
             if os.fstat(fd).st_size != entry.body_size:
-                raise AlteredArchiveError("its body has another size than was written", entry.shown)
+                raise AlteredArchiveError("its body does not have the size that was written", entry.shown)
             for start, length in entry.segments:
                 end = start + length
                 for offset in range(start, end, CHUNK_BYTES):
                     part = buffer[: min(CHUNK_BYTES, end - offset)]
                     if os.preadv(fd, [part], offset) != len(part):
-                        raise AlteredArchiveError("it got shorter while it was read", entry.shown)
+                        raise AlteredArchiveError("its body got shorter while it was read", entry.shown)
                     digest.update(part)
                     yield offset, part.toreadonly()
         finally:
@@ -83,7 +83,7 @@ class DirectoryStoreMember:
 
 
 class DirectoryStore:
-    """A store, open for reading; see `BackupSource`. Its lines are checked as a whole at once."""
+    """A store, open for reading; see `BackupSource`. The digest of all lines is checked when it is opened."""
 
     seekable = True
 
@@ -99,23 +99,23 @@ class DirectoryStore:
             if len(raw) > INFO_LIMIT_BYTES:
                 raise ArchiveError(f"{path}: backup.json has more than {INFO_LIMIT_BYTES} bytes")
             self.info = BackupInfo.from_json(raw)
-            self._way = SafeDir(os.dup(self._root))
-            self._closing.callback(self._way.close)
+            self._safe_dir = SafeDir(os.dup(self._root))
+            self._closing.callback(self._safe_dir.close)
             self.closing = self._check_lines()
         except OSError as error:
             self.close()
-            raise ArchiveError(f"{path}: it cannot be read as a backup: {error.strerror}") from error
+            raise ArchiveError(f"{path}: cannot be read as a backup: {error.strerror}") from error
         except BaseException:
             self.close()
             raise
 
     @staticmethod
-    def is_one(path: str) -> bool:
+    def is_store(path: str) -> bool:
         """Whether a directory looks like a store."""
         return os.path.isfile(os.path.join(os.fsencode(path), LINES))
 
     def members(self, *, verify: bool = False) -> Iterator[DirectoryStoreMember]:
-        """All members, in their order. A body that is not read is not looked at, but with `verify`."""
+        """All members, in their order. Bodies that are not read are not checked, except with `verify`."""
         done = 0
         order = TreeOrder()
         files: dict[int, Entry] = {}
@@ -130,38 +130,38 @@ class DirectoryStore:
                 file = files.pop(entry.inode)
                 line = line._replace(entry=entry._replace(path=file.path, context=file.context))
             else:
-                raise AlteredArchiveError("a verity tree of no file, or a second one", entry.shown)
+                raise AlteredArchiveError("a verity tree without its file, or a second one", entry.shown)
             member = DirectoryStoreMember(line, done, self)
-            done += member.stored_bytes
+            done += member.data_size
             yield member
             if verify:
                 for _ in member.chunks():
                     pass
 
     def member(self, path: bytes) -> DirectoryStoreMember:
-        """The member of one tree path; NotFoundError."""
+        """The member of a tree path. NotFoundError if there is none."""
         for member in self.members():
             if member.entry.path == path and member.entry.type != VERITY:
                 return member
         raise NotFoundError.at(decode_path(path), "No such member in the backup")
 
     def open_body(self, entry: Entry) -> int:
-        """An open file with the body of an entry."""
-        *folders, name = (TREE, *archive_path(entry.path).split(b"/"))
+        """Open the body of an entry; returns a descriptor."""
+        *directories, name = (TREE, *archive_path(entry.path).split(b"/"))
         if entry.type == VERITY:
-            folders, name = [VERITY_FOLDER], b"%d" % entry.inode
+            directories, name = [VERITY_DIRECTORY], b"%d" % entry.inode
         try:
-            self._way.go(folders)
-            fd = os.open(name, _READ, dir_fd=self._way.fd)
+            self._safe_dir.go(directories)
+            fd = os.open(name, _READ, dir_fd=self._safe_dir.fd)
         except OSError as error:
             raise AlteredArchiveError(f"its body cannot be opened: {error.strerror}", entry.shown) from error
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
-            raise AlteredArchiveError("its body is no regular file", entry.shown)
+            raise AlteredArchiveError("its body is not a regular file", entry.shown)
         return fd
 
     def close(self) -> None:
-        """Close what is open. May be called twice."""
+        """Close all files. May be called twice."""
         self._closing.close()
 
     def __enter__(self) -> Self:
@@ -182,7 +182,7 @@ class DirectoryStore:
                 last = raw
 
     def _check_lines(self) -> Closing:
-        """The last line, if it fits those before it."""
+        """The closing line. AlteredArchiveError if the lines before differ from those that were written."""
         digest = hashlib.sha256()
         members = 0
         last = b""
@@ -197,7 +197,7 @@ class DirectoryStore:
         except AlteredArchiveError:
             closing = None
         if not isinstance(closing, Closing):
-            raise TruncatedArchiveError(f"{self.name}: entries.jsonl ends without its last line: it was cut short")
+            raise TruncatedArchiveError(f"{self.name}: entries.jsonl has no closing line: it was cut short")
         if (closing.members, closing.sha256) != (members, digest.hexdigest()) or build_closing(closing) != last:
-            raise AlteredArchiveError(f"{self.name}: entries.jsonl is not the one that was written")
+            raise AlteredArchiveError(f"{self.name}: entries.jsonl is not as it was written")
         return closing

@@ -1,42 +1,43 @@
-"""An `Entry` as a line of JSON, for the directory store, and back.
+"""The lines of a directory store's `entries.jsonl`: an `Entry` as JSON, and back.
 
-The way back leads through the same header and the same checks as an archive's member.
+docs/archive-format.md ("The directory store") lists the keys. A parsed line becomes a header and
+passes the same checks as an archive's member.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
-from ext4img.archive.entry import UNWRITTEN_KEPT, VERITY, Entry, Segments, parse_ranges
-from ext4img.archive.entry_codec import archive_path, entry_of, records_of
+from ext4img.archive.entry import UNWRITTEN_KEPT, VERITY, Entry, Segments
+from ext4img.archive.entry_codec import TYPEFLAG_OF_TYPE, entry_of, records_of
+from ext4img.archive.json_fields import (
+    FIELD_ERRORS,
+    LIMIT_32,
+    LIMIT_63,
+    bytes_field,
+    get_bytes,
+    get_ranges,
+    get_time_ns,
+    get_unsigned,
+    has_bytes,
+    shown_line,
+)
+from ext4img.archive.member_paths import archive_path
 from ext4img.archive.pax_writer import TarHeader
 from ext4img.errors import AlteredArchiveError
-from ext4img.names.paths import decode_path
-from ext4img.structs.tar import BLKTYPE, CHRTYPE, DIRTYPE, FIFOTYPE, LNKTYPE, REGTYPE, SYMTYPE
+from ext4img.structs.tar import LNKTYPE, REGTYPE
 
 LINE_LIMIT_BYTES: Final = 64 << 20
-_TIME_LIMIT_NS: Final = 10**21  # twelve digits of seconds
-_RDEV_LIMIT: Final = 1 << 21  # seven octal digits
-_TYPEFLAG: Final = {
-    "file": REGTYPE,
-    "link": LNKTYPE,
-    "symlink": SYMTYPE,
-    "char": CHRTYPE,
-    "block": BLKTYPE,
-    "dir": DIRTYPE,
-    "fifo": FIFOTYPE,
-    "socket": REGTYPE,
-    VERITY: REGTYPE,
-}
-_TIMES: Final = ("mtime_ns", "atime_ns", "ctime_ns")
+_MODE_LIMIT: Final = 0o10000
+_RDEV_LIMIT: Final = 1 << 21  # seven octal digits, as in an archive's headers
+_TYPEFLAG: Final = TYPEFLAG_OF_TYPE | {"link": LNKTYPE}
 
 
 class DirectoryStoreLine(NamedTuple):
-    """What a line says. `sha256` is that of the body's data, segment after segment, in hex."""
+    """A parsed line. `sha256` is the digest of the body's data, all segments in order, in hex."""
 
     entry: Entry
     sha256: str
@@ -46,7 +47,7 @@ class DirectoryStoreLine(NamedTuple):
 def build_store_line(line: DirectoryStoreLine) -> bytes:
     """The line's bytes, newline included."""
     entry = line.entry
-    found: dict[str, Any] = {"type": "link" if entry.is_link else entry.type, **_raw("path", entry.path)}
+    found: dict[str, Any] = {"type": "link" if entry.is_link else entry.type, **bytes_field("path", entry.path)}
     if entry.type == VERITY:
         found["inode"] = entry.inode
     else:
@@ -61,7 +62,7 @@ def build_store_line(line: DirectoryStoreLine) -> bytes:
             "records": _encoded(records_of(entry).items()),
         }
     if entry.link_target:
-        found |= _raw("target", entry.link_target)
+        found |= bytes_field("target", entry.link_target)
     if entry.type in ("char", "block"):
         found["rdev"] = entry.rdev
     if entry.body_size:
@@ -74,66 +75,54 @@ def build_store_line(line: DirectoryStoreLine) -> bytes:
 
 
 def parse_store_line(raw: bytes) -> DirectoryStoreLine:
-    """A line back. AlteredArchiveError where it is not one."""
+    """Parse a line. AlteredArchiveError if it is malformed."""
     try:
         found = json.loads(raw)
         kind = found["type"]
-        path = _unraw(found, "path")
+        path = get_bytes(found, "path")
         body_size, segments = _body(found)
-        unreadable = parse_ranges(found.get("unreadable", ()))
-        unwritten = parse_ranges(found.get("unwritten", ()))
+        unreadable = get_ranges(found, "unreadable")
+        unwritten = get_ranges(found, "unwritten")
         sha256 = str(found.get("sha256", ""))
         if kind == VERITY:
-            entry = Entry(path, VERITY, 0, inode=_whole(found, "inode"), body_size=body_size, segments=segments)
+            inode = get_unsigned(found, "inode", LIMIT_63)
+            entry = Entry(path, VERITY, 0, inode=inode, body_size=body_size, segments=segments)
             return DirectoryStoreLine(entry, sha256, unreadable)
-        target = _unraw(found, "target") if "target" in found or "target_base64" in found else b""
-        rdev = _rdev(found)
-        shown = archive_path(path)
+        target = get_bytes(found, "target") if has_bytes(found, "target") else b""
+        member_path = archive_path(path)
         header = TarHeader(
-            path=shown + b"/" if kind == "dir" else shown,
+            path=member_path + b"/" if kind == "dir" else member_path,
             typeflag=_TYPEFLAG[kind],
-            mode=_whole(found, "mode", 0o7777),
-            uid=_whole(found, "uid", 0xFFFFFFFF),
-            gid=_whole(found, "gid", 0xFFFFFFFF),
+            mode=get_unsigned(found, "mode", _MODE_LIMIT),
+            uid=get_unsigned(found, "uid", LIMIT_32),
+            gid=get_unsigned(found, "gid", LIMIT_32),
             size=body_size,
-            times=(_time(found, "mtime_ns"), _time(found, "atime_ns"), _time(found, "ctime_ns")),
+            times=(get_time_ns(found, "mtime_ns"), get_time_ns(found, "atime_ns"), get_time_ns(found, "ctime_ns")),
             linkpath=archive_path(target) if kind == "link" else target,
-            rdev=rdev,
+            rdev=_rdev(found),
             xattrs={name.encode("utf-8", "surrogateescape"): value for name, value in _decoded(found["records"])},
         )
         xattrs = dict(_decoded(found["xattrs"]))
         if body_size and _TYPEFLAG[kind] != REGTYPE:
-            raise ValueError("a body on what is no file")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error) as error:
-        raise AlteredArchiveError(f"a line that is none: {decode_path(raw[:60])!r} ({error})") from error
+            raise ValueError("it has a body, but is not a file")
+    except FIELD_ERRORS as error:
+        raise AlteredArchiveError(f"malformed line: {shown_line(raw)!r} ({error})") from error
     entry = entry_of(header, segments, body_size, xattrs)
     if unwritten and unwritten[:UNWRITTEN_KEPT] != entry.unwritten:
-        raise AlteredArchiveError("its unwritten ranges are given in two ways that differ", entry.shown)
+        raise AlteredArchiveError("its unwritten ranges differ from those in its inode record", entry.shown)
     return DirectoryStoreLine(entry._replace(unwritten=unwritten) if unwritten else entry, sha256, unreadable)
 
 
 def _body(found: dict[str, Any]) -> tuple[int, Segments]:
-    """Size and segments, which ascend inside it."""
-    size = _whole(found, "body_size") if "body_size" in found else 0
-    segments = parse_ranges(found.get("segments", ()))
+    """The body's size and its segments, which ascend within it and do not overlap."""
+    size = get_unsigned(found, "body_size", LIMIT_63) if "body_size" in found else 0
+    segments = get_ranges(found, "segments")
     end = 0
     for offset, length in segments:
         if offset < end or offset + length > size:
             raise ValueError(f"segment at {offset} of {length} bytes")
         end = offset + length
     return size, segments
-
-
-def _raw(key: str, value: bytes) -> dict[str, str]:
-    try:
-        return {key: value.decode()}
-    except UnicodeDecodeError:
-        return {f"{key}_base64": base64.b64encode(value).decode()}
-
-
-def _unraw(found: dict[str, Any], key: str) -> bytes:
-    text: str = found.get(key)  # type: ignore[assignment]
-    return text.encode() if text is not None else base64.b64decode(found[f"{key}_base64"], validate=True)
 
 
 def _encoded(items: Iterable[tuple[str, bytes]]) -> dict[str, str]:
@@ -144,24 +133,9 @@ def _decoded(items: dict[str, str]) -> list[tuple[str, bytes]]:
     return [(name, base64.b64decode(value, validate=True)) for name, value in items.items()]
 
 
-def _time(found: dict[str, Any], key: str) -> int:
-    """Nanoseconds, in the range that an archive's headers have."""
-    value = found[key]
-    if type(value) is not int or abs(value) >= _TIME_LIMIT_NS:
-        raise ValueError(f"{key} is {str(value)[:40]}")
-    return value
-
-
 def _rdev(found: dict[str, Any]) -> tuple[int, int]:
-    """Major and minor number, as a tar header has room for."""
+    """Major and minor number, in the range of a tar header."""
     major, minor = found.get("rdev", (0, 0))
     if any(type(value) is not int or not 0 <= value < _RDEV_LIMIT for value in (major, minor)):
         raise ValueError(f"rdev is {str((major, minor))[:40]}")
     return major, minor
-
-
-def _whole(found: dict[str, Any], key: str, most: int = (1 << 63) - 1) -> int:
-    value = found[key]
-    if type(value) is not int or not 0 <= value <= most:
-        raise ValueError(f"{key} is {str(value)[:40]}")
-    return value

@@ -1,7 +1,7 @@
-"""The encryption metadata records e5, ef and ed: built, and parsed with nothing taken on trust.
+"""Build and parse the encryption metadata records e5, ef and ed. A parser trusts nothing in them.
 
 All integers are little-endian. The CRC is Linux's `crc16(0xFFFF, ...)` over the whole record with
-the crc field as zero: reflected polynomial 0x8005, no final xor, known elsewhere as CRC-16/MODBUS.
+the crc field as zero: reflected polynomial 0x8005, no final xor, also known as CRC-16/MODBUS.
 docs/archive-format.md has the layouts; the declarations are in structs/backup_records.py.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ext4img.errors import AlteredArchiveError
+from ext4img.names.nokey import MIN_STORED_NAME
 from ext4img.structs.backup_records import (
     DIRECTORY_NAME_MAGIC,
     ENCRYPTED_DIRECTORY_NAME,
@@ -19,12 +20,11 @@ from ext4img.structs.backup_records import (
     METADATA_MAGIC,
 )
 from ext4img.structs.crc16 import crc16
+from ext4img.structs.directory import EXT4_NAME_LEN
 from ext4img.structs.fscrypt import FSCRYPT_CONTEXT_V1, FSCRYPT_CONTEXT_V2
 from ext4img.structs.record import Record
 
 CONTEXT_BYTES = {1: FSCRYPT_CONTEXT_V1.size, 2: FSCRYPT_CONTEXT_V2.size}  # by the context's version byte
-NAME_MAX = 255  # EXT4_NAME_LEN
-ENCRYPTED_NAME_MIN = 16  # FSCRYPT_FNAME_MIN_MSG_LEN: one AES block
 
 
 class MetadataRecord(NamedTuple):
@@ -60,7 +60,7 @@ def build_filename(name: bytes, mode: int | None = None, context: bytes | None =
 
 
 def parse_metadata(raw: bytes) -> MetadataRecord:
-    """The parts of an e5 record; AlteredArchiveError says what is wrong with it."""
+    """Parse an e5 record. AlteredArchiveError if it is malformed."""
     header = _opened(ENCRYPTION_METADATA, raw)
     if header[0] != METADATA_MAGIC:
         raise AlteredArchiveError(f"encryption metadata starts with {raw[:2]!r}, not {METADATA_MAGIC!r}")
@@ -70,7 +70,7 @@ def parse_metadata(raw: bytes) -> MetadataRecord:
 
 
 def parse_filename(raw: bytes) -> FilenameRecord:
-    """The parts of an ef or ed record; AlteredArchiveError says what is wrong with it."""
+    """Parse an ef or ed record. AlteredArchiveError if it is malformed."""
     if raw[:2] == FILENAME_MAGIC:
         _opened(ENCRYPTED_FILENAME, raw)
         name = raw[ENCRYPTED_FILENAME.size :]
@@ -90,18 +90,18 @@ def parse_filename(raw: bytes) -> FilenameRecord:
 
 
 def _sealed(record: Record, fields: tuple[Any, ...], rest: bytes) -> bytes:
-    """Header and rest with the CRC put in."""
+    """Header and rest, with the CRC set."""
     raw = record.pack(fields) + rest
     at = record.offset_of("crc16")
     return raw[:at] + crc16(raw).to_bytes(2, "little") + raw[at + 2 :]
 
 
 def _opened(record: Record, raw: bytes) -> tuple[Any, ...]:
-    """The header's fields once its length and CRC are right."""
+    """The header's fields, after its length and CRC were checked."""
     if len(raw) < record.size:
-        raise AlteredArchiveError(f"{record.name} needs {record.size} bytes, it has {len(raw)}")
-    if len(raw) > ENCRYPTED_DIRECTORY_NAME.size + max(CONTEXT_BYTES.values()) + NAME_MAX:
-        raise AlteredArchiveError(f"{record.name} of {len(raw)} bytes is longer than any can be")
+        raise AlteredArchiveError(f"{record.name} needs {record.size} bytes, but has {len(raw)}")
+    if len(raw) > ENCRYPTED_DIRECTORY_NAME.size + max(CONTEXT_BYTES.values()) + EXT4_NAME_LEN:
+        raise AlteredArchiveError(f"{record.name} of {len(raw)} bytes is longer than the format allows")
     header = record.unpack_tuple(raw, 0)
     at = record.offset_of("crc16")
     computed = crc16(raw[:at] + b"\0\0" + raw[at + 2 :])
@@ -117,5 +117,5 @@ def _check_context(context: bytes) -> None:
 
 
 def _check_name(name: bytes) -> None:
-    if not ENCRYPTED_NAME_MIN <= len(name) <= NAME_MAX:
-        raise AlteredArchiveError(f"encrypted name of {len(name)} bytes: it has {ENCRYPTED_NAME_MIN} to {NAME_MAX}")
+    if not MIN_STORED_NAME <= len(name) <= EXT4_NAME_LEN:
+        raise AlteredArchiveError(f"encrypted name of {len(name)} bytes, not {MIN_STORED_NAME} to {EXT4_NAME_LEN}")

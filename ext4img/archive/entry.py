@@ -1,7 +1,7 @@
-"""`Entry`: all that is known of one thing in the tree, between an image, an archive and a target.
+"""`Entry`: all facts of one name in the tree, independent of image, archive and target.
 
-The collector makes entries from a view, the writer puts them into an archive, the reader yields
-the same entries again, and what restores or rebuilds sees nothing else.
+The archiver makes entries from an image, the writer stores them, and the reader yields the same
+entries again. Restore and rebuild know nothing else of the image.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from ext4img.names.paths import decode_path
 
@@ -27,32 +27,32 @@ MODE_OF_TYPE: Final = {
 }
 TYPE_OF_MODE: Final = {mode: kind for kind, mode in MODE_OF_TYPE.items()}
 
-# Not in the tree: what a verity file has beyond its end, its Merkle tree and descriptor.
+# Not in the tree: a verity file's Merkle tree and descriptor, which are stored after its end.
 VERITY: Final = "verity"
 VERITY_ALIGNMENT_BYTES: Final = 65536  # the kernel's fs/ext4/verity.c: the tree starts at the next multiple
 
 Segments = tuple[tuple[int, int], ...]
 
-UNWRITTEN_KEPT: Final = 32  # ranges in an inode record, for which an attribute must have room; more are elsewhere
-UNWRITTEN_MOST: Final = 50_000
+UNWRITTEN_KEPT: Final = 32  # ranges in an inode record, which must fit into an attribute; the manifest has all
+MAX_UNWRITTEN: Final = 50_000
 
 
 class Entry(NamedTuple):
     """One name in the tree, as it is without any key. Frozen.
 
-    `path` is relative, its components parted by "/", encrypted ones in the kernel's no-key form;
+    `path` is relative, its components separated by "/", encrypted ones in the kernel's no-key form;
     b"." is the root. `type` is "file", "dir", "symlink", "char", "block", "fifo", "socket", or
-    "verity" (see `VERITY`; its path is its file's). `mode` is st_mode with the type's bits.
+    "verity" (see `VERITY`; its path is its file's). `mode` is st_mode, type bits included.
 
-    `size` is the true i_size in bytes. The body, `body_size` bytes, is what a file's contents are
-    in the archive: as they are, or if encrypted the ciphertext rounded up to the block. Only its
-    `segments`, (offset, length) pairs in ascending order, hold data; the rest is holes.
-    `unwritten` are those holes that have blocks on the disk; as read from a stream the first 32.
+    `size` is the true i_size in bytes. The body has `body_size` bytes: a file's contents, or of an
+    encrypted file the ciphertext rounded up to the block. Only its `segments`, ascending (offset,
+    length) pairs, have data; the rest are holes. `unwritten` are the holes that have blocks on the
+    disk; an entry from a stream has the first 32 of them.
 
-    `link_target`: of a symlink its target as shown without the key; of a further name of a file
-    (`is_link`) the path of the first one. `stored_*` and `context` are the bytes on disk:
-    `stored_name` only where the directory is encrypted, `stored_target` (with its two bytes of
-    length) only of an encrypted symlink, `context` only of what is itself encrypted.
+    `link_target` is a symlink's target as shown without the key, or for a further name of a file
+    (`is_link`) the path of its first name. `stored_*` and `context` are bytes as on disk:
+    `stored_name` if the directory is encrypted, `stored_target` (with its two length bytes) of an
+    encrypted symlink, `context` of an encrypted file, directory or symlink.
     """
 
     path: bytes
@@ -90,17 +90,17 @@ class Entry(NamedTuple):
 
     @property
     def parent(self) -> bytes:
-        """The path of the directory it is in; b"." for the root's children, and for the root."""
+        """The path of its directory; b"." for the root's children and for the root itself."""
         return self.path.rpartition(b"/")[0] or ROOT
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether its contents or target are encrypted (of a directory: the names in it)."""
+        """Whether its contents, its target or (of a directory) the names in it are encrypted."""
         return self.context is not None
 
     @property
     def data_bytes(self) -> int:
-        """How many bytes of the body are data."""
+        """The number of bytes in the body's segments."""
         segments = self.segments
         return segments[0][1] if len(segments) == 1 else sum(length for _, length in segments)
 
@@ -108,14 +108,3 @@ class Entry(NamedTuple):
     def shown(self) -> str:
         """The path for messages."""
         return decode_path(self.path)
-
-
-def parse_ranges(found: Any) -> Segments:
-    """(offset, length) pairs as JSON has them; ValueError or TypeError where one can be in no file."""
-    ranges = tuple((offset, length) for offset, length in found)
-    for offset, length in ranges:
-        if type(offset) is not int or type(length) is not int:
-            raise TypeError("a range that is not of two integers")
-        if offset < 0 or length <= 0 or offset + length >= 1 << 63:
-            raise ValueError(f"a range of {str(length)[:40]} bytes at {str(offset)[:40]}")
-    return ranges

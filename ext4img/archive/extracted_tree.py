@@ -1,8 +1,8 @@
-"""A tree that `tar --xattrs` extracted from an archive, or that was copied on with its attributes, as a backup.
+"""Read a tree that `tar --xattrs` extracted from an archive as a backup; also a copy of it with all attributes.
 
-The records are in the attributes, what holds for the whole in `.ext4img/`. The manifest proves
-the bodies of files without holes; where holes are is the host's word, except that a block of zeros
-in an encrypted file is a hole whatever the host says: no ciphertext is all zeros.
+The records are in the attributes, the facts of the whole backup in `.ext4img/`. The manifest proves
+the bodies of files without holes. Where the holes are is known only from the host; but a block of
+zeros in an encrypted file is always a hole, as ciphertext is never all zeros.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Final, Self
 
 from ext4img.archive.backup_info import INFO_LIMIT_BYTES, BackupInfo
 from ext4img.archive.entry import VERITY, Entry, Segments
-from ext4img.archive.entry_codec import CONTROL
 from ext4img.archive.extracted_tree_walk import TreeWalk, open_control
 from ext4img.archive.manifest_line import ManifestLine
+from ext4img.archive.member_paths import CONTROL
 from ext4img.errors import AlteredArchiveError, ArchiveError, NotFoundError
 from ext4img.names.paths import decode_path
 
@@ -28,18 +28,18 @@ class TreeMember:
 
     def __init__(self, entry: Entry, fd: int, offset: int, block_size: int, line: ManifestLine | None = None) -> None:
         self.entry = entry
-        self.offset = offset
-        self.stored_bytes = entry.body_size
+        self.position = offset
+        self.data_size = entry.body_size
         self.unreadable: Segments = line.unreadable if line is not None else ()
         self._fd = fd
         self._block_size = block_size
         self._line = line
 
     def chunks(self) -> Iterator[tuple[int, memoryview]]:
-        """See `BackupMember`. A body that the manifest knows without holes must have its digest."""
+        """See `BackupMember`. A body without holes must have its digest in the manifest."""
         entry = self.entry
         line = self._line
-        digest = hashlib.sha256() if line is not None and line.size == entry.body_size else None
+        digest = hashlib.sha256() if line is not None and line.data_size == entry.body_size else None
         buffer = memoryview(bytearray(CHUNK_BYTES))
         end = 0
         for start, length in entry.segments:
@@ -49,7 +49,7 @@ class TreeMember:
             for offset in range(start, end, CHUNK_BYTES):
                 part = buffer[: min(CHUNK_BYTES, end - offset)]
                 if os.preadv(self._fd, [part], offset) != len(part):
-                    raise AlteredArchiveError("it got shorter while it was read", entry.shown)
+                    raise AlteredArchiveError("its body got shorter while it was read", entry.shown)
                 if digest is not None:
                     digest.update(part)
                 if entry.context is None:
@@ -58,7 +58,7 @@ class TreeMember:
                     yield from self._without_zeros(offset, part)
         if digest is None or line is None or end != entry.body_size:
             return
-        if digest.hexdigest() != line.sha256:
+        if digest.hexdigest() != line.data_sha256:
             raise AlteredArchiveError("its contents are not those that were written", entry.shown)
 
     def read(self) -> bytes:
@@ -69,22 +69,22 @@ class TreeMember:
         return bytes(body)
 
     def _without_zeros(self, offset: int, part: memoryview) -> Iterator[tuple[int, memoryview]]:
-        """The runs of blocks that are not all zeros."""
+        """The runs of blocks in `part` that are not all zeros."""
         size = self._block_size
         zeros = memoryview(bytes(size))
-        first: int | None = None
+        run_start: int | None = None
         for at in range(0, len(part), size):
             if part[at : at + size] != zeros:
-                first = at if first is None else first
-            elif first is not None:
-                yield offset + first, part[first:at].toreadonly()
-                first = None
-        if first is not None:
-            yield offset + first, part[first:].toreadonly()
+                run_start = at if run_start is None else run_start
+            elif run_start is not None:
+                yield offset + run_start, part[run_start:at].toreadonly()
+                run_start = None
+        if run_start is not None:
+            yield offset + run_start, part[run_start:].toreadonly()
 
 
 class ExtractedTree:
-    """See the module's text. `path` is the directory that holds `.ext4img/`."""
+    """See `BackupSource`, and the module. `path` is the directory that contains `.ext4img/`."""
 
     seekable = True
     total_bytes: int | None = None
@@ -92,20 +92,20 @@ class ExtractedTree:
     def __init__(self, path: str) -> None:
         self.name = path
         self._root = -1
-        self._search: Iterator[TreeMember] = iter(())
+        self._walk_to_member: Iterator[TreeMember] = iter(())
         try:
             self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             raw = self._control_file(b"backup.json", INFO_LIMIT_BYTES)
         except OSError as error:
             self.close()
-            raise ArchiveError(f"{path}: it cannot be read as a backup: {error.strerror}") from error
+            raise ArchiveError(f"{path}: cannot be read as a backup: {error.strerror}") from error
         if raw is None:
             self.close()
-            raise ArchiveError(f"{path}: a directory without .ext4img/backup.json: no backup was extracted there")
+            raise ArchiveError(f"{path}: not a backup: the directory has no .ext4img/backup.json")
         self.info = BackupInfo.from_json(raw)
 
     def members(self, *, verify: bool = False) -> Iterator[TreeMember]:
-        """All of the tree. A body that is not read is not looked at, but with `verify`."""
+        """All members of the tree. Bodies that are not read are not checked, except with `verify`."""
         walk = TreeWalk(self._root, self._control_file)
         for entry, fd, line in walk.entries():
             member = TreeMember(entry, fd, walk.done_bytes, self.info.block_size, line)
@@ -115,16 +115,16 @@ class ExtractedTree:
                     pass
 
     def member(self, path: bytes) -> TreeMember:
-        """One member, by walking there. It can be read until the next is asked for."""
-        self._search = self.members()  # which has the file open, and would close it if nobody held on to it
-        for member in self._search:
+        """One member, found by a walk of the tree. It can be read until the next one is requested."""
+        self._walk_to_member = self.members()  # kept, as it has the file open
+        for member in self._walk_to_member:
             if member.entry.path == path and member.entry.type != VERITY:
                 return member
         raise NotFoundError.at(decode_path(path), "No such member in the backup")
 
     def close(self) -> None:
         """Close the directory. May be called twice."""
-        self._search = iter(())
+        self._walk_to_member = iter(())
         if self._root >= 0:
             os.close(self._root)
             self._root = -1
@@ -136,7 +136,7 @@ class ExtractedTree:
         self.close()
 
     def _control_file(self, name: bytes, limit: int) -> bytes | None:
-        """A file below `.ext4img/`; None if it is not there."""
+        """The contents of a file below `.ext4img/`; None if there is none. AlteredArchiveError above `limit` bytes."""
         fd = open_control(self._root, name)
         if fd is None:
             return None

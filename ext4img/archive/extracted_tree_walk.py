@@ -1,4 +1,4 @@
-"""Going through a tree that was extracted from an archive: entries from attributes and what stat says."""
+"""Walk a tree that was extracted from an archive: entries from attributes, stat and the manifest."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final
 
 from ext4img.archive.encryption_records import parse_filename
-from ext4img.archive.entry import NO_XATTRS, ROOT, VERITY, Entry, Segments
+from ext4img.archive.entry import NO_XATTRS, ROOT, TYPE_OF_MODE, VERITY, Entry, Segments
 from ext4img.archive.entry_codec import (
-    CONTROL,
     FILENAME,
-    INODE,
-    MANIFEST_PATH,
     METADATA,
     SYMLINK,
+    TYPEFLAG_OF_TYPE,
+    XATTR_MEMBER_LIMIT_BYTES,
+    entry_of,
+    parse_overflow,
+)
+from ext4img.archive.inode_record import INODE
+from ext4img.archive.manifest_line import LINE_LIMIT_BYTES, ManifestLine, parse_line
+from ext4img.archive.member_paths import (
+    CONTROL,
+    MANIFEST_PATH,
     VERITY_DIRECTORY,
     XATTR_DIRECTORY,
-    XATTR_MEMBER_LIMIT_BYTES,
     archive_path,
-    entry_of,
     is_control,
-    parse_overflow,
     tree_path,
 )
-from ext4img.archive.manifest_line import LINE_LIMIT_BYTES, ManifestLine, parse_line
 from ext4img.archive.pax_writer import TarHeader
 from ext4img.errors import AlteredArchiveError, ArchiveError
 from ext4img.hostfs.safe_dir import SafeDir
@@ -33,26 +36,16 @@ from ext4img.names.nokey import parse_nokey_name
 from ext4img.names.paths import decode_path
 from ext4img.structs.fscrypt import FSCRYPT_SYMLINK_DATA
 from ext4img.structs.inode import EXT4_VERITY_FL
-from ext4img.structs.tar import BLKTYPE, CHRTYPE, DIRTYPE, FIFOTYPE, REGTYPE, SYMTYPE
 
-_TYPEFLAG: Final = {
-    stat.S_IFREG: REGTYPE,
-    stat.S_IFSOCK: REGTYPE,
-    stat.S_IFDIR: DIRTYPE,
-    stat.S_IFLNK: SYMTYPE,
-    stat.S_IFCHR: CHRTYPE,
-    stat.S_IFBLK: BLKTYPE,
-    stat.S_IFIFO: FIFOTYPE,
-}
 _NO_RECORD: Final = (
-    "it has no record: extract the archive as root with `tar --xattrs --xattrs-include='*'`, and read the tree as root"
+    "it has no inode record: extract the archive as root with `tar --xattrs --xattrs-include='*'` and read it as root"
 )
-Found = tuple[Entry, int, ManifestLine | None]
+WalkItem = tuple[Entry, int, ManifestLine | None]
 _ControlFile = Callable[[bytes, int], bytes | None]
 
 
 class TreeWalk:
-    """Walks below `root`, an open directory. `done_bytes` are the sizes of what was passed."""
+    """Walks the tree below `root`, an open directory. `done_bytes` is the total size of the files before."""
 
     def __init__(self, root: int, control_file: _ControlFile) -> None:
         self._root = root
@@ -61,19 +54,19 @@ class TreeWalk:
         self._with_verity = _numbers(root, VERITY_DIRECTORY)
         self._first_names: dict[tuple[int, int], Entry] = {}
         self._verity_files: list[Entry] = []
-        self._is_directory = self._is_encrypted = False  # what was passed last
+        self._is_directory = self._is_encrypted = False  # the last entry
         self.done_bytes = 0
 
-    def entries(self) -> Iterator[Found]:
-        """(entry, descriptor, line of the manifest) in the archive's order.
+    def entries(self) -> Iterator[WalkItem]:
+        """(entry, descriptor, manifest line or None) in the archive's order.
 
-        The descriptor, of a regular file, is open until the next entry is drawn; else it is -1.
+        The descriptor of a regular file is open until the next entry is requested; otherwise it is -1.
         """
-        with _Lines(self._root) as lines:
-            way = SafeDir(os.dup(self._root))
+        with _ManifestFollower(self._root) as lines:
+            safe_dir = SafeDir(os.dup(self._root))
             try:
-                yield self._entry(way.fd, ROOT, lines, in_encrypted=False), -1, lines.at(ROOT)
-                names = [self._names(way)]
+                yield self._entry(safe_dir.fd, ROOT, lines, in_encrypted=False), -1, lines.at(ROOT)
+                names = [self._names(safe_dir)]
                 encrypted = [False]
                 while names:
                     name = next(names[-1], None)
@@ -81,30 +74,32 @@ class TreeWalk:
                         names.pop()
                         encrypted.pop()
                         if names:
-                            way.leave()
+                            safe_dir.leave()
                         continue
-                    yield from self._one(way, name, lines, encrypted[-1])
+                    yield from self._visit(safe_dir, name, lines, encrypted[-1])
                     if self._is_directory:
-                        way.step(name)
-                        names.append(self._names(way))
+                        safe_dir.step(name)
+                        names.append(self._names(safe_dir))
                         encrypted.append(self._is_encrypted)
             finally:
-                way.close()
+                safe_dir.close()
         for entry in self._verity_files:
             yield from self._verity(entry)
 
-    def _names(self, way: SafeDir) -> Iterator[bytes]:
-        """Names of the current directory, as they are on the host, in the archive's order."""
-        names = [os.fsencode(name) for name in os.listdir(way.fd)]
-        if way.depth == 0:
+    def _names(self, safe_dir: SafeDir) -> Iterator[bytes]:
+        """The names in the current directory, as on the host, in the archive's order."""
+        names = [os.fsencode(name) for name in os.listdir(safe_dir.fd)]
+        if safe_dir.depth == 0:
             names = [name for name in names if name != CONTROL]
             return iter(sorted(names, key=lambda name: tree_path(name, directory=False)))
         return iter(sorted(names))
 
-    def _one(self, way: SafeDir, name: bytes, lines: _Lines, in_encrypted: bool) -> Iterator[Found]:
-        path = tree_path(b"/".join((*way.names(), name)), directory=False)
+    def _visit(
+        self, safe_dir: SafeDir, name: bytes, lines: _ManifestFollower, in_encrypted: bool
+    ) -> Iterator[WalkItem]:
+        path = tree_path(b"/".join((*safe_dir.names(), name)), directory=False)
         line = lines.at(path)
-        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=way.fd)
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=safe_dir.fd)
         reading = -1
         try:
             entry = self._entry(fd, path, lines, in_encrypted)
@@ -121,11 +116,11 @@ class TreeWalk:
             if reading >= 0:
                 os.close(reading)
 
-    def _entry(self, fd: int, path: bytes, lines: _Lines, in_encrypted: bool) -> Entry:
-        """The entry of an inode that `fd` leads to."""
+    def _entry(self, fd: int, path: bytes, lines: _ManifestFollower, in_encrypted: bool) -> Entry:
+        """The entry of the inode that `fd` refers to."""
         status = os.fstat(fd)
-        identity = (status.st_dev, status.st_ino)
-        first = self._first_names.get(identity)
+        file_id = (status.st_dev, status.st_ino)
+        first = self._first_names.get(file_id)
         line = lines.at(path)
         if first is not None:
             return _further_name(first, path, line, in_encrypted)
@@ -134,11 +129,11 @@ class TreeWalk:
         xattrs = {os.fsencode(key): os.getxattr(where, key) for key in os.listxattr(where)}
         if INODE.encode() not in xattrs:
             raise ArchiveError(_NO_RECORD, decode_path(path))
-        ctime_ns = line.identity.ctime_ns if line is not None and line.identity is not None else status.st_ctime_ns
+        ctime_ns = line.change_key.ctime_ns if line is not None and line.change_key is not None else status.st_ctime_ns
         body_size = status.st_size if kind == stat.S_IFREG else 0
         header = TarHeader(
             path=archive_path(path) + b"/" if kind == stat.S_IFDIR else archive_path(path),
-            typeflag=_TYPEFLAG[kind],
+            typeflag=TYPEFLAG_OF_TYPE[TYPE_OF_MODE[kind]],
             mode=stat.S_IMODE(status.st_mode),
             uid=status.st_uid,
             gid=status.st_gid,
@@ -161,10 +156,10 @@ class TreeWalk:
             entry = entry._replace(stored_name=stored_name)
         if status.st_nlink > 1 and kind != stat.S_IFDIR:
             entry = entry._replace(links=max(entry.links, 2))
-            self._first_names[identity] = entry
+            self._first_names[file_id] = entry
         return entry
 
-    def _verity(self, entry: Entry) -> Iterator[Found]:
+    def _verity(self, entry: Entry) -> Iterator[WalkItem]:
         fd = open_control(self._root, b"verity/%d" % entry.inode)
         if fd is None:
             return
@@ -184,8 +179,8 @@ class TreeWalk:
             os.close(fd)
 
 
-class _Lines:
-    """The manifest of the archive, read along with the tree, which has the same order."""
+class _ManifestFollower:
+    """Reads the archive's manifest in step with the walk, as both have the same order."""
 
     def __init__(self, root: int) -> None:
         fd = open_control(root, MANIFEST_PATH.removeprefix(CONTROL + b"/"))
@@ -195,7 +190,7 @@ class _Lines:
         self._advance()
 
     def at(self, path: bytes) -> ManifestLine | None:
-        """The line of a tree path. To be asked for in the tree's order; the last one may be asked for again."""
+        """The line of a tree path, or None. Request paths in the tree's order; the last one may be repeated."""
         names = path.split(b"/") if path != ROOT else []
         while self._line is not None and self._names < names:
             self._advance()
@@ -219,7 +214,7 @@ class _Lines:
             self._file.close()
             self._file = None
 
-    def __enter__(self) -> _Lines:
+    def __enter__(self) -> _ManifestFollower:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -227,45 +222,45 @@ class _Lines:
 
 
 def open_control(root: int, name: bytes) -> int | None:
-    """A regular file below `.ext4img/`, open for reading; None if it is not there."""
-    way = SafeDir(os.dup(root))
+    """Open a regular file below `.ext4img/` for reading; None if there is none."""
+    safe_dir = SafeDir(os.dup(root))
     try:
-        *folders, last = (CONTROL + b"/" + name).split(b"/")
-        for folder in folders:
-            way.step(folder)
-        fd = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=way.fd)
+        *directories, last = (CONTROL + b"/" + name).split(b"/")
+        for directory in directories:
+            safe_dir.step(directory)
+        fd = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=safe_dir.fd)
     except FileNotFoundError:
         return None
     finally:
-        way.close()
+        safe_dir.close()
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise AlteredArchiveError("it is no regular file", decode_path(CONTROL + b"/" + name))
+        raise AlteredArchiveError("it is not a regular file", decode_path(CONTROL + b"/" + name))
     return fd
 
 
 def _numbers(root: int, directory: bytes) -> frozenset[int]:
-    """The inodes that a directory below `.ext4img/` has files for."""
-    way = SafeDir(os.dup(root))
+    """The inode numbers of the files in a directory below `.ext4img/`."""
+    safe_dir = SafeDir(os.dup(root))
     try:
         for name in directory.strip(b"/").split(b"/"):
-            way.step(name)
-        return frozenset(int(name) for name in os.listdir(way.fd) if name.isdecimal() and len(name) <= 10)
+            safe_dir.step(name)
+        return frozenset(int(name) for name in os.listdir(safe_dir.fd) if name.isdecimal() and len(name) <= 10)
     except FileNotFoundError:
         return frozenset()
     finally:
-        way.close()
+        safe_dir.close()
 
 
 def _number_of(line: bytes) -> int:
-    """The inode number of a record, without judging the rest."""
+    """The inode number in an inode record, without checking the rest; 0 if there is none."""
     start = line.find(b'"number":') + len(b'"number":')
     digits = line[start : start + 11].split(b",")[0]
     return int(digits) if digits.isdigit() else 0
 
 
 def _further_name(first: Entry, path: bytes, line: ManifestLine | None, in_encrypted: bool) -> Entry:
-    """The entry of another name of a file; the name's own record is in the manifest."""
+    """The entry of a hard link. The filename record of this name is in the manifest."""
     stored_name = name_hash = None
     if in_encrypted:
         stored_name = _name_record(path.rpartition(b"/")[2], path, None, line)
@@ -287,13 +282,13 @@ def _further_name(first: Entry, path: bytes, line: ManifestLine | None, in_encry
 
 
 def _name_record(name: bytes, path: bytes, stored: bytes | None, line: ManifestLine | None) -> bytes:
-    """The stored form of an encrypted name: the one that fits what is shown, wherever it is.
+    """The stored form of an encrypted name: the record that matches the shown name.
 
-    An inode's attribute has one name of it only, and not this one if others were taken away.
+    The attribute of an inode has only one of its names, and it may be the record of another name.
     """
     shown = parse_nokey_name(name)
     if shown is None:
-        raise AlteredArchiveError("its name is not the one of an encrypted file", decode_path(path))
+        raise AlteredArchiveError("its name is not a valid no-key name", decode_path(path))
     if stored is not None and shown.matches(stored):
         return stored
     if line is not None and line.filename is not None:
@@ -301,28 +296,28 @@ def _name_record(name: bytes, path: bytes, stored: bytes | None, line: ManifestL
         if shown.matches(recorded):
             return recorded
     if shown.stored is None:
-        raise AlteredArchiveError(f"its long name is in no record ({FILENAME})", decode_path(path))
+        raise AlteredArchiveError(f"no record has its long name ({FILENAME})", decode_path(path))
     return shown.stored
 
 
 def _stored_target(shown: bytes, path: bytes, line: ManifestLine | None) -> bytes:
-    """The stored form of an encrypted symlink's target, where the host had no room for its record."""
+    """The stored form of an encrypted symlink's target if its attribute is missing."""
     if line is not None and line.symlink is not None:
         return line.symlink
     parsed = parse_nokey_name(shown)
     if parsed is None or parsed.stored is None:
-        raise AlteredArchiveError(f"its target is in no record ({SYMLINK})", decode_path(path))
+        raise AlteredArchiveError(f"no record has its target ({SYMLINK})", decode_path(path))
     return FSCRYPT_SYMLINK_DATA.pack((len(parsed.stored),)) + parsed.stored
 
 
 def _segments(fd: int, size: int) -> Segments:
-    """Where the host says that there is data."""
+    """The segments that have data according to the host."""
     segments = []
     offset = 0
     while offset < size:
         try:
             start = os.lseek(fd, offset, os.SEEK_DATA)
-        except OSError:  # ENXIO: nothing but a hole up to the end
+        except OSError:  # ENXIO: only a hole up to the end
             break
         offset = min(os.lseek(fd, start, os.SEEK_HOLE), size)
         segments.append((start, offset - start))

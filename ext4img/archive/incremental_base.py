@@ -1,7 +1,7 @@
-"""What an incremental backup builds on: an earlier archive, or its manifest alone.
+"""The earlier archive that an incremental backup is based on, or its manifest alone.
 
-A file is unchanged where its inode has the number, generation, size, change time and change
-attribute that it had then: ext4 sets the change time with every change but that of the last access.
+A file is unchanged if its inode still has the same number, generation, size, change time and change
+attribute: ext4 sets the change time with every change except an access.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Final, Self
 from uuid import UUID
 
 from ext4img.archive.entry import Entry
-from ext4img.archive.entry_codec import XATTR_DIRECTORY, is_control
-from ext4img.archive.input import ArchiveInput, ArchiveSource
-from ext4img.archive.manifest import CHAIN_MOST, ManifestReader, parse_member
+from ext4img.archive.input import MUST_BE_SEEKABLE, ArchiveInput, ArchiveSource
+from ext4img.archive.manifest import MAX_CHAIN_ARCHIVES, ManifestReader, parse_member
 from ext4img.archive.manifest_line import LINE_LIMIT_BYTES, ManifestLine, change_key_of, file_place, parse_line
+from ext4img.archive.member_paths import XATTR_DIRECTORY, is_control
 from ext4img.archive.reader import Archive
 from ext4img.errors import ArchiveError, LimitError
 
@@ -26,38 +26,40 @@ _NO_POSITIONS: Final = array("q", [-1]) * (1 << _PAGE_BITS)
 
 
 class IncrementalBase:
-    """The lines of the archive that the next one builds on, found by inode numbers.
+    """The lines of the base archive's manifest, found by inode number.
 
-    `source` is an archive or a file with nothing but its manifest. `chain` are the archives that
-    the next one needs, oldest first, this one last, by the SHA-256 of their manifests.
+    `source` is an archive file, or a file with its manifest only. `chain` has the archives that an
+    archive based on this one needs, as SHA-256 of their manifests, the oldest first, this one last.
+    ArchiveError if `source` is a stream or a backup of another file system, LimitError if its
+    chain is full.
     """
 
     def __init__(self, source: ArchiveSource, uuid: UUID) -> None:
         self._input = ArchiveInput(source)
         try:
             self._start, size, offset = self._find(source, uuid)
-            self._positions = _Positions()  # of the line that has an inode's body
+            self._positions = _PositionsByInode()  # of the line whose member has the inode's body
             self._window = b""  # a part of the manifest
             self._window_at = 0
             reader = ManifestReader(self._input.cursor(self._start), size, offset)
             self._read(reader)
             closing = reader.closing
             if closing is None:
-                raise ArchiveError(f"{self._input.name}: its manifest does not end")
-            if len(closing.chain) >= CHAIN_MOST:
-                raise LimitError(f"{self._input.name}: a chain of {len(closing.chain)} archives: make a full backup")
+                raise ArchiveError(f"{self._input.name}: its manifest has no closing line")
+            if len(closing.chain) >= MAX_CHAIN_ARCHIVES:
+                raise LimitError(f"{self._input.name}: its chain has {len(closing.chain)} archives: make a full backup")
             self.chain = (*closing.chain, closing.sha256)
         except BaseException:
             self.close()
             raise
 
     def unchanged(self, entry: Entry) -> tuple[ManifestLine, int] | None:
-        """The line of a file that is as it was, and which of the chain has its member; None if it changed."""
+        """(the line of an unchanged file, index in `chain` of the archive that stores it); None if it changed."""
         position = self._positions.get(entry.inode)
         if position is None or entry.type != "file" or entry.is_link or not entry.body_size:
             return None
         line = self._line(position)
-        if line.identity != change_key_of(entry) or line.inode != entry.inode:
+        if line.change_key != change_key_of(entry) or line.inode != entry.inode:
             return None
         return line, line.reference.archive if line.reference is not None else len(self.chain) - 1
 
@@ -75,31 +77,30 @@ class IncrementalBase:
         """(start, size, offset in its archive) of the manifest in the input."""
         size = self._input.size
         if size is None:
-            what = "what a backup builds on is read here and there: no stream will do, and no single frame of zstd"
-            raise ArchiveError(f"{self._input.name}: {what}")
+            raise ArchiveError(f"{self._input.name}: a base archive {MUST_BE_SEEKABLE}")
         if self._input.cursor().read(min(size, 1), "the manifest") == b"{":
             tail = self._input.read_at(max(size - LINE_LIMIT_BYTES, 0), min(size, LINE_LIMIT_BYTES), "the manifest")
             closing = parse_line(tail.splitlines()[-1])
             if isinstance(closing, ManifestLine):
                 raise ArchiveError(f"{self._input.name}: the manifest was cut short")
-            return 0, size, closing.offset
+            return 0, size, closing.manifest_offset
         with Archive(source) as archive:
             if archive.info.uuid != uuid:
-                what = f"it is of the file system {archive.info.uuid}, this one is {uuid}"
+                what = f"a backup of file system {archive.info.uuid}, not of {uuid}"
                 raise ArchiveError(f"{archive.name}: {what}")
-            assert archive.closing is not None, "a file has its manifest at once"
+            assert archive.closing is not None, "a file's manifest is read first"
             start, size = archive.manifest_place()
-            return start, size, archive.closing.offset
+            return start, size, archive.closing.manifest_offset
 
     def _read(self, reader: ManifestReader) -> None:
-        """Where the lines of bodies are. What has its attributes apart, or was not all read, is stored again."""
+        """Find the lines of bodies. A file with an attribute member or unreadable ranges is stored again."""
         skip = False
         following = self._start
         for raw in reader.raw():
             position, following = following, following + len(raw) + 1
             place = file_place(raw)
             if place is not None:
-                if place.size and not skip:
+                if place.data_size and not skip:
                     self._positions.set(place.inode, position)
                 skip = False
                 continue
@@ -107,39 +108,39 @@ class IncrementalBase:
             if is_control(line.path):
                 skip = line.path.startswith(XATTR_DIRECTORY)
                 continue
-            if line.size and not line.unreadable and not skip:
+            if line.data_size and not line.unreadable and not skip:
                 self._positions.set(line.inode, position)
             skip = False
 
     def _line(self, position: int) -> ManifestLine:
-        """The line that starts at a position; those that follow are likely to be wanted next."""
+        """The line at a position. A window is read, as the next lines are likely to be needed next."""
         at = position - self._window_at
         end = self._window.find(b"\n", at) if 0 <= at < len(self._window) else -1
         size = self._input.size or 0
-        wanted = _WINDOW_BYTES
+        length = _WINDOW_BYTES
         while end < 0:
-            self._window = self._input.read_at(position, min(wanted, size - position), "the manifest")
+            self._window = self._input.read_at(position, min(length, size - position), "the manifest")
             self._window_at, at = position, 0
             end = self._window.find(b"\n")
-            wanted *= 2
+            length *= 2
         return parse_member(self._window[at:end])
 
 
-class _Positions:
-    """Positions by inode numbers, in pages, as most numbers have neighbours: some ten bytes for each."""
+class _PositionsByInode:
+    """Positions by inode number, in pages, as used numbers cluster: some ten bytes for each."""
 
     def __init__(self) -> None:
         self._pages: dict[int, array[int]] = {}
 
     def set(self, inode: int, position: int) -> None:
-        """Note a position."""
+        """Set an inode's position."""
         page = self._pages.get(inode >> _PAGE_BITS)
         if page is None:
             page = self._pages[inode >> _PAGE_BITS] = array("q", _NO_POSITIONS)
         page[inode & _PAGE_MASK] = position
 
     def get(self, inode: int) -> int | None:
-        """An inode's position."""
+        """An inode's position; None if it has none."""
         page = self._pages.get(inode >> _PAGE_BITS)
         position = page[inode & _PAGE_MASK] if page is not None else -1
         return position if position >= 0 else None

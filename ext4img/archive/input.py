@@ -1,8 +1,7 @@
-"""Where an archive's bytes come from: a file that can be read anywhere, or a stream that cannot.
+"""Where an archive's bytes come from: a seekable file or a stream, plain or zstd.
 
-A `Cursor` reads forward and knows where it is. A file gives as many as are wanted, each with a
-place of its own; a stream gives one. Nothing short is ever returned: an end too early is a
-TruncatedArchiveError.
+A `Cursor` reads forward and knows its position. A file gives any number of independent cursors, a
+stream only one. Reads are never short: an early end is a TruncatedArchiveError.
 """
 
 from __future__ import annotations
@@ -13,15 +12,16 @@ import stat
 from types import TracebackType
 from typing import BinaryIO, Final, Protocol, Self, cast
 
-from ext4img.archive.zstd_frames import DecompressedStream, Frames, Joined, is_compressed
+from ext4img.archive.zstd_frames import DecompressedStream, FrameReader, PrefixedStream, is_compressed
 from ext4img.errors import ArchiveError, TruncatedArchiveError
 
 BUFFER_BYTES: Final = 256 << 10
 _MAGIC_BYTES: Final = 4
+MUST_BE_SEEKABLE: Final = "must be seekable: not a pipe, not plain zstd"
 ArchiveSource = str | bytes | os.PathLike[str] | os.PathLike[bytes] | BinaryIO
 
 
-class _Reads(Protocol):
+class _SupportsReadinto(Protocol):
     def readinto(self, buffer: memoryview, /) -> int | None: ...
 
 
@@ -35,7 +35,7 @@ class Cursor:
         self.position = position
 
     def read(self, length: int, what: str) -> bytes:
-        """Exactly `length` bytes; `what` is named if the archive ends before."""
+        """Exactly `length` bytes. TruncatedArchiveError, which names `what`, if the archive ends before."""
         data = self._stream.read(length)
         if data is not None and len(data) == length:
             self.position += length
@@ -52,9 +52,9 @@ class Cursor:
         return b"".join(parts)
 
     def read_into(self, buffer: memoryview, what: str) -> None:
-        """Fill the buffer; `what` is named if the archive ends before."""
+        """Fill the buffer. TruncatedArchiveError, which names `what`, if the archive ends before."""
         filled = 0
-        stream = cast("_Reads", self._stream)
+        stream = cast("_SupportsReadinto", self._stream)
         while filled < len(buffer):
             count = stream.readinto(buffer[filled:])
             if not count:
@@ -62,8 +62,8 @@ class Cursor:
             filled += count
         self.position += filled
 
-    def rest(self, limit: int) -> bytes:
-        """All that is left, but at most `limit` bytes: for the end of the archive."""
+    def read_rest(self, limit: int) -> bytes:
+        """The remaining bytes, at most `limit`: for the end of the archive."""
         parts: list[bytes] = []
         while limit and (data := self._stream.read(limit)):
             parts.append(data)
@@ -71,13 +71,13 @@ class Cursor:
             self.position += len(data)
         return b"".join(parts)
 
-    def go_to(self, position: int) -> None:
-        """Go to any place of a file."""
+    def seek(self, position: int) -> None:
+        """Move to `position`. Only of a file."""
         self._stream.seek(position)
         self.position = position
 
     def skip(self, length: int, what: str) -> None:
-        """Go on by `length` bytes; on a file without reading them."""
+        """Move forward by `length` bytes; of a file without reading them."""
         if self._seekable:
             self._stream.seek(self.position + length)
             self.position += length
@@ -94,14 +94,15 @@ class Cursor:
 class ArchiveInput:
     """An open archive file or stream. `size` in bytes is None for a stream.
 
-    One that is compressed is read as if it were not, and is a file if its frames can be found.
+    A zstd archive is decompressed; positions and sizes are those of the decompressed archive. It
+    is a file if it has a seek table, else a stream.
     """
 
     def __init__(self, source: ArchiveSource) -> None:
         self._owned: io.FileIO | None = None
-        self._taken = False
-        self._anywhere: _Positional | None = None
-        self._frames: Frames | None = None
+        self._stream_used = False
+        self._positioned: _PositionedReader | None = None
+        self._frames: FrameReader | None = None
         self._stream: io.BufferedReader
         if isinstance(source, (str, bytes, os.PathLike)):
             path = os.fsdecode(source)
@@ -112,7 +113,7 @@ class ArchiveInput:
                 raise ArchiveError(f"{path}: {error.strerror}") from error
             if stat.S_ISDIR(os.fstat(fd).st_mode):
                 os.close(fd)
-                raise ArchiveError(f"{path}: it is a directory, not an archive")
+                raise ArchiveError(f"{path}: a directory, not an archive")
             self._owned = io.FileIO(fd, "rb")
             self._file: BinaryIO | io.FileIO = self._owned
         else:
@@ -125,64 +126,64 @@ class ArchiveInput:
             self.size = self._file.seek(0, io.SEEK_END) - self._start
             self._file.seek(self._start)
         try:
-            self._see_through_compression()
+            self._detect_compression()
         except BaseException:
             self.close()
             raise
 
     @property
     def seekable(self) -> bool:
-        """Whether it can be read anywhere."""
+        """Whether it is a file, readable at any position."""
         return self.size is not None
 
     def cursor(self, position: int = 0) -> Cursor:
-        """A cursor at `position`. A stream has only one, at its start."""
+        """A new cursor at `position`. A stream has only one, at its start."""
         if self.size is None:
-            if self._taken or position:
-                raise ArchiveError(f"{self.name}: a stream can be read only once, from its start")
-            self._taken = True
+            if self._stream_used or position:
+                raise ArchiveError(f"{self.name}: a stream can only be read once, from its start")
+            self._stream_used = True
             return Cursor(self._stream, self.name, seekable=False)
-        raw = _Positional(self._file, self._start, self.size, self._frames)
+        raw = _PositionedReader(self._file, self._start, self.size, self._frames)
         stream = io.BufferedReader(raw, BUFFER_BYTES)
         stream.seek(position)
         return Cursor(cast("BinaryIO", stream), self.name, seekable=True, position=position)
 
     def read_at(self, position: int, length: int, what: str) -> bytes:
-        """Exactly `length` bytes from `position` on, wherever cursors stand. Only on a file."""
-        if self._anywhere is None:
+        """Exactly `length` bytes from `position`, independent of cursors. Only of a file."""
+        if self._positioned is None:
             assert self.size is not None, "a stream has no positions"
-            self._anywhere = _Positional(self._file, self._start, self.size, self._frames)
+            self._positioned = _PositionedReader(self._file, self._start, self.size, self._frames)
         data = bytearray(length)
-        self._anywhere.seek(position)
+        self._positioned.seek(position)
         done = 0
         while done < length:
-            count = self._anywhere.readinto(memoryview(data)[done:])
+            count = self._positioned.readinto(memoryview(data)[done:])
             if not count:
                 raise TruncatedArchiveError(f"{self.name}: it ends in the middle of {what}")
             done += count
         return bytes(data)
 
-    def _see_through_compression(self) -> None:
-        """Look at the first bytes; what is compressed becomes a file of frames, or a stream."""
+    def _detect_compression(self) -> None:
+        """Look at the first bytes; if they are zstd's, read the file by its frames, or as a stream."""
         if self.size is None:
-            self._stream, start = _peeked(self._file)
+            self._stream, start = _peek(self._file)
         else:
             start = self.read_at(0, min(self.size, _MAGIC_BYTES), "its first bytes")
         if not is_compressed(start):
             return
         if self.size is not None:
-            self._frames = Frames.open(self._plain_at, self.size)
-            self._anywhere = None
+            self._frames = FrameReader.open(self._compressed_bytes_at, self.size)
+            self._positioned = None
             if self._frames is not None:
                 self.size = self._frames.size
                 return
             self.size = None
-            self._stream = io.BufferedReader(_Positional(self._file, self._start, 1 << 63))
+            self._stream = io.BufferedReader(_PositionedReader(self._file, self._start, 1 << 63))
         self._stream = io.BufferedReader(DecompressedStream(cast("BinaryIO", self._stream)), BUFFER_BYTES)
 
-    def _plain_at(self, position: int, length: int) -> bytes:
-        """Bytes of the compressed file."""
-        reader = _Positional(self._file, self._start, 1 << 63)
+    def _compressed_bytes_at(self, position: int, length: int) -> bytes:
+        """Bytes of the file as it is, compressed."""
+        reader = _PositionedReader(self._file, self._start, 1 << 63)
         reader.seek(position)
         data = io.BufferedReader(reader).read(length)
         if len(data) != length:
@@ -190,7 +191,7 @@ class ArchiveInput:
         return data
 
     def close(self) -> None:
-        """Close what was opened here. May be called twice."""
+        """Close the file if it was opened here. May be called twice."""
         if self._owned is not None:
             self._owned.close()
 
@@ -203,15 +204,15 @@ class ArchiveInput:
         self.close()
 
 
-class _Positional(io.RawIOBase):
-    """A reader of its own place on a file that others read too."""
+class _PositionedReader(io.RawIOBase):
+    """A reader with its own position on a file that others read, too."""
 
-    def __init__(self, file: BinaryIO | io.FileIO, start: int, size: int, frames: Frames | None = None) -> None:
+    def __init__(self, file: BinaryIO | io.FileIO, start: int, size: int, frames: FrameReader | None = None) -> None:
         self._frames = frames
         self._file = file
         self._start = start
         self._size = size
-        self._at = 0
+        self._position = 0
         self._fd: int | None
         try:
             self._fd = file.fileno()
@@ -225,19 +226,19 @@ class _Positional(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._at
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = base + offset
-        return self._at
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = base + offset
+        return self._position
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
         if self._frames is not None:
-            count = self._frames.read_into(self._at, buffer)
-            self._at += count
+            count = self._frames.read_into(self._position, buffer)
+            self._position += count
             return count
-        where = self._start + self._at
+        where = self._start + self._position
         try:
             if self._fd is not None:
                 count = os.preadv(self._fd, [buffer], where)
@@ -248,22 +249,22 @@ class _Positional(io.RawIOBase):
                 buffer[:count] = data
         except OSError as error:
             raise ArchiveError(f"archive cannot be read at byte offset {where}: {error.strerror}") from error
-        self._at += count
+        self._position += count
         return count
 
 
-def _peeked(file: BinaryIO | io.FileIO) -> tuple[io.BufferedReader, bytes]:
-    """A stream with a buffer, and the first bytes that will be read from it."""
+def _peek(file: BinaryIO | io.FileIO) -> tuple[io.BufferedReader, bytes]:
+    """A buffered stream, and its first bytes, which are still to be read."""
     stream = file if isinstance(file, io.BufferedReader) else io.BufferedReader(_Unseekable(file), BUFFER_BYTES)
     start = stream.peek(_MAGIC_BYTES)[:_MAGIC_BYTES]
-    if 0 < len(start) < _MAGIC_BYTES:  # a pipe that came to a halt there
+    if 0 < len(start) < _MAGIC_BYTES:  # a pipe gave less: wait for more
         start = stream.read(_MAGIC_BYTES)
-        stream = io.BufferedReader(Joined(start, cast("BinaryIO", stream)), BUFFER_BYTES)
+        stream = io.BufferedReader(PrefixedStream(start, cast("BinaryIO", stream)), BUFFER_BYTES)
     return stream, start
 
 
 class _Unseekable(io.RawIOBase):
-    """Any file object with `read`, as raw bytes."""
+    """Any file object that has `read`, as a raw stream."""
 
     def __init__(self, file: BinaryIO | io.FileIO) -> None:
         self._file = file

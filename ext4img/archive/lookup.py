@@ -1,7 +1,7 @@
-"""One member of a backup by its path, plain or as it is shown without keys; and what its file holds.
+"""Find one member of a backup by its path, plain or no-key, and read its contents.
 
-By the path that is shown the manifest leads to the member at once. For a plain path below an
-encrypted directory the names on the way are decrypted; no other body is read.
+A path as it is shown without keys is found by the manifest. For a plain path below an encrypted
+directory the names on the way are decrypted; no body is read.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from ext4img.errors import AlteredArchiveError, IsDirectoryError, NoKeyError, No
 from ext4img.names.paths import decode_path
 
 
-def find_member(source: BackupSource, path: SelectedPath, plaintext: EntryDecryptor | None = None) -> BackupMember:
-    """The member of a path; of a further name of a file, that of its first name.
+def find_member(source: BackupSource, path: SelectedPath, decryptor: EntryDecryptor | None = None) -> BackupMember:
+    """The member of a path; for a further name of a file, the member of its first name.
 
-    Leading slashes mean nothing, and symbolic links are not followed. NotFoundError where there
-    is none; ArchiveError for a stream, in which members can't be looked up.
+    Leading slashes are ignored, symbolic links not followed. NotFoundError if there is no such
+    path; ArchiveError for a stream, in which members cannot be looked up.
     """
     names = [name for name in os.fsencode(path).split(b"/") if name not in (b"", ROOT)]
     try:
         member = source.member(b"/".join(names) or ROOT)
     except NotFoundError:
-        shown = _shown_path(source, names, plaintext) if plaintext is not None else None
+        shown = _shown_path(source, names, decryptor) if decryptor is not None else None
         if shown is None:
             raise NotFoundError.at(decode_path(os.fsencode(path)), "No such path in the backup") from None
         member = source.member(shown)
@@ -35,27 +35,26 @@ def find_member(source: BackupSource, path: SelectedPath, plaintext: EntryDecryp
 
 
 def _first_name(source: BackupSource, entry: Entry) -> BackupMember:
-    """The member that has the body of a further name."""
+    """The member that has the body of a hard link."""
     try:
         first = source.member(entry.link_target)
     except NotFoundError:
         first = None
     if first is None or first.entry.is_link or first.entry.inode != entry.inode:
         raise AlteredArchiveError(
-            f"a hard link to {decode_path(entry.link_target)!r}, which is not its file", entry.shown
+            f"a hard link to {decode_path(entry.link_target)!r}, which is not the same file", entry.shown
         )
     return first
 
 
 def file_contents(
-    member: BackupMember, plaintext: EntryDecryptor | None, *, ciphertext: bool = False
+    member: BackupMember, decryptor: EntryDecryptor | None, *, ciphertext: bool = False
 ) -> tuple[int, Iterator[tuple[int, memoryview]]]:
-    """(size in bytes, chunks) of a regular file, decrypted, or as it is stored with `ciphertext`.
+    """(size in bytes, chunks) of a regular file, decrypted, or with `ciphertext` as it is stored.
 
-    The chunks are (offset, data) in ascending order, each for reading until the next is drawn;
-    what lies between them are holes. When the last has been drawn the member's digest has been
-    found right. NoKeyError where no key fits; IsDirectoryError and NotRegularFileError for what
-    has no contents.
+    The chunks are (offset, data), ascending, each valid until the next is requested; holes lie
+    between them. When the iteration ends, the member's digest has been verified. NoKeyError if no
+    key fits; IsDirectoryError and NotRegularFileError for members without contents.
     """
     entry = member.entry
     if entry.type == "dir":
@@ -64,13 +63,13 @@ def file_contents(
         raise NotRegularFileError.at(entry.shown, f"Not a regular file but a {entry.type}: it has no contents")
     if not entry.is_encrypted or ciphertext:
         return entry.body_size, member.chunks()
-    return entry.size, _decrypted(member, plaintext)
+    return entry.size, _decrypted(member, decryptor)
 
 
-def _decrypted(member: BackupMember, plaintext: EntryDecryptor | None) -> Iterator[tuple[int, memoryview]]:
+def _decrypted(member: BackupMember, decryptor: EntryDecryptor | None) -> Iterator[tuple[int, memoryview]]:
     entry = member.entry
-    context = plaintext.context(entry) if plaintext is not None else None
-    cipher = plaintext.contents(entry) if plaintext is not None else None
+    context = decryptor.context(entry) if decryptor is not None else None
+    cipher = decryptor.contents(entry) if decryptor is not None else None
     if cipher is None:
         raise NoKeyError.at(entry.shown, context.policy.key_id_hex if context is not None else "")
     for offset, part in member.chunks():
@@ -79,9 +78,9 @@ def _decrypted(member: BackupMember, plaintext: EntryDecryptor | None) -> Iterat
             yield offset, data[: entry.size - offset]
 
 
-def _shown_path(source: BackupSource, names: list[bytes], plaintext: EntryDecryptor) -> bytes | None:
-    """The path in the backup of what has these names, some of which are plaintext of encrypted ones."""
-    left = list(names)
+def _shown_path(source: BackupSource, names: list[bytes], decryptor: EntryDecryptor) -> bytes | None:
+    """The no-key path of the member with these names, some of them plaintext; None if there is none."""
+    remaining = list(names)
     directory: Entry | None = None
     for member in source.members():
         entry = member.entry
@@ -92,12 +91,12 @@ def _shown_path(source: BackupSource, names: list[bytes], plaintext: EntryDecryp
             continue
         if directory is None or entry.parent != directory.path:
             continue
-        cipher = plaintext.names(directory)
-        name = plaintext.name(entry, cipher) if cipher is not None else entry.name
-        if left[0] not in (name, entry.name):
+        cipher = decryptor.names(directory)
+        name = decryptor.name(entry, cipher) if cipher is not None else entry.name
+        if remaining[0] not in (name, entry.name):
             continue
-        del left[0]
-        if not left:
+        del remaining[0]
+        if not remaining:
             return entry.path
         if entry.type != "dir":
             return None

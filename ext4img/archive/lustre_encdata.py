@@ -1,8 +1,9 @@
-"""Lustre's form of the same facts: the attribute `security.encdata`.
+"""Lustre's encryption records: the attribute `security.encdata`.
 
 One line of ASCII, as the Lustre project writes and reads it ("ldiskfs: implement security.encdata
 xattr", 2022): size in bytes (0 for directories), encryption context and name in base64url without
-padding. It knows one name of a file only, no symlink's target, and contexts of version 2.
+padding. It has room for one name of a file, not for a symlink's target, and supports contexts of
+version 2 only.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _LINE = re.compile(
 
 
 class EncData(NamedTuple):
-    """What the line says: i_size, the context, the name bytes of the directory entry."""
+    """The parsed line: i_size, the context, the name bytes of the directory entry."""
 
     size: int
     context: bytes
@@ -29,7 +30,7 @@ class EncData(NamedTuple):
 
 
 def encdata_of(entry: Entry) -> bytes | None:
-    """The line for an entry; None where it has no place."""
+    """The line for an entry; None if the form does not support it."""
     if entry.context is None or entry.context[0] != 2 or entry.type not in ("file", "dir") or entry.is_link:
         return None
     size = entry.size if entry.type == "file" else 0
@@ -46,7 +47,7 @@ def build_encdata(facts: EncData) -> bytes:
 
 
 def parse_encdata(line: bytes) -> EncData:
-    """The facts back; AlteredArchiveError where it is no such line."""
+    """Parse a line. AlteredArchiveError if it is malformed."""
     match = _LINE.fullmatch(line.rstrip(b"\0"))
     if not match:
         raise AlteredArchiveError(f"{ENCDATA} is {line[:60]!r}")
@@ -61,4 +62,4 @@ def _decoded(text: bytes) -> bytes:
     try:
         return base64.urlsafe_b64decode(text + b"=" * (-len(text) % 4))
     except ValueError as error:
-        raise AlteredArchiveError(f"{ENCDATA} has {text[:60]!r}, which is no base64url") from error
+        raise AlteredArchiveError(f"{ENCDATA} has {text[:60]!r}, which is not base64url") from error

@@ -1,8 +1,8 @@
-"""The archive's last member: JSON Lines that say of every member what and where it is.
+"""The manifest, the archive's last member: JSON Lines with place, size and digest of every member.
 
-One object a line (`manifest_line`), members in the archive's order, then one line that closes the
-manifest with their count, the manifest's own offset and the SHA-256 of the lines before. The
-writer spools lines, the reader streams them: neither keeps them in memory.
+It has one line a member (`manifest_line`), in the archive's order, then a closing line with their
+count, the manifest's own offset and the SHA-256 of the lines before. The writer spools lines, the
+reader streams them: neither keeps them in memory.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ from ext4img.archive.manifest_line import (
     build_line,
     parse_line,
 )
+from ext4img.archive.pax_writer import padding
 from ext4img.errors import AlteredArchiveError, ArchiveError, TruncatedArchiveError
 from ext4img.structs.tar import BLOCK_BYTES
 
-CHAIN_MOST: Final = 500  # archives that an incremental one may build on
-_SPOOL_BYTES: Final = 1 << 20  # kept in memory; more goes to a temporary file
+MAX_CHAIN_ARCHIVES: Final = 500  # that an incremental archive may be based on
+_SPOOL_BYTES: Final = 1 << 20  # in memory; a larger manifest is spooled to a temporary file
 _CHUNK_BYTES: Final = 256 << 10
-_LINES_TOGETHER: Final = 256  # hashed and spooled at once
-_TAIL_BYTES: Final = 64 << 10  # the closing line and the zeros after it fit in here
-_CLOSING_MOST_BYTES: Final = 48 << 10
+_LINES_PER_FLUSH: Final = 256  # hashed and spooled together
+_TAIL_BYTES: Final = 64 << 10  # room for the closing line and the zeros after it
+_MAX_CLOSING_BYTES: Final = 48 << 10
+_END_LIMIT_BYTES: Final = 1 << 20  # of zeros after the manifest
 
 
 class ManifestWriter:
-    """Takes lines as members are written, and gives the member's bytes at the end."""
+    """Collects the lines while members are written, then gives the manifest's bytes."""
 
     def __init__(self) -> None:
         self._spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - closed by `close`
@@ -44,17 +46,17 @@ class ManifestWriter:
         self.size = 0
 
     def add(self, line: ManifestLine) -> None:
-        """Note one member."""
+        """Add the line of one member."""
         raw = build_line(line)
         self._pending.append(raw)
-        if len(self._pending) == _LINES_TOGETHER:
+        if len(self._pending) == _LINES_PER_FLUSH:
             self._flush()
         self.size += len(raw)
         self.members += 1
         self._incomplete += bool(line.unreadable)
 
     def finish(self, offset: int, chain: tuple[str, ...] = ()) -> Closing:
-        """Close the manifest, which will stand at `offset`."""
+        """Add the closing line. `offset` is where the manifest's header will be."""
         self._flush()
         closing = Closing(self.members, offset, self._hash.hexdigest(), self._incomplete, chain)
         raw = build_closing(closing)
@@ -69,7 +71,7 @@ class ManifestWriter:
             yield chunk
 
     def lines(self) -> Iterator[ManifestLine]:
-        """The lines added so far, of a manifest that is not finished."""
+        """The lines added so far. Only before `finish`."""
         self._flush()
         self._spool.seek(0)
         for raw in self._spool:
@@ -84,33 +86,32 @@ class ManifestWriter:
         self._spool.write(raw)
 
     def close(self) -> None:
-        """Drop the spool."""
+        """Delete the spool."""
         self._spool.close()
 
 
 class ManifestReader:
     """Streams the lines of a manifest of `size` bytes that starts at the cursor.
 
-    After the last line its closing is checked: count, digest, its own offset. So a caller who
-    has read to the end knows the lines to be those that were written.
+    After the last line the closing line is checked: count, digest, the manifest's own offset. A
+    caller that has read to the end therefore knows that the lines are those that were written.
+    AlteredArchiveError if one is not, TruncatedArchiveError without a closing line.
     """
 
     def __init__(self, cursor: Cursor, size: int, header_offset: int) -> None:
         self._cursor = cursor
-        self.size = self._left = size
+        self.size = self._remaining = size
         self._offset = header_offset
         self._hash = hashlib.sha256()
         self._members = 0
-        self.line_start = 0  # of the line that was drawn last, from the manifest's first byte
         self.closing: Closing | None = None
 
     def __iter__(self) -> Iterator[ManifestLine]:
         for raw in self.raw():
             yield parse_member(raw)
-            self.line_start += len(raw) + 1
 
     def raw(self) -> Iterator[bytes]:
-        """The same lines as they stand, without their newlines."""
+        """The same lines unparsed, without their newlines."""
         for lines, last in self._lines():
             yield from lines
             if last:
@@ -122,7 +123,7 @@ class ManifestReader:
         raise TruncatedArchiveError(f"{self._cursor.name}: the manifest ends without its closing line")
 
     def verify(self) -> Closing:
-        """Check digest and count of the whole manifest without parsing every line."""
+        """Check digest and count of the whole manifest without parsing its lines; return the closing line."""
         last = b""
         for _, end in self._lines():
             last = end
@@ -133,24 +134,24 @@ class ManifestReader:
         return closing
 
     def _lines(self) -> Iterator[tuple[list[bytes], bytes]]:
-        """(lines of members, digested; the manifest's last line, when it has been reached)."""
+        """(lines of members, added to the digest; the closing line once it is reached, else b"")."""
         rest = b""
-        while self._left:
-            part = min(self._left, _CHUNK_BYTES)
+        while self._remaining:
+            part = min(self._remaining, _CHUNK_BYTES)
             data = rest + self._cursor.read(part, "the manifest")
-            self._left -= part
-            whole = data.rfind(b"\n") + 1
-            rest = data[whole:]
+            self._remaining -= part
+            end = data.rfind(b"\n") + 1  # of the last complete line
+            rest = data[end:]
             if len(rest) > LINE_LIMIT_BYTES:
                 raise AlteredArchiveError(f"the manifest has a line of more than {LINE_LIMIT_BYTES} bytes")
             last = b""
-            if not self._left:
+            if not self._remaining:
                 if rest:
-                    raise AlteredArchiveError("the manifest's last line does not end")
+                    raise AlteredArchiveError("the manifest's last line has no newline")
                 start = data.rfind(b"\n", 0, -1) + 1
                 data, last = data[:start], data[start:]
             elif rest:
-                data = data[:whole]
+                data = data[:end]
             self._hash.update(data)
             lines = data.split(b"\n")
             lines.pop()
@@ -159,44 +160,55 @@ class ManifestReader:
 
     def _close(self, closing: Closing, raw: bytes) -> None:
         if raw != build_closing(closing):
-            raise AlteredArchiveError("the manifest's closing line is not as it was written")
+            raise AlteredArchiveError("the manifest's closing line is not the one that was written")
         if closing.members != self._members or closing.sha256 != self._hash.hexdigest():
             raise AlteredArchiveError(
-                f"the manifest was altered: it has {self._members} members, {closing.members} were written,"
-                " and the digest of its lines differs"
+                "the manifest was altered: the digest of its lines differs"
                 if closing.members == self._members
                 else f"the manifest was altered: it has {self._members} members, {closing.members} were written"
             )
-        if closing.offset != self._offset:
-            raise AlteredArchiveError(f"the manifest was written for byte offset {closing.offset}, not {self._offset}")
+        if closing.manifest_offset != self._offset:
+            raise AlteredArchiveError(
+                f"the manifest was written for byte offset {closing.manifest_offset}, not {self._offset}"
+            )
         self.closing = closing
 
 
 def parse_member(raw: bytes) -> ManifestLine:
-    """The line of a member."""
+    """Parse the line of a member. AlteredArchiveError if it is a closing line."""
     line = parse_line(raw)
     if isinstance(line, Closing):
-        raise AlteredArchiveError("the manifest goes on behind its closing line")
+        raise AlteredArchiveError("the manifest continues after its closing line")
     return line
 
 
 def find_manifest(cursor: Cursor, size: int) -> Closing:
-    """The closing line of an archive of `size` bytes, from its end; says where the manifest is.
+    """The closing line of an archive of `size` bytes, found from its end; it has the manifest's offset.
 
-    The cursor must stand where the archive's last `tail_bytes(size)` bytes start.
+    The cursor must be where the archive's last `tail_bytes(size)` bytes start. TruncatedArchiveError
+    if the archive does not end with a manifest.
     """
     tail = cursor.read(tail_bytes(size), "the archive's end").rstrip(b"\0")
     line = tail[tail.rfind(b"\n", 0, -1) + 1 :]
-    if tail.endswith(b"}\n") and len(line) <= _CLOSING_MOST_BYTES:
+    if tail.endswith(b"}\n") and len(line) <= _MAX_CLOSING_BYTES:
         try:
             closing = parse_line(line)
         except ArchiveError:
             closing = None
-        if isinstance(closing, Closing) and closing.offset <= size - BLOCK_BYTES:
+        if isinstance(closing, Closing) and closing.manifest_offset <= size - BLOCK_BYTES:
             return closing
     raise TruncatedArchiveError(f"{cursor.name}: no manifest at its end: the backup was cut short, or is damaged there")
 
 
 def tail_bytes(size: int) -> int:
-    """How much of an archive's end `find_manifest` looks at."""
+    """How many bytes of an archive's end `find_manifest` reads."""
     return min(size, _TAIL_BYTES)
+
+
+def check_end(cursor: Cursor, manifest_size: int) -> None:
+    """Check that only zeros follow the manifest: its padding, two blocks at least, then the archive's end."""
+    minimum = padding(manifest_size) + 2 * BLOCK_BYTES
+    zeros = cursor.read(minimum, "the zeros at the archive's end")
+    rest = cursor.read_rest(_END_LIMIT_BYTES)
+    if zeros.strip(b"\0") or rest.strip(b"\0") or len(rest) == _END_LIMIT_BYTES:
+        raise AlteredArchiveError("the manifest is not the end of the archive")

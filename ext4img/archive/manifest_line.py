@@ -1,12 +1,11 @@
-"""The lines of an archive's manifest: what each says of a member, built and parsed.
+"""The lines of an archive's manifest, built and parsed: one for each member, then the closing line.
 
-docs/archive-format.md lists the keys.
+docs/archive-format.md ("`.ext4img/manifest.jsonl`") lists the keys.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import re
@@ -14,18 +13,27 @@ from json.encoder import encode_basestring_ascii
 from typing import Any, Final, NamedTuple
 
 from ext4img.archive.encryption_records import build_filename
-from ext4img.archive.entry import UNWRITTEN_KEPT, Entry, Segments, parse_ranges
+from ext4img.archive.entry import UNWRITTEN_KEPT, Entry, Segments
+from ext4img.archive.json_fields import (
+    FIELD_ERRORS,
+    SHA256_DIGITS,
+    get_base64,
+    get_bytes,
+    get_ranges,
+    get_sha256,
+    get_time_ns,
+    get_unsigned,
+    shown_line,
+)
 from ext4img.errors import AlteredArchiveError
-from ext4img.names.paths import decode_path
 from ext4img.structs.fscrypt import FSCRYPT_SYMLINK_DATA
 
 LINE_LIMIT_BYTES: Final = 2 << 20
-_TARGET_SHOWN_WHOLE: Final = FSCRYPT_SYMLINK_DATA.size + 149  # the shown form of longer ones has a digest in it
+_TARGET_SHOWN_WHOLE: Final = FSCRYPT_SYMLINK_DATA.size + 149  # the no-key form of a longer target ends with a digest
 NO_BODY: Final = hashlib.sha256(b"").hexdigest()
 _decode: Final = json.JSONDecoder().raw_decode
 _LINE_ENDS: Final = ("\n", "")
-_DIGEST_DIGITS: Final = 64
-# What stands before the numbers in a string of JSON can't be taken for them: a quote in it has a backslash before.
+# A path cannot imitate the keys after it: a quote in a JSON string is preceded by a backslash.
 _PLAIN_LINE: Final = re.compile(
     rb'\{"path(?:_base64)?":"[^"\\]*(?:\\.[^"\\]*)*","inode":([0-9]{1,20}),"offset":[0-9]{1,20},"head":".{64}"'
     rb',"data":[0-9]{1,20},"size":([0-9]{1,20}),"sha256":".{64}"'
@@ -36,7 +44,7 @@ _UNUSUAL: Final = frozenset(("filename", "hash", "symlink", "unwritten", "unread
 
 
 class ChangeKey(NamedTuple):
-    """What tells an inode from a later state of itself, for incremental backups."""
+    """The inode's facts that change whenever the file changes: an incremental backup compares them."""
 
     generation: int = 0
     size: int = 0
@@ -45,13 +53,13 @@ class ChangeKey(NamedTuple):
 
 
 def change_key_of(entry: Entry) -> ChangeKey:
-    """The identity of an entry's inode; a size only where it is a file's, on its first name."""
+    """An entry's change key. `size` is 0 unless the entry is a file under its first name."""
     size = entry.size if entry.type == "file" and not entry.is_link else 0
     return ChangeKey(entry.generation, size, entry.ctime_ns, entry.version)
 
 
 class ManifestOnlyFields(NamedTuple):
-    """What the manifest has of an entry besides, because an extracted tree may not; see `ManifestLine`."""
+    """Facts of an entry that are also in the manifest, as an extracted tree may lose them; see `ManifestLine`."""
 
     filename: bytes | None = None
     name_hash: bytes | None = None
@@ -59,27 +67,27 @@ class ManifestOnlyFields(NamedTuple):
     unwritten: Segments = ()
 
 
-NOTHING_ELSEWHERE: Final = ManifestOnlyFields()
+NO_MANIFEST_ONLY_FIELDS: Final = ManifestOnlyFields()
 
 
 def manifest_only_fields_of(entry: Entry) -> ManifestOnlyFields:
-    """What the manifest has to have of an entry."""
+    """The facts of an entry that the manifest must have, too."""
     if entry.stored_name is None and entry.stored_target is None and not entry.unwritten:
-        return NOTHING_ELSEWHERE
+        return NO_MANIFEST_ONLY_FIELDS
     if entry.is_link and entry.stored_name is not None:
         return ManifestOnlyFields(build_filename(entry.stored_name), entry.name_hash)
     if entry.stored_target is not None and len(entry.stored_target) > _TARGET_SHOWN_WHOLE:
         return ManifestOnlyFields(symlink=entry.stored_target)
     if len(entry.unwritten) > UNWRITTEN_KEPT and not entry.is_link:
         return ManifestOnlyFields(unwritten=entry.unwritten)
-    return NOTHING_ELSEWHERE
+    return NO_MANIFEST_ONLY_FIELDS
 
 
-class Reference(NamedTuple):
-    """Of an unchanged file in an incremental backup: where its member is.
+class ChainReference(NamedTuple):
+    """Where an unchanged file of an incremental backup is stored.
 
-    `archive` counts the closing line's `chain`, `path` is the member's name there. The time of the
-    last access is this backup's: it changes alone.
+    `archive` is an index into the closing line's `chain`, `path` the member's name in that archive.
+    `atime_ns` is from this backup: an access changes no other fact of the file.
     """
 
     archive: int
@@ -88,43 +96,47 @@ class Reference(NamedTuple):
 
 
 class ManifestLine(NamedTuple):
-    """One member. Sizes and offsets in bytes; digests are SHA-256 in hex.
+    """The line of one member. Sizes and offsets are in bytes, digests SHA-256 in hex.
 
-    `offset` is where its headers start, `head` their digest; `data` is where its stored data
-    starts, sparse map included, `size` and `sha256` are theirs. `unreadable` are (offset, length) of the file
-    that the source did not give and that hold zeros.
+    The member's headers start at `header_offset`. Its stored data, sparse map included, starts at
+    `data_offset`. `unreadable` are the (offset, length) ranges of the file that the source could
+    not read; they hold zeros.
 
-    The rest is for trees that a stock tool extracted, where it may have no place else: `filename`
-    and `name_hash`, record and casefold hash of an encrypted hard link's name; `symlink`, the
-    stored target of an encrypted symlink that cannot be told from the target that is shown; and
-    `unwritten`, all such ranges of a file that has more of them than its inode record has room for.
+    Four fields are for trees that a stock tool extracted, which may have lost them: `filename` and
+    `name_hash` are record and casefold hash of an encrypted hard link's name; `symlink` is the
+    stored target of an encrypted symlink whose no-key form does not contain all of it; `unwritten`
+    are all unwritten ranges of a file that has too many for its inode record.
     """
 
     path: bytes
     inode: int
-    size: int
-    sha256: str
-    head: str
-    offset: int
-    data: int
-    identity: ChangeKey | None = None
+    data_size: int
+    data_sha256: str
+    header_sha256: str
+    header_offset: int
+    data_offset: int
+    change_key: ChangeKey | None = None
     filename: bytes | None = None
     name_hash: bytes | None = None
     symlink: bytes | None = None
     unwritten: Segments = ()
     unreadable: Segments = ()
-    reference: Reference | None = None
+    reference: ChainReference | None = None
 
 
 _PLAIN_FIELDS: Final = ManifestLine._fields.index("filename")
-_PLAIN: Final = tuple(ManifestLine._field_defaults.values())[1:]  # as most members have the rest
+_PLAIN: Final = tuple(ManifestLine._field_defaults.values())[1:]  # what most members have in the other fields
 
 
 class Closing(NamedTuple):
-    """The manifest's last line. `chain` are those of the archives that an incremental one builds on."""
+    """The manifest's closing line.
+
+    `manifest_offset` is where the manifest's own header starts. `sha256` is the digest of the lines before. `chain`
+    has the `sha256` of each archive that an incremental archive is based on, the oldest first.
+    """
 
     members: int
-    offset: int
+    manifest_offset: int
     sha256: str
     incomplete: int
     chain: tuple[str, ...] = ()
@@ -133,30 +145,30 @@ class Closing(NamedTuple):
 def build_line(line: ManifestLine) -> bytes:
     """The line's bytes, newline included."""
     before, after = _around_digest(line)
-    return f"{before}{line.sha256}{after}\n".encode()
+    return f"{before}{line.data_sha256}{after}\n".encode()
 
 
 def digest_in(raw: bytes, line: ManifestLine) -> str | None:
-    """The digest of the body in a line that is otherwise, to the byte, what `line` makes; None of any other.
+    """The digest of the stored data in `raw`, if all else in it is, to the byte, what `line` gives; else None.
 
-    So a line that is as it was written need not be taken apart. `raw` has no newline.
+    So an unaltered line need not be parsed. `raw` has no newline.
     """
     before, after = _around_digest(line)
     start, stop = len(before), len(raw) - len(after)
-    if stop - start != _DIGEST_DIGITS or not raw.startswith(before.encode()) or not raw.endswith(after.encode()):
+    if stop - start != SHA256_DIGITS or not raw.startswith(before.encode()) or not raw.endswith(after.encode()):
         return None
     return raw[start:stop].decode("ascii", "replace")
 
 
 def _around_digest(line: ManifestLine) -> tuple[str, str]:
-    """What stands before and after the digest of the body."""
+    """The line's text before and after the digest of the stored data."""
     before = (
-        f'{_start(line.path)}{line.inode},"offset":{line.offset},"head":"{line.head}"'
-        f',"data":{line.data},"size":{line.size},"sha256":"'
+        f'{_start(line.path)}{line.inode},"offset":{line.header_offset},"head":"{line.header_sha256}"'
+        f',"data":{line.data_offset},"size":{line.data_size},"sha256":"'
     )
     after = '"'
-    if line.identity is not None:
-        generation, size, ctime_ns, version = line.identity
+    if line.change_key is not None:
+        generation, size, ctime_ns, version = line.change_key
         after = f'","generation":{generation},"i_size":{size},"ctime_ns":{ctime_ns},"version":{version}'
     if line[_PLAIN_FIELDS:] == _PLAIN:
         return before, after + "}"
@@ -177,7 +189,7 @@ def _around_digest(line: ManifestLine) -> tuple[str, str]:
 
 
 def _start(path: bytes) -> str:
-    """What a line begins with."""
+    """The start of a line, up to the inode number."""
     try:
         return f'{{"path":{encode_basestring_ascii(path.decode())},"inode":'
     except UnicodeDecodeError:
@@ -185,112 +197,92 @@ def _start(path: bytes) -> str:
 
 
 def line_start(path: bytes) -> bytes:
-    """What the line of a member of this name begins with, as it is written."""
+    """The start of the line of a member of this name, as our writer writes it."""
     return _start(path).encode()
 
 
 def archive_in(raw: bytes) -> int | None:
-    """Which archive of the chain has the member of a line; None for what is stored here."""
+    """The index in the chain of the archive that stores a line's member; None if this archive does."""
     match = _REFERENCE.search(raw)
     return int(match[1]) if match is not None else None
 
 
 class FilePlace(NamedTuple):
-    """Of a line like most: the inode whose contents the member has, how many bytes, and the inode's identity."""
+    """The facts of a plain file's line that an incremental backup needs: inode, size of the data, change key."""
 
     inode: int
-    size: int
-    identity: ChangeKey
+    data_size: int
+    change_key: ChangeKey
 
 
 def file_place(raw: bytes) -> FilePlace | None:
-    """What matters to an incremental backup, of a line that is plain; None of any other, which `parse_line` takes."""
+    """The `FilePlace` of a line without optional keys, else None: `parse_line` parses any line."""
     match = _PLAIN_LINE.fullmatch(raw)
     if match is None:
         return None
-    inode, size, *identity = map(int, match.groups())
-    return FilePlace(inode, size, ChangeKey._make(identity))
+    inode, size, *change_key = map(int, match.groups())
+    return FilePlace(inode, size, ChangeKey._make(change_key))
 
 
 def parse_line(raw: bytes) -> ManifestLine | Closing:
-    """A line back. AlteredArchiveError where it is not one."""
+    """Parse a line. AlteredArchiveError if it is malformed."""
     try:
         text = raw.decode()
         found, end = _decode(text)
         if not isinstance(found, dict) or text[end:] not in _LINE_ENDS:
-            raise TypeError("no object")
+            raise TypeError("not one JSON object")
         if "members" in found:
             chain = tuple(map(str, found.get("chain", ())))
             return Closing(
-                _whole(found, "members"),
-                _whole(found, "offset"),
-                _digest(found, "sha256"),
-                _whole(found, "incomplete"),
+                get_unsigned(found, "members"),
+                get_unsigned(found, "offset"),
+                get_sha256(found, "sha256"),
+                get_unsigned(found, "incomplete"),
                 chain,
             )
-        path = found["path"].encode() if "path" in found else base64.b64decode(found["path_base64"], validate=True)
-        identity = None
+        path = get_bytes(found, "path")
+        change_key = None
         if "ctime_ns" in found:
-            identity = ChangeKey(
-                _whole(found, "generation"),
-                _whole(found, "i_size"),
-                _integer(found, "ctime_ns"),
-                _whole(found, "version"),
+            change_key = ChangeKey(
+                get_unsigned(found, "generation"),
+                get_unsigned(found, "i_size"),
+                get_time_ns(found, "ctime_ns"),
+                get_unsigned(found, "version"),
             )
         usual = (
             path,
-            _whole(found, "inode"),
-            _whole(found, "size"),
-            _digest(found, "sha256"),
-            _digest(found, "head"),
-            _whole(found, "offset"),
-            _whole(found, "data"),
-            identity,
+            get_unsigned(found, "inode"),
+            get_unsigned(found, "size"),
+            get_sha256(found, "sha256"),
+            get_sha256(found, "head"),
+            get_unsigned(found, "offset"),
+            get_unsigned(found, "data"),
+            change_key,
         )
         if _UNUSUAL.isdisjoint(found):
             return ManifestLine._make(usual + _PLAIN)
-        filename = base64.b64decode(found["filename"], validate=True) if "filename" in found else None
+        filename = get_base64(found, "filename") if "filename" in found else None
         name_hash = bytes.fromhex(found["hash"]) if "hash" in found else None
-        symlink = base64.b64decode(found["symlink"], validate=True) if "symlink" in found else None
-        unwritten = parse_ranges(found["unwritten"]) if "unwritten" in found else ()
-        unreadable = parse_ranges(found["unreadable"]) if "unreadable" in found else ()
+        symlink = get_base64(found, "symlink") if "symlink" in found else None
+        unwritten = get_ranges(found, "unwritten") if "unwritten" in found else ()
+        unreadable = get_ranges(found, "unreadable") if "unreadable" in found else ()
         reference = None
         if "in" in found:
-            base = base64.b64decode(found["base"], validate=True)
-            reference = Reference(_whole(found, "in"), base, _integer(found, "atime_ns"))
+            base = get_base64(found, "base")
+            reference = ChainReference(get_unsigned(found, "in"), base, get_time_ns(found, "atime_ns"))
         return ManifestLine._make((*usual, filename, name_hash, symlink, unwritten, unreadable, reference))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error) as error:
-        raise AlteredArchiveError(
-            f"the manifest has a line that is none: {decode_path(raw[:60])!r} ({error})"
-        ) from error
+    except FIELD_ERRORS as error:
+        raise AlteredArchiveError(f"malformed line in the manifest: {shown_line(raw)!r} ({error})") from error
 
 
 def build_closing(closing: Closing) -> bytes:
     """The closing line's bytes."""
-    found = closing._asdict()
-    if not closing.chain:
-        del found["chain"]
+    found: dict[str, Any] = {
+        "members": closing.members,
+        "offset": closing.manifest_offset,
+        "sha256": closing.sha256,
+        "incomplete": closing.incomplete,
+    }
+    if closing.chain:
+        found["chain"] = closing.chain
     return (json.dumps(found, separators=(",", ":")) + "\n").encode()
-
-
-def _whole(found: dict[str, Any], key: str) -> int:
-    value = found[key]
-    if type(value) is not int:
-        raise TypeError(f"{key} is no integer")
-    if not 0 <= value < 1 << 64:
-        raise ValueError(f"{key} is {value}")
-    return value
-
-
-def _integer(found: dict[str, Any], key: str) -> int:
-    value = found[key]
-    if type(value) is not int:
-        raise TypeError(f"{key} is no integer")
-    return value
-
-
-def _digest(found: dict[str, Any], key: str) -> str:
-    value = found[key]
-    if type(value) is not str or len(value) != _DIGEST_DIGITS or bytes.fromhex(value).hex() != value:
-        raise TypeError(f"{key} is no SHA-256")
-    return value

@@ -1,203 +1,57 @@
-"""One way through an archive, member by member, each checked before it is given out."""
+"""Read an archive's members in their order, each one checked before the caller gets it."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from typing import Final
 
 from ext4img.archive.backup_info import INFO_LIMIT_BYTES, BackupInfo
-from ext4img.archive.digest_thread import DigestThread, sha256_hex
 from ext4img.archive.entry import NO_XATTRS, UNWRITTEN_KEPT, VERITY, Entry, Segments
-from ext4img.archive.entry_codec import (
-    BACKUP_PATH,
-    MANIFEST_PATH,
-    VERITY_DIRECTORY,
-    XATTR_DIRECTORY,
-    XATTR_MEMBER_LIMIT_BYTES,
-    entry_of,
-    is_control,
-    parse_overflow,
-)
+from ext4img.archive.entry_codec import XATTR_MEMBER_LIMIT_BYTES, entry_of, parse_overflow
 from ext4img.archive.input import Cursor
-from ext4img.archive.manifest import ManifestReader, ManifestWriter, parse_member
+from ext4img.archive.manifest import ManifestReader, ManifestWriter, check_end, parse_member
 from ext4img.archive.manifest_line import (
     Closing,
     ManifestLine,
     archive_in,
     build_line,
-    change_key_of,
     digest_in,
-    manifest_only_fields_of,
 )
+from ext4img.archive.member import DamagedMembers, Member, ReadResources
+from ext4img.archive.member_paths import BACKUP_PATH, MANIFEST_PATH, VERITY_DIRECTORY, XATTR_DIRECTORY, is_control
 from ext4img.archive.pax_reader import read_header
-from ext4img.archive.pax_writer import TarHeader, padding
+from ext4img.archive.pax_writer import TarHeader
 from ext4img.archive.sparse_map import read_map
 from ext4img.archive.tree_order import TreeOrder
 from ext4img.errors import AlteredArchiveError, ArchiveError, TruncatedArchiveError, UnsafeArchiveError
 from ext4img.names.nokey import parse_nokey_name
 from ext4img.names.paths import decode_path
 from ext4img.structs.inode import EXT4_VERITY_FL
-from ext4img.structs.tar import BLOCK_BYTES, REGTYPE
+from ext4img.structs.tar import REGTYPE
 
-CHUNK_BYTES: Final = 1 << 20
 _ATTRIBUTES: Final = "attributes"
-_END_LIMIT_BYTES: Final = 1 << 20  # of zeros after the manifest
-_NO_DIGEST: Final = "0" * 64
 _INODE_DIGITS: Final = 10
-
-
-class Tools:
-    """What the members of one passage share, or of several if only one of them is used at a time."""
-
-    def __init__(self) -> None:
-        self.digests = DigestThread()
-
-    @cached_property
-    def buffers(self) -> tuple[memoryview, memoryview]:
-        """Two, so that one can be filled while the other is digested."""
-        return memoryview(bytearray(CHUNK_BYTES)), memoryview(bytearray(CHUNK_BYTES))
-
-
-class Member:
-    """One entry of an archive, and its body, which can be read once, before the next member.
-
-    `path` is the member's name, `offset` where it starts in the archive, `stored_bytes` the size
-    of its data there. `unreadable` are the parts of the file that the source did not give when
-    it was backed up, as (offset, length): they hold zeros. It is known only on a file.
-    """
-
-    __slots__ = (
-        "_chunks", "_cursor", "_data", "_end", "_promise", "_raw_map", "_tools",
-        "digest", "entry", "head", "offset", "path", "stored_bytes", "unreadable",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        entry: Entry,
-        header: TarHeader,
-        head: bytes,
-        offset: int,
-        raw_map: bytes,
-        cursor: Cursor,
-        tools: Tools,
-    ) -> None:
-        self.entry = entry
-        self.path = header.path.removesuffix(b"/")
-        self.offset = offset
-        self.stored_bytes = header.size
-        self.head = sha256_hex(head)
-        self.digest: str | None = None  # of the stored data, once it is read
-        self.unreadable: Segments = ()
-        self._promise: tuple[str, bytes] | None = None  # the manifest's digest of the data, and its line
-        self._cursor = cursor
-        self._tools = tools
-        self._raw_map = raw_map
-        self._data = cursor.position - len(raw_map)
-        self._end = self._data + header.size + padding(header.size)
-        self._chunks: Iterator[tuple[int, memoryview]] | None = None
-
-    @property
-    def expected(self) -> ManifestLine | None:
-        """What the manifest says of it; None on a stream."""
-        return parse_member(self._promise[1]) if self._promise is not None else None
-
-    def expect(self, sha256: str, raw: bytes) -> None:
-        """Note the digest that its data must have, and the manifest's line that says so."""
-        self._promise = sha256, raw
-
-    def chunks(self) -> Iterator[tuple[int, memoryview]]:
-        """The body's data: (offset in the body, bytes), ascending, holes left out.
-
-        The bytes are for reading only, until the next chunk is drawn: they may still be digested.
-        When the last has been drawn without an exception, the digest is the manifest's (on a
-        stream: will be held against it).
-        """
-        if self._chunks is None:
-            self._chunks = self._read()
-        return self._chunks
-
-    def read(self) -> bytes:
-        """The whole body, holes as zeros: for small ones."""
-        body = bytearray(self.entry.body_size)
-        for offset, part in self.chunks():
-            body[offset : offset + len(part)] = part
-        return bytes(body)
-
-    def finish(self, verify: bool) -> None:
-        """Go to the body's end, if it is not there yet; without looking at the bytes unless `verify`."""
-        if verify:
-            for _ in self.chunks():
-                pass
-        elif self._cursor.position != self._end:
-            self._cursor.skip(self._end - self._cursor.position, self.entry.shown)
-
-    def line(self) -> ManifestLine:
-        """What the manifest says, or has to say, of it."""
-        entry = self.entry
-        sha256 = self.digest or (self._promise[0] if self._promise is not None else "")
-        identity = None if is_control(self.path) else change_key_of(entry)
-        return ManifestLine(
-            self.path,
-            entry.inode,
-            self.stored_bytes,
-            sha256,
-            self.head,
-            self.offset,
-            self._data,
-            identity,
-            *manifest_only_fields_of(entry),
-        )
-
-    def _read(self) -> Iterator[tuple[int, memoryview]]:
-        cursor, digests = self._cursor, self._tools.digests
-        buffer, other = self._tools.buffers
-        step = len(buffer)
-        digest = hashlib.sha256(self._raw_map)
-        try:
-            for start, length in self.entry.segments:
-                end = start + length
-                for offset in range(start, end, step):
-                    buffer, other = other, buffer
-                    part = buffer[: min(step, end - offset)]
-                    cursor.read_into(part, "its contents")
-                    digests.update(digest, part)
-                    yield offset, part.toreadonly()
-            digests.wait()
-            fill = padding(self.stored_bytes)
-            sound = not (fill and cursor.read(fill, "its padding").strip(b"\0"))
-            if not sound and self._promise is not None:
-                raise AlteredArchiveError("it is padded with something else than zeros")
-        except ArchiveError as error:
-            raise type(error)(error.reason, self.entry.shown) from error
-        self.digest = digest.hexdigest() if sound else _NO_DIGEST  # on a stream it is told in the end
-        if self._promise is not None and self._promise[0] != self.digest:
-            raise AlteredArchiveError("its contents are not those that were written", self.entry.shown)
-
-
-class DamagedMembers(AlteredArchiveError):
-    """Members of a stream whose bytes are not those that were written, while all else of it is sound.
-
-    `errors` are those of members, by how many came before each of them. The reason is the first's.
-    """
-
-    def __init__(self) -> None:
-        super().__init__("nothing is wrong")
-        self.errors: dict[int, AlteredArchiveError] = {}
-
-    def add(self, place: int, error: AlteredArchiveError) -> None:
-        """Note a member."""
-        if not self.errors:
-            super().__init__(error.reason, error.member)
-        self.errors.setdefault(place, error)
+_FIELD_NAMES: Final = {
+    "data_size": "size",
+    "data_sha256": "digest",
+    "header_sha256": "header",
+    "header_offset": "offset",
+    "data_offset": "data offset",
+    "change_key": "generation, size, change time or version",
+    "name_hash": "name hash",
+    "filename": "filename record",
+    "symlink": "stored target",
+}
 
 
 class MemberReader:
-    """See the module's text. Without `expected`, the manifest's lines, raw or parsed, they are compared at the end.
+    """Reads forward from the cursor; `start` is the offset of the last header read.
 
-    With `info` the cursor may stand at any member, and what follows is read each on its own; else
-    it stands at the archive's start, and `read_info` is called first.
+    Each member is compared with `expected`, the manifest's lines, raw or parsed. Without them (a
+    stream) all members are compared with the manifest when it is reached.
+
+    Without `info` the cursor must be at the archive's start, and `read_info` comes first. With `info`
+    the cursor may be at any member; order and links, which depend on earlier members, are not checked.
     """
 
     def __init__(
@@ -205,38 +59,38 @@ class MemberReader:
         cursor: Cursor,
         expected: Iterator[bytes | ManifestLine] | None,
         info: BackupInfo | None = None,
-        tools: Tools | None = None,
+        resources: ReadResources | None = None,
     ) -> None:
         self.closing: Closing | None = None
-        self.start = cursor.position  # of the last member
+        self.start = cursor.position
         self._cursor = cursor
         self._expected = expected
         self._block_size = info.block_size if info is not None else 0
         self._encdata = info is not None and info.encdata
         self._in_order = info is None
-        self._is_partial = False  # an incremental backup: first names may be elsewhere
+        self._is_partial = False  # an incremental archive: first names may be in another archive
         self._seen = ManifestWriter() if expected is None else None
-        self._owns_tools = tools is None
-        self._tools = Tools() if tools is None else tools
+        self._owns_resources = resources is None
+        self._resources = ReadResources() if resources is None else resources
         self._order = TreeOrder()
-        self._links: dict[bytes, tuple[int, int]] = {}  # path of a first name: its inode, names still to come
+        self._links: dict[bytes, tuple[int, int]] = {}  # first name: its inode, further names expected
         self._attributes: tuple[int, Mapping[str, bytes]] | None = None  # of the next member
-        self._verity: dict[int, tuple[bytes, bytes | None]] = {}  # path and context of files that have a tree
+        self._verity: dict[int, tuple[bytes, bytes | None]] = {}  # inode of a verity file: path, context
         self._after_tree = False
 
     def read_info(self) -> BackupInfo:
-        """Read the archive's first member."""
+        """Read the archive's first member. ArchiveError if this is not a backup."""
         found = read_header(self._cursor)
         if found is None or found[0].path != BACKUP_PATH or found[0].typeflag != REGTYPE:
             raise ArchiveError(f"{self._cursor.name}: not a backup made by ext4img")
-        header, head = found
+        header, header_bytes = found
         if header.size > INFO_LIMIT_BYTES or header.sparse_size is not None:
-            raise ArchiveError(f"it has {header.size} bytes", decode_path(BACKUP_PATH))
-        entry = Entry(BACKUP_PATH, _ATTRIBUTES, 0, body_size=header.size, segments=_whole(header.size))
-        member = Member(entry, header, head, 0, b"", self._cursor, self._tools)
+            raise ArchiveError(f"it is sparse or too large: {header.size} bytes", decode_path(BACKUP_PATH))
+        entry = Entry(BACKUP_PATH, _ATTRIBUTES, 0, body_size=header.size, segments=_no_holes(header.size))
+        member = Member(entry, header, header_bytes, 0, b"", self._cursor, self._resources)
         self._expect(member)
         info = BackupInfo.from_json(member.read())
-        self._note(member)
+        self._remember(member)
         self._block_size = info.block_size
         self._encdata = info.encdata
         self._is_partial = bool(info.requires)
@@ -252,22 +106,22 @@ class MemberReader:
                 found = read_header(cursor)
                 if found is None:
                     raise TruncatedArchiveError(f"{cursor.name}: it ends without its manifest")
-                header, head = found
+                header, header_bytes = found
                 if header.path == MANIFEST_PATH:
                     self._finish(header, start)
                     return
-                member = self._member(header, head, start)
+                member = self._member(header, header_bytes, start)
                 if member.entry.type == _ATTRIBUTES:
                     self._attributes = member.entry.inode, parse_overflow(member.read(), member.entry.shown)
                 else:
                     yield member
                     member.finish(verify)
-                self._note(member)
+                self._remember(member)
 
     def close(self) -> None:
-        """Drop what is held, but for tools that are others' too."""
-        if self._owns_tools:
-            self._tools.digests.close()
+        """Close the digest thread, unless it is shared, and the spooled lines."""
+        if self._owns_resources:
+            self._resources.digests.close()
         if self._seen is not None:
             self._seen.close()
 
@@ -277,45 +131,45 @@ class MemberReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _member(self, header: TarHeader, head: bytes, offset: int) -> Member:
-        body_size, segments, raw_map = header.size, _whole(header.size), b""
+    def _member(self, header: TarHeader, header_bytes: bytes, offset: int) -> Member:
+        body_size, segments, raw_map = header.size, _no_holes(header.size), b""
         if header.sparse_size is not None:
             body_size = header.sparse_size
             segments, raw_map = read_map(self._cursor, header.size, body_size, decode_path(header.path))
         control = is_control(header.path)
         entry = (self._control_entry if control else self._tree_entry)(header, segments, body_size)
-        member = Member(entry, header, head, offset, raw_map, self._cursor, self._tools)
+        member = Member(entry, header, header_bytes, offset, raw_map, self._cursor, self._resources)
         self._expect(member)
         return member
 
     def _control_entry(self, header: TarHeader, segments: Segments, body_size: int) -> Entry:
-        """The entry of a member of the archive's own: attributes, or a verity tree."""
+        """The entry of one of the archive's own members: attributes or a verity tree."""
         shown = decode_path(header.path)
         directory, _, digits = header.path.rpartition(b"/")
         directory += b"/"
         known = directory in (XATTR_DIRECTORY, VERITY_DIRECTORY) and header.typeflag == REGTYPE
         if not known or not digits.isdigit() or len(digits) > _INODE_DIGITS:
-            raise ArchiveError("not a member of this format", shown)
+            raise ArchiveError("the format has no such member", shown)
         inode = int(digits)
         if directory == XATTR_DIRECTORY:
             if self._attributes is not None or header.sparse_size is not None or body_size > XATTR_MEMBER_LIMIT_BYTES:
-                raise AlteredArchiveError("more attributes than a file can have", shown)
+                raise AlteredArchiveError("a second attribute member, or one that is sparse or too large", shown)
             return Entry(header.path, _ATTRIBUTES, 0, body_size=body_size, segments=segments, inode=inode)
         self._after_tree = True
         path, context = self._verity.pop(inode, (header.path, None))
         if path == header.path and self._in_order:
-            raise AlteredArchiveError("a verity tree of no file, or a second one", shown)
+            raise AlteredArchiveError("a verity tree without its file, or a second one", shown)
         return Entry(path, VERITY, 0, body_size=body_size, segments=segments, inode=inode, context=context)
 
     def _tree_entry(self, header: TarHeader, segments: Segments, body_size: int) -> Entry:
-        """The entry of a member of the tree, if this is its place."""
+        """The entry of a member of the tree; checks that it may come here."""
         inode, attributes = self._attributes or (0, NO_XATTRS)
         entry = entry_of(header, segments, body_size, attributes, self._encdata)
         if inode and inode != entry.inode:
-            raise AlteredArchiveError("the attributes before it are another inode's", entry.shown)
+            raise AlteredArchiveError("the attribute member before it belongs to another inode", entry.shown)
         self._attributes = None
         if self._after_tree:
-            raise AlteredArchiveError("it comes after what follows the tree", entry.shown)
+            raise AlteredArchiveError("a member of the tree after the verity trees", entry.shown)
         if self._in_order:
             self._order.check(entry.path, entry.type == "dir")
             if not self._is_partial:
@@ -323,32 +177,32 @@ class MemberReader:
         if entry.stored_name is not None:
             shown = parse_nokey_name(entry.name)
             if shown is None or not shown.matches(entry.stored_name):
-                raise AlteredArchiveError("its name is not the one in its filename record", entry.shown)
+                raise AlteredArchiveError("its name does not match its filename record", entry.shown)
         if entry.type == "file" and entry.context is not None:
             block = self._block_size
-            whole = all(offset % block == 0 and length % block == 0 for offset, length in segments)
-            if not whole or body_size != -(-entry.size // block) * block:
-                raise AlteredArchiveError("its ciphertext is not in whole blocks up to its size", entry.shown)
+            in_blocks = all(offset % block == 0 and length % block == 0 for offset, length in segments)
+            if not in_blocks or body_size != -(-entry.size // block) * block:
+                raise AlteredArchiveError("its ciphertext does not consist of whole blocks up to its size", entry.shown)
         if entry.flags & EXT4_VERITY_FL and entry.type == "file" and not entry.is_link:
             self._verity[entry.inode] = entry.path, entry.context
         return entry
 
     def _check_link(self, entry: Entry) -> None:
-        """A hard link must name an earlier member of the same inode, which is no directory."""
+        """Check that a hard link names an earlier member of the same inode, which is not a directory."""
         if entry.is_link:
-            inode, left = self._links.get(entry.link_target, (0, 0))
+            inode, names_remaining = self._links.get(entry.link_target, (0, 0))
             if inode != entry.inode:
-                what = f"a hard link to {decode_path(entry.link_target)!r}, which is not its file"
+                what = f"a hard link to {decode_path(entry.link_target)!r}, which is not the same file"
                 raise UnsafeArchiveError(what, entry.shown)
-            if left > 1:
-                self._links[entry.link_target] = (inode, left - 1)
+            if names_remaining > 1:
+                self._links[entry.link_target] = (inode, names_remaining - 1)
             else:
                 del self._links[entry.link_target]
         elif entry.links > 1 and entry.type != "dir":
             self._links[entry.path] = (entry.inode, entry.links - 1)
 
     def _expect(self, member: Member) -> None:
-        """Hold a header against the manifest, before anybody acts on the entry."""
+        """Compare a header with the manifest before the caller gets the entry."""
         if self._expected is None:
             return
         seen = member.line()
@@ -360,31 +214,31 @@ class MemberReader:
                 return
             if archive_in(raw) is None:
                 line = parse_member(raw)
-                member.expect(line.sha256, raw)
+                member.expect(line.data_sha256, raw)
                 member.unreadable = line.unreadable
-                if line.unwritten:  # more than the header has room for
+                if line.unwritten:  # the inode record has only the first
                     if line.unwritten[:UNWRITTEN_KEPT] != member.entry.unwritten:
                         raise AlteredArchiveError(
-                            "its unwritten ranges are not those written", decode_path(member.path)
+                            "its unwritten ranges are not those that were written", decode_path(member.path)
                         )
                     member.entry = member.entry._replace(unwritten=line.unwritten)
                 _compare(line, member.line())
                 return
-            # of an incremental backup: not stored here
-        raise AlteredArchiveError("it is not in the manifest", decode_path(member.path))
+            # else another archive stores it
+        raise AlteredArchiveError("the manifest has no line for it", decode_path(member.path))
 
-    def _note(self, member: Member) -> None:
-        """On a stream keep what was seen of a member until the manifest comes."""
+    def _remember(self, member: Member) -> None:
+        """On a stream keep the member's line until the manifest is reached."""
         if self._seen is not None:
             self._seen.add(member.line())
 
     def _finish(self, header: TarHeader, start: int) -> None:
-        """The manifest, and what follows it."""
+        """Compare all members with the manifest on a stream; check that none is missing."""
         if self._attributes is not None:
-            raise AlteredArchiveError("attributes without their member before the manifest")
+            raise AlteredArchiveError("an attribute member without the member it belongs to")
         if self._seen is None:
             if self._expected is not None and any(_is_stored(line) for line in self._expected):
-                raise AlteredArchiveError("members that the manifest has are missing")
+                raise AlteredArchiveError("members are missing that the manifest has")
             return
         manifest = ManifestReader(self._cursor, header.size, start)
         lines = self._seen.lines()
@@ -395,48 +249,39 @@ class MemberReader:
                 continue
             seen = next(lines, None)
             if seen is None:
-                raise AlteredArchiveError("members that the manifest has are missing")
+                raise AlteredArchiveError("members are missing that the manifest has")
             place += line.path != BACKUP_PATH and not line.path.startswith(XATTR_DIRECTORY)
             try:
                 _compare(line, seen)
             except AlteredArchiveError as error:
-                undisputed = line._replace(sha256=seen.sha256, head=seen.head)
-                if undisputed != seen._replace(unreadable=line.unreadable, unwritten=line.unwritten):
+                sound = line._replace(data_sha256=seen.data_sha256, header_sha256=seen.header_sha256)
+                if sound != seen._replace(unreadable=line.unreadable, unwritten=line.unwritten):
                     raise
-                # Attributes in a member of their own are the next one's.
+                # An attribute member belongs to the next member.
                 damaged.add(place + line.path.startswith(XATTR_DIRECTORY), error)
         if next(lines, None) is not None:
-            raise AlteredArchiveError("members that the manifest does not have")
+            raise AlteredArchiveError("it has members that the manifest does not have")
         self.closing = manifest.closing
         check_end(self._cursor, header.size)
         if damaged.errors:
             raise damaged
 
 
-def check_end(cursor: Cursor, manifest_size: int) -> None:
-    """What must stand behind the manifest's last line: zeros, two blocks at least, and the end."""
-    least = padding(manifest_size) + 2 * BLOCK_BYTES
-    if cursor.read(least, "the zeros at the archive's end").strip(b"\0"):
-        raise AlteredArchiveError("the manifest is not the end of the archive")
-    rest = cursor.rest(_END_LIMIT_BYTES)
-    if rest.strip(b"\0") or len(rest) == _END_LIMIT_BYTES:
-        raise AlteredArchiveError("the manifest is not the end of the archive")
-
-
-def _whole(size: int) -> Segments:
-    """A body without holes."""
+def _no_holes(size: int) -> Segments:
+    """The segments of a body without holes."""
     return ((0, size),) if size else ()
 
 
 def _is_stored(promised: bytes | ManifestLine) -> bool:
-    """Whether a line is of a member of this archive."""
+    """Whether this archive stores a line's member."""
     return (archive_in(promised) if isinstance(promised, bytes) else promised.reference) is None
 
 
 def _compare(line: ManifestLine, seen: ManifestLine) -> None:
-    """AlteredArchiveError where a member is not what the manifest says of it."""
+    """AlteredArchiveError if a member differs from its line in the manifest."""
     if line == seen or line._replace(unreadable=(), unwritten=seen.unwritten) == seen:
         return
     for what, promised, found in zip(ManifestLine._fields, line, seen, strict=True):
         if promised != found and what != "unreadable":
-            raise AlteredArchiveError(f"its {what} is not the one that was written", decode_path(seen.path))
+            reason = f"its {_FIELD_NAMES.get(what, what)} is not the one that was written"
+            raise AlteredArchiveError(reason, decode_path(seen.path))

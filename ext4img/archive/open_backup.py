@@ -1,4 +1,4 @@
-"""What a backup can be read from: an archive, a tree that a stock tool extracted from one, a directory store."""
+"""Open a backup of any kind: an archive, a tree that a stock tool extracted from one, a directory store."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ class BackupMember(Protocol):
     """One entry and its body, which can be read once, before the next member."""
 
     entry: Entry
-    offset: int
-    stored_bytes: int
+    data_size: int
     unreadable: Segments
 
+    @property
+    def position(self) -> int:
+        """Where it starts, in bytes of the backup: for progress. It ascends from member to member."""
+
     def chunks(self) -> Iterator[tuple[int, memoryview]]:
-        """(offset in the body, at most 1 MiB of data), ascending; holes are left out."""
+        """(offset in the body, at most 1 MiB of data), ascending, without holes."""
 
     def read(self) -> bytes:
         """The whole body, holes as zeros: for small ones."""
@@ -42,40 +45,41 @@ class BackupSource(Protocol):
 
     @property
     def seekable(self) -> bool:
-        """Whether each member is known to be whole when it has been read."""
+        """Whether each member has been verified once it has been read."""
 
     @property
     def total_bytes(self) -> int | None:
-        """How far a member's offset goes, if that is known."""
+        """The limit of `BackupMember.position`, if known: for progress."""
 
     def members(self, *, verify: bool = False) -> Iterator[BackupMember]:
         """All members, depth first, names in byte order; verity trees after all else."""
 
     def member(self, path: bytes) -> BackupMember:
-        """The member of one tree path; NotFoundError."""
+        """The member of a tree path. NotFoundError if there is none."""
 
     def close(self) -> None:
-        """Close what was opened. May be called twice."""
+        """Close the backup. May be called twice."""
 
 
 def open_backup(source: ArchiveSource, bases: Sequence[ArchiveSource] = (), *, salvage: bool = False) -> BackupSource:
-    """Open whatever kind of backup it is. ArchiveError where it is none.
+    """Open a backup of any kind. ArchiveError if it is not one.
 
-    What an incremental archive builds on is looked for among `bases`, then in its own directory.
-    With `salvage` an archive that was cut short is read as a stream, up to where it ends: an error.
+    The archives that an incremental archive is based on are looked for in `bases`, then in its own
+    directory. With `salvage` an archive that was cut short is read as a stream, up to its end, which
+    raises TruncatedArchiveError.
     """
     if isinstance(source, (str, bytes, os.PathLike)) and _is_directory(os.fsdecode(source)):
         from ext4img.archive.directory_store import DirectoryStore
         from ext4img.archive.extracted_tree import ExtractedTree
 
         path = os.fsdecode(source)
-        return DirectoryStore(path) if DirectoryStore.is_one(path) else ExtractedTree(path)
+        return DirectoryStore(path) if DirectoryStore.is_store(path) else ExtractedTree(path)
     try:
         archive = Archive(source)
     except TruncatedArchiveError:
         if not salvage or not isinstance(source, (str, bytes, os.PathLike)):
             raise
-        return _CutShort(os.fsdecode(source))
+        return _TruncatedArchive(os.fsdecode(source))
     if not archive.info.requires:
         return archive
     from ext4img.archive.incremental_chain import IncrementalChain
@@ -83,18 +87,18 @@ def open_backup(source: ArchiveSource, bases: Sequence[ArchiveSource] = (), *, s
     return IncrementalChain(archive, bases)
 
 
-class _Stream(io.FileIO):
-    """A file that is read from its start to its end only."""
+class _UnseekableFile(io.FileIO):
+    """A file that can be read only from its start to its end."""
 
     def seekable(self) -> bool:
         return False
 
 
-class _CutShort(Archive):
-    """An archive file without its end."""
+class _TruncatedArchive(Archive):
+    """An archive file that was cut short, read as a stream."""
 
     def __init__(self, path: str) -> None:
-        self._file = _Stream(path)
+        self._file = _UnseekableFile(path)
         super().__init__(self._file)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Where an archive goes: a file that appears whole or not at all, or a stream."""
+"""Where an archive is written to: a file that appears only when it is complete, or a stream."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ ArchiveDestination = str | bytes | os.PathLike[str] | os.PathLike[bytes] | Binar
 def open_output(destination: ArchiveDestination, *, overwrite: bool = False) -> Iterator[BinaryIO]:
     """A binary file to write the archive to, in large pieces and with `write_all`.
 
-    A path gets a file of a temporary name beside it, readable by its owner only (it holds every
-    user's files), that is synced and renamed when the block ends without an exception, and
-    removed when it does not. A path that is a device or fifo, and a file object, are written to
-    as they are. ArchiveError where that fails, or where something is there already.
+    For a path, a temporary file beside it is written, readable by its owner only (it has every
+    user's files). It is synced and renamed when the block ends, and removed if an exception ends
+    it. A device, a fifo and a file object are written directly. ArchiveError if writing fails, or
+    if the path exists and `overwrite` is not set.
     """
     if not isinstance(destination, (str, bytes, os.PathLike)):
-        with _named(str(getattr(destination, "name", "output"))):
+        with _os_errors(str(getattr(destination, "name", "output"))):
             yield destination
             destination.flush()
         return
     path = os.fsdecode(destination)
-    with _named(path):
+    with _os_errors(path):
         existing = _mode(path)
         if existing is not None and (stat.S_ISFIFO(existing) or stat.S_ISCHR(existing)):
             with open(path, "wb", buffering=0) as file:
                 yield file
             return
         if existing is not None and (not overwrite or not stat.S_ISREG(existing)):
-            raise ArchiveError(f"{path}: it exists already")
-        folder, name = os.path.split(path)
-        temporary = os.path.join(folder, f".{name[:200]}.{secrets.token_hex(4)}.partial")
+            raise ArchiveError(f"{path}: already exists")
+        directory, name = os.path.split(path)
+        temporary = os.path.join(directory, f".{name[:200]}.{secrets.token_hex(4)}.partial")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             with open(fd, "wb", buffering=0) as file:
@@ -53,28 +53,28 @@ def open_output(destination: ArchiveDestination, *, overwrite: bool = False) -> 
         except BaseException:
             _remove(temporary)
             raise
-        _sync_folder(folder or ".")
+        _sync_directory(directory or ".")
 
 
 def write_all(output: BinaryIO, data: bytes | bytearray | memoryview) -> None:
-    """Write all of `data`, however little the file takes at once."""
+    """Write all of `data`, also if the file accepts only a part at once."""
     count: int | None = output.write(data)
     while count != len(data):
         if count is None:
             if isinstance(output, io.RawIOBase):
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            return  # file objects that say nothing take all
+            return  # file objects that return nothing have written all
         data = memoryview(data)[count:]
         count = output.write(data)
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Errors of the operating system as ArchiveError."""
+def _os_errors(name: str) -> Iterator[None]:
+    """Raise the operating system's errors as ArchiveError."""
     try:
         yield
     except OSError as error:
-        raise ArchiveError(f"{name}: it cannot be written: {error.strerror or error}") from error
+        raise ArchiveError(f"{name}: cannot be written: {error.strerror or error}") from error
 
 
 def _mode(path: str) -> int | None:
@@ -85,14 +85,14 @@ def _mode(path: str) -> int | None:
 
 
 def _rename_new(temporary: str, path: str) -> None:
-    """Give the file its name, unless something has it by now."""
+    """Rename the file, unless the new name exists by now."""
     try:
         os.link(temporary, path, follow_symlinks=False)
     except FileExistsError:
-        raise ArchiveError(f"{path}: it exists already") from None
+        raise ArchiveError(f"{path}: already exists") from None
     except OSError:  # a file system without hard links
         if os.path.lexists(path):
-            raise ArchiveError(f"{path}: it exists already") from None
+            raise ArchiveError(f"{path}: already exists") from None
         os.rename(temporary, path)
         return
     os.unlink(temporary)
@@ -105,7 +105,7 @@ def _remove(path: str) -> None:
         return
 
 
-def _sync_folder(folder: str) -> None:
+def _sync_directory(folder: str) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -1,4 +1,4 @@
-"""Which entries of a backup are restored, where not all are."""
+"""Select the entries of a backup that a restore or rebuild was asked for."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ _Names = tuple[bytes, ...]
 
 
 class PathFilter:
-    """Paths as the archive has them, or as they are in plain text; leading slashes mean nothing."""
+    """Selects by paths, no-key or plain; leading slashes are ignored."""
 
     def __init__(self, paths: Sequence[SelectedPath]) -> None:
-        self._wanted: dict[_Names, bool] = {}
+        self._requested: dict[_Names, bool] = {}
         for path in paths:
             names = tuple(name for name in os.fsencode(path).split(b"/") if name not in (b"", ROOT))
-            self._wanted[names] = False
+            self._requested[names] = False
 
-    def takes(self, *paths: _Names, is_directory: bool) -> bool:
-        """Whether what has these paths, in one form or the other, is wanted or leads to what is."""
-        taken = False
+    def selects(self, *paths: _Names, is_directory: bool) -> bool:
+        """Whether an entry with these paths (no-key and plain) was asked for, or is a directory on the way."""
+        selected = False
         for names in set(paths):
-            for wanted in self._wanted:
-                if names[: len(wanted)] == wanted:
-                    self._wanted[wanted] = taken = True
-                elif is_directory and wanted[: len(names)] == names:
-                    taken = True
-        return taken
+            for requested in self._requested:
+                if names[: len(requested)] == requested:
+                    self._requested[requested] = selected = True
+                elif is_directory and requested[: len(names)] == names:
+                    selected = True
+        return selected
 
     def check(self) -> None:
-        """NotFoundError for a path that nothing was found below."""
-        for names, found in self._wanted.items():
+        """NotFoundError for a requested path that no entry matched."""
+        for names, found in self._requested.items():
             if not found:
                 raise NotFoundError.at(decode_path(b"/".join(names)), "No such path in the backup")

@@ -1,8 +1,8 @@
-"""Tar framing read back, with nothing taken on trust.
+"""Parse a member's tar headers, trusting nothing in them.
 
-Only what `pax` writes is accepted: the format is a promise, and a header that says one thing to
-this reader and another to the next tar is how archives attack. So two names for one member must
-agree, no key may come twice, and every number is digits of bounded length.
+Only what `pax_writer` writes is accepted: a header that different tar programs read differently
+is a way to attack. So two names of one member must agree, no key may be a duplicate, and every
+number must be digits of bounded length.
 """
 
 from __future__ import annotations
@@ -71,18 +71,18 @@ _USUAL_TIME_BYTES: Final = 20
 _SECONDS_DIGITS: Final = 12
 _FRACTION_DIGITS: Final = 9
 _PREFIX_SIZE: Final = len(XATTR_PREFIX)
-_USUAL_KEY_BYTES: Final = 300  # of an attribute's key; longer ones are not kept
+_USUAL_KEY_BYTES: Final = 300  # of an attribute's key; longer ones are not cached
 _TYPEFLAG_AT: Final = POSIX_HEADER.offset_of("typeflag")
 _MODE_AT: Final = POSIX_HEADER.offset_of("mode")
 _SIZE_AT: Final = POSIX_HEADER.offset_of("size")
 _MTIME_AT: Final = POSIX_HEADER.offset_of("mtime")
 _CHKSUM_AT: Final = POSIX_HEADER.offset_of("chksum")
-_SPACES: Final = POSIX_HEADER.span("chksum").size * ord(" ")  # which its own field counts as
+_SPACES: Final = POSIX_HEADER.span("chksum").size * ord(" ")  # the checksum counts its own field as spaces
 _ZEROS: Final = bytes(BLOCK_BYTES)
 
 
 def read_header(cursor: Cursor) -> tuple[TarHeader, bytes] | None:
-    """The next member's header and its bytes as they stand; None at the blocks of zeros at the end."""
+    """(the next member's header, its bytes); None at the blocks of zeros at the archive's end."""
     start = cursor.position
     before: list[bytes] = []
     records: dict[bytes, bytes] | None = None
@@ -91,9 +91,9 @@ def read_header(cursor: Cursor) -> tuple[TarHeader, bytes] | None:
     block = cursor.read(BLOCK_BYTES, "a header")
     while True:
         tail = _tail(block[_TYPEFLAG_AT:])
-        if tail is None or not _has_sound_checksum(block, tail):
+        if tail is None or not _has_correct_checksum(block, tail):
             if tail is not None:
-                raise AlteredArchiveError(f"tar header at byte offset {_last(cursor)} has a wrong checksum")
+                raise AlteredArchiveError(f"wrong checksum of the tar header at byte offset {_last(cursor)}")
             if block != _ZEROS:
                 raise ArchiveError(f"no tar header at byte offset {_last(cursor)}")
             if before:
@@ -113,7 +113,7 @@ def read_header(cursor: Cursor) -> tuple[TarHeader, bytes] | None:
             data, rest = _data(cursor, size, PATH_LIMIT_BYTES + 1)
             long_link = _long(data)
         else:
-            raise ArchiveError(f"member of type {typeflag!r} at byte offset {start} is not of this format")
+            raise ArchiveError(f"member of unknown type {typeflag!r} at byte offset {start}")
         before += (block, data, rest[:-BLOCK_BYTES])
         block = rest[-BLOCK_BYTES:]
     header = _header(block, tail, records or {}, long_name, long_link)
@@ -121,12 +121,12 @@ def read_header(cursor: Cursor) -> tuple[TarHeader, bytes] | None:
 
 
 def _last(cursor: Cursor) -> int:
-    """Where the block is that was read last."""
+    """The offset of the block that was read last."""
     return cursor.position - BLOCK_BYTES
 
 
 class _Tail(NamedTuple):
-    """What most blocks have alike: type and all that follows. `total` is the sum of its bytes."""
+    """A block's fields from its type on, which many blocks have in common. `total` is the sum of its bytes."""
 
     typeflag: bytes
     linkpath: bytes
@@ -137,7 +137,7 @@ class _Tail(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _tail(tail: bytes) -> _Tail | None:
-    """The parts of a block from its type on; None without tar's magic."""
+    """Parse a block from its type on; None without tar's magic."""
     raw: tuple[bytes, ...] = POSIX_HEADER.unpack_tuple(bytes(_TYPEFLAG_AT) + tail, 0)
     if raw[9] != USTAR_MAGIC or raw[10] != USTAR_VERSION:
         return None
@@ -147,13 +147,13 @@ def _tail(tail: bytes) -> _Tail | None:
 
 @lru_cache(maxsize=1024)
 def _ids(field: bytes) -> tuple[int, int, int]:
-    """(mode, uid, gid) of the three fields."""
+    """Parse the three fields: (mode, uid, gid)."""
     raw: tuple[bytes, ...] = POSIX_HEADER.unpack_tuple(bytes(_MODE_AT) + field + bytes(BLOCK_BYTES - _SIZE_AT), 0)
     return _octal(raw[1], "mode"), _octal(raw[2], "uid"), _octal(raw[3], "gid")
 
 
-def _has_sound_checksum(block: bytes, tail: _Tail) -> bool:
-    # The low half of Adler-32 is the sum of the bytes and 1; of these 148 it does not overflow.
+def _has_correct_checksum(block: bytes, tail: _Tail) -> bool:
+    # The low half of Adler-32 is the sum of the bytes plus 1; of these 148 bytes it does not overflow.
     total = (adler32(block[:_CHKSUM_AT]) & 0xFFFF) - 1 + _SPACES + tail.total
     stored = block[_CHKSUM_AT:_TYPEFLAG_AT]
     return stored == b"%06o\0 " % total or _octal(stored, "chksum") == total
@@ -162,7 +162,7 @@ def _has_sound_checksum(block: bytes, tail: _Tail) -> bool:
 def _header(
     block: bytes, tail: _Tail, records: dict[bytes, bytes], long_name: bytes | None, long_link: bytes | None
 ) -> TarHeader:
-    """What block, records and long names say together."""
+    """Combine block, pax records and long names."""
     typeflag, linkpath, rdev, prefix, _ = tail
     path = _text(block[:_NAME_BYTES])
     if prefix:
@@ -185,91 +185,91 @@ def _header(
         if key not in _TIMES:
             is_plain = False
             if key not in _KEYS:
-                raise ArchiveError(f"pax key {key!r} is not of this format", _shown(path))
+                raise ArchiveError(f"unknown pax key {key!r}", _shown(path))
     if others + len(xattrs) != len(records):
-        raise AlteredArchiveError("an attribute comes twice", _shown(path))
+        raise AlteredArchiveError("duplicate attribute", _shown(path))
     if b"mtime" in records:
         try:
             times = (_time(records[b"mtime"]), _time(records[b"atime"]), _time(records[b"ctime"]))
         except KeyError as error:
-            raise AlteredArchiveError("mtime, atime and ctime come together or not at all", _shown(path)) from error
+            raise AlteredArchiveError("one of mtime, atime and ctime is missing", _shown(path)) from error
     if not is_plain:
         uid = _number(records, b"uid", uid, _ID_LIMIT)
         gid = _number(records, b"gid", gid, _ID_LIMIT)
         size = _number(records, b"size", size, _SIZE_LIMIT)
         path, sparse_size = _sparse(path, records)
         if sparse_size is not None and typeflag != REGTYPE:
-            raise AlteredArchiveError("a member that is no file has holes", _shown(path))
+            raise AlteredArchiveError("a member with holes is not a file", _shown(path))
     if size and typeflag != REGTYPE:
-        raise AlteredArchiveError("a member that is no file has a size", _shown(path))
+        raise AlteredArchiveError("a member with a size is not a file", _shown(path))
     if mode > 0o7777:
-        raise AlteredArchiveError(f"mode {mode:#o} has bits of a type in it", _shown(path))
+        raise AlteredArchiveError(f"mode {mode:#o} contains file type bits", _shown(path))
     return TarHeader._make((path, typeflag, mode, uid, gid, size, times, linkpath, rdev, sparse_size, xattrs))
 
 
 def _one_of(in_block: bytes, prefix: bytes, in_records: bytes | None, long: bytes | None, what: str) -> bytes:
-    """A path from the one place that has it whole; the block must then hold its beginning."""
-    whole = in_records if in_records is not None else long
-    if whole is None:
+    """A path from the one place that has it complete; the block must have its beginning."""
+    full = in_records if in_records is not None else long
+    if full is None:
         return in_block
     if in_records is not None and long is not None:
-        raise UnsafeArchiveError(f"a long {what} is given in two ways", _shown(whole))
-    if prefix or in_block != whole[:_NAME_BYTES] or len(whole) <= _NAME_BYTES:
-        raise UnsafeArchiveError(f"two different {what}s are given: {_shown(in_block)!r} too", _shown(whole))
-    if len(whole) > PATH_LIMIT_BYTES or b"\0" in whole:
-        raise UnsafeArchiveError(f"a {what} of {len(whole)} bytes, or with a NUL in it", _shown(whole[:_NAME_BYTES]))
-    return whole
+        raise UnsafeArchiveError(f"a long {what} is given twice", _shown(full))
+    if prefix or in_block != full[:_NAME_BYTES] or len(full) <= _NAME_BYTES:
+        raise UnsafeArchiveError(f"two different {what}s are given, the other is {_shown(in_block)!r}", _shown(full))
+    if len(full) > PATH_LIMIT_BYTES or b"\0" in full:
+        raise UnsafeArchiveError(f"a {what} of {len(full)} bytes, or with a NUL", _shown(full[:_NAME_BYTES]))
+    return full
 
 
 def _sparse(path: bytes, records: dict[bytes, bytes]) -> tuple[bytes, int | None]:
-    """(true path, true size) of a member with holes, None of one without."""
+    """(true path, true size) of a member with holes; (path, None) of one without."""
     if b"GNU.sparse.major" not in records:
         if not records.keys().isdisjoint(_SPARSE):
             raise AlteredArchiveError("GNU.sparse keys without a version", _shown(path))
         return path, None
     if records[b"GNU.sparse.major"] != b"1" or records.get(b"GNU.sparse.minor") != b"0":
-        raise ArchiveError("only version 1.0 of GNU's sparse format is known", _shown(path))
+        raise ArchiveError("a version of GNU's sparse format other than 1.0", _shown(path))
     real = records.get(b"GNU.sparse.name")
     if real is not None:
-        head, _, base = real.rpartition(b"/")
-        if path != b"/".join((head or b".", SPARSE_DIRECTORY, base)):
-            raise UnsafeArchiveError(f"two different names are given: {_shown(path)!r} too", _shown(real))
+        directory, _, base = real.rpartition(b"/")
+        if path != b"/".join((directory or b".", SPARSE_DIRECTORY, base)):
+            raise UnsafeArchiveError(f"two different names are given, the other is {_shown(path)!r}", _shown(real))
         path = real
     if b"GNU.sparse.realsize" not in records:
-        raise AlteredArchiveError("holes, but no true size", _shown(path))
+        raise AlteredArchiveError("it has holes, but no true size", _shown(path))
     return path, _number(records, b"GNU.sparse.realsize", 0, _SIZE_LIMIT)
 
 
 @lru_cache(maxsize=1024)
 def _xattr_name(key: bytes) -> bytes:
-    """The attribute that a pax key names."""
+    """The attribute's name in a pax key."""
     return unescape_key(key[_PREFIX_SIZE:])
 
 
 def _data(cursor: Cursor, size: int, limit: int) -> tuple[bytes, bytes]:
-    """(the data of a long header, its padding and the block that follows)."""
+    """Read (the data of a long header, its padding with the block that follows)."""
     start = cursor.position
     if size > limit:
-        raise ArchiveError(f"a long header of {size} bytes before byte offset {start}, the format allows {limit}")
+        raise ArchiveError(f"a long header of {size} bytes before byte offset {start}; the format allows {limit}")
     both = cursor.read(size + padding(size) + BLOCK_BYTES, "a long header")
     rest = both[size:]
     if rest[:-BLOCK_BYTES].strip(b"\0"):
-        raise AlteredArchiveError(f"a long header at byte offset {start} is padded with something else than zeros")
+        raise AlteredArchiveError(f"the padding of a long header at byte offset {start} is not zeros")
     return both[:size], rest
 
 
 def _long(data: bytes) -> bytes:
-    """The value of a GNU long name: all but the NUL at its end."""
+    """The value of a GNU long name, without the NUL at its end."""
     if not data.endswith(b"\0"):
-        raise AlteredArchiveError("a long name does not end")
+        raise AlteredArchiveError("a long name has no NUL at its end")
     return data[:-1]
 
 
 def _text(field: bytes) -> bytes:
-    """A NUL-padded field's value; nothing may hide behind the NUL."""
+    """A NUL-padded field's value; only NULs may follow it."""
     value = field.rstrip(b"\0")
     if b"\0" in value:
-        raise AlteredArchiveError("a tar header has bytes hidden behind a name's end", _shown(value))
+        raise AlteredArchiveError("a tar header has bytes after a name's end", _shown(value))
     return value
 
 
@@ -277,23 +277,23 @@ def _text(field: bytes) -> bytes:
 def _octal(field: bytes, name: str) -> int:
     match = _OCTAL.fullmatch(field)
     if not match:
-        raise AlteredArchiveError(f"{name} of a tar header is {field!r}, no octal number")
+        raise AlteredArchiveError(f"{name} of a tar header is {field!r}, not an octal number")
     return int(match[1], 8)
 
 
 def _number(records: dict[bytes, bytes], key: bytes, in_block: int, limit: int) -> int:
-    """A decimal number of the records, or if there is none the block's."""
+    """A decimal number from the records, else the block's."""
     text = records.get(key)
     if text is None:
         return in_block
     value = int(text) if _DECIMAL.fullmatch(text) else -1
     if in_block or not 0 <= value < limit:
-        raise AlteredArchiveError(f"{key.decode()} of a pax header is {text[:20]!r}, and in the block {in_block}")
+        raise AlteredArchiveError(f"{key.decode()} is {text[:20]!r} in a pax header and {in_block} in the block")
     return value
 
 
 def _time(text: bytes) -> int:
-    """Nanoseconds: at most twelve digits of seconds, nine of the fraction."""
+    """A time in nanoseconds: at most twelve digits of seconds, nine of fraction."""
     if len(text) == _USUAL_TIME_BYTES and text[_POINT_AT] == _POINT:
         digits = text[:_POINT_AT] + text[_POINT_AT + 1 :]
         if digits.isdigit():

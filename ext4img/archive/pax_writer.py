@@ -1,9 +1,10 @@
-"""Tar framing as the archive has it: pax headers written. `pax_reader` reads them.
+"""Build a member's tar headers. `pax_reader` parses them.
 
-One POSIX.1-2001 pax stream that GNU tar, bsdtar and tarfile read without a word. What cannot be
-said in the ustar block goes into pax records before it, with one exception: a path or link target
-that is not ASCII and too long for the block travels as GNU `L`/`K` member, since bsdtar takes pax
-paths for UTF-8 and complains, and GNU tar warns of the `hdrcharset` that would make them binary.
+The archive is a POSIX.1-2001 pax stream that GNU tar, bsdtar and tarfile read without a warning.
+Facts that do not fit into the ustar block go into pax records before it, with one exception: a
+path or link target that is not ASCII and too long for the block becomes a GNU `L` or `K` member.
+bsdtar expects UTF-8 in pax paths and complains, and GNU tar warns of the `hdrcharset` record that
+would declare them binary.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ext4img.structs.tar import (
     XHDTYPE,
 )
 
-HEADER_LIMIT_BYTES: Final = 1 << 20  # of one member's pax records; bsdtar refuses more
+HEADER_LIMIT_BYTES: Final = 1 << 20  # of one member's pax records: bsdtar's limit
 PATH_LIMIT_BYTES: Final = 1 << 17
 XATTR_PREFIX: Final = b"SCHILY.xattr."
 SPARSE_DIRECTORY: Final = b"GNUSparseFile.0"
@@ -44,11 +45,11 @@ _NO_RECORDS: Mapping[bytes, bytes] = MappingProxyType({})
 
 
 class TarHeader(NamedTuple):
-    """One member's header, whatever forms its parts have on the wire. Sizes in bytes.
+    """One member's header, independent of how its fields are encoded. Sizes in bytes.
 
-    `path` of a directory ends with "/". `size` is that of the stored data, sparse map included.
-    `times` are mtime, atime and ctime in ns, or None for a member without (mtime 0).
-    `sparse_size` is the true size of a member with holes. `xattrs` have plain names as keys.
+    The `path` of a directory ends with "/". `size` is the size of the stored data, sparse map
+    included. `times` are mtime, atime and ctime in ns, or None for a member without times (mtime 0).
+    `sparse_size` is the true size of a member with holes. The keys of `xattrs` are unescaped names.
     """
 
     path: bytes
@@ -70,14 +71,14 @@ def padding(size: int) -> int:
 
 
 def encode(header: TarHeader) -> bytes:
-    """The header's bytes: pax records if any are needed, GNU long names if any, the ustar block."""
+    """The header's bytes: pax records and GNU long names if needed, then the ustar block."""
     records: list[bytes] = []
     before = b""
     path = header.path
     if header.sparse_size is not None and path.isascii():
-        # As GNU tar writes it: who knows no sparse format extracts to a place of its own.
-        head, _, base = path.rpartition(b"/")
-        path = b"/".join((head or b".", SPARSE_DIRECTORY, base))
+        # As GNU tar does: a tar without sparse support extracts it to a separate path.
+        directory, _, base = path.rpartition(b"/")
+        path = b"/".join((directory or b".", SPARSE_DIRECTORY, base))
     name, prefix = path, b""
     if len(path) > _NAME_BYTES:
         name, prefix = _split(path)
@@ -120,18 +121,18 @@ def encode(header: TarHeader) -> bytes:
         return before + block
     data = b"".join(records)
     if len(data) > HEADER_LIMIT_BYTES:
-        raise ValueError(f"pax records of {len(data)} bytes, the format allows {HEADER_LIMIT_BYTES}")
+        raise ValueError(f"pax records of {len(data)} bytes; the format allows {HEADER_LIMIT_BYTES}")
     return b"".join((_extended_header(len(data)), data, bytes(padding(len(data))), before, block))
 
 
 def pax_record(key: bytes, value: bytes) -> bytes:
-    r"""`length key=value\n`, whose decimal length counts itself."""
+    r"""A pax record, `length key=value\n`; the decimal length includes itself."""
     return b"%b%b\n" % (_record_start(key, len(value)), value)
 
 
 @lru_cache(maxsize=4096)
 def _record_start(key: bytes, value_size: int) -> bytes:
-    """What stands before a record's value."""
+    """A record's bytes before its value."""
     rest = len(key) + value_size + 3  # the space, "=" and newline
     digits = len(str(rest))
     if len(str(rest + digits)) > digits:
@@ -139,10 +140,10 @@ def _record_start(key: bytes, value_size: int) -> bytes:
     return b"%d %b=" % (rest + digits, key)
 
 
-def parse_records(data: bytes, what: str, most: int | None = None) -> dict[bytes, bytes]:
-    """The records of a pax header, at most so many. AlteredArchiveError where lengths lie or a key comes twice."""
-    if most is not None:
-        return _parse_records(data, what, most)
+def parse_records(data: bytes, what: str, max_records: int | None = None) -> dict[bytes, bytes]:
+    """Parse pax records, at most `max_records`. AlteredArchiveError for a wrong length or a duplicate key."""
+    if max_records is not None:
+        return _parse_records(data, what, max_records)
     records: dict[bytes, bytes] = {}
     lines = data.split(b"\n")
     if not lines.pop():
@@ -160,8 +161,8 @@ def parse_records(data: bytes, what: str, most: int | None = None) -> dict[bytes
     return _parse_records(data, what)
 
 
-def _parse_records(data: bytes, what: str, most: int | None = None) -> dict[bytes, bytes]:
-    """The same of any records, one by one."""
+def _parse_records(data: bytes, what: str, max_records: int | None = None) -> dict[bytes, bytes]:
+    """The same for any records, one by one: values may contain newlines."""
     records: dict[bytes, bytes] = {}
     at = 0
     end = len(data)
@@ -169,23 +170,23 @@ def _parse_records(data: bytes, what: str, most: int | None = None) -> dict[byte
         space = data.find(b" ", at, at + 8)
         digits = data[at:space]
         if space < 0 or not digits.isdigit() or digits.startswith(b"0"):
-            raise AlteredArchiveError(f"{what}: no length where a pax record starts")
+            raise AlteredArchiveError(f"{what}: a pax record does not start with a length")
         stop = at + int(digits)
         equals = data.find(b"=", space + 1, stop)
         if stop > end or equals < 0 or data[stop - 1 : stop] != b"\n":
-            raise AlteredArchiveError(f"{what}: a pax record's length is not its length")
+            raise AlteredArchiveError(f"{what}: a pax record has a wrong length")
         key = data[space + 1 : equals]
         if key in records:
-            raise AlteredArchiveError(f"{what}: pax key {key!r} comes twice")
-        if len(records) == most:
-            raise AlteredArchiveError(f"{what}: more than {most} pax records")
+            raise AlteredArchiveError(f"{what}: duplicate pax key {key!r}")
+        if len(records) == max_records:
+            raise AlteredArchiveError(f"{what}: more than {max_records} pax records")
         records[key] = data[equals + 1 : stop - 1]
         at = stop
     return records
 
 
 def pax_time(time_ns: int) -> bytes:
-    """Decimal seconds with as many digits of the fraction as are needed."""
+    """Decimal seconds, without trailing zeros in the fraction."""
     if time_ns < 0:
         return b"-" + pax_time(-time_ns)
     seconds, fraction_ns = divmod(time_ns, _BILLION)
@@ -200,7 +201,7 @@ def _time_records(mtime_ns: int, atime_ns: int, ctime_ns: int) -> bytes:
         and mtime_ns % 10
         and atime_ns % 10
         and ctime_ns % 10
-    ):  # from 2001 to 2286, no digits to be left out: most are so
+    ):  # from 2001 to 2286, no trailing zeros: as most times
         mtime, atime, ctime = b"%d" % mtime_ns, b"%d" % atime_ns, b"%d" % ctime_ns
         return b"30 mtime=%b.%b\n30 atime=%b.%b\n30 ctime=%b.%b\n" % (
             mtime[:10],
@@ -221,12 +222,12 @@ def _time_records(mtime_ns: int, atime_ns: int, ctime_ns: int) -> bytes:
 
 @lru_cache(maxsize=4096)
 def _xattr_start(name: bytes, value_size: int) -> bytes:
-    """What stands before the value of an attribute's record."""
+    """The bytes of an attribute's record before its value."""
     return _record_start(XATTR_PREFIX + escape_key(name), value_size)
 
 
 def escape_key(key: bytes) -> bytes:
-    """An attribute's name as part of a pax key, which must not hold "="."""
+    """Escape an attribute's name for a pax key, which must not contain "="."""
     return key.replace(b"%", b"%25").replace(b"=", b"%3D")
 
 
@@ -236,7 +237,7 @@ def unescape_key(key: bytes) -> bytes:
 
 
 def _split(path: bytes) -> tuple[bytes, bytes]:
-    """(name, prefix) where the path fits into both fields at one of its "/"; else (b"", b"")."""
+    """(name, prefix) if the path fits into both fields, split at one of its "/"; else (b"", b"")."""
     if len(path) > _NAME_BYTES + 1 + _PREFIX_BYTES:
         return b"", b""
     at = path.find(b"/", len(path) - _NAME_BYTES - 1)
@@ -261,7 +262,7 @@ def _block(
     ids, tail, rest = _template(mode, uid, gid, typeflag, linkname, rdev, prefix)
     field = name.ljust(_NAME_BYTES, b"\0")
     numbers = b"%011o\0%011o\0" % (size, seconds)
-    # As in `checksum`: these are 124 bytes.
+    # As in `checksum`, of 124 bytes.
     total = rest + (adler32(field + numbers) & 0xFFFF) - 1
     return b"%b%b%b%06o\0 %b" % (field, ids, numbers, total, tail)
 
@@ -270,7 +271,7 @@ def _block(
 def _template(
     mode: int, uid: int, gid: int, typeflag: bytes, linkname: bytes, rdev: tuple[int, int], prefix: bytes
 ) -> tuple[bytes, bytes, int]:
-    """What is alike in the blocks of many members: mode to gid, typeflag to the end, the checksum of them."""
+    """Parts that many blocks have in common: mode to gid, typeflag to the end, and their checksum."""
     block = POSIX_HEADER.pack(
         (
             b"",
@@ -297,7 +298,7 @@ def _template(
 
 def checksum(block: bytes) -> int:
     """The sum of a block's 512 bytes."""
-    # The low half of Adler-32 is 1 and the sum of the bytes, modulo 65521, which 256 bytes do not reach.
+    # The low half of Adler-32 is the sum of the bytes plus 1, modulo 65521, which 256 bytes do not reach.
     half = BLOCK_BYTES // 2
     return (adler32(block[:half]) & 0xFFFF) + (adler32(block[half:]) & 0xFFFF) - 2
 

@@ -1,6 +1,6 @@
-"""Entries and bodies → the archive's bytes. docs/archive-format.md says what they are.
+"""Write entries and bodies as an archive; docs/archive-format.md has the format.
 
-The same entries give the same bytes: nothing is taken from the clock, the host or the process.
+The same entries give the same bytes: nothing depends on the clock, the host or the process.
 """
 
 from __future__ import annotations
@@ -14,26 +14,20 @@ from ext4img.archive.backup_info import BackupInfo
 from ext4img.archive.digest_thread import DigestThread, sha256_hex
 from ext4img.archive.encryption_records import build_filename
 from ext4img.archive.entry import VERITY, Entry, Segments
-from ext4img.archive.entry_codec import (
-    BACKUP_PATH,
-    MANIFEST_PATH,
-    VERITY_DIRECTORY,
-    XATTR_DIRECTORY,
-    archive_path,
-    header_of,
-)
+from ext4img.archive.entry_codec import header_of
 from ext4img.archive.manifest import ManifestWriter
 from ext4img.archive.manifest_line import (
     NO_BODY,
-    NOTHING_ELSEWHERE,
+    NO_MANIFEST_ONLY_FIELDS,
+    ChainReference,
     ChangeKey,
     Closing,
     ManifestLine,
     ManifestOnlyFields,
-    Reference,
     change_key_of,
     manifest_only_fields_of,
 )
+from ext4img.archive.member_paths import BACKUP_PATH, MANIFEST_PATH, VERITY_DIRECTORY, XATTR_DIRECTORY, archive_path
 from ext4img.archive.output import write_all
 from ext4img.archive.pax_writer import TarHeader, encode, padding
 from ext4img.archive.sparse_map import encode_map
@@ -45,18 +39,17 @@ from ext4img.structs.tar import BLOCK_BYTES, REGTYPE
 
 RECORD_BYTES: Final = 20 * BLOCK_BYTES  # tar's blocking factor: the archive ends on a multiple
 CONTROL_MODE: Final = 0o600
-_BUFFER_BYTES: Final = 256 << 10  # less than a large chunk, which then goes out without being copied
+_BUFFER_BYTES: Final = 256 << 10  # less than a large chunk, which is therefore written without a copy
 _ZEROS: Final = bytes(BLOCK_BYTES)
 Buffer = bytes | bytearray | memoryview
 
 
 class BodyStream:
-    """A file's data as it is read: the bytes of its segments one after the other.
+    """A file's data as chunks: the bytes of its segments, in order and without gaps.
 
-    A chunk must stay as it is until the second one after it is drawn: it is digested meanwhile.
-
-    `unreadable` may be filled while the chunks are drawn: (offset, length) in the file of what
-    the source did not give, for which the chunks have zeros.
+    A chunk's buffer must not change until the second chunk after it is requested, as it is digested
+    in the meantime. While the chunks are produced, `unreadable` may get the (offset, length) ranges
+    of the file that the source could not read; their bytes are zeros.
     """
 
     __slots__ = ("chunks", "unreadable")
@@ -67,7 +60,7 @@ class BodyStream:
 
 
 class _Sink(io.RawIOBase):
-    """What is below the writer's buffer. Once `output` is None all is dropped."""
+    """The stream below the writer's buffer. It discards all data once `output` is None."""
 
     def __init__(self, output: BinaryIO) -> None:
         self.output: BinaryIO | None = output
@@ -83,10 +76,9 @@ class _Sink(io.RawIOBase):
 
 class ArchiveWriter:
     """Writes members to `output` in the order in which they are added; `position` is in bytes.
-    To be used in a `with` statement, or closed.
 
-    The root comes first, then parents before children, names in byte order. After the whole tree
-    come what verity files have past their end (entries of type "verity").
+    Use it in a `with` statement, or close it. The root comes first, then parents before children,
+    names in byte order. The verity trees (entries of type "verity") come after the whole tree.
     """
 
     def __init__(self, output: BinaryIO, info: BackupInfo) -> None:
@@ -96,37 +88,39 @@ class ArchiveWriter:
         self._manifest = ManifestWriter()
         self._digests = DigestThread()
         self._order = TreeOrder()
-        self._verity: set[int] = set()  # files that have a tree
+        self._verity: set[int] = set()  # inodes of files whose verity tree is to come
         self._after_tree = False
         self.position = 0
         try:
-            self._control(BACKUP_PATH, 0, info.to_json())
+            self._add_control(BACKUP_PATH, 0, info.to_json())
         except BaseException:
             self.close()
             raise
 
     def add(self, entry: Entry, body: BodyStream | None = None) -> None:
-        """Write one entry, its body with it. What cannot be stored is an ArchiveError or LimitError."""
+        """Write one entry and its body. ArchiveError or LimitError if the archive cannot store it."""
         if entry.type == VERITY:
             self._add_verity(entry, body)
             return
         if self._after_tree:
-            raise AlteredArchiveError("it comes after what follows the tree", entry.shown)
+            raise AlteredArchiveError("a member of the tree after the verity trees", entry.shown)
         self._order.check(entry.path, entry.type == "dir")
         data_bytes = entry.data_bytes
         sparse = data_bytes != entry.body_size
         before = encode_map(entry.segments, entry.body_size) if sparse else b""
         header, overflow = header_of(entry, len(before) + data_bytes, sparse, self._encdata)
         if overflow:
-            self._control(XATTR_DIRECTORY + b"%d" % entry.inode, entry.inode, overflow)
-        self._member(header, entry.inode, before, body, change_key_of(entry), manifest_only_fields_of(entry))
+            self._add_control(XATTR_DIRECTORY + b"%d" % entry.inode, entry.inode, overflow)
+        self._add_member(header, entry.inode, before, body, change_key_of(entry), manifest_only_fields_of(entry))
         if entry.flags & EXT4_VERITY_FL and entry.type == "file" and not entry.is_link:
             self._verity.add(entry.inode)
 
     def add_unchanged(self, entry: Entry, line: ManifestLine, archive: int) -> None:
-        """Note a file whose member is in an earlier archive, where the manifest has `line` of it."""
+        """Record an unchanged file, which archive number `archive` of the chain stores, by its `line` in the base."""
         self._order.check(entry.path, is_directory=False)
-        reference = Reference(archive, line.path if line.reference is None else line.reference.path, entry.atime_ns)
+        reference = ChainReference(
+            archive, line.path if line.reference is None else line.reference.path, entry.atime_ns
+        )
         filename = build_filename(entry.stored_name) if entry.stored_name is not None else None
         path = archive_path(entry.path)
         self._manifest.add(line._replace(path=path, filename=filename, name_hash=entry.name_hash, reference=reference))
@@ -134,9 +128,9 @@ class ArchiveWriter:
             self._verity.add(entry.inode)
 
     def finish(self, chain: tuple[str, ...] = ()) -> Closing:
-        """Write the manifest and the end; the archive is complete after this.
+        """Write the manifest and the archive's end. The archive is complete after this.
 
-        `chain` are the archives that an incremental one builds on, by the SHA-256 of their manifests.
+        `chain` has the archives that an incremental archive is based on, as SHA-256 of their manifests.
         """
         start = self.position
         closing = self._manifest.finish(start, chain)
@@ -152,7 +146,7 @@ class ArchiveWriter:
         return closing
 
     def close(self) -> None:
-        """Drop what is held; of an archive not finished nothing more is written."""
+        """Release all resources. An unfinished archive stays incomplete: nothing more is written."""
         self._sink.output = None
         self._manifest.close()
         self._digests.close()
@@ -165,7 +159,7 @@ class ArchiveWriter:
 
     def _add_verity(self, entry: Entry, body: BodyStream | None) -> None:
         if entry.inode not in self._verity:
-            raise AlteredArchiveError("a verity tree of no file, or a second one", entry.shown)
+            raise AlteredArchiveError("a verity tree without its file, or a second one", entry.shown)
         self._verity.remove(entry.inode)
         self._after_tree = True
         sparse = entry.data_bytes != entry.body_size
@@ -177,26 +171,26 @@ class ArchiveWriter:
             size=len(before) + entry.data_bytes,
             sparse_size=entry.body_size if sparse else None,
         )
-        self._member(header, entry.inode, before, body)
+        self._add_member(header, entry.inode, before, body)
 
-    def _control(self, path: bytes, inode: int, data: bytes) -> None:
-        """A member of the archive's own."""
-        self._member(TarHeader(path, REGTYPE, CONTROL_MODE, size=len(data)), inode, b"", BodyStream((data,)))
+    def _add_control(self, path: bytes, inode: int, data: bytes) -> None:
+        """Write one of the archive's own members."""
+        self._add_member(TarHeader(path, REGTYPE, CONTROL_MODE, size=len(data)), inode, b"", BodyStream((data,)))
 
-    def _member(
+    def _add_member(
         self,
         header: TarHeader,
         inode: int,
         before: bytes,
         body: BodyStream | None,
-        identity: ChangeKey | None = None,
-        elsewhere: ManifestOnlyFields = NOTHING_ELSEWHERE,
+        change_key: ChangeKey | None = None,
+        manifest_only: ManifestOnlyFields = NO_MANIFEST_ONLY_FIELDS,
     ) -> None:
-        """Header, sparse map, body and padding, and the manifest's line about them."""
+        """Write header, sparse map, body and padding, and add the manifest's line."""
         offset = self.position
-        head = encode(header)
+        header_bytes = encode(header)
         write = self._output.write
-        write(head)
+        write(header_bytes)
         sha256 = NO_BODY
         size = len(before)
         unreadable: Segments = ()
@@ -212,22 +206,20 @@ class ArchiveWriter:
                 unreadable = tuple(body.unreadable)
             write(_ZEROS[: -size % BLOCK_BYTES])
             sha256 = digest.hexdigest()
-        self.position += len(head) + size + -size % BLOCK_BYTES
+        self.position += len(header_bytes) + size + -size % BLOCK_BYTES
         if size != header.size:
-            raise AlteredArchiveError(
-                f"its body has {size} bytes, {header.size} were announced", decode_path(header.path)
-            )
+            raise AlteredArchiveError(f"its body has {size} bytes instead of {header.size}", decode_path(header.path))
         self._manifest.add(
             ManifestLine(
                 header.path.removesuffix(b"/"),
                 inode,
                 size,
                 sha256,
-                sha256_hex(head),
+                sha256_hex(header_bytes),
                 offset,
-                offset + len(head),
-                identity,
-                *elsewhere,
+                offset + len(header_bytes),
+                change_key,
+                *manifest_only,
                 unreadable,
             )
         )

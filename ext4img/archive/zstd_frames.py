@@ -1,7 +1,7 @@
-"""Archives in independent zstd frames: stock `zstd` reads them, and any member can be had alone.
+"""Archives in independent zstd frames: stock `zstd` reads them, and any part can be read by itself.
 
-The frames' places stand in a seek table at the end, in a frame that decoders pass by. Python 3.14
-has zstd in its library, for others there is the extra `zstd`.
+A seek table at the end, in a frame that decoders skip, has the frames' sizes. Python 3.14 has zstd in
+its library; older versions need the extra `zstd`.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from ext4img.structs.zstd import (
     ZSTD_SKIPPABLE_MAGIC,
 )
 
-FRAME_BYTES: Final = 4 << 20  # of the archive in one frame
-_FRAME_MOST_BYTES: Final = 64 << 20
-_WINDOW_LOG_MOST: Final = 27
-_FRAMES_MOST: Final = 1 << 22
-_FRAMES_KEPT: Final = 2
+FRAME_BYTES: Final = 4 << 20  # of archive in one frame
+_MAX_FRAME_BYTES: Final = 64 << 20
+_MAX_WINDOW_LOG: Final = 27
+_MAX_FRAMES: Final = 1 << 22
+_MAX_CACHED_FRAMES: Final = 2
 _LEVEL: Final = 3
 
 
 class ReadAt(Protocol):
-    """Exactly so many bytes from a position on, or an ArchiveError."""
+    """Exactly `length` bytes from `position`, or an ArchiveError."""
 
     def __call__(self, position: int, length: int, /) -> bytes: ...
 
 
 def zstd_module() -> ModuleType:
-    """Python's zstd, or its backport. UnsupportedFeatureError where neither is there."""
+    """Python's zstd, or its backport. UnsupportedFeatureError without either."""
     try:
         from compression import zstd
     except ImportError:
@@ -51,12 +51,12 @@ def zstd_module() -> ModuleType:
 
 
 def is_compressed(start: bytes) -> bool:
-    """Whether a file that starts so is zstd's."""
+    """Whether a file that starts with these bytes is zstd's."""
     return start.startswith(ZSTD_MAGIC)
 
 
 class FrameWriter(io.RawIOBase):
-    """Takes an archive and writes it to `output` in frames. `finish` writes the last, and the table."""
+    """Compresses an archive and writes it to `output` in frames. `finish` completes it."""
 
     def __init__(self, output: BinaryIO, level: int = _LEVEL) -> None:
         zstd = zstd_module()
@@ -71,7 +71,7 @@ class FrameWriter(io.RawIOBase):
         return True
 
     def write(self, data: bytes | bytearray | memoryview, /) -> int:  # type: ignore[override]
-        """Take all of `data`; whole frames go out."""
+        """Accept all of `data`; frames are written as they fill."""
         view = memoryview(data).cast("B")
         done = 0
         while done < len(view):
@@ -83,7 +83,7 @@ class FrameWriter(io.RawIOBase):
         return done
 
     def finish(self) -> None:
-        """Write what is left, and the seek table."""
+        """Write the last frame and the seek table."""
         if self._pending:
             self._frame()
         table = b"".join(self._table)
@@ -98,11 +98,8 @@ class FrameWriter(io.RawIOBase):
         self._pending = bytearray()
 
 
-class Frames:
-    """Reads an archive in frames at any place. `size` is the archive's, in bytes.
-
-    None of `open`'s where the file has no seek table: it can be read as a stream only.
-    """
+class FrameReader:
+    """Reads an archive in frames at any position. `size` is the decompressed size in bytes."""
 
     def __init__(self, read_at: ReadAt, table: list[tuple[int, int]]) -> None:
         zstd = zstd_module()
@@ -113,12 +110,15 @@ class Frames:
         self._compressed = [size for size, _ in table]
         self._starts = [0, *accumulate(self._sizes)]
         self._places = [0, *accumulate(self._compressed)]
-        self._kept: dict[int, bytes] = {}
+        self._cache: dict[int, bytes] = {}
         self.size = self._starts[-1]
 
     @classmethod
-    def open(cls, read_at: ReadAt, file_size: int) -> Frames | None:
-        """The frames of a file of `file_size` bytes; ArchiveError where its table is not that of the file."""
+    def open(cls, read_at: ReadAt, file_size: int) -> FrameReader | None:
+        """Open a file of `file_size` bytes by its seek table; None if it has none and is only a stream.
+
+        ArchiveError if the table does not fit the file, LimitError if a frame is too large.
+        """
         if file_size < ZSTD_SKIPPABLE_HEADER.size + ZSTD_SEEK_FOOTER.size:
             return None
         footer = ZSTD_SEEK_FOOTER.unpack(read_at(file_size - ZSTD_SEEK_FOOTER.size, ZSTD_SEEK_FOOTER.size))
@@ -126,7 +126,7 @@ class Frames:
             return None
         count = footer.Number_Of_Frames
         size = ZSTD_SKIPPABLE_HEADER.size + count * ZSTD_SEEK_ENTRY.size + ZSTD_SEEK_FOOTER.size
-        if count > _FRAMES_MOST or size > file_size:
+        if count > _MAX_FRAMES or size > file_size:
             raise ArchiveError(f"a seek table of {count} frames")
         raw = read_at(file_size - size, size)
         header = ZSTD_SKIPPABLE_HEADER.unpack(raw)
@@ -134,13 +134,13 @@ class Frames:
         if header.Magic_Number != ZSTD_SKIPPABLE_MAGIC or header.Frame_Size != size - ZSTD_SKIPPABLE_HEADER.size:
             raise ArchiveError("the seek table's frame is damaged")
         if sum(entry.Compressed_Size for entry in table) != file_size - size:
-            raise ArchiveError("the seek table is not that of the file")
-        if any(max(entry) > _FRAME_MOST_BYTES for entry in table):
-            raise LimitError(f"a frame of more than {_FRAME_MOST_BYTES} bytes")
+            raise ArchiveError("the seek table does not fit the file")
+        if any(max(entry) > _MAX_FRAME_BYTES for entry in table):
+            raise LimitError(f"a frame of more than {_MAX_FRAME_BYTES} bytes")
         return cls(read_at, [tuple(entry) for entry in table])
 
     def read_into(self, position: int, buffer: memoryview) -> int:
-        """Fill the buffer as far as one frame goes; how many bytes it was, 0 at the end."""
+        """Fill the buffer from one frame; return the number of bytes, 0 at the end."""
         if position >= self.size:
             return 0
         index = bisect_right(self._starts, position) - 1
@@ -151,22 +151,24 @@ class Frames:
         return count
 
     def _frame(self, index: int) -> bytes:
-        kept = self._kept.get(index)
-        if kept is not None:
-            return kept
+        cached = self._cache.get(index)
+        if cached is not None:
+            return cached
         raw = self._read_at(self._places[index], self._compressed[index])
         size = self._sizes[index]
         try:
-            limit = {self._zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MOST}
+            limit = {self._zstd.DecompressionParameter.window_log_max: _MAX_WINDOW_LOG}
             decompressor = self._zstd.ZstdDecompressor(options=limit)
             frame = cast("bytes", decompressor.decompress(raw, size + 1))
         except self._error as error:
             raise ArchiveError(f"zstd frame at byte offset {self._places[index]} is damaged: {error}") from error
         if len(frame) != size or not decompressor.eof or decompressor.unused_data:
-            raise ArchiveError(f"zstd frame at byte offset {self._places[index]} is not of the size promised")
-        while len(self._kept) >= _FRAMES_KEPT:
-            del self._kept[next(iter(self._kept))]
-        self._kept[index] = frame
+            raise ArchiveError(
+                f"zstd frame at byte offset {self._places[index]} does not have the size in the seek table"
+            )
+        while len(self._cache) >= _MAX_CACHED_FRAMES:
+            del self._cache[next(iter(self._cache))]
+        self._cache[index] = frame
         return frame
 
 
@@ -176,7 +178,7 @@ class DecompressedStream(io.RawIOBase):
     def __init__(self, source: BinaryIO) -> None:
         zstd = zstd_module()
         self._error: type[Exception] = zstd.ZstdError
-        self._file = zstd.ZstdFile(source, options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MOST})
+        self._file = zstd.ZstdFile(source, options={zstd.DecompressionParameter.window_log_max: _MAX_WINDOW_LOG})
 
     def readable(self) -> bool:
         return True
@@ -187,11 +189,11 @@ class DecompressedStream(io.RawIOBase):
         except self._error as error:
             raise ArchiveError(f"zstd frame is damaged: {error}") from error
         except EOFError:
-            return 0  # cut in the middle of a frame: the archive is, too
+            return 0  # cut in the middle of a frame, and so is the archive
 
 
-class Joined(io.RawIOBase):
-    """What was read already, then the rest."""
+class PrefixedStream(io.RawIOBase):
+    """A stream whose first bytes were read already: gives those, then the rest."""
 
     def __init__(self, start: bytes, rest: BinaryIO) -> None:
         self._start = start

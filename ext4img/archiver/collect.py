@@ -13,10 +13,10 @@ from typing import Final, NamedTuple
 from ext4img.archive.backup_info import BackupInfo
 from ext4img.archive.encryption_records import CONTEXT_BYTES
 from ext4img.archive.entry import (
+    MAX_UNWRITTEN,
     MODE_OF_TYPE,
     NO_XATTRS,
     ROOT,
-    UNWRITTEN_MOST,
     VERITY,
     VERITY_ALIGNMENT_BYTES,
     Entry,
@@ -388,10 +388,10 @@ class TreeScanner:
         """The byte ranges whose blocks are allocated but not written."""
         size = self._block_size
         ranges = [(run.lblk * size, run.length * size) for run in contents.runs if run.state == UNWRITTEN]
-        if len(ranges) > UNWRITTEN_MOST:
+        if len(ranges) > MAX_UNWRITTEN:
             place = Place(inode=inode.number)
-            self._problems.note(f"only {UNWRITTEN_MOST} of {len(ranges)} unwritten ranges are recorded", place)
-        return tuple(ranges[:UNWRITTEN_MOST])
+            self._problems.note(f"only {MAX_UNWRITTEN} of {len(ranges)} unwritten ranges are recorded", place)
+        return tuple(ranges[:MAX_UNWRITTEN])
 
     def _body(self, contents: Contents, segments: Segments, start: int = 0) -> BodyStream:
         """The bytes of the segments, whose offsets count from byte `start` of the file."""

@@ -79,7 +79,7 @@ def compare(backup: ArchiveSource | BackupSource, fs: FileSystem, *, progress: P
                     report.add(member.entry, ", ".join(what))
                 current = next(found, None)
             if progress is not None:
-                progress(member.offset, opened.total_bytes)
+                progress(member.position, opened.total_bytes)
         while current is not None:
             _only_on_image(current[0], opened, report)
             current = next(found, None)

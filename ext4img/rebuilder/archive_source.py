@@ -15,7 +15,7 @@ from typing import Final
 
 from ext4img.archive.digest_thread import DigestThread
 from ext4img.archive.entry import Segments
-from ext4img.archive.member_reader import CHUNK_BYTES, Member
+from ext4img.archive.member import CHUNK_BYTES, Member
 from ext4img.archive.reader import Archive
 from ext4img.errors import AlteredArchiveError, ArchiveError
 from ext4img.mkfs import RandomAccessBody
@@ -59,7 +59,7 @@ class ArchiveRebuildSource(NumberedBodies):
         """See `RebuildSource`."""
         for member in self.archive.members():
             entry = member.entry
-            self.position = member.offset
+            self.position = member.position
             yield SourceEntry(entry, self._add(member), member.unreadable)
 
     def _add(self, member: Member) -> int:
@@ -71,14 +71,14 @@ class ArchiveRebuildSource(NumberedBodies):
             return NO_BODY
         line = member.line()
         try:
-            digest = bytes.fromhex(line.sha256)
+            digest = bytes.fromhex(line.data_sha256)
         except ValueError:
             digest = b""
         if len(digest) != _DIGEST_BYTES:
-            raise AlteredArchiveError(f"its digest in the manifest is {line.sha256[:80]!r}", entry.shown)
+            raise AlteredArchiveError(f"its digest in the manifest is {line.data_sha256[:80]!r}", entry.shown)
         number = len(self._data)
-        self._data.append(line.data)
-        self._sizes.append(line.size)
+        self._data.append(line.data_offset)
+        self._sizes.append(line.data_size)
         self._digests += digest
         if entry.data_bytes != entry.body_size:
             self._segments[number] = entry.segments
@@ -124,7 +124,8 @@ class ArchiveRebuildSource(NumberedBodies):
     def altered_error(self, data: int) -> AlteredArchiveError:
         """The error for the member whose data begins at byte `data`."""
         path = next(
-            (decode_path(line.path) for line in self.archive.manifest() if line.data == data and line.size), None
+            (decode_path(line.path) for line in self.archive.manifest() if line.data_offset == data and line.data_size),
+            None,
         )
         return AlteredArchiveError("its contents are not those that were written", path)
 

@@ -41,7 +41,7 @@ class DirectoryRebuildSource(NumberedBodies):
         """
         for number, member in enumerate(self._backup.members()):
             entry = member.entry
-            self.position = member.offset
+            self.position = member.position
             if entry.context is not None or not entry.segments or member.unreadable:
                 entry = entry._replace(segments=_read_segments(member))
             yield SourceEntry(entry, number if entry.segments else NO_BODY, member.unreadable)

@@ -249,7 +249,7 @@ class NodeStream:
         entry = source_entry.entry
         is_directory = entry.type == "dir" and not entry.is_link
         names = () if entry.path == ROOT else tuple(entry.path.split(b"/"))
-        if self._path_filter is None or not names or self._path_filter.takes(names, is_directory=is_directory):
+        if self._path_filter is None or not names or self._path_filter.selects(names, is_directory=is_directory):
             return True
         if entry.links > 1 and not entry.is_link:
             self._unwanted_first_names[entry.inode] = source_entry

@@ -243,7 +243,7 @@ class Rebuild:
         with ArchiveInput(source) as stream:
             cursor = stream.cursor()
             try:
-                while part := cursor.rest(_COPY_BYTES):
+                while part := cursor.read_rest(_COPY_BYTES):
                     copy.write(part)
                 copy.seek(0)
             except OSError as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ext4img.archive.decryption import EntryDecryptor
 from ext4img.archive.entry import Entry
-from ext4img.archive.member_reader import CHUNK_BYTES
+from ext4img.archive.member import CHUNK_BYTES
 from ext4img.errors import NoKeyError
 from ext4img.hostfs.safe_dir import NameTaken
 from ext4img.names.paths import decode_path
@@ -114,7 +114,7 @@ class MemberRestorer:
         chunks = member.chunks() if cipher is None else self._decrypted(member, cipher)
         as_stored = entry.is_encrypted and cipher is None
         with_records = as_stored or (in_plain_directory and entry.stored_name is not None)
-        return self._target.write_file(name, entry, size, chunks, member.stored_bytes, with_records)
+        return self._target.write_file(name, entry, size, chunks, member.data_size, with_records)
 
     def _decrypted(self, member: Restorable, cipher: ContentsCipher) -> Iterator[tuple[int, memoryview]]:
         for offset, chunk in member.chunks():

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from ext4img.archive.decryption import EntryDecryptor
 from ext4img.archive.entry import MODE_OF_TYPE, ROOT, VERITY, Entry
-from ext4img.archive.entry_codec import is_control, tree_path
 from ext4img.archive.manifest_line import ManifestLine
-from ext4img.archive.member_reader import DamagedMembers
+from ext4img.archive.member import DamagedMembers
+from ext4img.archive.member_paths import is_control, tree_path
 from ext4img.archive.path_filter import PathFilter
 from ext4img.crypto.policy import NONCE_SIZE
 from ext4img.errors import (
@@ -93,7 +93,7 @@ class Restorer:
                     if may_discard:
                         self._made.append(made)
                     if progress is not None:
-                        progress(member.offset + member.stored_bytes, total)
+                        progress(member.position + member.data_size, total)
             except DamagedMembers as error:
                 damaged = error
             except TruncatedArchiveError as error:
@@ -243,7 +243,7 @@ class Restorer:
         """Whether it is at or below one of the paths in `only`, or a directory that leads there."""
         is_directory = entry.type == "dir" and not entry.is_link
         paths = tuple(entry.path.split(b"/")), (*self._target.names(), name)
-        if self._selected is None or self._selected.takes(*paths, is_directory=is_directory):
+        if self._selected is None or self._selected.selects(*paths, is_directory=is_directory):
             return True
         if is_directory:
             self._skip_subtree(entry, 0, no_key=False)

@@ -22,8 +22,11 @@ class Restorable(Protocol):
     """A member of an archive, or something like it. See `Member`."""
 
     entry: Entry
-    offset: int
-    stored_bytes: int
+    data_size: int
+
+    @property
+    def position(self) -> int:
+        """Where it starts, in bytes of everything that is restored: for progress."""
 
     def chunks(self) -> Iterator[tuple[int, memoryview]]:
         """(offset in the body, at most 1 MiB of it), valid until the next is drawn."""

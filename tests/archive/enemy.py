@@ -10,8 +10,8 @@ import io
 from typing import Any
 
 from ext4img.archive.backup_info import BackupInfo
-from ext4img.archive.entry_codec import BACKUP_PATH, MANIFEST_PATH, is_control
 from ext4img.archive.manifest_line import ChangeKey, Closing, ManifestLine, build_closing, build_line
+from ext4img.archive.member_paths import BACKUP_PATH, MANIFEST_PATH, is_control
 from ext4img.archive.pax_writer import TarHeader, encode, padding
 from ext4img.structs.tar import DIRTYPE, LNKTYPE, REGTYPE, SYMTYPE
 from tests.archive.synthetic import UUID
@@ -34,28 +34,28 @@ class EnemyArchive:
         data: bytes = b"",
         *,
         inode: int | None = None,
-        head: bytes | None = None,
-        identity: ChangeKey | None = None,
+        header_bytes: bytes | None = None,
+        change_key: ChangeKey | None = None,
         line: dict[str, Any] | None = None,
     ) -> None:
-        """A member as it is given; `head` replaces its header's bytes, `line` what the manifest says."""
+        """A member as it is given; `header_bytes` replaces its header's bytes, `line` what the manifest says."""
         size = len(data)
         header = header._replace(size=size)
         offset = self.output.tell()
-        head = head if head is not None else encode(header)
-        self.output.write(head + data + bytes(padding(len(data))))
-        if identity is None and not is_control(header.path):
-            identity = ChangeKey(0, len(data) if header.typeflag == REGTYPE else 0, TIMES[2], 0)
-        digest = hashlib.sha256(head).hexdigest()
+        header_bytes = header_bytes if header_bytes is not None else encode(header)
+        self.output.write(header_bytes + data + bytes(padding(len(data))))
+        if change_key is None and not is_control(header.path):
+            change_key = ChangeKey(0, len(data) if header.typeflag == REGTYPE else 0, TIMES[2], 0)
+        digest = hashlib.sha256(header_bytes).hexdigest()
         facts: dict[str, Any] = {
             "path": header.path.removesuffix(b"/"),
             "inode": self.number if inode is None else inode,
-            "size": size,
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "head": digest,
-            "offset": offset,
-            "data": offset + len(head),
-            "identity": identity,
+            "data_size": size,
+            "data_sha256": hashlib.sha256(data).hexdigest(),
+            "header_sha256": digest,
+            "header_offset": offset,
+            "data_offset": offset + len(header_bytes),
+            "change_key": change_key,
         }
         self.lines.append(ManifestLine(**{**facts, **(line or {})}))
 
@@ -94,5 +94,5 @@ class EnemyArchive:
         offset = self.output.tell()
         data = b"".join(map(build_line, self.lines))
         data += build_closing(Closing(len(self.lines), offset, hashlib.sha256(data).hexdigest(), 0))
-        head = encode(TarHeader(MANIFEST_PATH, REGTYPE, size=len(data)))
-        return self.output.getvalue() + head + data + bytes(padding(len(data))) + end
+        header_bytes = encode(TarHeader(MANIFEST_PATH, REGTYPE, size=len(data)))
+        return self.output.getvalue() + header_bytes + data + bytes(padding(len(data))) + end

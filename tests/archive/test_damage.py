@@ -133,14 +133,14 @@ def test_a_truncated_archive_is_said_to_be_one(tree: Tree):
 def test_verify_names_every_damaged_member(tree: Tree):
     data = bytearray(tree.archive())
     with Archive(io.BytesIO(data)) as archive:
-        lines = [line for line in archive.manifest() if line.size and not line.path.startswith(b".ext4img")]
-        heads = [line for line in archive.manifest() if not line.size][3:5]
+        lines = [line for line in archive.manifest() if line.data_size and not line.path.startswith(b".ext4img")]
+        heads = [line for line in archive.manifest() if not line.data_size][3:5]
         members = len(list(archive))
     damaged = [lines[1], lines[3], lines[-2]]
     for line in damaged:
-        data[line.data + line.size - 1] ^= 4
+        data[line.data_offset + line.data_size - 1] ^= 4
     for line in heads:
-        data[line.offset + 700] ^= 1
+        data[line.header_offset + 700] ^= 1
     report = verify(io.BytesIO(bytes(data)))
     assert not report.intact
     assert report.damaged == 5

@@ -19,8 +19,9 @@ import pytest
 from ext4img import Archive, rebuild, restore, verify
 from ext4img.archive.backup_info import BackupInfo
 from ext4img.archive.encryption_records import build_filename, build_metadata
-from ext4img.archive.entry_codec import FILENAME, MANIFEST_PATH
+from ext4img.archive.entry_codec import FILENAME
 from ext4img.archive.manifest_line import ChangeKey
+from ext4img.archive.member_paths import MANIFEST_PATH
 from ext4img.archive.pax_writer import TarHeader, pax_record
 from ext4img.errors import AlteredArchiveError, ArchiveError, Ext4Error, UnsafeArchiveError
 from ext4img.names.nokey import nokey_name
@@ -334,7 +335,7 @@ def test_more_attributes_than_a_file_can_have(overflow: int, opened, places):
 @pytest.mark.parametrize("digest", ["z" * 64, "A" * 64, "\u0663" * 64])
 def test_digests_that_are_none(digest: str, tmp_path: Path):
     archive = EnemyArchive().root()
-    archive.add(b"f", data=b"data", line={"sha256": digest})
+    archive.add(b"f", data=b"data", line={"data_sha256": digest})
     with pytest.raises(AlteredArchiveError):
         rebuild(as_file(archive.bytes()), tmp_path / "image")
     assert not list(tmp_path.iterdir())
@@ -346,11 +347,11 @@ def test_digests_that_are_none(digest: str, tmp_path: Path):
     [
         ("another path", {"path": b"g"}),
         ("another inode", {"inode": 7}),
-        ("another size", {"size": 99}),
-        ("another digest", {"sha256": "0" * 64}),
-        ("another head", {"head": "0" * 64}),
-        ("another place", {"offset": 512}),
-        ("no identity", {"identity": None}),
+        ("another size", {"data_size": 99}),
+        ("another digest", {"data_sha256": "0" * 64}),
+        ("another header", {"header_sha256": "0" * 64}),
+        ("another place", {"header_offset": 512}),
+        ("no change key", {"change_key": None}),
         ("a name it has not", {"filename": build_filename(bytes(16))}),
     ],
 )
@@ -498,7 +499,7 @@ def test_extreme_values_are_taken_or_left_out(opened, places):
     record = b'{"number":99,"generation":0,"flags":4294967295,"links":65535,"project":4294967295}'
     for name, times in ((b"time-a", (far,) * 3), (b"time-b", (-far,) * 3)):
         header = TarHeader(name, REGTYPE, times=times, xattrs={b"trusted.ext4img.inode": record})
-        archive.raw(header, inode=99, identity=ChangeKey(0, 0, times[2], 0))
+        archive.raw(header, inode=99, change_key=ChangeKey(0, 0, times[2], 0))
     restore(opened(archive.bytes()), places[0], devices=True)
     subprocess.run(["chattr", "-R", "-i", "-a", str(places[0])], check=False, capture_output=True)
     assert not (places[0] / "nobody").stat().st_mode & 0o6000
@@ -512,7 +513,7 @@ def test_huge_files_cost_nothing(places):
     record = {b"trusted.ext4img.inode": b'{"number":99,"generation":0,"flags":0,"links":1}'}
     header = TarHeader(b"huge", REGTYPE, times=TIMES, sparse_size=1 << 62, xattrs=record)
     text = b"1\n%d\n0\n" % (1 << 62)
-    archive.raw(header, text + bytes(512 - len(text)), inode=99, identity=ChangeKey(0, 1 << 62, TIMES[2], 0))
+    archive.raw(header, text + bytes(512 - len(text)), inode=99, change_key=ChangeKey(0, 1 << 62, TIMES[2], 0))
     archive.add(b"next", data=b"x")
     report = restore(as_file(archive.bytes()), places[0])
     assert (places[0] / "next").read_bytes() == b"x"

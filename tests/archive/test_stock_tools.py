@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from ext4img.archive.entry import VERITY, Entry
-from ext4img.archive.entry_codec import archive_path, records_of
+from ext4img.archive.entry_codec import records_of
+from ext4img.archive.member_paths import archive_path
 from tests.archive.synthetic import Tree, encrypted_tree, plain_tree
 
 TARS = ["tar", "bsdtar"]

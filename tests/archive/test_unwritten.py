@@ -11,7 +11,8 @@ import pytest
 import ext4img
 from ext4img import Archive, backup, compare, open_backup, verify
 from ext4img.archive.entry import UNWRITTEN_KEPT, Entry
-from ext4img.archive.entry_codec import INODE, INODE_LINE_LIMIT_BYTES, records_of
+from ext4img.archive.entry_codec import records_of
+from ext4img.archive.inode_record import INODE, INODE_LINE_LIMIT_BYTES
 from ext4img.errors import AlteredArchiveError
 from tests.archive.synthetic import Tree
 from tests.archive.test_archive import as_file, as_stream

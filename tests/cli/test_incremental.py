@@ -148,7 +148,7 @@ def test_a_missing_base_is_named(chain: Path, capfd):
         capfd.readouterr()
         assert run(*command, chain / "days/tuesday.tar", *target) == 6
         message, hint = last_lines(capfd)
-        assert "it builds on an archive that is missing: number 1 of its chain, manifest " in message
+        assert "it is based on an archive that is missing: number 1 of its chain, manifest " in message
         assert hint.strip().startswith("hint: --base PATH")
     assert not (chain / "target").exists()
 

@@ -387,12 +387,12 @@ class TestDamagedArchives:
     def test_an_altered_body_leaves_no_image(self, make: Callable[[], Tree], tmp_path: Path):
         data = bytearray(make().archive())
         with ext4img.Archive(io.BytesIO(data)) as archive:
-            lines = [line for line in archive.manifest() if line.size and line.inode]
+            lines = [line for line in archive.manifest() if line.data_size and line.inode]
         for line in lines[:: max(len(lines) // 6, 1)]:
-            data[line.data + line.size - 1] ^= 1
+            data[line.data_offset + line.data_size - 1] ^= 1
             with pytest.raises(AlteredArchiveError):
                 rebuild(io.BytesIO(data), tmp_path / "o.img", salvage=True)
-            data[line.data + line.size - 1] ^= 1
+            data[line.data_offset + line.data_size - 1] ^= 1
             assert os.listdir(tmp_path) == []
         rebuild(io.BytesIO(data), tmp_path / "o.img", salvage=True)
 
@@ -422,7 +422,7 @@ class TestDamagedArchives:
     @pytest.mark.parametrize("digest", ["z" * 64, "ab" * 31 + "  ", "é" * 64])
     def test_a_digest_that_is_none(self, digest: str, tmp_path: Path):
         archive = EnemyArchive().root()
-        archive.add(b"f", data=b"contents", line={"sha256": digest})
+        archive.add(b"f", data=b"contents", line={"data_sha256": digest})
         with pytest.raises(AlteredArchiveError):
             rebuild(io.BytesIO(archive.bytes()), tmp_path / "o.img")
 

@@ -66,12 +66,12 @@ def test_each_body_in_turn(tmp_path: Path):
             links[entry.link_target].add(entry.path)
     tried = 0
     for number, line in enumerate(lines_of(data).values()):
-        if not line.size or line.path.startswith(b".ext4img/"):
+        if not line.data_size or line.path.startswith(b".ext4img/"):
             continue
         tried += 1
         path = line.path.replace(b".ext4img~", b".ext4img")
         target = tmp_path / str(number)
-        report = restore(flipped(data, line.data + line.size - 1), target)
+        report = restore(flipped(data, line.data_offset + line.data_size - 1), target)
         missing = {path} | links.get(path, set())
         assert report.left_out == len(missing)
         assert report.damaged == 1
@@ -90,7 +90,7 @@ def test_each_header_in_turn(where: int, tmp_path: Path):
             continue
         path = line.path.replace(b".ext4img~", b".ext4img")
         target = tmp_path / str(number)
-        report = restore(flipped(data, line.offset + where), target)
+        report = restore(flipped(data, line.header_offset + where), target)
         assert report.damaged == 1
         assert named(report) == {os.fsdecode(path)}
         links = {entry.path for entry in kinds.values() if entry.is_link and entry.link_target == path}
@@ -113,7 +113,7 @@ def test_the_header_of_an_encrypted_directory(tmp_path: Path):
     data = tree.archive()
     top = next(entry for entry, _ in tree.members if entry.is_encrypted and entry.type == "dir")
     below = [entry for entry, _ in tree.members if entry.path.startswith(top.path + b"/")]
-    report = restore(flipped(data, lines_of(data)[top.path].offset + 700), tmp_path / "t", keys=[KEY])
+    report = restore(flipped(data, lines_of(data)[top.path].header_offset + 700), tmp_path / "t", keys=[KEY])
     assert report.left_out == 1 + len(below)
     assert os.listdir(tmp_path / "t") == ["plain.txt"]
 
@@ -122,7 +122,7 @@ def test_a_map_of_holes(tmp_path: Path):
     tree = plain_files()
     data = tree.archive()
     line = lines_of(data)[b"holes"]
-    for position in range(line.data, line.data + 20, 3):
+    for position in range(line.data_offset, line.data_offset + 20, 3):
         target = tmp_path / str(position)
         report = restore(flipped(data, position), target)
         assert named(report) == {"holes"}
@@ -134,7 +134,7 @@ def test_attributes_in_a_member_of_their_own(tmp_path: Path):
     data = tree.archive()
     wide = next(entry for entry, _ in tree.members if entry.path == b"wide")
     line = lines_of(data)[b".ext4img/xattrs/%d" % wide.inode]
-    for position in (line.offset + 10, line.data + 5):
+    for position in (line.header_offset + 10, line.data_offset + 5):
         target = tmp_path / str(position)
         report = restore(flipped(data, position), target)
         assert "wide" in named(report)
@@ -145,7 +145,7 @@ def test_many_at_once(tmp_path: Path):
     tree = plain_files()
     data = tree.archive()
     lines = lines_of(data)
-    positions = [lines[path].offset + 150 for path in (b".", b"a", b"a/empty", b"a/first", b"deep", b"old")]
+    positions = [lines[path].header_offset + 150 for path in (b".", b"a", b"a/empty", b"a/first", b"deep", b"old")]
     report = restore(flipped(data, *positions), tmp_path / "t")
     assert named(report) == {".", "a", "a/empty", "a/first", "deep", "old"}
     latin = b"caf\xe9-" * 40
@@ -159,7 +159,7 @@ def test_a_key_is_found_out_all_the_same(tmp_path: Path):
     small = next(entry for entry, _ in tree.members if entry.size == 2)
     empty = next(entry for entry, _ in tree.members if entry.type == "fifo")
     lines = lines_of(data)
-    positions = lines[small.path].data + 4000, lines[empty.path].offset + 600
+    positions = lines[small.path].data_offset + 4000, lines[empty.path].header_offset + 600
     report = restore(flipped(data, *positions), tmp_path / "t", keys=[KEY])
     assert (report.left_out, report.damaged) == (2, 2)
     assert contents(tmp_path / "t", b"secret/odd") == tree.plain[b"secret/odd"]
@@ -192,13 +192,15 @@ class TestStream:
             names.setdefault(entry.link_target if entry.is_link else entry.path, set()).add(entry.path)
         tried = 0
         for number, line in enumerate(lines_of(data).values()):
-            if not line.size or line.path.startswith(b".ext4img/") or line.path == b"hole-only":
+            if not line.data_size or line.path.startswith(b".ext4img/") or line.path == b"hole-only":
                 continue
             tried += 1
             path = line.path.replace(b".ext4img~", b".ext4img")
-            for where in (line.size - 1, line.size) if line.size % 512 else (line.size - 1,):  # the padding, too
+            for where in (
+                (line.data_size - 1, line.data_size) if line.data_size % 512 else (line.data_size - 1,)
+            ):  # the padding, too
                 target = tmp_path / f"{number}-{where}"
-                report = restore(as_stream(flipped(data, line.data + where).getvalue()), target)
+                report = restore(as_stream(flipped(data, line.data_offset + where).getvalue()), target)
                 assert report.left_out == len(names[path]) == report.damaged
                 assert named(report) == {os.fsdecode(line.path)}
                 assert_all_but(tree, target, names[path])
@@ -213,8 +215,8 @@ class TestStream:
         tree = plain_files()
         data = tree.archive()
         line = lines_of(data)[b"reserved-attribute"]
-        head = data[line.offset : line.data]
-        position = line.offset + head.index(b"uid=" if b"uid=" in head else b"mtime=") + 8
+        head = data[line.header_offset : line.data_offset]
+        position = line.header_offset + head.index(b"uid=" if b"uid=" in head else b"mtime=") + 8
         report = restore(as_stream(flipped(data, position).getvalue()), tmp_path / "t")
         assert named(report) == {"reserved-attribute"}
         assert_all_but(tree, tmp_path / "t", {b"reserved-attribute"})
@@ -224,14 +226,14 @@ class TestStream:
         data = plain_files().archive()
         line = lines_of(data)[b"hole-only"]
         with pytest.raises(AlteredArchiveError, match="hole-only"):
-            restore(as_stream(flipped(data, line.data + line.size - 1).getvalue()), tmp_path / "t")
+            restore(as_stream(flipped(data, line.data_offset + line.data_size - 1).getvalue()), tmp_path / "t")
         assert os.listdir(tmp_path / "t") == []
 
     def test_a_directorys_attributes(self, tmp_path: Path):
         """Everything below depends on them: nothing is restored."""
         data = plain_files().archive()
         line = lines_of(data)[b"deep"]
-        position = line.offset + data[line.offset : line.data].index(b"mtime=") + 8
+        position = line.header_offset + data[line.header_offset : line.data_offset].index(b"mtime=") + 8
         with pytest.raises(AlteredArchiveError, match="deep"):
             restore(as_stream(flipped(data, position).getvalue()), tmp_path / "t")
         assert os.listdir(tmp_path / "t") == []
@@ -241,7 +243,7 @@ class TestStream:
         data = tree.archive()
         small = next(entry for entry, _ in tree.members if entry.size == 2)
         report = restore(
-            as_stream(flipped(data, lines_of(data)[small.path].data).getvalue()),
+            as_stream(flipped(data, lines_of(data)[small.path].data_offset).getvalue()),
             tmp_path / "t",
             keys=[KEY],
             only=["secret/odd"],
@@ -261,8 +263,10 @@ def test_an_archive_that_was_cut_short_is_salvaged_if_asked(stream: bool, tmp_pa
     tree = plain_files()
     data = tree.archive()
     lines = lines_of(data)
-    cuts = [lines[path].offset + more for path in (b"a/first", b"deep/" + b"0-" + b"d" * 60) for more in (0, 100)]
-    cuts += [lines[b"old"].data, lines[b"old"].data + 1, len(data) - 20_000]
+    cuts = [
+        lines[path].header_offset + more for path in (b"a/first", b"deep/" + b"0-" + b"d" * 60) for more in (0, 100)
+    ]
+    cuts += [lines[b"old"].data_offset, lines[b"old"].data_offset + 1, len(data) - 20_000]
     for number, cut in enumerate(cuts):
         path = tmp_path / f"{number}.tar"
         path.write_bytes(data[:cut])
@@ -276,7 +280,7 @@ def test_an_archive_that_was_cut_short_is_salvaged_if_asked(stream: bool, tmp_pa
         gone = {
             line.path.replace(b".ext4img~", b".ext4img")
             for line in lines.values()
-            if line.data + -(-line.size // 512) * 512 > cut or line.offset >= cut
+            if line.data_offset + -(-line.data_size // 512) * 512 > cut or line.header_offset >= cut
         }
         assert_all_but(tree, target, gone)
         for entry, _ in tree.members:

@@ -46,8 +46,8 @@ class MadeUp:
     """A member that has seen no reader."""
 
     entry: Entry
-    offset: int = 0
-    stored_bytes: int = 0
+    position: int = 0
+    data_size: int = 0
 
     def chunks(self) -> Iterator[tuple[int, memoryview]]:
         return iter(())

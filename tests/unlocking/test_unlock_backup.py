@@ -127,7 +127,7 @@ def test_damaged_metadata_is_reported(fixture_image: Callable[[str], UnpackedIma
         wanted = b".fscrypt/policies/" + CUSTOM_POLICY.encode()
         line = next(line for line in archive.manifest() if line.path == wanted)
     damaged = bytearray(path.read_bytes())
-    damaged[line.data] ^= 1
+    damaged[line.data_offset] ^= 1
     path.write_bytes(damaged)
     with Archive(path) as archive:
         keys = unlock(archive, "correct horse")

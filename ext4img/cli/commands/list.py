@@ -113,8 +113,8 @@ def _record(member: BackupMember) -> dict[str, Any]:
         "mtime_ns": entry.mtime_ns,
         "ctime_ns": entry.ctime_ns,
         "crtime_ns": entry.crtime_ns,
-        "offset": member.offset,
-        "stored_bytes": member.stored_bytes,
+        "offset": member.position,
+        "stored_bytes": member.data_size,
         **text_list_fields("xattrs", entry.xattrs),
     }
     if entry.type in ("char", "block"):
