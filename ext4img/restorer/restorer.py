@@ -8,11 +8,12 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
+from ext4img.archive.body import CHUNK_BYTES
 from ext4img.archive.decryption import EntryDecryptor
 from ext4img.archive.entry import MODE_OF_TYPE, ROOT, VERITY, Entry
 from ext4img.archive.entry_codec import records_of
 from ext4img.archive.manifest_line import ManifestLine
-from ext4img.archive.member import CHUNK_BYTES, DamagedMembers
+from ext4img.archive.member import DamagedMembers
 from ext4img.archive.member_paths import is_control, tree_path
 from ext4img.archive.path_filter import PathFilter, SelectedPath
 from ext4img.crypto.policy import NONCE_SIZE
