@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 
+from ext4img.archive.body import CHUNK_BYTES
 from ext4img.archive.manifest import parse_member
 from ext4img.archive.manifest_line import ManifestLine, archive_in
 from ext4img.archive.member import Member
@@ -16,8 +17,6 @@ from ext4img.archive.member_paths import XATTR_DIRECTORY
 from ext4img.archive.member_reader import MemberReader
 from ext4img.archive.reader import Archive
 from ext4img.errors import ArchiveError
-
-_STEP_BYTES = 1 << 20
 
 
 class ManifestLookahead(Iterator[bytes]):
@@ -102,8 +101,8 @@ def _is_damaged(archive: Archive, line: ManifestLine) -> bool:
         (line.data_offset, line.data_offset + line.data_size, line.data_sha256),
     ):
         digest = hashlib.sha256()
-        for offset in range(start, min(end, archive.input.size or 0), _STEP_BYTES):
-            digest.update(archive.input.read_at(offset, min(_STEP_BYTES, end - offset), "a damaged member"))
+        for offset in range(start, min(end, archive.input.size or 0), CHUNK_BYTES):
+            digest.update(archive.input.read_at(offset, min(CHUNK_BYTES, end - offset), "a damaged member"))
         if digest.hexdigest() != promised:
             return True
     return False

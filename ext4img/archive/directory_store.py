@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from typing import BinaryIO, Final, Self
 
 from ext4img.archive.backup_info import INFO_LIMIT_BYTES, BackupInfo
+from ext4img.archive.body import CHUNK_BYTES, join_chunks
 from ext4img.archive.directory_store_line import LINE_LIMIT_BYTES, DirectoryStoreLine, parse_store_line
 from ext4img.archive.entry import VERITY, Entry
 from ext4img.archive.manifest_line import Closing, build_closing, parse_line
@@ -35,7 +36,6 @@ INFO: Final = b"backup.json"
 LINES: Final = b"entries.jsonl"
 TREE: Final = b"tree"
 VERITY_DIRECTORY: Final = b"verity"
-CHUNK_BYTES: Final = 1 << 20
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -76,10 +76,7 @@ class DirectoryStoreMember:
 
     def read(self) -> bytes:
         """See `BackupMember`."""
-        body = bytearray(self.entry.body_size)
-        for offset, part in self.chunks():
-            body[offset : offset + len(part)] = part
-        return bytes(body)
+        return join_chunks(self.entry.body_size, self.chunks())
 
 
 class DirectoryStore:

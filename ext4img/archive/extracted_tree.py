@@ -10,17 +10,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from typing import Final, Self
+from typing import Self
 
 from ext4img.archive.backup_info import INFO_LIMIT_BYTES, BackupInfo
+from ext4img.archive.body import CHUNK_BYTES, join_chunks
 from ext4img.archive.entry import VERITY, Entry, Segments
 from ext4img.archive.extracted_tree_walk import TreeWalk, open_control
 from ext4img.archive.manifest_line import ManifestLine
 from ext4img.archive.member_paths import CONTROL
 from ext4img.errors import AlteredArchiveError, ArchiveError, NotFoundError
 from ext4img.names.paths import decode_path
-
-CHUNK_BYTES: Final = 1 << 20
 
 
 class TreeMember:
@@ -63,10 +62,7 @@ class TreeMember:
 
     def read(self) -> bytes:
         """See `BackupMember`."""
-        body = bytearray(self.entry.body_size)
-        for offset, part in self.chunks():
-            body[offset : offset + len(part)] = part
-        return bytes(body)
+        return join_chunks(self.entry.body_size, self.chunks())
 
     def _without_zeros(self, offset: int, part: memoryview) -> Iterator[tuple[int, memoryview]]:
         """The runs of blocks in `part` that are not all zeros."""

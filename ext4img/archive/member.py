@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Final
 
+from ext4img.archive.body import CHUNK_BYTES, join_chunks
 from ext4img.archive.digest_thread import DigestThread, sha256_hex
 from ext4img.archive.entry import Entry, Segments
 from ext4img.archive.input import Cursor
@@ -16,7 +17,6 @@ from ext4img.archive.member_paths import is_control
 from ext4img.archive.pax_writer import TarHeader, padding
 from ext4img.errors import AlteredArchiveError, ArchiveError
 
-CHUNK_BYTES: Final = 1 << 20
 _NO_DIGEST: Final = "0" * 64
 
 
@@ -98,10 +98,7 @@ class Member:
 
     def read(self) -> bytes:
         """The whole body, holes as zeros: for small ones."""
-        body = bytearray(self.entry.body_size)
-        for offset, part in self.chunks():
-            body[offset : offset + len(part)] = part
-        return bytes(body)
+        return join_chunks(self.entry.body_size, self.chunks())
 
     def finish(self, verify: bool) -> None:
         """Move the cursor to the body's end; with `verify` read and verify what was not read yet."""

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import Final
 
+from ext4img.archive.body import CHUNK_BYTES
 from ext4img.archive.digest_thread import DigestThread
 from ext4img.archive.entry import Segments
-from ext4img.archive.member import CHUNK_BYTES, Member
+from ext4img.archive.member import Member
 from ext4img.archive.reader import Archive
 from ext4img.errors import AlteredArchiveError, ArchiveError
 from ext4img.mkfs import RandomAccessBody

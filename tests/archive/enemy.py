@@ -38,7 +38,7 @@ class EnemyArchive:
         change_key: ChangeKey | None = None,
         line: dict[str, Any] | None = None,
     ) -> None:
-        """A member as it is given; `header_bytes` replaces its header's bytes, `line` what the manifest says."""
+        """Add a member as given; `header_bytes` replaces its header's bytes, `line` fields of its manifest line."""
         size = len(data)
         header = header._replace(size=size)
         offset = self.output.tell()

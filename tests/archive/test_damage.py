@@ -50,7 +50,7 @@ def files_below(root: Path) -> list[bytes]:
 
 
 def assert_whole(tree: Tree, root: Path) -> None:
-    """What has got a name of its own is what it ought to be."""
+    """Everything under its own name has its right contents."""
     for path in files_below(root):
         if path != b"secret/fifo":
             assert contents(root, path) == tree.plain[path], path
@@ -256,7 +256,7 @@ def test_a_restore_that_fails_half_way_leaves_whole_files(tree: Tree, tmp_path: 
         assert not [path for path in files_below(target) if path.endswith(b".partial")]
 
 
-def test_a_target_that_is_taken_away(tree: Tree, tmp_path: Path):
+def test_a_target_that_is_deleted(tree: Tree, tmp_path: Path):
     target = tmp_path / "t"
 
     def progress(done: int, total: int | None) -> None:

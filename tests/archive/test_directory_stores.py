@@ -90,7 +90,7 @@ class TestStore:
         with pytest.raises(ArchiveError, match="exists"):
             store_of(tree, tmp_path / "store")
 
-    def test_a_store_that_finds_no_room_is_taken_away(self, tmp_path: Path):
+    def test_a_store_without_room_is_deleted(self, tmp_path: Path):
         tree = plain_tree()
         full = os.open("/dev/full", os.O_WRONLY)
         with pytest.raises(ZeroDivisionError), DirectoryStoreWriter(str(tmp_path / "store"), tree.info) as writer:
@@ -281,7 +281,7 @@ class TestExtractedTree:
         with pytest.raises(ArchiveError):
             open_backup(str(root))
 
-    def test_names_taken_away_leave_the_others_readable(self, extract: Callable[[bytes], Path], tmp_path: Path):
+    def test_names_remain_readable_when_others_are_deleted(self, extract: Callable[[bytes], Path], tmp_path: Path):
         tree = encrypted_tree()
         root = extract(tree.archive())
         linked = next(entry for entry, _ in tree.sorted() if entry.links == 3 and not entry.is_link)

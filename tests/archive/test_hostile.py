@@ -51,7 +51,7 @@ def assert_untouched(victim: Path) -> None:
 
 
 def refused(archive: EnemyArchive, opened: Callable[[bytes], BinaryIO], target: Path, **options) -> ArchiveError:
-    """The error of a restore, or why it left one member out; verify must have one too."""
+    """The error of a restore, or of the one member that it skipped; verify must report one, too."""
     data = archive.bytes()
     with pytest.raises(ArchiveError) as caught:
         report = restore(opened(data), target, devices=True, **options)
@@ -435,7 +435,7 @@ EVIL_NAMES = {
 
 
 def encrypted(names: list[bytes]) -> EnemyArchive:
-    """An encrypted directory with these names, padded already, whatever they are."""
+    """An encrypted directory with these names, which are padded already."""
     tree = Tree()
     tree.keyring.add(KEY)
     context = context_of()
@@ -487,7 +487,7 @@ def test_a_name_that_is_not_the_one_in_its_record(opened, places):
 
 
 @both
-def test_extreme_values_are_taken_or_left_out(opened, places):
+def test_extreme_values_are_restored_or_skipped(opened, places):
     """Nothing that a header can hold ends in anything but an error of ours or a note."""
     archive = EnemyArchive().root()
     far = (10**12 - 1) * 10**9

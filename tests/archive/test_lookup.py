@@ -1,4 +1,4 @@
-"""One member by its path, plain or as it is without keys, and what its file holds."""
+"""One member found by its path, plain or no-key, and its contents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Headers: there and back, what is refused, and what Python's tarfile makes of them."""
+"""Headers survive a round trip, malformed ones are refused, and Python's tarfile reads the same."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_cut_short(length: int):
 
 
 @given(st.integers(0, 512 * 8 - 1), st.sampled_from([0, 2]))  # block 1 has only the manifest's digest
-def test_no_flipped_bit_of_a_block_is_taken(position: int, block: int):
+def test_every_flipped_bit_of_a_block_is_refused(position: int, block: int):
     raw = bytearray(SOUND)
     raw[block * 512 + position // 8] ^= 1 << position % 8
     if position // 8 in (154, 155):  # what ends the checksum may be NUL or space

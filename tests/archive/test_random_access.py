@@ -88,7 +88,7 @@ def test_of_a_store(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_members_in_any_order(tree: Tree):
-    """They share buffers, and none gets what is another's."""
+    """Members share buffers, but none gets another's data."""
     with Archive(io.BytesIO(tree.archive())) as archive:
         lines = [line for line in archive.manifest() if line.path.startswith(b"part")]
         random.Random(3).shuffle(lines)
@@ -130,7 +130,7 @@ class Silent:
 
 
 @pytest.mark.parametrize("output", [Short(), Silent()], ids=["short writes", "no counts"])
-def test_whatever_a_write_takes_all_is_written(tree: Tree, output: BinaryIO):
+def test_short_writes_are_completed(tree: Tree, output: BinaryIO):
     with ArchiveWriter(output, tree.info) as writer:
         for entry, body in tree.sorted():
             writer.add(entry, BodyStream((body,)) if body else None)

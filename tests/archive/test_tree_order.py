@@ -1,4 +1,4 @@
-"""The order of members, by which nothing can come twice or lie outside a directory."""
+"""The order of members, which rules out duplicates and members outside a directory."""
 
 from __future__ import annotations
 

@@ -196,9 +196,9 @@ def test_what_an_incremental_backup_may_build_on(chain: Path, fixture_image, cap
     assert run("backup", image, chain / "store", "--format", "dir") == 0
     (chain / "noise").write_bytes(os.urandom(5000))
     cases: list[tuple[list[str | Path], int, str]] = [
-        ([other, chain / "new", "--since", chain / "full.tar"], 6, "it is of the file system f70270eb-"),
+        ([other, chain / "new", "--since", chain / "full.tar"], 6, "a backup of file system f70270eb-"),
         ([image, chain / "new", "--since", chain / "missing.tar"], 8, "missing.tar: No such file"),
-        ([image, chain / "new", "--since", chain / "store"], 6, "it is a directory, not an archive"),
+        ([image, chain / "new", "--since", chain / "store"], 6, "a directory, not an archive"),
         ([image, chain / "new", "--since", chain / "noise"], 6, "noise: "),
         ([image, chain / "full.tar", "--since", chain / "full.tar", "--overwrite"], 8, "it is based on"),
         ([image, chain / "full.tar", "--since", chain / "days/monday.tar", "--overwrite"], 8, "it is based on"),
