@@ -14,7 +14,7 @@ from ext4img.errors import NotDirectoryError, PathError, SymlinkLoopError
 from ext4img.fs.file import File
 from ext4img.fs.inode import Inode
 from ext4img.fs.protocol import FileTree
-from ext4img.fs.pure_path import PathLike, PureExt4Path
+from ext4img.fs.pure_path import PathLike, PureExt4Path, text_of
 from ext4img.fs.resolve import MAX_SYMLINKS
 from ext4img.fs.walk import prefix_of, walk, walk_directories
 from ext4img.volume.dir_entry import DirEntry, DirEntryFields
@@ -47,7 +47,10 @@ class Ext4Path(PureExt4Path):
     __slots__ = ("_directory", "_entry", "_inode")
 
     def __init__(self, fs: FileTree, path: PathLike = "/") -> None:
-        super().__init__(fs, path)
+        # As in the base class, without its call: look-ups of many paths show the difference.
+        parts = [part for part in text_of(path).split("/") if part and part != "."]
+        self._fs = fs
+        self._text = "/" + "/".join(parts)
         self._inode: Inode | None = None
         self._entry: DirEntryFields | None = None
         self._directory = 0
@@ -124,7 +127,11 @@ class Ext4Path(PureExt4Path):
 
     def exists(self, *, follow_symlinks: bool = True) -> bool:
         """Whether it is there; also False below a file or in a loop of links."""
-        return self._is(lambda inode: True, follow_symlinks)
+        try:
+            self._target(follow_symlinks)
+        except PathError:
+            return False
+        return True
 
     def is_dir(self, *, follow_symlinks: bool = True) -> bool:
         """Whether it leads to a directory."""
