@@ -36,7 +36,7 @@ class Plan:
     placement: Placement
     usage: GroupUsage
     groups: tuple[GroupSummary, ...]
-    directory_form: DirectoryOptions
+    directory_options: DirectoryOptions
     reserved: ReservedInodes
 
     @property
@@ -147,7 +147,7 @@ def plan(
     options = (options or Options()).resolved()
     choice = FeatureChoice(options.features)
     tree = collect_nodes(nodes, options, choice, on_refusal)
-    form = _directory_form(options, choice, fold)
+    form = _directory_options(options, choice, fold)
     _lay_out_directories(tree, form, choice)
     root = tree.directories[0]
     free_number = assign_inode_numbers(tree.inodes, root.children[root.names.index(LOST_AND_FOUND)])
@@ -170,7 +170,9 @@ def plan(
     return Plan(options, geometry, tree, placement, usage, groups, form, reserved)
 
 
-def _directory_form(options: Options, choice: FeatureChoice, fold: Callable[[bytes], bytes] | None) -> DirectoryOptions:
+def _directory_options(
+    options: Options, choice: FeatureChoice, fold: Callable[[bytes], bytes] | None
+) -> DirectoryOptions:
     assert options.hash_seed is not None
     return DirectoryOptions(
         options.block_size,

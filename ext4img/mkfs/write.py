@@ -220,7 +220,7 @@ class _ImageWriter:
             inodes = self._inodes
             seed = None if self._seed is None else inodes.checksum_seed(self._seed, index)
             self._directory = DirectoryWriter(
-                self._of_directory[index], self._plan.directory_form, inodes.numbers, inodes.types, seed
+                self._of_directory[index], self._plan.directory_options, inodes.numbers, inodes.types, seed
             )
             self._directory_index = index
         return self._directory

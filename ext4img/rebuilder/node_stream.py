@@ -71,9 +71,8 @@ class NodeStream:
         # Inodes of several names, the first of which is in the image, with a hash of its properties.
         self._link_groups: dict[int, int] = {}
         self._disputed_inodes: set[int] = set()  # of these, those that several files claim
-        self._unwanted_first_names: dict[
-            int, SourceEntry
-        ] = {}  # inodes of several names, the first of which is not wanted
+        # Inodes of several names, the first of which is not wanted.
+        self._unwanted_first_names: dict[int, SourceEntry] = {}
         self._waiting: dict[int, _WaitingVerityFile] = {}
 
     def refuse(self, error: BuildError) -> None:

@@ -126,7 +126,7 @@ class BlockReader:
         self.check(first, -(-(offset + length) // self.block_size) - first)
 
     def check(self, pblk: int, count: int) -> None:
-        """CorruptionError unless all `count` blocks lie on the volume."""
+        """CorruptionError unless all `count` blocks are on the volume."""
         if pblk < 0 or count < 0 or pblk + count > self.block_count:
             raise CorruptionError(
                 f"block {pblk + max(count - 1, 0)} lies outside the volume's {self.block_count} blocks",

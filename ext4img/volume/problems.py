@@ -1,4 +1,4 @@
-"""How strict reading is, and the problems that it has met.
+"""How strict reading is, and the problems that it has found.
 
 One setting for all checks: `strict` raises at the first problem, `report` notes problems and reads
 around them, `off` does not verify checksums and notes nothing.

@@ -268,4 +268,4 @@ def test_a_number_too_high_for_the_size():
     said = refusal([Node((b"a",), FILE, inode=1 << 30)], keep_inodes=True, size=64 << 20)
     assert said.startswith("'/a': ")
     assert "inodes are needed, more than" in said
-    assert said.endswith("it has to keep inode number 1073741824")
+    assert said.endswith("inode number 1073741824 must be kept")

@@ -173,7 +173,7 @@ def test_sizes(edit: Edit):
     image = edit("plain-4k")
     number = image.number("/extents/extents-4")
     image.inode(number, i_size_lo=1)
-    assert_told(image, "1 bytes long, with written blocks", f"inode {number}")
+    assert_told(image, "1 bytes long, but has written blocks", f"inode {number}")
     image = edit("plain-4k")
     number = image.number("/kinds")
     image.inode(number, i_size_lo=4095)
@@ -194,17 +194,17 @@ def test_links(edit: Edit):
     image = edit("plain-4k")
     number = image.number("/kinds/three-names")
     image.inode(number, i_links_count=2)
-    assert_told(image, "i_links_count is 2, it has 3", f"inode {number}")
+    assert_told(image, "i_links_count is 2, but it has 3", f"inode {number}")
     image = edit("plain-4k")
     number = image.number("/kinds")
     image.inode(number, i_links_count=9)
-    assert_told(image, "i_links_count is 9, it has 4", f"inode {number}")
+    assert_told(image, "i_links_count is 9, but it has 4", f"inode {number}")
 
 
 def test_types_of_entries(edit: Edit):
     image = edit("plain-4k")
     image.entry("/kinds", b"fifo", file_type=1)
-    assert_told(image, "b'fifo' says type 1", "has 5")
+    assert_told(image, "b'fifo' has type 1", "has 5")
 
 
 def test_names_of_what_is_not_in_use(edit: Edit):

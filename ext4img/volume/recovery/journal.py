@@ -143,10 +143,10 @@ class JournalSource(ABC):
 
     def read_each(self, indexes: Iterable[int]) -> Iterator[tuple[int, bytes]]:
         """(index, block) for each of `indexes`; neighbours are read together."""
-        most = max(WINDOW_BYTES // self.block_size, 1)
+        max_count = max(WINDOW_BYTES // self.block_size, 1)
         first = count = 0
         for index in indexes:
-            if count and (index != first + count or count == most):
+            if count and (index != first + count or count == max_count):
                 yield from self._split(first, count)
                 count = 0
             if not count:
