@@ -26,7 +26,7 @@ from ext4img.archive.json_fields import (
     shown_line,
 )
 from ext4img.archive.member_paths import archive_path
-from ext4img.archive.pax_writer import TarHeader
+from ext4img.archive.tar_header import TarHeader
 from ext4img.errors import AlteredArchiveError
 from ext4img.structs.tar import LNKTYPE, REGTYPE
 

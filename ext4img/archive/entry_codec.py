@@ -15,14 +15,8 @@ from ext4img.archive.entry import MODE_OF_TYPE, NO_XATTRS, Entry, Segments
 from ext4img.archive.inode_record import INODE, InodeRecord, build_inode_record
 from ext4img.archive.lustre_encdata import ENCDATA, encdata_of
 from ext4img.archive.member_paths import archive_path, tree_path
-from ext4img.archive.pax_writer import (
-    PATH_LIMIT_BYTES,
-    TarHeader,
-    directory_path,
-    escape_key,
-    parse_records,
-    pax_record,
-)
+from ext4img.archive.pax_records import escape_key, parse_records, pax_record
+from ext4img.archive.tar_header import PATH_LIMIT_BYTES, TarHeader, directory_path
 from ext4img.errors import AlteredArchiveError, ArchiveError, LimitError
 from ext4img.names.paths import decode_path
 from ext4img.structs.tar import BLKTYPE, CHRTYPE, DIRTYPE, FIFOTYPE, LNKTYPE, REGTYPE, SYMTYPE

@@ -29,7 +29,7 @@ from ext4img.archive.member_paths import (
     is_control,
     tree_path,
 )
-from ext4img.archive.pax_writer import TarHeader
+from ext4img.archive.tar_header import TarHeader
 from ext4img.errors import AlteredArchiveError, ArchiveError
 from ext4img.hostfs.safe_dir import SafeDir
 from ext4img.names.nokey import parse_nokey_name

@@ -21,7 +21,7 @@ from ext4img.archive.manifest_line import (
     build_line,
     parse_line,
 )
-from ext4img.archive.pax_writer import padding
+from ext4img.archive.tar_header import padding
 from ext4img.errors import AlteredArchiveError, ArchiveError, TruncatedArchiveError
 from ext4img.structs.tar import BLOCK_BYTES
 

@@ -14,7 +14,7 @@ from ext4img.archive.input import Cursor
 from ext4img.archive.manifest import parse_member
 from ext4img.archive.manifest_line import ManifestLine, change_key_of, manifest_only_fields_of
 from ext4img.archive.member_paths import is_control
-from ext4img.archive.pax_writer import TarHeader, padding
+from ext4img.archive.tar_header import TarHeader, padding
 from ext4img.errors import AlteredArchiveError, ArchiveError
 
 _NO_DIGEST: Final = "0" * 64

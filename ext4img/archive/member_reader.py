@@ -20,8 +20,8 @@ from ext4img.archive.manifest_line import (
 from ext4img.archive.member import DamagedMembers, Member, ReadResources
 from ext4img.archive.member_paths import BACKUP_PATH, MANIFEST_PATH, VERITY_DIRECTORY, XATTR_DIRECTORY, is_control
 from ext4img.archive.pax_reader import read_header
-from ext4img.archive.pax_writer import TarHeader
 from ext4img.archive.sparse_map import read_map
+from ext4img.archive.tar_header import TarHeader
 from ext4img.archive.tree_order import TreeOrder
 from ext4img.errors import AlteredArchiveError, ArchiveError, TruncatedArchiveError, UnsafeArchiveError
 from ext4img.names.nokey import parse_nokey_name

@@ -13,16 +13,8 @@ from typing import Final, NamedTuple
 from zlib import adler32
 
 from ext4img.archive.input import Cursor
-from ext4img.archive.pax_writer import (
-    HEADER_LIMIT_BYTES,
-    PATH_LIMIT_BYTES,
-    SPARSE_DIRECTORY,
-    XATTR_PREFIX,
-    TarHeader,
-    padding,
-    parse_records,
-    unescape_key,
-)
+from ext4img.archive.pax_records import XATTR_PREFIX, parse_records, unescape_key
+from ext4img.archive.tar_header import HEADER_LIMIT_BYTES, PATH_LIMIT_BYTES, SPARSE_DIRECTORY, TarHeader, padding
 from ext4img.errors import AlteredArchiveError, ArchiveError, UnsafeArchiveError
 from ext4img.structs.tar import (
     BLKTYPE,

@@ -10,7 +10,7 @@ from typing import Final
 
 from ext4img.archive.entry import Segments
 from ext4img.archive.input import Cursor
-from ext4img.archive.pax_writer import padding
+from ext4img.archive.tar_header import padding
 from ext4img.errors import AlteredArchiveError, LimitError
 from ext4img.structs.tar import BLOCK_BYTES
 

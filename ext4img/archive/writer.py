@@ -29,8 +29,9 @@ from ext4img.archive.manifest_line import (
 )
 from ext4img.archive.member_paths import BACKUP_PATH, MANIFEST_PATH, VERITY_DIRECTORY, XATTR_DIRECTORY, archive_path
 from ext4img.archive.output import write_all
-from ext4img.archive.pax_writer import TarHeader, encode, padding
+from ext4img.archive.pax_writer import encode
 from ext4img.archive.sparse_map import encode_map
+from ext4img.archive.tar_header import TarHeader, padding
 from ext4img.archive.tree_order import TreeOrder
 from ext4img.errors import AlteredArchiveError
 from ext4img.names.paths import decode_path

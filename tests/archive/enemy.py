@@ -12,7 +12,8 @@ from typing import Any
 from ext4img.archive.backup_info import BackupInfo
 from ext4img.archive.manifest_line import ChangeKey, Closing, ManifestLine, build_closing, build_line
 from ext4img.archive.member_paths import BACKUP_PATH, MANIFEST_PATH, is_control
-from ext4img.archive.pax_writer import TarHeader, encode, padding
+from ext4img.archive.pax_writer import encode
+from ext4img.archive.tar_header import TarHeader, padding
 from ext4img.structs.tar import DIRTYPE, LNKTYPE, REGTYPE, SYMTYPE
 from tests.archive.synthetic import UUID
 

@@ -22,7 +22,8 @@ from ext4img.archive.encryption_records import build_filename, build_metadata
 from ext4img.archive.entry_codec import FILENAME
 from ext4img.archive.manifest_line import ChangeKey
 from ext4img.archive.member_paths import MANIFEST_PATH
-from ext4img.archive.pax_writer import TarHeader, pax_record
+from ext4img.archive.pax_records import pax_record
+from ext4img.archive.tar_header import TarHeader
 from ext4img.errors import AlteredArchiveError, ArchiveError, Ext4Error, UnsafeArchiveError
 from ext4img.names.nokey import nokey_name
 from ext4img.structs.tar import BLKTYPE, CHRTYPE, DIRTYPE, FIFOTYPE, REGTYPE

@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ext4img.archive import pax_reader
-from ext4img.archive import pax_writer as framing
+from ext4img.archive import pax_records as framing
 from ext4img.archive.input import ArchiveInput
 from ext4img.archive.pax_reader import read_header
-from ext4img.archive.pax_writer import TarHeader, encode, parse_records, pax_record, pax_time
+from ext4img.archive.pax_records import parse_records, pax_record, pax_time
+from ext4img.archive.pax_writer import encode
+from ext4img.archive.tar_header import TarHeader
 from ext4img.errors import AlteredArchiveError, Ext4Error, TruncatedArchiveError
 from ext4img.structs.tar import DIRTYPE, REGTYPE, SYMTYPE
 from tests.archive.enemy import TIMES
@@ -192,7 +194,7 @@ def test_times_there_and_back(time_ns: int):
 def test_three_times_are_those_of_each(times: tuple[int, int, int]):
     keys = (b"mtime", b"atime", b"ctime")
     expected = b"".join(pax_record(key, pax_time(time)) for key, time in zip(keys, times, strict=True))
-    assert framing._time_records(*times) == expected
+    assert framing.time_records(*times) == expected
 
 
 @given(st.text("0123456789.-+_ ", max_size=24))
