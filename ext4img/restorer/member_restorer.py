@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from ext4img.archive.body import CHUNK_BYTES
 from ext4img.archive.decryption import EntryDecryptor
 from ext4img.archive.entry import Entry
-from ext4img.archive.member import CHUNK_BYTES
 from ext4img.errors import NoKeyError
 from ext4img.hostfs.safe_dir import NameTaken
 from ext4img.names.paths import decode_path

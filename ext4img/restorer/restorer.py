@@ -6,7 +6,6 @@ from array import array
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from ext4img.archive.body import CHUNK_BYTES
 from ext4img.archive.decryption import EntryDecryptor
 from ext4img.archive.entry import MODE_OF_TYPE, ROOT, VERITY, Entry
 from ext4img.archive.manifest_line import ManifestLine
