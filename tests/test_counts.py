@@ -88,7 +88,7 @@ def test_a_second_walk_reads_directories_only(data: bytes, source: CountingSourc
 def test_a_scan_reads_each_window_once(data: bytes, source: CountingSource):
     known = ext4img.open(BytesSource(data))
     table_windows = known.superblock.group_count * -(-known.superblock.inodes_per_group // 256)
-    for way in ("scan", "columns"):
+    for way in ("scan", "arrays"):
         fs = ext4img.open(source)
         with source.at_most(table_windows + known.superblock.group_count + 4):  # some inodes are read alone
             for _ in getattr(fs.volume.inodes, way)():

@@ -203,6 +203,7 @@ def test_descriptor(rest, places, checks):
 
 
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 20), st.integers(1, 5)), max_size=30), st.integers(1, 4))
+@settings(deadline=None)  # the first example imports numpy
 def test_block_owners(runs, unit):
     block_owners = BlockOwners()
     owners: dict[int, list[int]] = {}
