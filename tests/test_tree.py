@@ -1,4 +1,4 @@
-"""The tree itself: notes left behind."""
+"""The tree itself: notes left behind, and paths that documents name."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = {".md", ".py", ".toml", ".txt", ".yml", ""}
+GENERATED = {"build/", "dist/"}  # there only after a build or a release
 DIRECTORIES = ["ext4img", "tests", "tools", "docs", ".ci"]
+# A path from the top; one that ends in .py, from anywhere; a directory alone, such as a room.
+REPOSITORY_PATH = re.compile(r"(?:ext4img|tests|tools|docs|\.ci|\.github)/[\w.*/-]*|\w[\w/]*/[\w*]+\.py|[a-z]\w+/")
 
 
 def texts() -> Iterator[Path]:
@@ -22,3 +28,21 @@ def test_no_notes_are_left():
     """What remains to be done belongs into the tracker."""
     note = re.compile(rb"\b(?:TODO|FIXME|XXX)\b")
     assert not [path for path in texts() if note.search(path.read_bytes())]
+
+
+def paths_named_in(text: str) -> set[str]:
+    """What stands in backticks or is linked to, and looks like a path of this repository."""
+    found = re.findall(r"`([^`\s]+)`", text) + re.findall(r"\]\(([^)#\s]+)", text)
+    return {word for word in found if REPOSITORY_PATH.fullmatch(word)} - GENERATED
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_named_paths_exist(document: Path):
+    starts = (ROOT, ROOT / "tests", ROOT / "ext4img", document.parent)
+    named = paths_named_in(document.read_text(encoding="utf-8"))
+    assert not [path for path in sorted(named) if not any(any(start.glob(path)) for start in starts)]
+
+
+def test_paths_are_recognised():
+    text = "`tests/fs/`, `hostile/test_x.py`, [guide](docs/library.md#keys), `mkfs/`, `out.tar`, `./x`, `a/b`, `DIR/`"
+    assert paths_named_in(text) == {"tests/fs/", "hostile/test_x.py", "docs/library.md", "mkfs/"}
