@@ -1,4 +1,4 @@
-"""The tree itself: notes left behind, and paths that documents name."""
+"""The tree itself: notes left behind, paths that documents name, lengths of modules."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = {".md", ".py", ".toml", ".txt", ".yml", ""}
+MODULES = sorted((ROOT / "ext4img").rglob("*.py"))
+MAX_LINES = 450
 GENERATED = {"build/", "dist/"}  # there only after a build or a release
 DIRECTORIES = ["ext4img", "tests", "tools", "docs", ".ci"]
 # A path from the top; one that ends in .py, from anywhere; a directory alone, such as a room.
@@ -46,3 +48,9 @@ def test_named_paths_exist(document: Path):
 def test_paths_are_recognised():
     text = "`tests/fs/`, `hostile/test_x.py`, [guide](docs/library.md#keys), `mkfs/`, `out.tar`, `./x`, `a/b`, `DIR/`"
     assert paths_named_in(text) == {"tests/fs/", "hostile/test_x.py", "docs/library.md", "mkfs/"}
+
+
+def test_modules_are_short():
+    """A longer one holds two nouns."""
+    lengths = {str(path.relative_to(ROOT)): path.read_bytes().count(b"\n") for path in MODULES}
+    assert not {name: length for name, length in lengths.items() if length > MAX_LINES}
