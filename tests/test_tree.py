@@ -1,8 +1,10 @@
-"""The tree itself: notes left behind, paths that documents name, lengths of modules."""
+"""The tree itself: notes left behind, paths that documents name, lengths of modules, names of classes."""
 
 from __future__ import annotations
 
+import ast
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,8 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = {".md", ".py", ".toml", ".txt", ".yml", ""}
 MODULES = sorted((ROOT / "ext4img").rglob("*.py"))
 MAX_LINES = 450
+# Classes that may share a name, each with the reason.
+SHARED_CLASS_NAMES: dict[str, str] = {}
 GENERATED = {"build/", "dist/"}  # there only after a build or a release
 DIRECTORIES = ["ext4img", "tests", "tools", "docs", ".ci"]
 # A path from the top; one that ends in .py, from anywhere; a directory alone, such as a room.
@@ -54,3 +58,15 @@ def test_modules_are_short():
     """A longer one holds two nouns."""
     lengths = {str(path.relative_to(ROOT)): path.read_bytes().count(b"\n") for path in MODULES}
     assert not {name: length for name, length in lengths.items() if length > MAX_LINES}
+
+
+def test_class_names_are_unique():
+    """One name means one thing, private ones included."""
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    shared = {name: found for name, found in places.items() if len(found) > 1}
+    assert not {name: found for name, found in shared.items() if name not in SHARED_CLASS_NAMES}
+    assert shared.keys() >= SHARED_CLASS_NAMES.keys(), "an exception is no longer needed"
