@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.images import PackedImage, all_images, fixture_images
 from tests.manifest import Manifest
 from tools.loop_mount import kernel_cannot
+
+# An example that is slow on a busy machine is no failure.
+hypothesis.settings.register_profile("without deadline", deadline=None)
+hypothesis.settings.load_profile("without deadline")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from tools.marks import ROOT, Marks, gather, give_marks, is_full_run, set_mark
 
 PACKAGE = ROOT / "ext4img"
 REPORT = ROOT / "build" / "never-ran.txt"
-FLOOR = 90.0
+FLOOR = 92.0
 """Per cent; clearly below what the suite reaches, so that no change fails by chance."""
 _COMPOUND = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.TryStar, ast.Match)
 

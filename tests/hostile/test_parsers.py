@@ -101,8 +101,20 @@ def test_mapping(area, extents, size, rest, checks):
         reached = run.end
 
 
-@given(st.binary(max_size=600), st.booleans(), st.booleans(), MODES)
-def test_directory_entries(data, has_filetype, has_hash, checks):
+NAMES = st.sampled_from([b"a", b"name", b"", b".", b"..", b"x/y", b"\0"])
+ENTRIES = st.lists(st.tuples(st.integers(0, 120), NAMES, st.sampled_from([12, 16, 64, 8, 0])), max_size=20)
+
+
+def directory(entries):
+    return b"".join(
+        (inode.to_bytes(4, "little") + size.to_bytes(2, "little") + bytes((len(name), 1)) + name).ljust(size, b"\0")
+        for inode, name, size in entries
+    )
+
+
+@given(ENTRIES.map(directory), st.binary(max_size=100), st.booleans(), st.booleans(), MODES)
+def test_directory_entries(entries, noise, has_filetype, has_hash, checks):
+    data = entries + noise  # noise alone ends at its first entry
     form = DirectoryFormat(12, None, has_filetype, has_hash, 100)
     try:
         entries = list(parse_entries(data, 0, form, Problems(checks), 5))
