@@ -55,7 +55,7 @@ class _Child(NamedTuple):
     extent: Extent | None = None
 
 
-class _OpenDirectory(NamedTuple):
+class _ScannedDirectory(NamedTuple):
     """A directory whose children are being read. Its paths end with a slash; `key` is its policy's key ID."""
 
     children: Iterator[tuple[_Child, ReadBatch]]
@@ -124,7 +124,7 @@ class TreeScanner:
         yield self._entry(_Child(ROOT, ROOT, _NO_NAME, root), None, in_encrypted=False)
         visited = {root.number}
         verity: list[tuple[Entry, StoredInode]] = []
-        stack = [_OpenDirectory(self._children(_OpenDirectory(iter(())), root), root.is_encrypted)]
+        stack = [_ScannedDirectory(self._children(_ScannedDirectory(iter(())), root), root.is_encrypted)]
         while stack:
             level = stack[-1]
             in_encrypted = level.is_encrypted
@@ -151,7 +151,9 @@ class TreeScanner:
                 if inode.is_dir:
                     visited.add(inode.number)
                     plain_path = child.plain_path + b"/"
-                    below = _OpenDirectory(iter(()), inode.is_encrypted, path + b"/", plain_path, key_of(entry.context))
+                    below = _ScannedDirectory(
+                        iter(()), inode.is_encrypted, path + b"/", plain_path, key_of(entry.context)
+                    )
                     stack.append(below._replace(children=self._children(below, inode)))
                     break
                 if inode.links > 1:
@@ -167,7 +169,7 @@ class TreeScanner:
             if found is not None:
                 yield found
 
-    def _children(self, level: _OpenDirectory, directory: StoredInode) -> Iterator[tuple[_Child, ReadBatch]]:
+    def _children(self, level: _ScannedDirectory, directory: StoredInode) -> Iterator[tuple[_Child, ReadBatch]]:
         """The children of a directory in byte order of their shown names, each with the batch that it is read in."""
         plain: dict[bytes, bytes] = {}
         try:

@@ -23,7 +23,7 @@ _MAX_COMPONENTS: Final = 1 << 25
 """In the paths of all directories together: endless nesting would fill the memory."""
 
 
-class _OpenDirectory(NamedTuple):
+class _NodeDirectory(NamedTuple):
     """A directory on the path to the current entry."""
 
     entry_path: bytes
@@ -62,7 +62,7 @@ class NodeStream:
         self._salvage = salvage
         self.report = NodeReport()
         self._entry_to_node = EntryToNode(rules.block_size, self._info.block_size, self.report, salvage=salvage)
-        self._open_directories: list[_OpenDirectory] = []
+        self._open_directories: list[_NodeDirectory] = []
         self._components = 0
         self._skipped_prefix = b""  # of a directory that is left out with everything below it
         self._count_below_skipped = 0  # 1 if the entries below it are missing, 0 if they are not wanted
@@ -236,7 +236,7 @@ class NodeStream:
         self._components += len(path)
         if self._components > _MAX_COMPONENTS:
             raise LimitError(f"{entry.shown[:100]!r}…: the paths of directories have more than {_MAX_COMPONENTS} names")
-        self._open_directories.append(_OpenDirectory(entry.path, path, entry.context is not None))
+        self._open_directories.append(_NodeDirectory(entry.path, path, entry.context is not None))
 
     def _skip_subtree(self, entry: Entry, count: int) -> None:
         """Leave out everything below the entry, if it is a directory."""

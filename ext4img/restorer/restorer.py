@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _DIRECTORY: Final = -2  # in place of the number of a restored file
 
 
-class _OpenDirectory:
+class _RestoredDirectory:
     """A directory on the path to the current member. `names` decrypts the names in it."""
 
     __slots__ = ("entry", "is_known", "made", "names")
@@ -71,7 +71,7 @@ class Restorer:
         self._selected = PathFilter(options.only) if options.only else None
         self._skip_damaged = options.skip_damaged
         self._salvage = options.salvage
-        self._path: list[_OpenDirectory] = []
+        self._path: list[_RestoredDirectory] = []
         self._skipped = b""  # the start of all paths in a directory that is skipped
         self._skipped_count = 0  # 1 if what is in it counts as left out, 0 if it is not selected
         self._skipped_key = False  # whether that is because no key decrypts it
@@ -110,7 +110,7 @@ class Restorer:
     def enter_unknown_root(self) -> None:
         """The root is no member: the target keeps its attributes."""
         entry = Entry(ROOT, "dir", MODE_OF_TYPE["dir"])
-        self._path.append(_OpenDirectory(entry, None, is_known=False))
+        self._path.append(_RestoredDirectory(entry, None, is_known=False))
 
     def member_lost(self, line: ManifestLine, error: ArchiveError) -> None:
         """Report a member whose header is damaged, so that only the manifest knows of it."""
@@ -144,7 +144,7 @@ class Restorer:
             return NOTHING
         if entry.path == ROOT:
             self.root = entry
-            self._path.append(_OpenDirectory(entry, None))
+            self._path.append(_RestoredDirectory(entry, None))
             return _DIRECTORY
         if self._lost_paths:
             self._stand_in(entry)
@@ -168,7 +168,7 @@ class Restorer:
             if entry.type != "dir" or entry.is_link:
                 return self._members.restore(member, name, in_plain_directory)
             names = self._members.enter(entry, name, in_plain_directory)
-            self._path.append(_OpenDirectory(entry, names))
+            self._path.append(_RestoredDirectory(entry, names))
             return _DIRECTORY
         except (RestoreError, NoKeyError, UnsupportedFeatureError) as error:
             if target.is_broken:
@@ -194,7 +194,7 @@ class Restorer:
         """
         lost_paths, self._lost_paths = self._lost_paths, []
         if ROOT in lost_paths:
-            self._path.append(_OpenDirectory(Entry(ROOT, "dir", MODE_OF_TYPE["dir"]), None))
+            self._path.append(_RestoredDirectory(Entry(ROOT, "dir", MODE_OF_TYPE["dir"]), None))
         for path in lost_paths:
             if not entry.path.startswith(path + b"/"):
                 continue
@@ -208,7 +208,7 @@ class Restorer:
             except (AlteredArchiveError, RestoreError) as error:
                 self.skip(directory, error)
                 return
-            self._path.append(_OpenDirectory(directory, None, is_known=False))
+            self._path.append(_RestoredDirectory(directory, None, is_known=False))
 
     def _leave(self) -> None:
         """Everything in the current directory is done: back to the one above."""

@@ -151,7 +151,7 @@ def test_directory_checksums(data, flipped):
         assert flipped is None
 
 
-ENTRIES = st.lists(st.tuples(words, words), min_size=1, max_size=20)
+INDEX_ENTRIES = st.lists(st.tuples(words, words), min_size=1, max_size=20)
 
 
 def index_block(head: bytes, limit: int, entries: list[tuple[int, int]]) -> bytes:
@@ -159,7 +159,16 @@ def index_block(head: bytes, limit: int, entries: list[tuple[int, int]]) -> byte
     return (head + countlimit + b"".join(DX_ENTRY.pack(entry) for entry in entries[1:])).ljust(1024, b"\0")
 
 
-@given(ENTRIES, ENTRIES, st.integers(0, 7), st.integers(0, 4), st.integers(0, 130), st.booleans(), st.booleans(), words)
+@given(
+    INDEX_ENTRIES,
+    INDEX_ENTRIES,
+    st.integers(0, 7),
+    st.integers(0, 4),
+    st.integers(0, 130),
+    st.booleans(),
+    st.booleans(),
+    words,
+)
 @example([(0, 1), (100, 2)], [(0, 3), (50, 4)], 1, 1, 100, False, True, 60)
 def test_index(root, node, version, levels, limit, in_order, large_dir, major):
     """An index whose nodes are all the same, of any depth, hashes in any order."""
