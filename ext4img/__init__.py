@@ -184,7 +184,7 @@ _HOMES = {
     "archive.input": ("ArchiveSource",),
     "archive.key_check": ("Key",),
     "archive.manifest_line": ("ManifestLine",),
-    "archive.member_reader": ("Member",),
+    "archive.member": ("Member",),
     "archive.open_backup": (
         "BackupMember",
         "BackupSource",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
 
+from ext4img.archive.body import CHUNK_BYTES
 from ext4img.archive.entry import MODE_OF_TYPE, ROOT, Entry
 from ext4img.errors import CorruptionError, Ext4Error, NoKeyError, Place, SourceError, UnsupportedFeatureError
 from ext4img.fs.file import File
@@ -22,7 +22,6 @@ from ext4img.restorer.report import RestoreReport
 from ext4img.restorer.restorer import Restorer
 from ext4img.restorer.target_dir import TargetDir
 
-CHUNK_BYTES: Final = 1 << 20
 Tree = Iterable[tuple[bytes, Inode]]
 """(path, inode) as they are to be in the destination: relative, parents before children, depth first.
 

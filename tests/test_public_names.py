@@ -52,15 +52,15 @@ BELOW = {
     "Volume": {"Contents", "DirListing", "HashTree", "Mapping", "RawXattrs"},
     "FileSystem": {"DirListing", "EncryptionState", "Found", "MetadataPlace"},
     "FileTree": {"DirListing", "EncryptionState", "Found"},
-    "Ext4Path": {"Row"},
+    "Ext4Path": {"DirEntryFields"},
     "Keyring": {"ContentsCipher", "NamesCipher"},
     "MasterKey": {"DataUnitCipher", "FileKeys", "PaddedNameCipher"},
-    "Member": {"Cursor", "TarHeader", "Tools"},
-    "Plan": {"DirectoryForm", "Geometry", "GroupSummary", "Places", "Special", "Tree", "Usage"},
-    "RestoreReport": {"Unset"},  # a collections.Counter
+    "Member": {"Cursor", "ReadResources", "TarHeader"},
+    "Plan": {"DirectoryOptions", "Geometry", "GroupSummary", "GroupUsage", "NodeTree", "Placement", "ReservedInodes"},
+    "RestoreReport": {"NotSet"},  # a collections.Counter
     "extract": {"Tree"},  # an iterable of (path, inode)
 }
-STORED_INODE = {"stored.Inode", "stored.StoredInode", "StoredInode"}  # the base of `Inode`, which has its fields
+STORED_INODE = {"StoredInode"}  # the base of `Inode`, which has its fields
 
 
 def test_signatures_use_public_names():

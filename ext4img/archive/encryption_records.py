@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ext4img.errors import AlteredArchiveError
-from ext4img.names.nokey import MIN_STORED_NAME
 from ext4img.structs.backup_records import (
     DIRECTORY_NAME_MAGIC,
     ENCRYPTED_DIRECTORY_NAME,
@@ -21,7 +20,7 @@ from ext4img.structs.backup_records import (
 )
 from ext4img.structs.crc16 import crc16
 from ext4img.structs.directory import EXT4_NAME_LEN
-from ext4img.structs.fscrypt import FSCRYPT_CONTEXT_V1, FSCRYPT_CONTEXT_V2
+from ext4img.structs.fscrypt import FSCRYPT_CONTEXT_V1, FSCRYPT_CONTEXT_V2, FSCRYPT_FNAME_MIN_MSG_LEN
 from ext4img.structs.record import Record
 
 CONTEXT_BYTES = {1: FSCRYPT_CONTEXT_V1.size, 2: FSCRYPT_CONTEXT_V2.size}  # by the context's version byte
@@ -117,5 +116,7 @@ def _check_context(context: bytes) -> None:
 
 
 def _check_name(name: bytes) -> None:
-    if not MIN_STORED_NAME <= len(name) <= EXT4_NAME_LEN:
-        raise AlteredArchiveError(f"encrypted name of {len(name)} bytes, not {MIN_STORED_NAME} to {EXT4_NAME_LEN}")
+    if not FSCRYPT_FNAME_MIN_MSG_LEN <= len(name) <= EXT4_NAME_LEN:
+        raise AlteredArchiveError(
+            f"encrypted name of {len(name)} bytes, not {FSCRYPT_FNAME_MIN_MSG_LEN} to {EXT4_NAME_LEN}"
+        )

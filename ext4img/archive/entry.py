@@ -29,7 +29,6 @@ TYPE_OF_MODE: Final = {mode: kind for kind, mode in MODE_OF_TYPE.items()}
 
 # Not in the tree: a verity file's Merkle tree and descriptor, which are stored after its end.
 VERITY: Final = "verity"
-VERITY_ALIGNMENT_BYTES: Final = 65536  # the kernel's fs/ext4/verity.c: the tree starts at the next multiple
 
 Segments = tuple[tuple[int, int], ...]
 

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from ext4img.archive.backup_info import BackupInfo
+from ext4img.archive.body import CHUNK_BYTES
 from ext4img.archive.encryption_records import CONTEXT_BYTES
 from ext4img.archive.entry import (
     MAX_UNWRITTEN,
@@ -18,7 +19,6 @@ from ext4img.archive.entry import (
     NO_XATTRS,
     ROOT,
     VERITY,
-    VERITY_ALIGNMENT_BYTES,
     Entry,
     Segments,
 )
@@ -33,12 +33,12 @@ from ext4img.names.nokey import nokey_target
 from ext4img.names.paths import decode_path
 from ext4img.structs.directory import EXT4_FT_DIR
 from ext4img.structs.inode import EXT4_ENCRYPT_FL, EXT4_ROOT_INO, EXT4_VERITY_FL
+from ext4img.structs.verity import EXT4_VERITY_METADATA_ALIGNMENT
 from ext4img.volume.contents import Contents
 from ext4img.volume.dir_entry import DirEntry
 from ext4img.volume.inode import StoredInode
 from ext4img.volume.runs import UNWRITTEN, WRITTEN
 
-CHUNK_BYTES: Final = 1 << 20
 _SMALL_BYTES: Final = 64 << 10  # files up to here are read together with others
 _NAMES_AT_ONCE: Final = 256  # of a directory, whose inodes are read together
 _DEVICES: Final = frozenset(("char", "block"))
@@ -345,7 +345,7 @@ class TreeScanner:
     def _verity(self, entry: Entry, inode: StoredInode) -> tuple[Entry, BodyStream] | None:
         """The Merkle tree and descriptor that a verity file has past its end, as they are on disk."""
         runs = self._volume.runs(inode)
-        start = -(-inode.size // VERITY_ALIGNMENT_BYTES) * VERITY_ALIGNMENT_BYTES
+        start = -(-inode.size // EXT4_VERITY_METADATA_ALIGNMENT) * EXT4_VERITY_METADATA_ALIGNMENT
         end = max((run.end * self._block_size for run in runs), default=0)
         if end <= start:
             self._found("a verity file without its Merkle tree", inode.number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any, BinaryIO
@@ -10,6 +11,9 @@ from typing import Any, BinaryIO
 from ext4img.cli.error_report import CommandError
 from ext4img.cli.exit_codes import Exit
 from ext4img.cli.quoting import harmless, quote
+
+_ESCAPED_SURROGATE = "\\ud"
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Output:
@@ -43,7 +47,10 @@ class Output:
         """Write one line of JSON, ASCII only."""
         import json
 
-        self.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        line = json.dumps(record, separators=(",", ":"))
+        if _ESCAPED_SURROGATE in line:  # of a pair, or of bytes that are not UTF-8, which are no text
+            line = json.dumps(_without_lone_surrogates(record), separators=(",", ":"))
+        self.write(line.encode() + b"\n")
 
     @property
     def width(self) -> int:
@@ -58,6 +65,17 @@ class Output:
             self.binary.flush()
         except OSError as error:
             raise _write_error(error) from error
+
+
+def _without_lone_surrogates(value: Any) -> Any:
+    """`value` with U+FFFD in place of each: text of messages, and what a hostile backup says."""
+    if isinstance(value, str):
+        return _LONE_SURROGATE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {_without_lone_surrogates(key): _without_lone_surrogates(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_lone_surrogates(item) for item in value]
+    return value
 
 
 def _write_error(error: OSError) -> Exception:

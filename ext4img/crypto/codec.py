@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from ext4img.crypto.iv import IvScheme
 from ext4img.errors import CorruptionError
-from ext4img.names.nokey import NAME_MAX, encrypted_length
+from ext4img.names.nokey import encrypted_length
+from ext4img.structs.directory import EXT4_NAME_LEN
 
 if TYPE_CHECKING:
     from ext4img.crypto.data_cipher import Buffer, DataUnitCipher
@@ -72,7 +73,7 @@ class NamesCipher:
     def __repr__(self) -> str:
         return f"<NamesCipher, padding {self.padding}>"
 
-    def encrypt(self, names: Sequence[bytes], max_length: int = NAME_MAX) -> list[bytes]:
+    def encrypt(self, names: Sequence[bytes], max_length: int = EXT4_NAME_LEN) -> list[bytes]:
         """The names as directory entries hold them, padded.
 
         For a symlink's target `max_length` is the block size less 3. A name above it is

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from ext4img.errors import CorruptionError
+from ext4img.structs.fscrypt import FSCRYPT_FNAME_MIN_MSG_LEN
 
-MIN_MESSAGE = 16
 """Bytes; no mode for names can encrypt a shorter message."""
 
 
@@ -23,9 +23,11 @@ class PaddedNameCipher(Protocol):
 
 def check_lengths(messages: Sequence[bytes]) -> None:
     """CorruptionError if any message is too short to be a ciphertext."""
-    shortest = min(map(len, messages), default=MIN_MESSAGE)
-    if shortest < MIN_MESSAGE:
-        raise CorruptionError(f"encrypted name of {shortest} bytes, the shortest possible has {MIN_MESSAGE}")
+    shortest = min(map(len, messages), default=FSCRYPT_FNAME_MIN_MSG_LEN)
+    if shortest < FSCRYPT_FNAME_MIN_MSG_LEN:
+        raise CorruptionError(
+            f"encrypted name of {shortest} bytes, the shortest possible has {FSCRYPT_FNAME_MIN_MSG_LEN}"
+        )
 
 
 def xor(a: bytes, b: bytes) -> bytes:

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 from ext4img.errors import CorruptionError, Place
 from ext4img.fs.protocol import FileTree
 from ext4img.fs.shown_names import NamedEntry
-from ext4img.names.casefold import NO_COMPAT_FALLBACK_FL, STRICT_MODE_FL, UTF8_12_1, fold, is_valid
+from ext4img.names.casefold import fold, is_valid
 from ext4img.names.dirhash import dirhash, siphash_dirhash
-from ext4img.names.nokey import MIN_STORED_NAME
-from ext4img.structs.directory import EXT4_DIR_ENTRY_HASH
+from ext4img.structs.directory import EXT4_DIR_ENTRY_HASH, EXT4_NAME_LEN
+from ext4img.structs.fscrypt import FSCRYPT_FNAME_MIN_MSG_LEN
+from ext4img.structs.superblock import EXT4_ENC_NO_COMPAT_FALLBACK_FL, EXT4_ENC_STRICT_MODE_FL, EXT4_ENC_UTF8_12_1
 from ext4img.volume.dir_entry import DirEntry
 from ext4img.volume.inode import StoredInode
 from ext4img.volume.problems import Problems
@@ -33,7 +34,6 @@ _MAX_KEPT_NAMES = 100_000
 _MAX_KEPT_BYTES = 1 << 20  # the largest directory whose names are kept: larger ones are read again
 _SINGLE_LOOKUPS = 2  # the first look-ups in a directory go by hash, later ones by all its names
 _MAX_COUNTED = 4096
-_FOLDED_BYTES = 255  # EXT4_NAME_LEN: the kernel's buffer for a folded name and its terminator
 
 NamesByFold = dict[bytes, list[NamedEntry]]
 
@@ -47,8 +47,8 @@ class CasefoldLookup:
         self._kept_names = 0
         self._lookups: dict[int, int] = {}
         superblock = fs.volume.superblock
-        self._trusts_hashes = bool(superblock.encoding_flags & NO_COMPAT_FALLBACK_FL)
-        self._knows_encoding = superblock.encoding == UTF8_12_1
+        self._trusts_hashes = bool(superblock.encoding_flags & EXT4_ENC_NO_COMPAT_FALLBACK_FL)
+        self._knows_encoding = superblock.encoding == EXT4_ENC_UTF8_12_1
         if not self._knows_encoding:
             fs.problems.note(f"encoding {superblock.encoding} is not known: names are compared by their bytes alone")
 
@@ -95,7 +95,9 @@ class CasefoldLookup:
             stored = EXT4_DIR_ENTRY_HASH.pack((major, minor))
             within = volume.directory if directory.has_inline_data else partial(volume.entries_of_hash, major=major)
             entries = [
-                entry for entry in within(directory) if entry.hash == stored and len(entry.name) >= MIN_STORED_NAME
+                entry
+                for entry in within(directory)
+                if entry.hash == stored and len(entry.name) >= FSCRYPT_FNAME_MIN_MSG_LEN
             ]
             return zip(cipher.decrypt([entry.name for entry in entries]), entries, strict=True)
         tree = volume.index(directory)
@@ -134,7 +136,7 @@ def _hashed_form(folded: bytes) -> bytes:
 
     The second folding matters for combining marks next to a code point that the first one dropped.
     """
-    return fold(folded) if 0 < len(folded) < _FOLDED_BYTES else folded
+    return fold(folded) if 0 < len(folded) < EXT4_NAME_LEN else folded
 
 
 def _best(name: bytes, same_fold: Iterable[tuple[bytes, DirEntry]]) -> DirEntry | None:
@@ -148,7 +150,7 @@ def _best(name: bytes, same_fold: Iterable[tuple[bytes, DirEntry]]) -> DirEntry 
 
 def report_names_not_utf8(names: list[bytes], directory: int, superblock: Superblock, problems: Problems) -> None:
     """Report names that strict mode should have refused. They are shown all the same, as by the kernel."""
-    if not superblock.encoding_flags & STRICT_MODE_FL:
+    if not superblock.encoding_flags & EXT4_ENC_STRICT_MODE_FL:
         return
     place = Place(inode=directory, record="ext4_dir_entry_2")
     for name in names:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ext4img.fs.filesystem import FileSystem
 from ext4img.progress import Progress
-from ext4img.volume.check import CheckSummary
-from ext4img.volume.check import check as check_volume
+from ext4img.volume.check import CheckSummary, run_check
 
 
 def check(fs: FileSystem, *, contents: bool = False, progress: Progress | None = None) -> CheckSummary:
@@ -15,4 +14,4 @@ def check(fs: FileSystem, *, contents: bool = False, progress: Progress | None =
     counts them. With "strict" the first problem is raised. Nothing is written and nothing repaired.
     `progress` is called with the number of inodes done and their total.
     """
-    return check_volume(fs.volume, contents=contents, progress=progress)
+    return run_check(fs.volume, contents=contents, progress=progress)

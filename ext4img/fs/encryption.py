@@ -12,7 +12,8 @@ from ext4img.crypto.policy import EncryptionContext, Policy, parse_context
 from ext4img.errors import CorruptionError, NoKeyError, Place, UnsupportedFeatureError, WrongKeyError
 from ext4img.fs.nokey_names import nokey_names
 from ext4img.fs.policies import PolicyUse, key_opens_names, policies_in_use, policy_in, report_policy_mismatch
-from ext4img.names.nokey import MIN_STORED_NAME, nokey_target, parse_nokey_name, symlink_ciphertext
+from ext4img.names.nokey import nokey_target, parse_nokey_name, symlink_ciphertext
+from ext4img.structs.fscrypt import FSCRYPT_FNAME_MIN_MSG_LEN
 from ext4img.volume.contents import Contents
 from ext4img.volume.dir_entry import DirEntry, DirListing
 from ext4img.volume.inode import StoredInode
@@ -97,11 +98,11 @@ class EncryptionState:
         if cipher is None:
             names, entries = nokey_names(self._volume, directory, listing.entries())
             return names, DirListing(entries)
-        short = [at for at, name in enumerate(listing.names) if len(name) < MIN_STORED_NAME]
+        short = [at for at, name in enumerate(listing.names) if len(name) < FSCRYPT_FNAME_MIN_MSG_LEN]
         for at in short:
             place = Place(inode=directory.number, record="ext4_dir_entry_2", field="name_len")
             size = len(listing.names[at])
-            reason = f"encrypted name of {size} bytes, the shortest possible has {MIN_STORED_NAME}"
+            reason = f"encrypted name of {size} bytes, the shortest possible has {FSCRYPT_FNAME_MIN_MSG_LEN}"
             self._volume.problems.found(CorruptionError(reason, place))
         if short:
             listing = listing.only(sorted(set(range(len(listing))).difference(short)))

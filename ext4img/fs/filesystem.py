@@ -32,6 +32,7 @@ from ext4img.fs.shown_names import NamedEntry, shown_names
 from ext4img.fs.walk import path_lists, walk
 from ext4img.sources import open_source
 from ext4img.sources.base import Source
+from ext4img.structs.directory import EXT4_NAME_LEN
 from ext4img.structs.inode import EXT4_CASEFOLD_FL, EXT4_ENCRYPT_FL, EXT4_ROOT_INO, EXT4_VERITY_FL
 from ext4img.volume.dir_entry import DirEntry, DirListing
 from ext4img.volume.features import Features
@@ -317,7 +318,7 @@ class FileSystem:
             if cipher is None:
                 return self.encrypted.lookup_nokey(directory, name)
             if not directory.flags & EXT4_CASEFOLD_FL:
-                if len(name) > 255:
+                if len(name) > EXT4_NAME_LEN:
                     return None
                 return self.volume.lookup(directory, cipher.encrypt([name])[0])
         if self._casefold is None:

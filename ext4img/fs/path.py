@@ -17,6 +17,7 @@ from ext4img.fs.protocol import FileTree
 from ext4img.fs.pure_path import PathLike, PureExt4Path, text_of
 from ext4img.fs.resolve import MAX_SYMLINKS
 from ext4img.fs.walk import prefix_of, walk, walk_directories
+from ext4img.structs.inode import SECTOR_SIZE
 from ext4img.volume.dir_entry import DirEntry, DirEntryFields
 
 __all__ = ["Ext4Path", "PathLike"]
@@ -117,7 +118,7 @@ class Ext4Path(PureExt4Path):
         exact = {f"st_{kind}time": time / _BILLION for kind, time in zip("amc", times, strict=True)}
         exact |= {f"st_{kind}time_ns": time for kind, time in zip("amc", times, strict=True)}
         # A file in its inode takes none; the kernel counts it as if it did (ext4_file_getattr).
-        inline_sectors = -(-inode.size // 512) if inode.has_inline_data and inode.is_file else 0
+        inline_sectors = -(-inode.size // SECTOR_SIZE) if inode.has_inline_data and inode.is_file else 0
         more = {
             "st_blksize": self._fs.volume.block_size,
             "st_blocks": inode.sectors + inline_sectors,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ext4img.crypto.keyring import Keyring
 from ext4img.crypto.policy import NONCE_SIZE, EncryptionContext, Policy, parse_context
 from ext4img.errors import CorruptionError, Ext4Error, Place, UnsupportedFeatureError
-from ext4img.names.nokey import MIN_STORED_NAME, is_padded_name
+from ext4img.names.nokey import is_padded_name
+from ext4img.structs.fscrypt import FSCRYPT_FNAME_MIN_MSG_LEN
 from ext4img.structs.inode import EXT4_ENCRYPT_FL, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
 from ext4img.structs.xattr import (
     EXT4_XATTR_ENTRY,
@@ -103,7 +104,7 @@ def key_opens_names(volume: Volume, use: PolicyUse, keyring: Keyring) -> bool:
         except Ext4Error as error:
             volume.problems.note(str(error), Place(inode=number))
             continue
-        names = [entry.name for entry in entries[:_SAMPLE_NAMES] if len(entry.name) >= MIN_STORED_NAME]
+        names = [entry.name for entry in entries[:_SAMPLE_NAMES] if len(entry.name) >= FSCRYPT_FNAME_MIN_MSG_LEN]
         for raw in cipher.decrypt_raw(names):
             if not is_padded_name(raw):
                 return False

@@ -10,14 +10,14 @@ from uuid import UUID, uuid4, uuid5
 
 from ext4img.errors import BuildError, UnsupportedFeatureError
 from ext4img.mkfs.nodes import Path, show_path
-from ext4img.names.dirhash import HALF_MD4, LEGACY, TEA
+from ext4img.structs.directory import DX_HASH_HALF_MD4, DX_HASH_LEGACY, DX_HASH_TEA
 from ext4img.structs.inode import EXT4_INODE, EXT4_INODE_EXTRA
 from ext4img.structs.journal import JBD2_MIN_JOURNAL_BLOCKS
 from ext4img.volume.features import Compat, Features, Incompat, RoCompat
 
 BLOCK_SIZES: Final = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
 MAX_JOURNAL_BLOCKS: Final = 10_240_000  # mke2fs' limit
-HASH_VERSIONS: Final = {"legacy": LEGACY, "half_md4": HALF_MD4, "tea": TEA}
+HASH_VERSIONS: Final = {"legacy": DX_HASH_LEGACY, "half_md4": DX_HASH_HALF_MD4, "tea": DX_HASH_TEA}
 
 Feature = Compat | Incompat | RoCompat
 

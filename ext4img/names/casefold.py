@@ -13,15 +13,6 @@ from itertools import groupby
 
 from ext4img.names.unicode_12_1 import is_assigned
 
-# SB_ENC_* (include/linux/fs.h): bits of s_encoding_flags.
-STRICT_MODE_FL = 1
-"""Names that are not UTF-8 are refused."""
-NO_COMPAT_FALLBACK_FL = 2
-"""A look-up may rely on the hashes: no kernel stored other ones, see `fs.casefold_lookup`."""
-
-UTF8_12_1 = 1
-"""s_encoding (EXT4_ENC_UTF8_12_1), the only one there is."""
-
 # Default_Ignorable_Code_Point of Unicode 12.1 (DerivedCoreProperties.txt).
 _IGNORABLE = dict.fromkeys(
     code

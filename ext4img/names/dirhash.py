@@ -12,16 +12,16 @@ from typing import Any, Final
 
 from ext4img.errors import UnsupportedFeatureError
 from ext4img.names.siphash import siphash24
+from ext4img.structs.directory import (
+    DX_HASH_HALF_MD4,
+    DX_HASH_LEGACY,
+    DX_HASH_LEGACY_UNSIGNED,
+    DX_HASH_TEA,
+)
 from ext4img.worth_importing_numpy import worth_importing_numpy
 
-# Numbers of s_def_hash_version and dx_root_info.hash_version. On disk they are 0 to 2; with the
-# superblock flag EXT2_FLAGS_UNSIGNED_HASH the kernel adds 3.
-LEGACY: Final = 0
-HALF_MD4: Final = 1
-TEA: Final = 2
-UNSIGNED: Final = 3
-"""Added to the three above if the bytes of names are unsigned."""
-SIPHASH: Final = 6
+UNSIGNED: Final = DX_HASH_LEGACY_UNSIGNED - DX_HASH_LEGACY
+"""Added to a version of hash if the bytes of names are unsigned (EXT2_FLAGS_UNSIGNED_HASH in the superblock)."""
 
 _MASK: Final = 0xFFFFFFFF
 _DEFAULT_SEED: Final = (0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476)
@@ -38,7 +38,7 @@ def dirhash(name: bytes, version: int, seed: tuple[int, int, int, int]) -> tuple
     SipHash see `siphash_dirhash`.
     """
     kind, signed = _kind(version)
-    if kind == LEGACY:
+    if kind == DX_HASH_LEGACY:
         state = _LEGACY_STATE
         for byte in name:
             state = _legacy(state, byte - 256 if signed and byte > 127 else byte)
@@ -47,7 +47,7 @@ def dirhash(name: bytes, version: int, seed: tuple[int, int, int, int]) -> tuple
     step, mix = _MIXES[kind]
     for at in range(0, len(name), step):
         state = mix(state, _message(name[at : at + step], len(name) - at, signed, step))
-    return _clip(state[1 if kind == HALF_MD4 else 0]), state[2 if kind == HALF_MD4 else 1] & _MASK
+    return _clip(state[1 if kind == DX_HASH_HALF_MD4 else 0]), state[2 if kind == DX_HASH_HALF_MD4 else 1] & _MASK
 
 
 def dirhashes(names: Sequence[bytes], version: int, seed: tuple[int, int, int, int]) -> list[tuple[int, int]]:
@@ -77,10 +77,10 @@ def dirhashes(names: Sequence[bytes], version: int, seed: tuple[int, int, int, i
             mixed = mix(tuple(word[:count] for word in state), message)
         for word, new in zip(state, mixed, strict=True):
             word[:count] = new
-    if kind == LEGACY:
+    if kind == DX_HASH_LEGACY:
         major, minor = state[1] << 1, numpy.zeros_like(state[1])
     else:
-        major, minor = (state[1], state[2]) if kind == HALF_MD4 else (state[0], state[1])
+        major, minor = (state[1], state[2]) if kind == DX_HASH_HALF_MD4 else (state[0], state[1])
     results = [(0, 0)] * len(names)
     for i, high, low in zip(order, major.tolist(), minor.tolist(), strict=True):
         results[i] = (_clip(high), low)
@@ -97,7 +97,7 @@ def siphash_dirhash(key: bytes, folded_name: bytes) -> tuple[int, int]:
 
 
 def _kind(version: int) -> tuple[int, bool]:
-    if not LEGACY <= version <= TEA + UNSIGNED:
+    if not DX_HASH_LEGACY <= version <= DX_HASH_TEA + UNSIGNED:
         what = f"directory hash version {version}"
         raise UnsupportedFeatureError(f"{what} is not known", (what,))
     return version % UNSIGNED, version < UNSIGNED
@@ -206,4 +206,7 @@ def _tea(state: State, m: Words) -> State:
     return state[0] + v0 & _MASK, state[1] + v1 & _MASK, w2, w3
 
 
-_MIXES: Final[dict[int, tuple[int, Callable[[State, Words], State]]]] = {HALF_MD4: (32, _half_md4), TEA: (16, _tea)}
+_MIXES: Final[dict[int, tuple[int, Callable[[State, Words], State]]]] = {
+    DX_HASH_HALF_MD4: (32, _half_md4),
+    DX_HASH_TEA: (16, _tea),
+}

@@ -14,11 +14,8 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from ext4img.errors import CorruptionError, Place
-from ext4img.structs.fscrypt import FSCRYPT_SYMLINK_DATA
-
-NAME_MAX: Final = 255
-MIN_STORED_NAME: Final = 16
-"""FSCRYPT_FNAME_MIN_MSG_LEN: no encrypted name is shorter."""
+from ext4img.structs.directory import EXT4_NAME_LEN
+from ext4img.structs.fscrypt import FSCRYPT_FNAME_MIN_MSG_LEN, FSCRYPT_SYMLINK_DATA
 
 _HASHES = Struct("<II")
 _PLAIN_SIZE: Final = 149
@@ -62,8 +59,10 @@ def nokey_name(stored: bytes, hash_major: int, hash_minor: int) -> bytes:
     The hashes are those by which the directory is read; 0, 0 for symlink targets and for directories
     without hashes. CorruptionError for a name below 16 bytes, as for the kernel.
     """
-    if len(stored) < MIN_STORED_NAME:
-        raise CorruptionError(f"encrypted name of {len(stored)} bytes, the shortest possible has {MIN_STORED_NAME}")
+    if len(stored) < FSCRYPT_FNAME_MIN_MSG_LEN:
+        raise CorruptionError(
+            f"encrypted name of {len(stored)} bytes, the shortest possible has {FSCRYPT_FNAME_MIN_MSG_LEN}"
+        )
     # fscrypt_fname_disk_to_usr() takes a major hash of 0 for "no hash" and drops the minor one too.
     head = _HASHES.pack(hash_major, hash_minor) if hash_major else bytes(_HASHES.size)
     if len(stored) <= _PLAIN_SIZE:
@@ -90,9 +89,9 @@ def parse_nokey_name(text: bytes) -> NokeyName | None:
     return NokeyName(major, minor, raw[_HASHES.size : -32], raw[-32:])
 
 
-def encrypted_length(length: int, padding: int, max_length: int = NAME_MAX) -> int:
+def encrypted_length(length: int, padding: int, max_length: int = EXT4_NAME_LEN) -> int:
     """Length of the ciphertext of a name or target of `length` bytes (`fscrypt_fname_encrypted_size`)."""
-    padded = -(-max(length, MIN_STORED_NAME) // padding) * padding
+    padded = -(-max(length, FSCRYPT_FNAME_MIN_MSG_LEN) // padding) * padding
     return min(padded, max_length)
 
 
@@ -110,7 +109,7 @@ def symlink_ciphertext(stored: bytes, inode_number: int | None = None) -> bytes:
     place = Place(inode=inode_number, record=FSCRYPT_SYMLINK_DATA.name, field="len")
     length = FSCRYPT_SYMLINK_DATA.unpack(stored, 0, place).len
     ciphertext = stored[FSCRYPT_SYMLINK_DATA.size : FSCRYPT_SYMLINK_DATA.size + length]
-    if length < MIN_STORED_NAME or len(ciphertext) != length:
+    if length < FSCRYPT_FNAME_MIN_MSG_LEN or len(ciphertext) != length:
         raise CorruptionError(f"encrypted target of {length} bytes in {len(stored)} stored bytes", place)
     return bytes(ciphertext)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from ext4img.archive.backup_info import BackupInfo
-from ext4img.archive.entry import ROOT, VERITY, VERITY_ALIGNMENT_BYTES, Entry
+from ext4img.archive.entry import ROOT, VERITY, Entry
 from ext4img.archive.manifest_line import change_key_of
 from ext4img.archive.path_filter import PathFilter
 from ext4img.errors import AlteredArchiveError, BuildError, LimitError
@@ -18,6 +18,7 @@ from ext4img.rebuilder.readability import ReadabilityRules
 from ext4img.rebuilder.source import RebuildSource, SourceEntry
 from ext4img.rebuilder.unreadable_ranges import describe
 from ext4img.structs.inode import EXT4_VERITY_FL
+from ext4img.structs.verity import EXT4_VERITY_METADATA_ALIGNMENT
 
 _MAX_COMPONENTS: Final = 1 << 25
 """In the paths of all directories together: endless nesting would fill the memory."""
@@ -194,7 +195,7 @@ class NodeStream:
     def _with_merkle_tree(self, waiting: _WaitingVerityFile, source_entry: SourceEntry) -> Iterator[Node]:
         """A verity file with its Merkle tree and descriptor, which begin at a multiple of 64 KiB."""
         node = waiting.node
-        start = -(-node.size // VERITY_ALIGNMENT_BYTES) * VERITY_ALIGNMENT_BYTES
+        start = -(-node.size // EXT4_VERITY_METADATA_ALIGNMENT) * EXT4_VERITY_METADATA_ALIGNMENT
         past_end = tuple((start + offset, length) for offset, length in source_entry.entry.segments)
         segments = waiting.entry.segments if node.segments is None else node.segments
         node = node._replace(

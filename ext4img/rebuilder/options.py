@@ -10,7 +10,7 @@ from ext4img.archive.backup_info import BackupInfo
 from ext4img.errors import BuildError, UnsupportedFeatureError
 from ext4img.mkfs import Options
 from ext4img.mkfs.options import HASH_VERSIONS
-from ext4img.names.casefold import UTF8_12_1
+from ext4img.structs.superblock import EXT4_ENC_UTF8_12_1
 
 NewSize = int | Literal["auto"]
 NewUuid = Literal["keep", "new"] | UUID
@@ -43,7 +43,7 @@ def image_options(
     keep_inodes: bool,
 ) -> Options:
     """The builder's options. Values that no-key names and passphrases depend on are always the source's."""
-    if "casefold" in info.features and info.encoding != UTF8_12_1:
+    if "casefold" in info.features and info.encoding != EXT4_ENC_UTF8_12_1:
         name = f"encoding {info.encoding}"
         raise UnsupportedFeatureError(f"case-insensitive names of {name} can't be rebuilt", (name,))
     hash_version, hash_unsigned = _hash(info)

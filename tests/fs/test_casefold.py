@@ -12,12 +12,17 @@ from hypothesis import strategies as st
 
 import ext4img
 from ext4img.fs.casefold_lookup import CasefoldLookup, _hashed_form
-from ext4img.names.casefold import NO_COMPAT_FALLBACK_FL, STRICT_MODE_FL, fold, is_valid
+from ext4img.names.casefold import fold, is_valid
 from ext4img.names.dirhash import siphash_dirhash
 from ext4img.names.unicode_12_1 import is_assigned
 from ext4img.structs.directory import EXT4_DIR_ENTRY_HASH
 from ext4img.structs.inode import EXT4_CASEFOLD_FL
-from ext4img.structs.superblock import EXT4_SUPER_BLOCK, SUPERBLOCK_OFFSET
+from ext4img.structs.superblock import (
+    EXT4_ENC_NO_COMPAT_FALLBACK_FL,
+    EXT4_ENC_STRICT_MODE_FL,
+    EXT4_SUPER_BLOCK,
+    SUPERBLOCK_OFFSET,
+)
 from tests.conftest import UnpackedImage
 from tests.fs.nls import kernel_casefold
 
@@ -158,7 +163,7 @@ def test_names_are_found_in_any_case(casefolded: UnpackedImage, by_hash_alone: b
             by_hash = fs.volume.index(directory) is not None or directory.is_encrypted
             if by_hash_alone and by_hash:
                 indexed += 1
-                monkeypatch.setattr(CasefoldLookup, "_alike", None)
+                monkeypatch.setattr(CasefoldLookup, "_names_by_fold", None)
                 monkeypatch.setattr(CasefoldLookup, "_is_busy", lambda *_: False)
             for name, entry in fs.listdir(directory):
                 assert fs.lookup(directory, name) == entry
@@ -182,8 +187,8 @@ def with_encoding(image: UnpackedImage, **fields: int) -> bytes:
 
 
 def test_a_lookup_that_trusts_the_hashes(casefolded: UnpackedImage, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(CasefoldLookup, "_alike", None)
-    data = with_encoding(casefolded, s_encoding_flags=NO_COMPAT_FALLBACK_FL)
+    monkeypatch.setattr(CasefoldLookup, "_names_by_fold", None)
+    data = with_encoding(casefolded, s_encoding_flags=EXT4_ENC_NO_COMPAT_FALLBACK_FL)
     with ext4img.open(data, checks="off") as fs:
         casefolded.manifest.add_keys_to(fs)
         _, directory = next(found for found in folded_directories(fs) if found[1].is_encrypted)
@@ -191,7 +196,7 @@ def test_a_lookup_that_trusts_the_hashes(casefolded: UnpackedImage, monkeypatch:
 
 
 def test_strict_mode_and_unknown_encodings(casefolded: UnpackedImage):
-    with ext4img.open(with_encoding(casefolded, s_encoding_flags=STRICT_MODE_FL), checks="off") as fs:
+    with ext4img.open(with_encoding(casefolded, s_encoding_flags=EXT4_ENC_STRICT_MODE_FL), checks="off") as fs:
         casefolded.manifest.add_keys_to(fs)
         invalid = [
             (directory, name, entry)

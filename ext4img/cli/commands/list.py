@@ -59,7 +59,7 @@ def _info(out: Output, info: BackupInfo) -> None:
                 "inode_count": info.inode_count,
                 "features": list(info.features),
                 "tool": info.tool,
-                "only": [decode_path(path) for path in info.only],
+                **text_list_fields("only", map(decode_path, info.only)),
                 "policies": [policy_record(policy) for policy in info.policies],
             }
         )

@@ -6,6 +6,4 @@ nothing and repairs nothing; docs/checks.md lists what is checked.
 
 from ext4img.volume.check.run_check import CheckSummary, run_check
 
-check = run_check
-
-__all__ = ["CheckSummary", "check", "run_check"]
+__all__ = ["CheckSummary", "run_check"]
