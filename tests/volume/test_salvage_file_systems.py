@@ -10,7 +10,7 @@ import pytest
 
 from ext4img.sources import BytesSource, FileSource
 from ext4img.structs.superblock import SUPERBLOCK_SIZE
-from ext4img.volume.salvage.search import MAX_FOUND, SEARCHED_BYTES, find_file_systems
+from ext4img.volume.salvage.file_systems import MAX_FOUND, SEARCHED_BYTES, find_file_systems
 from tests.fs.conftest import needs_e2fsprogs
 from tools.loop_mount import run
 
