@@ -5,10 +5,12 @@ from __future__ import annotations
 from ext4img.cli.quoting import quote
 from ext4img.cli.units import size_text
 from ext4img.errors import Ext4Error, NotExt4Error, SourceError
-from ext4img.sources import Source, open_source
-from ext4img.sources.partitions import read_partitions
+from ext4img.sources import SliceSource, Source, open_source
+from ext4img.sources.partitions import Partition, read_partitions
 from ext4img.volume.problems import Problems
+from ext4img.volume.salvage.file_systems import FoundFileSystem, find_file_systems
 from ext4img.volume.salvage.superblock import find_copy, read_superblock
+from ext4img.volume.superblock import Superblock
 
 _CONVERT = "convert it to a raw image with `qemu-img convert -O raw`"
 _UNPACK = "decompress it first"
@@ -37,20 +39,29 @@ _MAGIC = (
     (0, b"hsqs", "a squashfs file system", _READ_BY_OTHERS),
     (0x8001, b"CD001", "an ISO 9660 file system", _READ_BY_OTHERS),
 )
+_MAGIC_END = 0x10048
 _MAX_PARTITIONS_LISTED = 16
 _WINDOW_BYTES = 1 << 20
 
 
-def hints_for(source: Source) -> list[str]:
-    """Hints for an image that has no ext4 file system at its start."""
+def hints_for(source: Source, image: str, offset: int | None, sector_bytes: int | None = None) -> list[str]:
+    """Hints for a source without an ext4 file system at its start.
+
+    It is what `image` has from byte `offset` on; None if it is a partition.
+    """
     try:
-        partitions = read_partitions(source)
+        partitions = read_partitions(source, sector_bytes)
         if partitions:
-            listed = [f"--partition {partition.number}: {partition.describe()}" for partition in partitions]
-            more = (
-                [f"… and {len(listed) - _MAX_PARTITIONS_LISTED} more"] if len(listed) > _MAX_PARTITIONS_LISTED else []
-            )
-            return ["the image has a partition table; choose a partition", *listed[:_MAX_PARTITIONS_LISTED], *more]
+            listed = [
+                f"--partition {partition.number}: {partition.describe()}{_contents(source, partition)}"
+                for partition in partitions[:_MAX_PARTITIONS_LISTED]
+            ]
+            more = len(partitions) - len(listed)
+            return [
+                "the image has a partition table; choose a partition",
+                *listed,
+                *([f"… and {more} more"] * (more > 0)),
+            ]
         start = source.read_at(0, min(source.size, _WINDOW_BYTES))
     except SourceError as error:
         return [f"its first bytes cannot be read: {error.strerror or error}"]
@@ -65,9 +76,45 @@ def hints_for(source: Source) -> list[str]:
     known = _known(start)
     if known is not None:
         return ["it is {}: {}".format(*known)]
+    found = find_file_systems(source) if offset is not None else []
+    if offset is not None and found:
+        return [line for one in found for line in _found_lines(one, image, offset)]
     if not start.strip(b"\0"):
         return [f"its first {len(start)} bytes are zeros" if start else "it is empty"]
     return ["if the file system starts at another offset, give --offset or --partition"]
+
+
+def _contents(source: Source, partition: Partition) -> str:
+    """What a partition holds, after a colon; "" if that is not known."""
+    if partition.is_extended or partition.offset >= source.size:
+        return ""
+    inside = SliceSource(source, partition.offset, min(partition.size, source.size - partition.offset))
+    try:
+        return f": {_named(read_superblock(inside, Problems('off')))}"
+    except Ext4Error:
+        pass
+    try:
+        known = _known(inside.read_at(0, min(inside.size, _MAGIC_END)))
+    except SourceError:
+        return ""
+    return f": {known[0]}" if known is not None else ""
+
+
+def _named(superblock: Superblock) -> str:
+    """A file system by type, label and UUID."""
+    label = f" {quote(superblock.label)}" if superblock.label else ""
+    return f"{superblock.features.type}{label}, UUID {superblock.uuid}"
+
+
+def _found_lines(found: FoundFileSystem, image: str, offset: int) -> list[str]:
+    """A file system inside the image, and a command that reads it."""
+    offset += found.offset
+    line = f"a file system starts at byte {offset}: {_named(found.superblock)}"
+    backup = ""
+    if found.superblock_block is not None:
+        line += ", its primary superblock is damaged"
+        backup = f" --superblock {found.superblock_block}"
+    return [line, f"ext4img info --offset {offset}{backup} {quote(image)}"]
 
 
 def _known(start: bytes) -> tuple[str, str] | None:

@@ -18,6 +18,13 @@ class JournalChoice(StrEnum):
     ignore = "ignore"
 
 
+class SectorSizeChoice(StrEnum):
+    """Bytes of a disk's sector."""
+
+    b512 = "512"
+    b4096 = "4096"
+
+
 class ChecksChoice(StrEnum):
     """What to do about checksum errors and other damage."""
 
@@ -46,6 +53,10 @@ class VolumeOptions:
         typer.Option(
             "--partition", metavar="N", min=1, help="Partition that holds the file system, numbered as by sfdisk."
         ),
+    ] = None
+    sector_size: Annotated[
+        SectorSizeChoice | None,
+        typer.Option("--sector-size", help="Bytes of a sector, for --partition; default: detect."),
     ] = None
     journal: Annotated[
         JournalChoice,

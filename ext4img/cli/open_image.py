@@ -59,11 +59,13 @@ def _open(options: VolumeOptions, checks: ChecksChoice, opened: ExitStack) -> Fi
     if options.journal_device is not None:
         with about(options.journal_device):
             journal_device = opened.enter_context(open_source(options.journal_device))
+    sector_bytes = int(options.sector_size) if options.sector_size else None
+    offset = options.offset if options.partition is None else None
     with about(options.image):
         source = opened.enter_context(open_source(options.image, options.offset))
         try:
             if options.partition is not None:
-                source = partition_source(source, options.partition)
+                source = partition_source(source, options.partition, sector_bytes)
             volume = Volume(
                 source,
                 journal=options.journal.value,
@@ -73,5 +75,5 @@ def _open(options: VolumeOptions, checks: ChecksChoice, opened: ExitStack) -> Fi
                 block_size=int(options.block_size) if options.block_size else None,
             )
         except NotExt4Error as error:
-            raise explain(error, options.image, *hints_for(source)) from error
+            raise explain(error, options.image, *hints_for(source, options.image, offset, sector_bytes)) from error
         return FileSystem(volume)

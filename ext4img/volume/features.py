@@ -137,6 +137,9 @@ READABLE = (
     | Incompat.ENCRYPT
     | Incompat.CASEFOLD
 )
+# The features of ext3; any other makes it ext4 (the rule of blkid, util-linux libblkid/src/superblocks/ext.c).
+_EXT3_INCOMPAT = int(Incompat.FILETYPE | Incompat.RECOVER | Incompat.META_BG)
+_EXT3_RO_COMPAT = int(RoCompat.SPARSE_SUPER | RoCompat.LARGE_FILE | RoCompat.BTREE_DIR)
 
 
 class Features(NamedTuple):
@@ -159,6 +162,13 @@ class Features(NamedTuple):
             *_bit_names(self.incompat, _INCOMPAT_NAMES, "I"),
             *_bit_names(self.ro_compat, _RO_COMPAT_NAMES, "R"),
         )
+
+    @property
+    def type(self) -> str:
+        """ext2, ext3 or ext4, by the features in use."""
+        if int(self.incompat) & ~_EXT3_INCOMPAT or int(self.ro_compat) & ~_EXT3_RO_COMPAT:
+            return "ext4"
+        return "ext3" if Compat.HAS_JOURNAL in self else "ext2"
 
     def __contains__(self, feature: object) -> bool:
         # Plain integers: `&` of flags creates an enumeration member each time, and this is called often.

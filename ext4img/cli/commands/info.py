@@ -30,9 +30,6 @@ _NUMBERS = (
     "mount_count", "kilobytes_written", "error_count",
 )  # fmt: skip
 _HASHES = ("legacy", "half_md4", "tea", "legacy unsigned", "half_md4 unsigned", "tea unsigned", "siphash")
-# The features of ext3; any other makes it ext4 (the rule of blkid, util-linux libblkid/src/superblocks/ext.c).
-_EXT3_INCOMPAT = int(Incompat.FILETYPE | Incompat.RECOVER | Incompat.META_BG)
-_EXT3_RO_COMPAT = int(RoCompat.SPARSE_SUPER | RoCompat.LARGE_FILE | RoCompat.BTREE_DIR)
 
 
 def run(
@@ -51,19 +48,11 @@ def run(
         if json:
             out.record(_record(fs, image.image, policies))
             return
-        out.line(f"{quote(image.image)}: {_kind(fs.superblock)}\n")
+        out.line(f"{quote(image.image)}: {fs.features.type}\n")
         key_values = _key_values(fs)
         if policies:
             key_values += _policy_key_values(fs)
         write_key_values(out, key_values)
-
-
-def _kind(superblock: Superblock) -> str:
-    """ext2, ext3 or ext4, by the features in use."""
-    features = superblock.features
-    if int(features.incompat) & ~_EXT3_INCOMPAT or int(features.ro_compat) & ~_EXT3_RO_COMPAT:
-        return "ext4"
-    return "ext3" if Compat.HAS_JOURNAL in features else "ext2"
 
 
 def _key_values(fs: FileSystem) -> KeyValues:
@@ -185,7 +174,7 @@ def _record(fs: FileSystem, image: str, policies: bool) -> dict[str, Any]:
     sb = fs.superblock
     record: dict[str, Any] = {
         **text_fields("image", image),
-        "type": _kind(sb),
+        "type": sb.features.type,
         "uuid": str(sb.uuid),
         **text_fields("label", sb.label),
         **text_fields("last_mounted", sb.last_mounted),
