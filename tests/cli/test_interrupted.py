@@ -91,11 +91,15 @@ def held_up(fixture_image, tmp_path: Path) -> tuple[subprocess.Popen[bytes], Pat
     process.stdin.write(archive.read_bytes()[:300_000])
     process.stdin.flush()
     deadline = time.monotonic() + 60
-    while not any(path.is_file() for path in target.rglob("*")):  # until it has begun to write
-        assert time.monotonic() < deadline
-        assert process.poll() is None
+    while not has_files(target) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert has_files(target)  # it has begun to write
+    assert process.poll() is None
     return process, target
+
+
+def has_files(directory: Path) -> bool:
+    return any(path.is_file() for path in directory.rglob("*"))
 
 
 @pytest.mark.parametrize(
