@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from ext4img.cli.error_report import CommandError, about, explain
 from ext4img.cli.exit_codes import Exit
-from ext4img.cli.file_magic import hints_for
 from ext4img.cli.image_options import ChecksChoice, ImageOptions, VolumeOptions
 from ext4img.cli.output import warn
 from ext4img.cli.quoting import quote
@@ -16,7 +15,6 @@ from ext4img.cli.units import plural
 from ext4img.errors import NotExt4Error
 from ext4img.fs.filesystem import FileSystem
 from ext4img.sources import open_source
-from ext4img.sources.partitions import partition_source
 from ext4img.volume.volume import Volume
 
 if TYPE_CHECKING:
@@ -65,6 +63,8 @@ def _open(options: VolumeOptions, checks: ChecksChoice, opened: ExitStack) -> Fi
         source = opened.enter_context(open_source(options.image, options.offset))
         try:
             if options.partition is not None:
+                from ext4img.sources.partitions import partition_source
+
                 source = partition_source(source, options.partition, sector_bytes)
             volume = Volume(
                 source,
@@ -75,5 +75,7 @@ def _open(options: VolumeOptions, checks: ChecksChoice, opened: ExitStack) -> Fi
                 block_size=int(options.block_size) if options.block_size else None,
             )
         except NotExt4Error as error:
+            from ext4img.cli.file_magic import hints_for
+
             raise explain(error, options.image, *hints_for(source, options.image, offset, sector_bytes)) from error
         return FileSystem(volume)
