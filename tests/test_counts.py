@@ -138,6 +138,6 @@ def test_a_clean_volume_needs_no_recovery():
     image = str(FIXTURES / "plain-4k.img.xz")
     done = subprocess.run([sys.executable, "-c", code, image], capture_output=True, check=True, text=True)
     modules = set(done.stdout.split())
-    parts = ("journal_replay", "fast_commit", "orphans", "editor")
+    parts = ("journal_replay", "revoke", "fast_commit", "orphans", "editor")
     recovery = {f"ext4img.volume.recovery.{name}" for name in parts}
     assert not modules & (recovery | {"numpy", "cryptography"})

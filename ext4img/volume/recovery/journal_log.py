@@ -1,6 +1,6 @@
 """The blocks of a log: reading them, verifying their checksums, parsing their tags.
 
-All passes of recovery (journal_scan, journal_replay) share this.
+All passes of recovery (journal_scan, revoke, journal_replay) share this.
 Kernel: jread, count_tags, read_tag_block, jbd2_*_csum_verify (fs/jbd2/recovery.c).
 """
 

@@ -9,8 +9,9 @@ from ext4img.structs.journal import JBD2_FLAG_DELETED, JBD2_MAGIC_BYTES
 from ext4img.volume.problems import Checks, Problems
 from ext4img.volume.recovery import journal_checksum
 from ext4img.volume.recovery.journal import JournalCompat, JournalIncompat, read_journal_superblock
-from ext4img.volume.recovery.journal_replay import follows, replay_journal
+from ext4img.volume.recovery.journal_replay import replay_journal
 from ext4img.volume.recovery.recovery_report import Replay
+from ext4img.volume.recovery.revoke import follows
 from tests.volume.recovery.journal_log import Log, MemoryJournal
 
 VOLUME_BLOCKS = 1 << 40
