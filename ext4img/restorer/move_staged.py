@@ -75,7 +75,7 @@ class MoveStaged:
             elif not there.has_exactly(name):
                 raise there.taken(name)
             elif self._keeps(name, old, new, here, there):
-                self._report.kept += 1
+                self._report.keep(self._remove_staged(name, new, here))
                 if self._options.resume and is_same(old, new):  # its immutable flags may not be set yet
                     self.merged[new.st_dev, new.st_ino] = old.st_dev, old.st_ino
                 return
@@ -94,10 +94,14 @@ class MoveStaged:
 
     def _refuse(self, name: bytes, status: os.stat_result, here: SafeDir, problem: RestoreError) -> None:
         """Report a name that can't be moved."""
+        self._report.revoke(self._remove_staged(name, status, here), problem)
+
+    def _remove_staged(self, name: bytes, status: os.stat_result, here: SafeDir) -> str:
+        """Remove a name that is not moved, unless it is a directory's; returns what it was counted as."""
         kind = kind_of(os.stat(name, dir_fd=here.fd, follow_symlinks=False))
         if not stat.S_ISDIR(status.st_mode):
             here.remove(name)  # so that the last name of a file, and only that, is counted as the file
-        self._report.revoke(kind, problem)
+        return kind
 
     def _keeps(self, name: bytes, old: os.stat_result, new: os.stat_result, here: SafeDir, there: SafeDir) -> bool:
         options = self._options

@@ -31,6 +31,13 @@ def parse_overwrite(value: Overwrite | bool) -> Overwrite:
     return value
 
 
+def parse_missing(value: Missing) -> Missing:
+    """ValueError for an unknown word."""
+    if value not in get_args(Missing):
+        raise ValueError(f"missing is one of {', '.join(get_args(Missing))}, not {value!r}")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class RestoreOptions:
     """See `restore` and `extract`."""

@@ -64,7 +64,15 @@ class RestoreReport:
 
     def revoke(self, kind: str, problem: Ext4Error) -> None:
         """An entry that was counted as restored could not stay, or not get its name."""
+        self._discount(kind)
+        self.skip(problem)
+
+    def keep(self, kind: str) -> None:
+        """An entry that was counted as restored is not needed: what exists is kept."""
+        self._discount(kind)
+        self.kept += 1
+
+    def _discount(self, kind: str) -> None:
         self.restored[kind] = self.restored.get(kind, 0) - 1
         if self.restored[kind] <= 0:
             del self.restored[kind]
-        self.skip(problem)

@@ -19,7 +19,7 @@ from ext4img.restorer.dry_run import DryRunTarget
 from ext4img.restorer.kernel_encryption import KernelKeys
 from ext4img.restorer.member_writer import MemberWriter
 from ext4img.restorer.move_staged import MoveStaged
-from ext4img.restorer.options import Missing, Overwrite, RestoreOptions, parse_overwrite
+from ext4img.restorer.options import Missing, Overwrite, RestoreOptions, parse_missing, parse_overwrite
 from ext4img.restorer.report import RestoreReport
 from ext4img.restorer.restorer import Restorer
 from ext4img.restorer.staging import clear_stagings, staging
@@ -77,7 +77,7 @@ def restore(
     no such place. NotFoundError for a path in `only` that is not in the backup.
     """
     options = RestoreOptions(
-        missing=missing,
+        missing=parse_missing(missing),
         overwrite=parse_overwrite(overwrite),
         only=only,
         resume=resume,

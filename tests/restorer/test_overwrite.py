@@ -95,7 +95,34 @@ def test_another_word(tmp_path: Path):
     overwrite: Any = "newer"
     with pytest.raises(ValueError, match="if-newer, if-changed, not 'newer'"):
         restore(as_file(some_files().archive()), tmp_path / "t", overwrite=overwrite)
+    missing: Any = "leave"
+    with pytest.raises(ValueError, match="skip, ciphertext, not 'leave'"):
+        restore(as_file(some_files().archive()), tmp_path / "t", missing=missing)
     assert not (tmp_path / "t").exists()
+
+
+@both
+@pytest.mark.parametrize("overwrite", ["if-newer", "if-changed"])
+def test_kept_files_are_not_counted_as_restored(opened: Opened, overwrite: Any, tmp_path: Path):
+    archive = some_files().archive()
+    assert restore(opened(archive), tmp_path / "t").restored == {"file": 1, "symlink": 1}
+    inode = (tmp_path / "t/file").stat().st_ino
+    again = restore(opened(archive), tmp_path / "t", overwrite=overwrite)
+    assert (again.restored, again.kept, again.left_out) == ({}, 2, 0)
+    assert (tmp_path / "t/file").stat().st_ino == inode
+    assert sorted(os.listdir(tmp_path / "t")) == ["file", "link"]
+
+
+@both
+def test_kept_hard_links_are_not_counted_as_restored(opened: Opened, tmp_path: Path):
+    tree = encrypted_tree()
+    archive = tree.archive()
+    first = restore(opened(archive), tmp_path / "t", keys=[KEY])
+    assert first.restored["link"] > 0
+    again = restore(opened(archive), tmp_path / "t", keys=[KEY], overwrite="if-newer")
+    assert again.complete
+    assert set(again.restored) <= {"dir"}
+    assert again.kept == sum(count for kind, count in first.restored.items() if kind != "dir")
 
 
 @both

@@ -31,7 +31,8 @@ def run(
     keys: ArchiveKeyOptions,
     choices: NewImageOptions,
     directory: Annotated[
-        str | None, typer.Argument(metavar="[DIRECTORY]", help="Where to; created if need be.", show_default=False)
+        str | None,
+        typer.Argument(metavar="[DIRECTORY]", help="Target directory; created if needed.", show_default=False),
     ] = None,
     image: Annotated[
         str | None, typer.Option("--image", metavar="IMAGE", help="Make a new ext4 image instead; needs no key.")
