@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 CHUNK_BYTES: Final = 1 << 20  # the most that one chunk has
+Buffer = bytes | bytearray | memoryview
+
+
+class BodyStream:
+    """A file's data as chunks: the bytes of its segments, in order and without gaps.
+
+    A chunk's buffer must not change until the second chunk after it is requested, as it is digested
+    in the meantime. While the chunks are produced, `unreadable` may get the (offset, length) ranges
+    of the file that the source could not read; their bytes are zeros. A backup that compares files
+    with those of an earlier one may iterate over the chunks twice.
+    """
+
+    __slots__ = ("chunks", "unreadable")
+
+    def __init__(self, chunks: Iterable[Buffer] = ()) -> None:
+        self.chunks = chunks
+        self.unreadable: list[tuple[int, int]] = []
+
+
+class Chunks:
+    """The chunks of a body; every iteration reads them again."""
+
+    __slots__ = ("_read",)
+
+    def __init__(self, read: Callable[[], Iterator[memoryview]]) -> None:
+        self._read = read
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return self._read()
 
 
 def join_chunks(size: int, chunks: Iterable[tuple[int, memoryview]]) -> bytes:

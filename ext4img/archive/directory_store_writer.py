@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import BinaryIO, Final, Self
 
 from ext4img.archive.backup_info import BackupInfo
+from ext4img.archive.body import BodyStream
 from ext4img.archive.digest_thread import DigestThread
 from ext4img.archive.directory_store import INFO, LINES, TREE, VERITY_DIRECTORY
 from ext4img.archive.directory_store_line import LINE_LIMIT_BYTES, DirectoryStoreLine, build_store_line
@@ -18,7 +19,6 @@ from ext4img.archive.entry import ROOT, VERITY, Entry
 from ext4img.archive.manifest_line import Closing, ManifestLine, build_closing
 from ext4img.archive.member_paths import archive_path
 from ext4img.archive.tree_order import TreeOrder
-from ext4img.archive.writer import BodyStream
 from ext4img.errors import AlteredArchiveError, ArchiveError, Ext4Error, LimitError
 from ext4img.hostfs.safe_dir import SafeDir
 from ext4img.hostfs.sync import sync_file_system
@@ -91,9 +91,9 @@ class DirectoryStoreWriter:
         """ArchiveError: a store is never incremental. Tools that deduplicate find what is unchanged."""
         raise ArchiveError(f"{self._path}: a directory store is not incremental")
 
-    def finish(self, chain: tuple[str, ...] = ()) -> Closing:
+    def finish(self, chain: tuple[str, ...] = (), last_write_s: int | None = None) -> Closing:
         """Write the closing line and rename the store to its path. `chain` is not used: it is for archives."""
-        closing = Closing(self._members, 0, self._hash.hexdigest(), self._incomplete)
+        closing = Closing(self._members, 0, self._hash.hexdigest(), self._incomplete, last_write_s=last_write_s)
         with self._os_errors():
             self._lines.write(build_closing(closing))
             self._lines.flush()

@@ -1,7 +1,14 @@
 """The earlier archive that an incremental backup is based on, or its manifest alone.
 
 A file is unchanged if its inode still has the same number, generation, size, change time and change
-attribute: ext4 sets the change time with every change except an access.
+attribute: ext4 sets the change time with every change except an access. Its times leave it in doubt
+
+- if it changed shortly before the file system was last written: the new contents may have reached the
+  disk after the change time did (the kernel writes dirty pages within some 35 seconds), or it changed
+  once more within the same tick of the clock, which is a second in inodes of 128 bytes;
+- if nobody knows when the file system was last written;
+- if a tool made it and not the kernel, which gives every inode a random generation: all files of a
+  reproducible image have the same time.
 """
 
 from __future__ import annotations
@@ -13,7 +20,14 @@ from uuid import UUID
 from ext4img.archive.entry import Entry
 from ext4img.archive.input import MUST_BE_SEEKABLE, ArchiveInput, ArchiveSource
 from ext4img.archive.manifest import MAX_CHAIN_ARCHIVES, ManifestReader, parse_member
-from ext4img.archive.manifest_line import LINE_LIMIT_BYTES, ManifestLine, change_key_of, file_place, parse_line
+from ext4img.archive.manifest_line import (
+    LINE_LIMIT_BYTES,
+    ChangeKey,
+    ManifestLine,
+    change_key_of,
+    file_place,
+    parse_line,
+)
 from ext4img.archive.member_paths import XATTR_DIRECTORY, is_control
 from ext4img.archive.reader import Archive
 from ext4img.errors import ArchiveError, LimitError
@@ -22,6 +36,7 @@ INCREMENTAL: Final = "incremental"
 _WINDOW_BYTES: Final = 64 << 10
 _PAGE_BITS: Final = 6
 _PAGE_MASK: Final = (1 << _PAGE_BITS) - 1
+_NS: Final = 1_000_000_000
 _NO_POSITIONS: Final = array("q", [-1]) * (1 << _PAGE_BITS)
 
 
@@ -30,6 +45,7 @@ class IncrementalBase:
 
     `source` is an archive file, or a file with its manifest only. `chain` has the archives that an
     archive based on this one needs, as SHA-256 of their manifests, the oldest first, this one last.
+    `last_write_s` is when its file system was last written, in seconds since 1970, None if unknown.
     ArchiveError if `source` is a stream or a backup of another file system, LimitError if its
     chain is full.
     """
@@ -41,6 +57,8 @@ class IncrementalBase:
             self._positions = _PositionsByInode()  # of the line whose member has the inode's body
             self._window = b""  # a part of the manifest
             self._window_at = 0
+            self._files = 0  # with bodies
+            self._change_times: set[int] = set()  # of these; no more than two
             reader = ManifestReader(self._input.cursor(self._start), size, offset)
             self._read(reader)
             closing = reader.closing
@@ -49,6 +67,7 @@ class IncrementalBase:
             if len(closing.chain) >= MAX_CHAIN_ARCHIVES:
                 raise LimitError(f"{self._input.name}: its chain has {len(closing.chain)} archives: make a full backup")
             self.chain = (*closing.chain, closing.sha256)
+            self.last_write_s = closing.last_write_s
         except BaseException:
             self.close()
             raise
@@ -62,6 +81,18 @@ class IncrementalBase:
         if line.change_key != change_key_of(entry) or line.inode != entry.inode:
             return None
         return line, line.reference.archive if line.reference is not None else len(self.chain) - 1
+
+    def is_in_doubt(self, entry: Entry, window_s: int) -> bool:
+        """Whether an unchanged file may have changed nevertheless: see this module's text.
+
+        `window_s` is how long before the file system's last write a change leaves a doubt, in seconds.
+        """
+        return (
+            self.last_write_s is None
+            or not entry.generation
+            or entry.ctime_ns >= (self.last_write_s - window_s) * _NS
+            or (len(self._change_times) == 1 and self._files > 1)
+        )
 
     def close(self) -> None:
         """Close the file."""
@@ -101,7 +132,7 @@ class IncrementalBase:
             place = file_place(raw)
             if place is not None:
                 if place.data_size and not skip:
-                    self._positions.set(place.inode, position)
+                    self._add(place.inode, position, place.change_key)
                 skip = False
                 continue
             line = parse_member(raw)
@@ -109,8 +140,14 @@ class IncrementalBase:
                 skip = line.path.startswith(XATTR_DIRECTORY)
                 continue
             if line.data_size and not line.unreadable and not skip:
-                self._positions.set(line.inode, position)
+                self._add(line.inode, position, line.change_key)
             skip = False
+
+    def _add(self, inode: int, position: int, change_key: ChangeKey | None) -> None:
+        self._positions.set(inode, position)
+        self._files += 1
+        if len(self._change_times) < 2 and change_key is not None:
+            self._change_times.add(change_key.ctime_ns)
 
     def _line(self, position: int) -> ManifestLine:
         """The line at a position. A window is read, as the next lines are likely to be needed next."""

@@ -37,7 +37,8 @@ _LINE_ENDS: Final = ("\n", "")
 _PLAIN_LINE: Final = re.compile(
     rb'\{"path(?:_base64)?":"[^"\\]*(?:\\.[^"\\]*)*","inode":([0-9]{1,20}),"offset":[0-9]{1,20},"head":".{64}"'
     rb',"data":[0-9]{1,20},"size":([0-9]{1,20}),"sha256":".{64}"'
-    rb',"generation":([0-9]{1,20}),"i_size":([0-9]{1,20}),"ctime_ns":(-?[0-9]{1,20}),"version":([0-9]{1,20})\}'
+    rb',"generation":([0-9]{1,20}),"i_size":([0-9]{1,20}),"ctime_ns":(-?[0-9]{1,20}),"version":([0-9]{1,20})'
+    rb'(?:,"head_atime_ns":-?[0-9]{1,20})?\}'
 )
 _REFERENCE: Final = re.compile(rb',"in":([0-9]{1,20})[,}]')
 _UNUSUAL: Final = frozenset(("filename", "hash", "symlink", "unwritten", "unreadable", "in"))
@@ -56,6 +57,11 @@ def change_key_of(entry: Entry) -> ChangeKey:
     """An entry's change key. `size` is 0 unless the entry is a file under its first name."""
     size = entry.size if entry.type == "file" and not entry.is_link else 0
     return ChangeKey(entry.generation, size, entry.ctime_ns, entry.version)
+
+
+def header_atime_of(entry: Entry) -> int | None:
+    """The access time in a member's headers, if a later backup may refer to the member: see `ManifestLine`."""
+    return entry.atime_ns if entry.body_size and entry.type == "file" and not entry.is_link else None
 
 
 class ManifestOnlyFields(NamedTuple):
@@ -99,7 +105,9 @@ class ManifestLine(NamedTuple):
     """The line of one member. Sizes and offsets are in bytes, digests SHA-256 in hex.
 
     The member's headers start at `header_offset`. Its stored data, sparse map included, starts at
-    `data_offset`. `unreadable` are the (offset, length) ranges of the file that the source could
+    `data_offset`. `header_atime_ns` is the access time in the headers of a file with a body: with it a
+    later backup can build the headers again, to see whether the attributes are still the same; archives
+    of earlier versions do not have it. `unreadable` are the (offset, length) ranges of the file that the source could
     not read; they hold zeros.
 
     Four fields are for trees that a stock tool extracted, which may have lost them: `filename` and
@@ -116,6 +124,7 @@ class ManifestLine(NamedTuple):
     header_offset: int
     data_offset: int
     change_key: ChangeKey | None = None
+    header_atime_ns: int | None = None
     filename: bytes | None = None
     name_hash: bytes | None = None
     symlink: bytes | None = None
@@ -125,7 +134,7 @@ class ManifestLine(NamedTuple):
 
 
 _PLAIN_FIELDS: Final = ManifestLine._fields.index("filename")
-_PLAIN: Final = tuple(ManifestLine._field_defaults.values())[1:]  # what most members have in the other fields
+_PLAIN: Final = tuple(ManifestLine._field_defaults.values())[2:]  # what most members have in the other fields
 
 
 class Closing(NamedTuple):
@@ -133,6 +142,8 @@ class Closing(NamedTuple):
 
     `manifest_offset` is where the manifest's own header starts. `sha256` is the digest of the lines before. `chain`
     has the `sha256` of each archive that an incremental archive is based on, the oldest first.
+    `last_write_s` is when the file system was last written, in seconds since 1970: its files may have
+    changed later without a new change time, see `ext4img.archive.incremental_base`. None if unknown.
     """
 
     members: int
@@ -140,6 +151,7 @@ class Closing(NamedTuple):
     sha256: str
     incomplete: int
     chain: tuple[str, ...] = ()
+    last_write_s: int | None = None
 
 
 def build_line(line: ManifestLine) -> bytes:
@@ -170,6 +182,8 @@ def _around_digest(line: ManifestLine) -> tuple[str, str]:
     if line.change_key is not None:
         generation, size, ctime_ns, version = line.change_key
         after = f'","generation":{generation},"i_size":{size},"ctime_ns":{ctime_ns},"version":{version}'
+        if line.header_atime_ns is not None:
+            after += f',"head_atime_ns":{line.header_atime_ns}'
     if line[_PLAIN_FIELDS:] == _PLAIN:
         return before, after + "}"
     if line.filename is not None:
@@ -239,6 +253,7 @@ def parse_line(raw: bytes) -> ManifestLine | Closing:
                 get_sha256(found, "sha256"),
                 get_unsigned(found, "incomplete"),
                 chain,
+                get_unsigned(found, "last_write") if "last_write" in found else None,
             )
         path = get_bytes(found, "path")
         change_key = None
@@ -258,6 +273,7 @@ def parse_line(raw: bytes) -> ManifestLine | Closing:
             get_unsigned(found, "offset"),
             get_unsigned(found, "data"),
             change_key,
+            get_time_ns(found, "head_atime_ns") if "head_atime_ns" in found else None,
         )
         if _UNUSUAL.isdisjoint(found):
             return ManifestLine._make(usual + _PLAIN)
@@ -285,4 +301,6 @@ def build_closing(closing: Closing) -> bytes:
     }
     if closing.chain:
         found["chain"] = closing.chain
+    if closing.last_write_s is not None:
+        found["last_write"] = closing.last_write_s
     return (json.dumps(found, separators=(",", ":")) + "\n").encode()

@@ -12,7 +12,7 @@ from ext4img.archive.digest_thread import DigestThread, sha256_hex
 from ext4img.archive.entry import Entry, Segments
 from ext4img.archive.input import Cursor
 from ext4img.archive.manifest import parse_member
-from ext4img.archive.manifest_line import ManifestLine, change_key_of, manifest_only_fields_of
+from ext4img.archive.manifest_line import ManifestLine, change_key_of, header_atime_of, manifest_only_fields_of
 from ext4img.archive.member_paths import is_control
 from ext4img.archive.tar_header import TarHeader, padding
 from ext4img.errors import AlteredArchiveError, ArchiveError
@@ -122,6 +122,7 @@ class Member:
             self.header_offset,
             self._data_offset,
             change_key,
+            header_atime_of(entry),
             *manifest_only_fields_of(entry),
         )
 

@@ -255,7 +255,9 @@ class MemberReader:
                 _compare(line, seen)
             except AlteredArchiveError as error:
                 sound = line._replace(data_sha256=seen.data_sha256, header_sha256=seen.header_sha256)
-                if sound != seen._replace(unreadable=line.unreadable, unwritten=line.unwritten):
+                if sound != seen._replace(
+                    unreadable=line.unreadable, unwritten=line.unwritten, header_atime_ns=line.header_atime_ns
+                ):
                     raise
                 # An attribute member belongs to the next member.
                 damaged.add(place + line.path.startswith(XATTR_DIRECTORY), error)
@@ -279,7 +281,11 @@ def _is_stored(promised: bytes | ManifestLine) -> bool:
 
 def _compare(line: ManifestLine, seen: ManifestLine) -> None:
     """AlteredArchiveError if a member differs from its line in the manifest."""
-    if line == seen or line._replace(unreadable=(), unwritten=seen.unwritten) == seen:
+    if line == seen:
+        return
+    if line.header_atime_ns is None:  # of an archive of an earlier version
+        line = line._replace(header_atime_ns=seen.header_atime_ns)
+    if line._replace(unreadable=(), unwritten=seen.unwritten) == seen:
         return
     for what, promised, found in zip(ManifestLine._fields, line, seen, strict=True):
         if promised != found and what != "unreadable":

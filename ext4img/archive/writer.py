@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable
 from typing import BinaryIO, Final, Self, cast
 
 from ext4img.archive.backup_info import BackupInfo
+from ext4img.archive.body import BodyStream, Buffer
 from ext4img.archive.digest_thread import DigestThread, sha256_hex
 from ext4img.archive.encryption_records import build_filename
 from ext4img.archive.entry import VERITY, Entry, Segments
-from ext4img.archive.entry_codec import header_of
 from ext4img.archive.manifest import ManifestWriter
 from ext4img.archive.manifest_line import (
     NO_BODY,
@@ -23,14 +22,15 @@ from ext4img.archive.manifest_line import (
     ChangeKey,
     Closing,
     ManifestLine,
-    ManifestOnlyFields,
     change_key_of,
+    header_atime_of,
     manifest_only_fields_of,
 )
 from ext4img.archive.member_paths import BACKUP_PATH, MANIFEST_PATH, VERITY_DIRECTORY, XATTR_DIRECTORY, archive_path
 from ext4img.archive.output import write_all
 from ext4img.archive.pax_writer import encode
 from ext4img.archive.sparse_map import encode_map
+from ext4img.archive.stored_form import stored_form
 from ext4img.archive.tar_header import TarHeader, padding
 from ext4img.archive.tree_order import TreeOrder
 from ext4img.errors import AlteredArchiveError
@@ -42,22 +42,8 @@ RECORD_BYTES: Final = 20 * BLOCK_BYTES  # tar's blocking factor: the archive end
 CONTROL_MODE: Final = 0o600
 _BUFFER_BYTES: Final = 256 << 10  # less than a large chunk, which is therefore written without a copy
 _ZEROS: Final = bytes(BLOCK_BYTES)
-Buffer = bytes | bytearray | memoryview
-
-
-class BodyStream:
-    """A file's data as chunks: the bytes of its segments, in order and without gaps.
-
-    A chunk's buffer must not change until the second chunk after it is requested, as it is digested
-    in the meantime. While the chunks are produced, `unreadable` may get the (offset, length) ranges
-    of the file that the source could not read; their bytes are zeros.
-    """
-
-    __slots__ = ("chunks", "unreadable")
-
-    def __init__(self, chunks: Iterable[Buffer] = ()) -> None:
-        self.chunks = chunks
-        self.unreadable: list[tuple[int, int]] = []
+_LineFacts = tuple[ChangeKey | None, int | None, bytes | None, bytes | None, bytes | None, Segments]
+_NO_FACTS: Final[_LineFacts] = (None, None, *NO_MANIFEST_ONLY_FIELDS)
 
 
 class _Sink(io.RawIOBase):
@@ -106,13 +92,11 @@ class ArchiveWriter:
         if self._after_tree:
             raise AlteredArchiveError("a member of the tree after the verity trees", entry.shown)
         self._order.check(entry.path, entry.type == "dir")
-        data_bytes = entry.data_bytes
-        sparse = data_bytes != entry.body_size
-        before = encode_map(entry.segments, entry.body_size) if sparse else b""
-        header, overflow = header_of(entry, len(before) + data_bytes, sparse, self._encdata)
+        header, before, overflow = stored_form(entry, self._encdata)
         if overflow:
             self._add_control(XATTR_DIRECTORY + b"%d" % entry.inode, entry.inode, overflow)
-        self._add_member(header, entry.inode, before, body, change_key_of(entry), manifest_only_fields_of(entry))
+        facts = (change_key_of(entry), header_atime_of(entry), *manifest_only_fields_of(entry))
+        self._add_member(header, entry.inode, before, body, facts)
         if entry.flags & EXT4_VERITY_FL and entry.type == "file" and not entry.is_link:
             self._verity.add(entry.inode)
 
@@ -128,13 +112,14 @@ class ArchiveWriter:
         if entry.flags & EXT4_VERITY_FL:
             self._verity.add(entry.inode)
 
-    def finish(self, chain: tuple[str, ...] = ()) -> Closing:
+    def finish(self, chain: tuple[str, ...] = (), last_write_s: int | None = None) -> Closing:
         """Write the manifest and the archive's end. The archive is complete after this.
 
         `chain` has the archives that an incremental archive is based on, as SHA-256 of their manifests.
+        `last_write_s`: see `Closing`.
         """
         start = self.position
-        closing = self._manifest.finish(start, chain)
+        closing = self._manifest.finish(start, chain, last_write_s)
         size = self._manifest.size
         self._write(encode(TarHeader(MANIFEST_PATH, REGTYPE, CONTROL_MODE, size=size)))
         for chunk in self._manifest.chunks():
@@ -184,8 +169,7 @@ class ArchiveWriter:
         inode: int,
         before: bytes,
         body: BodyStream | None,
-        change_key: ChangeKey | None = None,
-        manifest_only: ManifestOnlyFields = NO_MANIFEST_ONLY_FIELDS,
+        facts: _LineFacts = _NO_FACTS,
     ) -> None:
         """Write header, sparse map, body and padding, and add the manifest's line."""
         offset = self.position
@@ -219,8 +203,7 @@ class ArchiveWriter:
                 sha256_hex(header_bytes),
                 offset,
                 offset + len(header_bytes),
-                change_key,
-                *manifest_only,
+                *facts,
                 unreadable,
             )
         )

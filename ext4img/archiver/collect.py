@@ -7,11 +7,12 @@ order is the archive's: depth first, the names of a directory in byte order.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Final, NamedTuple
 
 from ext4img.archive.backup_info import BackupInfo
-from ext4img.archive.body import CHUNK_BYTES
+from ext4img.archive.body import CHUNK_BYTES, BodyStream, Chunks
 from ext4img.archive.encryption_records import CONTEXT_BYTES
 from ext4img.archive.entry import (
     MAX_UNWRITTEN,
@@ -22,7 +23,6 @@ from ext4img.archive.entry import (
     Entry,
     Segments,
 )
-from ext4img.archive.writer import BodyStream
 from ext4img.archiver.exclude import ExcludeFilter, key_of
 from ext4img.archiver.read_ahead import WINDOW_BYTES, Extent, ReadAhead, ReadBatch
 from ext4img.archiver.selection import TreeSelection
@@ -265,7 +265,7 @@ class TreeScanner:
                 body_size = extent[1]
                 segments = ((0, body_size),)
                 body = BodyStream()
-                body.chunks = self._small_chunks(inode, extent, batch, body.unreadable)
+                body.chunks = Chunks(partial(self._small_chunks, inode, extent, batch, body.unreadable))
             else:
                 body_size = self._body_size(inode)
                 contents = self._volume.contents(inode, body_size)
@@ -398,7 +398,7 @@ class TreeScanner:
     def _body(self, contents: Contents, segments: Segments, start: int = 0) -> BodyStream:
         """The bytes of the segments, whose offsets count from byte `start` of the file."""
         body = BodyStream()
-        body.chunks = self._chunks(contents, segments, start, body.unreadable)
+        body.chunks = Chunks(partial(self._chunks, contents, segments, start, body.unreadable))
         return body
 
     def _small_chunks(
@@ -415,6 +415,7 @@ class TreeScanner:
     def _chunks(
         self, contents: Contents, segments: Segments, start: int, unreadable: list[tuple[int, int]]
     ) -> Iterator[memoryview]:
+        unreadable.clear()
         buffer, other = self._buffers
         step = len(buffer)
         read = contents.read_stored_into

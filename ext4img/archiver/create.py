@@ -6,16 +6,19 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import BinaryIO, Literal, Protocol, cast
+from typing import BinaryIO, Final, Literal, Protocol, cast, get_args
 
 from ext4img.archive.backup_info import BackupInfo
+from ext4img.archive.body import BodyStream
+from ext4img.archive.digest_thread import DigestThread
 from ext4img.archive.entry import Entry
 from ext4img.archive.incremental_base import INCREMENTAL, IncrementalBase
 from ext4img.archive.input import ArchiveSource
 from ext4img.archive.manifest_line import Closing, ManifestLine
 from ext4img.archive.output import ArchiveDestination, open_output
 from ext4img.archive.reader import Archive
-from ext4img.archive.writer import ArchiveWriter, BodyStream
+from ext4img.archive.stored_form import has_same_attributes, has_same_data
+from ext4img.archive.writer import ArchiveWriter
 from ext4img.archive.zstd_frames import FrameWriter
 from ext4img.archiver.collect import TreeScanner
 from ext4img.archiver.exclude import ExcludeFilter
@@ -23,6 +26,14 @@ from ext4img.errors import ArchiveError, Ext4Error
 from ext4img.fs.filesystem import FileSystem
 from ext4img.fs.path import PathLike
 from ext4img.progress import Progress
+from ext4img.volume.last_write import last_write_s, was_in_use
+
+RACY_WINDOW_S: Final = 120
+"""The kernel writes dirty pages within 35 seconds, unless vm.dirty_expire_centisecs says otherwise."""
+_NS: Final = 1_000_000_000
+
+
+Compare = Literal["times", "contents"]
 
 
 class _EntryWriter(Protocol):
@@ -34,7 +45,7 @@ class _EntryWriter(Protocol):
 
     def add_unchanged(self, entry: Entry, line: ManifestLine, archive: int) -> None: ...
 
-    def finish(self, chain: tuple[str, ...] = ()) -> Closing: ...
+    def finish(self, chain: tuple[str, ...] = (), last_write_s: int | None = None) -> Closing: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +54,10 @@ class BackupReport:
 
     `members` counts the names in the tree and the verity trees, as `verify` does, without the
     archive's own files. `incomplete` counts members with parts that could not be read. `bytes` is the
-    size of the archive before compression. `unchanged` files are in earlier archives.
+    size of the archive before compression. `unchanged` files are in earlier archives; `reread` of them
+    were read again, because their times left a doubt or contents were compared. `times_may_lag`: files
+    were compared by their times in an image of a file system in use, whose latest contents may be on
+    the disk before the inode's new times are; the next backup finds them if these were written later.
     """
 
     members: int
@@ -52,6 +66,8 @@ class BackupReport:
     digest: str
     """SHA-256 of the manifest's lines, in hex. It identifies the whole archive."""
     unchanged: int = 0
+    reread: int = 0
+    times_may_lag: bool = False
 
 
 def backup(
@@ -65,6 +81,8 @@ def backup(
     encdata: bool = False,
     format: Literal["tar", "dir"] = "tar",
     since: ArchiveSource | IncrementalBase | None = None,
+    compare: Literal["times", "contents"] = "times",
+    racy_window_s: int = RACY_WINDOW_S,
     compress: Literal["zstd"] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -78,7 +96,10 @@ def backup(
 
     `since` is an earlier archive or its manifest, and makes the backup an incremental one: files
     whose inode has not changed are recorded and not stored, so reading it needs the earlier archives.
-    An archive that the backup is based on is never overwritten.
+    An archive that the backup is based on is never overwritten. Files are read again, and stored if
+    they differ, where the inode's times leave a doubt: if they changed in the last `racy_window_s`
+    seconds before the file system of the earlier archive was last written, or after that, if that time is
+    unknown, or if the kernel did not make them. With compare="contents" all files are read again.
 
     `compress` writes zstd frames, each of which can be read alone. It does not change the name of
     the archive, and ciphertext does not get smaller.
@@ -95,8 +116,12 @@ def backup(
     """
     from ext4img import __version__
 
+    if compare not in get_args(Compare):
+        raise ValueError(f"compare is one of {', '.join(get_args(Compare))}, not {compare!r}")
+    if racy_window_s < 0:
+        raise ValueError(f"racy_window_s is {racy_window_s}; it cannot be negative")
     filtered = ExcludeFilter(tuple(exclude), encrypted_only, one_policy)
-    scanner = TreeScanner(fs, only, filtered, together=since is None)
+    scanner = TreeScanner(fs, only, filtered, together=since is None or compare == "contents")
     used = (fs.superblock.block_count - fs.superblock.free_blocks) * fs.block_size
     total = used if not only and filtered.is_empty else None
     info = scanner.info(f"ext4img {__version__}", encdata)
@@ -109,20 +134,64 @@ def backup(
             if overwrite:
                 _check_not_of_chain(destination, base)
             info = replace(info, requires=(INCREMENTAL,))
+        comparison = None
+        if base is not None:
+            digests = stack.enter_context(DigestThread())
+            comparison = _Comparison(base, compare == "contents", racy_window_s, encdata, digests)
         writer = stack.enter_context(_writer(destination, info, format, compress, overwrite))
-        members = kept = 0
+        members = last_change_ns = 0
         for entry, body in scanner.entries():
-            unchanged = base.unchanged(entry) if base is not None else None
+            unchanged = comparison.unchanged(entry, body) if comparison is not None else None
             if unchanged is not None:
                 writer.add_unchanged(entry, *unchanged)
-                kept += 1
             else:
                 writer.add(entry, body)
             members += 1
+            last_change_ns = max(last_change_ns, entry.ctime_ns)
             if progress is not None:
                 progress(writer.position, total)
-        closing = writer.finish(base.chain if base is not None else ())
-    return BackupReport(members, writer.position, closing.incomplete, closing.sha256, kept)
+        chain = base.chain if base is not None else ()
+        closing = writer.finish(chain, last_write_s(fs.volume, last_change_ns // _NS))
+    if comparison is None:
+        return BackupReport(members, writer.position, closing.incomplete, closing.sha256)
+    return BackupReport(
+        members,
+        writer.position,
+        closing.incomplete,
+        closing.sha256,
+        comparison.kept,
+        comparison.reread,
+        times_may_lag=compare == "times" and was_in_use(fs.volume),
+    )
+
+
+class _Comparison:
+    """Decides which files of an incremental backup are unchanged. `kept` counts them, `reread` those read again."""
+
+    def __init__(
+        self, base: IncrementalBase, contents: bool, window_s: int, encdata: bool, digests: DigestThread
+    ) -> None:
+        self._base = base
+        self._contents = contents
+        self._window_s = window_s
+        self._encdata = encdata
+        self._digests = digests
+        self.kept = self.reread = 0
+
+    def unchanged(self, entry: Entry, body: BodyStream | None) -> tuple[ManifestLine, int] | None:
+        """As `IncrementalBase.unchanged`, but where times leave a doubt, attributes and data are compared."""
+        found = self._base.unchanged(entry)
+        if found is None or body is None:
+            return None
+        in_doubt = self._base.is_in_doubt(entry, self._window_s)
+        if in_doubt and not has_same_attributes(entry, found[0], self._encdata):
+            return None
+        if in_doubt or self._contents:
+            if not has_same_data(entry, body, found[0], self._digests):
+                return None
+            self.reread += 1
+        self.kept += 1
+        return found
 
 
 def _check_not_of_chain(destination: ArchiveDestination, base: IncrementalBase) -> None:

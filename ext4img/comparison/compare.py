@@ -6,11 +6,11 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from ext4img.archive.body import BodyStream
 from ext4img.archive.entry import ROOT, UNWRITTEN_KEPT, VERITY, Entry
 from ext4img.archive.extracted_tree import ExtractedTree
 from ext4img.archive.input import ArchiveSource
 from ext4img.archive.open_backup import BackupMember, BackupSource, open_backup
-from ext4img.archive.writer import BodyStream
 from ext4img.archiver.collect import TreeScanner
 from ext4img.fs.filesystem import FileSystem
 from ext4img.names.paths import decode_path

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ext4img.archive.backup_info import BackupInfo
+from ext4img.archive.body import BodyStream
 from ext4img.archive.entry import MODE_OF_TYPE, ROOT, VERITY, Entry
-from ext4img.archive.writer import ArchiveWriter, BodyStream
+from ext4img.archive.writer import ArchiveWriter
 from ext4img.crypto.keyring import Keyring
 from ext4img.crypto.policy import EncryptionContext, Policy, parse_context
 from ext4img.names.nokey import nokey_name

@@ -15,9 +15,10 @@ import pytest
 
 from ext4img import Archive, verify
 from ext4img.archive.backup_info import BackupInfo
+from ext4img.archive.body import BodyStream
 from ext4img.archive.entry import VERITY, Entry
 from ext4img.archive.manifest_line import Closing, parse_line
-from ext4img.archive.writer import ArchiveWriter, BodyStream
+from ext4img.archive.writer import ArchiveWriter
 from ext4img.errors import AlteredArchiveError, ArchiveError, NotFoundError, UnsafeArchiveError
 from tests.archive.synthetic import Tree, encrypted_tree, plain_tree
 

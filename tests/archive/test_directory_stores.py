@@ -15,13 +15,13 @@ import pytest
 
 import ext4img
 from ext4img import Archive, backup, restore, verify
+from ext4img.archive.body import BodyStream
 from ext4img.archive.directory_store import DirectoryStore
 from ext4img.archive.directory_store_line import DirectoryStoreLine, build_store_line, parse_store_line
 from ext4img.archive.directory_store_writer import DirectoryStoreWriter
 from ext4img.archive.entry import VERITY
 from ext4img.archive.extracted_tree import ExtractedTree
 from ext4img.archive.open_backup import open_backup
-from ext4img.archive.writer import BodyStream
 from ext4img.errors import AlteredArchiveError, ArchiveError, Ext4Error, TruncatedArchiveError, WrongKeyError
 from tests.archive.synthetic import KEY, OTHER_KEY, Tree, encrypted_tree, plain_tree
 from tests.archive.test_archive import same

@@ -14,12 +14,13 @@ import pytest
 
 import ext4img
 from ext4img import Archive, backup, restore, verify
+from ext4img.archive.body import BodyStream
 from ext4img.archive.damaged_reader import members_past_damage
 from ext4img.archive.entry import Entry
 from ext4img.archive.incremental_base import INCREMENTAL, IncrementalBase
 from ext4img.archive.incremental_chain import IncrementalChain
 from ext4img.archive.open_backup import open_backup
-from ext4img.archive.writer import ArchiveWriter, BodyStream
+from ext4img.archive.writer import ArchiveWriter
 from ext4img.errors import AlteredArchiveError, ArchiveError
 from tests.archive.synthetic import KEY, UUID, Tree, encrypted_tree
 from tests.archive.test_archive import as_stream, same

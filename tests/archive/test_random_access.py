@@ -11,10 +11,11 @@ from typing import BinaryIO
 import pytest
 
 from ext4img import Archive
+from ext4img.archive.body import BodyStream
 from ext4img.archive.directory_store import DirectoryStore
 from ext4img.archive.directory_store_writer import DirectoryStoreWriter
 from ext4img.archive.entry import Entry
-from ext4img.archive.writer import ArchiveWriter, BodyStream
+from ext4img.archive.writer import ArchiveWriter
 from ext4img.archive.zstd_frames import FRAME_BYTES, FrameWriter
 from tests.archive.synthetic import Tree
 

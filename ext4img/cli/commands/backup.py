@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ext4img.archive.incremental_base import IncrementalBase
-from ext4img.archiver.create import BackupReport, backup
+from ext4img.archiver.create import RACY_WINDOW_S, BackupReport, backup
 from ext4img.cli.error_report import CommandError, about, explain
 from ext4img.cli.exit_codes import Exit
 from ext4img.cli.image_options import ImageOptions
@@ -35,6 +35,13 @@ class CompressChoice(StrEnum):
     """The compression of an archive."""
 
     zstd = "zstd"
+
+
+class CompareChoice(StrEnum):
+    """What tells a changed file from an unchanged one."""
+
+    times = "times"
+    contents = "contents"
 
 
 class FormatChoice(StrEnum):
@@ -83,6 +90,23 @@ def run(
             help="Store only files that changed since this backup, an archive or its manifest.",
         ),
     ] = None,
+    compare: Annotated[
+        CompareChoice,
+        typer.Option(
+            "--compare",
+            help="How --since finds what changed: by inode times, reading again only files whose times leave a doubt;"
+            " or by reading all files.",
+        ),
+    ] = CompareChoice.times,
+    racy_window: Annotated[
+        int,
+        typer.Option(
+            "--racy-window",
+            metavar="SECONDS",
+            min=0,
+            help="Read files again that changed in this time before the file system's last write.",
+        ),
+    ] = RACY_WINDOW_S,
     compress: Annotated[
         CompressChoice | None,
         typer.Option("--compress", help="Compress the archive; encrypted files do not get smaller."),
@@ -100,6 +124,8 @@ def run(
     to_stdout = archive == STDOUT
     if to_stdout and sys.stdout.isatty():
         raise CommandError(Exit.USAGE, "refusing to write an archive to a terminal")
+    if compare is CompareChoice.contents and since is None:
+        raise CommandError(Exit.USAGE, "--compare needs --since: without it, every file is stored")
     if form is FormatChoice.dir:
         _check_for_store(to_stdout, {"--since": since, "--compress": compress, "--overwrite": overwrite})
     policy = _key_id(one_policy) if one_policy is not None else None
@@ -117,6 +143,8 @@ def run(
                     encdata=encdata,
                     format=form.value,
                     since=base,
+                    compare=compare.value,
+                    racy_window_s=racy_window,
                     compress="zstd" if compress else None,
                     overwrite=overwrite,
                     progress=show,
@@ -126,6 +154,11 @@ def run(
             exists = os.path.isfile(archive) and not overwrite
             raise CommandError(Exit.SYSTEM, explain(error).text, *([_REPLACE] if exists else [])) from error
         _report(report, Output(json), archive, bool(compress))
+        if report.times_may_lag:
+            warn(
+                f"{quote(image.image)}: note: the file system was in use. Contents that reached the disk"
+                " before their change times are not noticed in this backup; --compare contents finds them."
+            )
         if report.incomplete:
             files = plural(report.incomplete, "file")
             warn(f"{quote(image.image)}: incomplete: {files} could not be read completely")
@@ -139,6 +172,8 @@ def _report(report: BackupReport, out: Output, archive: str, compressed: bool) -
             {
                 "members": report.members,
                 "unchanged": report.unchanged,
+                "reread": report.reread,
+                "times_may_lag": report.times_may_lag,
                 "bytes": report.bytes,
                 "stored_bytes": report.bytes if stored is None else stored,
                 "incomplete": report.incomplete,
@@ -147,7 +182,8 @@ def _report(report: BackupReport, out: Output, archive: str, compressed: bool) -
         )
         return
     size = size_text(report.bytes) if stored is None else f"{size_text(stored)} of {size_text(report.bytes)}"
-    unchanged = f"{plural(report.unchanged, 'file')} unchanged, " if report.unchanged else ""
+    reread = f" ({report.reread} read again)" if report.reread else ""
+    unchanged = f"{plural(report.unchanged, 'file')} unchanged{reread}, " if report.unchanged else ""
     summary = f"{size}, {unchanged}manifest {report.digest}"
     if archive == STDOUT:
         print(f"ext4img backup: {summary}", file=sys.stderr)

@@ -88,6 +88,7 @@ class JournalSuperblock(NamedTuple):
     users: int
     fast_commit_blocks: int
     lost_checksums: bool = False  # it has a crc32c, but has lost the feature
+    head: int = 0  # s_head: where the log continues after a clean end; 0 before kernel 6.4
 
     @property
     def checksum_version(self) -> int:
@@ -310,6 +311,7 @@ def read_journal_superblock(journal: JournalSource, problems: Problems) -> Journ
         users=record.s_nr_users if version == 2 else 1,
         fast_commit_blocks=fast_commit_blocks,
         lost_checksums=_lost_checksums(record, version),
+        head=record.s_head if version == 2 else 0,
     )
 
 

@@ -54,6 +54,7 @@ def replay_journal(
         checksums_verified=log.verified,
         torn=scan.torn,
         complete=log.complete,
+        last_commit_s=scan.last_commit_s,
     )
 
 

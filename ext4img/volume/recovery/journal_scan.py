@@ -43,13 +43,15 @@ class LogScan:
     """The result of pass 1. `logged` holds every block of the volume that a tag names.
 
     `end_sequence` is the number that the next transaction would have. `torn` means that a
-    transaction without its commit block follows.
+    transaction without its commit block follows. `last_commit_s` is the time of the last commit block,
+    in seconds since 1970; 0 without one.
     """
 
     transactions: list[Transaction]
     logged: set[int]
     end_sequence: int
     torn: bool
+    last_commit_s: int
 
 
 def scan_log(log: JournalLog) -> LogScan:
@@ -191,4 +193,4 @@ class _LogScanner:
             kept = end - self.log.superblock.sequence & SEQUENCE_MASK
             torn = torn or len(transactions) > kept
             transactions = transactions[:kept]
-        return LogScan(transactions, self.logged, end, torn)
+        return LogScan(transactions, self.logged, end, torn, self.last_time)

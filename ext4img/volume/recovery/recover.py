@@ -36,8 +36,8 @@ from ext4img.volume.superblock import Superblock, parse_superblock
 class Recovery(NamedTuple):
     """The result of recovery. `overlay` is for the block reader, `superblock` is the one after recovery.
 
-    `journal` is None if there is none or it could not be used. `replay` is None if the volume was
-    shut down cleanly.
+    `journal` is None if there is none or it could not be used; `log` has its blocks. `replay` is None
+    if the volume was shut down cleanly.
     """
 
     overlay: Overlay
@@ -47,6 +47,7 @@ class Recovery(NamedTuple):
     replay: Replay | None = None
     fast_commits: FastCommits = FastCommits()
     orphans: Orphans = Orphans()
+    log: JournalSource | None = None
 
     @property
     def needed(self) -> bool:
@@ -118,7 +119,7 @@ def recover(
 
             orphans = recover_orphans(editor)
         overlay = overlay.patched_with(draft.patches)
-    return Recovery(overlay, superblock, journal_superblock, external, replay, fast_commits, orphans)
+    return Recovery(overlay, superblock, journal_superblock, external, replay, fast_commits, orphans, journal)
 
 
 def _find_journal(

@@ -13,7 +13,8 @@ class Replay(NamedTuple):
     `blocks` counts the logged blocks that were replayed, `replaced` the different blocks of the volume
     among them, `revoked` those that a revoke record cancelled. `end_sequence` is the number that the
     next transaction would have, and that fast commits have. `torn` means that a transaction without
-    its commit block follows, `complete` that there was no damage.
+    its commit block follows, `complete` that there was no damage. `last_commit_s` is the time of the
+    last commit in seconds since 1970; 0 without one.
     """
 
     overlay: Overlay
@@ -29,6 +30,7 @@ class Replay(NamedTuple):
     checksums_verified: int = 0
     torn: bool = False
     complete: bool = True
+    last_commit_s: int = 0
 
 
 class Orphans(NamedTuple):
