@@ -22,6 +22,7 @@ from ext4img.archiver.exclude import ExcludeFilter
 from ext4img.errors import ArchiveError, Ext4Error
 from ext4img.fs.filesystem import FileSystem
 from ext4img.fs.path import PathLike
+from ext4img.interruption import checkpoint, deferred
 from ext4img.progress import Progress
 
 
@@ -109,9 +110,11 @@ def backup(
             if overwrite:
                 _check_not_of_chain(destination, base)
             info = replace(info, requires=(INCREMENTAL,))
+        stack.enter_context(deferred())
         writer = stack.enter_context(_writer(destination, info, format, compress, overwrite))
         members = kept = 0
         for entry, body in scanner.entries():
+            checkpoint()
             unchanged = base.unchanged(entry) if base is not None else None
             if unchanged is not None:
                 writer.add_unchanged(entry, *unchanged)
