@@ -11,38 +11,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-from ext4img.errors import (
-    AlteredArchiveError,
-    ArchiveError,
-    BuildError,
-    ChecksumError,
-    CorruptionError,
-    EncryptionError,
-    Ext4Error,
-    IsDirectoryError,
-    KeyFormatError,
-    LimitError,
-    MissingArchiveError,
-    NoKeyError,
-    NotDirectoryError,
-    NotExt4Error,
-    NotFoundError,
-    NotRegularFileError,
-    NotSymlinkError,
-    PathError,
-    Place,
-    RestoreError,
-    ShortReadError,
-    SourceError,
-    SymlinkLoopError,
-    TruncatedArchiveError,
-    UnsafeArchiveError,
-    UnsupportedFeatureError,
-    WrongKeyError,
-)
+TYPE_CHECKING = False  # as typing's, whose import takes longer than all that is imported here
 
 if TYPE_CHECKING:
     from ext4img.archive.backup_info import BackupInfo
@@ -71,6 +40,35 @@ if TYPE_CHECKING:
     from ext4img.crypto.keyring import Keyring, MasterKey
     from ext4img.crypto.modes import Mode
     from ext4img.crypto.policy import EncryptionContext, Policy
+    from ext4img.errors import (
+        AlteredArchiveError,
+        ArchiveError,
+        BuildError,
+        ChecksumError,
+        CorruptionError,
+        EncryptionError,
+        Ext4Error,
+        IsDirectoryError,
+        KeyFormatError,
+        LimitError,
+        MissingArchiveError,
+        NoKeyError,
+        NotDirectoryError,
+        NotExt4Error,
+        NotFoundError,
+        NotRegularFileError,
+        NotSymlinkError,
+        PathError,
+        Place,
+        RestoreError,
+        ShortReadError,
+        SourceError,
+        SymlinkLoopError,
+        TruncatedArchiveError,
+        UnsafeArchiveError,
+        UnsupportedFeatureError,
+        WrongKeyError,
+    )
     from ext4img.extractor import extract
     from ext4img.fs.check import check
     from ext4img.fs.file import File
@@ -219,6 +217,35 @@ _HOMES = {
         "EncryptionContext",
         "Policy",
     ),
+    "errors": (
+        "AlteredArchiveError",
+        "ArchiveError",
+        "BuildError",
+        "ChecksumError",
+        "CorruptionError",
+        "EncryptionError",
+        "Ext4Error",
+        "IsDirectoryError",
+        "KeyFormatError",
+        "LimitError",
+        "MissingArchiveError",
+        "NoKeyError",
+        "NotDirectoryError",
+        "NotExt4Error",
+        "NotFoundError",
+        "NotRegularFileError",
+        "NotSymlinkError",
+        "PathError",
+        "Place",
+        "RestoreError",
+        "ShortReadError",
+        "SourceError",
+        "SymlinkLoopError",
+        "TruncatedArchiveError",
+        "UnsafeArchiveError",
+        "UnsupportedFeatureError",
+        "WrongKeyError",
+    ),
     "extractor": ("extract",),
     "fs.check": ("check",),
     "fs.file": ("File",),
@@ -291,9 +318,11 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 if not TYPE_CHECKING:  # a type checker would take any name for a public one
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         if name not in _HOME_OF:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
         value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
         globals()[name] = value  # so that the next use finds it at once
         return value

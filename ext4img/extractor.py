@@ -15,6 +15,7 @@ from ext4img.errors import CorruptionError, Ext4Error, NoKeyError, Place, Source
 from ext4img.fs.file import File
 from ext4img.fs.filesystem import FileSystem
 from ext4img.fs.inode import Inode
+from ext4img.interruption import deferred
 from ext4img.progress import Progress
 from ext4img.restorer.member_writer import MemberWriter
 from ext4img.restorer.options import Overwrite, RestoreOptions, parse_overwrite
@@ -48,7 +49,7 @@ def extract(
     """
     options = RestoreOptions(overwrite=parse_overwrite(overwrite), devices=devices)
     report = RestoreReport()
-    with TargetDir(destination) as target:
+    with deferred(), TargetDir(destination) as target:
         writer = MemberWriter(target, options, report)
         restorer = Restorer(writer, None, options, report)
         restorer.run(_Extraction(fs, restorer, ciphertext).members(tree), None, progress)

@@ -18,6 +18,7 @@ PACKAGE = Path(__file__).parent.parent / "ext4img"
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "progress": {"errors"},
+    "interruption": {"errors", "progress"},
     "worth_importing_numpy": {"errors", "progress"},
     "structs": {"progress", "worth_importing_numpy"},
     "sources": {"progress", "worth_importing_numpy"},

@@ -80,10 +80,7 @@ def test_the_three_lists_of_names_agree():
     }
     homes = ext4img._HOME_OF
     assert for_checkers == homes
-    errors_and_own = {
-        name for name, value in vars(errors).items() if inspect.isclass(value) and name in ext4img.__all__
-    }
-    assert set(ext4img.__all__) == {*homes, *errors_and_own, "__version__", "open"}
+    assert set(ext4img.__all__) == {*homes, "__version__", "open"}
 
 
 def test_the_guide_imports_from_the_root_only():
@@ -151,7 +148,7 @@ def modules_after(code: str, *arguments: str) -> set[str]:
 
 
 def test_importing_imports_next_to_nothing():
-    assert modules_after("import ext4img") == {"ext4img", "ext4img.errors"}
+    assert modules_after("import ext4img") == {"ext4img"}
 
 
 def test_listing_imports_nothing_of_keys(fixture_image: Callable[[str], UnpackedImage]):

@@ -22,6 +22,7 @@ from ext4img.archive.tree_order import TreeOrder
 from ext4img.errors import AlteredArchiveError, ArchiveError, Ext4Error, LimitError
 from ext4img.hostfs.safe_dir import SafeDir
 from ext4img.hostfs.sync import sync_file_system
+from ext4img.interruption import checkpoint
 
 _BUFFER_BYTES: Final = 1 << 20
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -140,6 +141,7 @@ class DirectoryStoreWriter:
             segments = iter(entry.segments)
             offset = end = 0
             for chunk in body.chunks if body is not None else ():
+                checkpoint()
                 self._digests.update(digest, chunk)
                 done = 0
                 while done < len(chunk):

@@ -14,6 +14,7 @@ from typing import BinaryIO, Final, Protocol, Self, cast
 
 from ext4img.archive.zstd_frames import DecompressedStream, FrameReader, PrefixedStream, is_compressed
 from ext4img.errors import ArchiveError, TruncatedArchiveError
+from ext4img.interruption import waiting
 
 BUFFER_BYTES: Final = 256 << 10
 _MAGIC_BYTES: Final = 4
@@ -30,20 +31,22 @@ class Cursor:
 
     def __init__(self, stream: BinaryIO, name: str, seekable: bool, position: int = 0) -> None:
         self._stream = stream
+        self._read = stream.read if seekable else self._read_stream
+        self._readinto = cast("_SupportsReadinto", stream).readinto if seekable else self._readinto_stream
         self._seekable = seekable
         self.name = name
         self.position = position
 
     def read(self, length: int, what: str) -> bytes:
         """Exactly `length` bytes. TruncatedArchiveError, which names `what`, if the archive ends before."""
-        data = self._stream.read(length)
+        data = self._read(length)
         if data is not None and len(data) == length:
             self.position += length
             return data
         parts = [data or b""]
         missing = length - len(parts[0])
         while missing:
-            data = self._stream.read(missing)
+            data = self._read(missing)
             if not data:
                 raise self._ended(what)
             parts.append(data)
@@ -54,9 +57,8 @@ class Cursor:
     def read_into(self, buffer: memoryview, what: str) -> None:
         """Fill the buffer. TruncatedArchiveError, which names `what`, if the archive ends before."""
         filled = 0
-        stream = cast("_SupportsReadinto", self._stream)
         while filled < len(buffer):
-            count = stream.readinto(buffer[filled:])
+            count = self._readinto(buffer[filled:])
             if not count:
                 raise self._ended(what)
             filled += count
@@ -65,7 +67,7 @@ class Cursor:
     def read_rest(self, limit: int) -> bytes:
         """The remaining bytes, at most `limit`: for the end of the archive."""
         parts: list[bytes] = []
-        while limit and (data := self._stream.read(limit)):
+        while limit and (data := self._read(limit)):
             parts.append(data)
             limit -= len(data)
             self.position += len(data)
@@ -86,6 +88,14 @@ class Cursor:
             part = min(length, BUFFER_BYTES)
             self.read(part, what)
             length -= part
+
+    def _read_stream(self, length: int) -> bytes | None:
+        with waiting():  # for the writer of a pipe
+            return self._stream.read(length)
+
+    def _readinto_stream(self, buffer: memoryview) -> int | None:
+        with waiting():
+            return cast("_SupportsReadinto", self._stream).readinto(buffer)
 
     def _ended(self, what: str) -> TruncatedArchiveError:
         return TruncatedArchiveError(f"{self.name}: it ends in the middle of {what}, after byte offset {self.position}")

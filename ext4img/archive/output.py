@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from ext4img.errors import ArchiveError
+from ext4img.interruption import waiting
 
 ArchiveDestination = str | bytes | os.PathLike[str] | os.PathLike[bytes] | BinaryIO
 
@@ -28,13 +29,16 @@ def open_output(destination: ArchiveDestination, *, overwrite: bool = False) -> 
     if not isinstance(destination, (str, bytes, os.PathLike)):
         with _os_errors(str(getattr(destination, "name", "output"))):
             yield destination
-            destination.flush()
+            with waiting():
+                destination.flush()
         return
     path = os.fsdecode(destination)
     with _os_errors(path):
         existing = _mode(path)
         if existing is not None and (stat.S_ISFIFO(existing) or stat.S_ISCHR(existing)):
-            with open(path, "wb", buffering=0) as file:
+            with waiting():
+                file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed below
+            with file:
                 yield file
             return
         if existing is not None and (not overwrite or not stat.S_ISREG(existing)):
@@ -58,14 +62,15 @@ def open_output(destination: ArchiveDestination, *, overwrite: bool = False) -> 
 
 def write_all(output: BinaryIO, data: bytes | bytearray | memoryview) -> None:
     """Write all of `data`, also if the file accepts only a part at once."""
-    count: int | None = output.write(data)
-    while count != len(data):
-        if count is None:
-            if isinstance(output, io.RawIOBase):
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            return  # file objects that return nothing have written all
-        data = memoryview(data)[count:]
-        count = output.write(data)
+    with waiting():  # for the reader of a pipe
+        count: int | None = output.write(data)
+        while count != len(data):
+            if count is None:
+                if isinstance(output, io.RawIOBase):
+                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                return  # file objects that return nothing have written all
+            data = memoryview(data)[count:]
+            count = output.write(data)
 
 
 @contextmanager

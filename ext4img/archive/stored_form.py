@@ -18,6 +18,7 @@ from ext4img.archive.member_paths import archive_path, tree_path
 from ext4img.archive.pax_writer import encode
 from ext4img.archive.sparse_map import encode_map
 from ext4img.archive.tar_header import TarHeader
+from ext4img.interruption import checkpoint
 
 
 class StoredForm(NamedTuple):
@@ -61,6 +62,7 @@ def has_same_data(entry: Entry, body: BodyStream, line: ManifestLine, digests: D
         return False
     digest = hashlib.sha256(form.sparse_map)
     for chunk in body.chunks:
+        checkpoint()
         digests.update(digest, chunk)
     digests.wait()
     return not body.unreadable and digest.hexdigest() == line.data_sha256

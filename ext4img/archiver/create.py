@@ -25,6 +25,7 @@ from ext4img.archiver.exclude import ExcludeFilter
 from ext4img.errors import ArchiveError, Ext4Error
 from ext4img.fs.filesystem import FileSystem
 from ext4img.fs.path import PathLike
+from ext4img.interruption import checkpoint, deferred
 from ext4img.progress import Progress
 from ext4img.volume.last_write import last_write_s, was_in_use
 
@@ -134,6 +135,7 @@ def backup(
             if overwrite:
                 _check_not_of_chain(destination, base)
             info = replace(info, requires=(INCREMENTAL,))
+        stack.enter_context(deferred())
         comparison = None
         if base is not None:
             digests = stack.enter_context(DigestThread())
@@ -141,6 +143,7 @@ def backup(
         writer = stack.enter_context(_writer(destination, info, format, compress, overwrite))
         members = last_change_ns = 0
         for entry, body in scanner.entries():
+            checkpoint()
             unchanged = comparison.unchanged(entry, body) if comparison is not None else None
             if unchanged is not None:
                 writer.add_unchanged(entry, *unchanged)

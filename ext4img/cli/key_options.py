@@ -16,6 +16,7 @@ from ext4img.cli.quoting import quote
 from ext4img.crypto.policy import DESCRIPTOR_SIZE, Policy
 from ext4img.errors import Ext4Error, WrongKeyError
 from ext4img.fs.filesystem import FileSystem
+from ext4img.interruption import deferred, waiting
 
 if TYPE_CHECKING:
     from ext4img.unlocking import CostLimits
@@ -267,7 +268,8 @@ def _ask(prompt: str) -> str:
         # Without a terminal getpass would read from standard input, and warn.
         warnings.simplefilter("error", getpass.GetPassWarning)
         try:
-            return getpass.getpass(prompt, sys.stderr)
+            with deferred(), waiting():  # the terminal gets its echo back
+                return getpass.getpass(prompt, sys.stderr)
         except (getpass.GetPassWarning, EOFError):
             hint = "--key-file, --key-env, --passphrase-file and --passphrase-env need no terminal"
             raise CommandError(Exit.KEY, "no terminal to ask on", hint) from None

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import os
 import pkgutil
-import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -21,19 +19,12 @@ from ext4img.cli.error_report import CommandError, error_lines, explain
 from ext4img.cli.exit_codes import Exit
 from ext4img.cli.option_groups import for_typer, with_bare_values
 from ext4img.cli.output import Output
+from ext4img.cli.signals import handler, word
 from ext4img.errors import Ext4Error
+from ext4img.interruption import Interruption
 
 # The base class of click's usage errors; the package that holds click depends on the version of typer.
 _CLICK_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-
-
-class _Terminated(BaseException):
-    """SIGTERM or SIGHUP as an exception, so that temporary files are removed."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,25 +32,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _replace_closed_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = words[0] if words and words[0] in command_names() else ""
-    before = [signal.signal(number, _terminate) for number in _SIGNALS]
+    handler.program = f"ext4img {command}".rstrip()
     try:
         code = _run(words, command)
         Output().flush()
         return code
     except BrokenPipeError:
         return _broken_pipe()
-    except KeyboardInterrupt:
+    except Interruption as error:
         _drop_stdout()  # writing to it may be what blocked
-        return _report(CommandError(Exit.INTERRUPTED, "interrupted"), command)
-    except _Terminated as error:
-        _drop_stdout()
-        _report(CommandError(Exit.INTERRUPTED, "terminated"), command)
+        _report(CommandError(Exit.INTERRUPTED, word(error.number)), command)
         return 128 + error.number
+    except KeyboardInterrupt:  # where another program called this, without our handler
+        _drop_stdout()
+        return _report(CommandError(Exit.INTERRUPTED, "interrupted"), command)
     except (CommandError, Ext4Error, OSError) as error:
         return _report(explain(error), command)
-    finally:
-        for number, handler in zip(_SIGNALS, before, strict=True):
-            signal.signal(number, handler)
 
 
 def command_names() -> list[str]:
@@ -132,10 +120,6 @@ def _replace_closed_streams() -> None:
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise _Terminated(number)
 
 
 def _report(error: CommandError, command: str) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ext4img.cli.quoting import harmless
+from ext4img.interruption import checkpoint, deferred
 from ext4img.progress import Progress
 
 _REDRAW_SECONDS = 0.1
@@ -41,12 +42,14 @@ def progress(what: str, quiet: bool = False) -> Iterator[Progress | None]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+    # A bar hides the cursor of the terminal.
+    with deferred(), Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(harmless(what), total=None)
         drawn = 0.0
 
         def update(done: int, total: int | None) -> None:
             nonlocal drawn
+            checkpoint()
             now = time.monotonic()
             if now - drawn >= _REDRAW_SECONDS:
                 drawn = now

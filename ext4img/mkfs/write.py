@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from ext4img.errors import BuildError
+from ext4img.interruption import checkpoint, deferred
 from ext4img.mkfs.directory_blocks import DirectoryWriter
 from ext4img.mkfs.extents import build_blocks
 from ext4img.mkfs.geometry import FIRST_INODE
@@ -55,16 +56,20 @@ def write(
     """
     block_size = plan.geometry.block_size
     held_back = max(block_size, SUPERBLOCK_OFFSET * 2)
-    with ImageOutput(
-        destination,
-        plan.image_size,
-        device_size=plan.size,
-        overwrite=overwrite,
-        device=device,
-        held_back=held_back,
-        progress=progress,
-    ) as target:
+    with (
+        deferred(),
+        ImageOutput(
+            destination,
+            plan.image_size,
+            device_size=plan.size,
+            overwrite=overwrite,
+            device=device,
+            held_back=held_back,
+            progress=progress,
+        ) as target,
+    ):
         for offset, chunk in chunks(plan, bodies):
+            checkpoint()
             if isinstance(chunk, int):
                 target.zero(offset, chunk * block_size)
             else:

@@ -15,6 +15,7 @@ from ext4img.archive.entry_codec import records_of
 from ext4img.crypto.policy import Policy
 from ext4img.errors import ArchiveError, Ext4Error, NoKeyError, RestoreError
 from ext4img.hostfs.safe_dir import Identity, NameTaken
+from ext4img.interruption import checkpoint
 from ext4img.restorer import attributes
 from ext4img.restorer.attributes import IMMUTABLE_FLAGS
 from ext4img.restorer.commit_queue import CommitQueue, DirDone, PendingRename
@@ -228,6 +229,7 @@ class MemberWriter:
     def _write_contents(self, fd: int, chunks: Iterable[tuple[int, memoryview]], size: int) -> None:
         end = 0
         for offset, chunk in chunks:
+            checkpoint()
             length = min(len(chunk), size - offset)
             if length <= 0:
                 continue

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from ext4img.errors import RestoreError
 from ext4img.hostfs.rename import rename_new
 from ext4img.hostfs.safe_dir import OPEN_DIRECTORY, Identity, NameTaken, SafeDir
+from ext4img.interruption import checkpoint
 from ext4img.restorer import attributes
 from ext4img.restorer.keep_rules import is_same
 from ext4img.restorer.options import RestoreOptions
@@ -40,6 +41,7 @@ class MoveStaged:
         """Compare all names before anything is moved: NameTaken if one exists and may not be replaced."""
         with self._walks() as (here, there):
             for name, old, new in _names(here, there):
+                checkpoint()
                 if old is None or name is None:
                     continue
                 if self._options.resume and is_same(old, new) and there.has_exactly(name):
@@ -51,6 +53,7 @@ class MoveStaged:
         """Move everything, and set the attributes of merged directories."""
         with self._walks() as (here, there):
             for name, old, new in _names(here, there):
+                checkpoint()
                 if name is None:
                     self._finish_directory(here, there, new)
                 else:

@@ -14,6 +14,7 @@ from ext4img.archive.open_backup import BackupSource, open_backup
 from ext4img.archive.path_filter import SelectedPath
 from ext4img.archive.reader import Archive
 from ext4img.crypto.keyring import Keyring
+from ext4img.interruption import deferred
 from ext4img.progress import Progress
 from ext4img.restorer.dry_run import DryRunTarget
 from ext4img.restorer.kernel_encryption import KernelKeys
@@ -93,6 +94,7 @@ def restore(
         if dry_run:
             return _dry_run(opened, destination, decryptor, options, progress)
         with (
+            deferred(),
             TargetDir(destination) as target,
             reporting_target_errors(target),
             KernelKeys(target.fd, keyring) as kernel_keys,

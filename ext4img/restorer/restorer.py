@@ -23,6 +23,7 @@ from ext4img.errors import (
     UnsafeArchiveError,
     UnsupportedFeatureError,
 )
+from ext4img.interruption import checkpoint
 from ext4img.names.paths import decode_path
 from ext4img.progress import Progress
 from ext4img.restorer.commit_queue import DirDone
@@ -89,6 +90,7 @@ class Restorer:
         with self._target.writing():
             try:
                 for member in members:
+                    checkpoint()
                     made = self._handle(member)
                     if may_discard:
                         self._made.append(made)

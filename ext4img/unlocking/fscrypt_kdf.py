@@ -15,6 +15,7 @@ import hmac
 from dataclasses import dataclass
 
 from ext4img.errors import LimitError, UnsupportedFeatureError, WrongKeyError
+from ext4img.interruption import computed
 from ext4img.unlocking.fscrypt_metadata import INTERNAL_KEY_BYTES, HashingCosts, WrappedKey
 
 _GIB_IN_KIB = 1 << 20
@@ -62,13 +63,14 @@ def hash_passphrase(passphrase: bytes, salt: bytes, costs: HashingCosts, limits:
     from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
     try:
-        return Argon2id(
+        hashing = Argon2id(
             salt=salt,
             length=INTERNAL_KEY_BYTES,
             iterations=costs.time,
             lanes=costs.lanes,
             memory_cost=costs.memory_kib,
-        ).derive(passphrase)
+        )
+        return computed(lambda: hashing.derive(passphrase))
     except UnsupportedAlgorithm:
         raise UnsupportedFeatureError(
             "this build of cryptography has no Argon2id (it needs OpenSSL 3.2)", ("Argon2id",)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import pty
+import random
+import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +20,8 @@ import pytest
 
 from tests.cli.transcripts import REPOSITORY
 from tests.conftest import UnpackedImage
+from tools import signal_trials
+from tools.loop_mount import SBIN
 
 COMMAND = [sys.executable, "-m", "ext4img"]
 
@@ -137,3 +144,65 @@ def test_an_archive_whose_reader_goes_away(fixture_image):
     # Not quiet: a backup that nobody has is a failure.
     assert process.returncode == 8
     assert b"cannot be written: Broken pipe" in said
+
+
+def test_a_backup_whose_fifo_has_no_reader(fixture_image, tmp_path: Path):
+    """Opening it waits for one."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    process = started("backup", fixture_image("plain-4k").path, fifo, stdout=subprocess.DEVNULL)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (143, b"ext4img backup: terminated\n")
+    assert os.listdir(tmp_path) == ["fifo"]
+
+
+def test_an_ignored_hangup_stays_ignored(fixture_image, tmp_path: Path):
+    """As nohup has it."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = started("backup", fixture_image("plain-4k").path, fifo, stdout=subprocess.DEVNULL)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with open(fifo, "rb") as reader:
+        assert reader.read(512)
+        process.send_signal(signal.SIGHUP)
+        assert hashlib.file_digest(reader, "sha256")
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, b"")
+
+
+def test_a_prompt_that_is_interrupted_gives_the_terminal_its_echo_back(fixture_image):
+    command = [sys.executable, "-m", "ext4img", "keys", "--unlock", str(fixture_image("homed").path)]
+    pid, leader = pty.fork()
+    if pid == 0:
+        os.chdir(REPOSITORY)
+        os.execv(command[0], command)
+    seen = b""
+    while b"Passphrase: " not in seen:
+        seen += os.read(leader, 4096)
+    assert not termios.tcgetattr(leader)[3] & termios.ECHO
+    os.write(leader, b"\x03")  # Ctrl-C
+    while b"interrupted\r\n" not in seen:
+        seen += os.read(leader, 4096)
+    echo = termios.tcgetattr(leader)[3] & termios.ECHO
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    os.close(leader)
+    assert echo
+    assert b"Traceback" not in seen
+
+
+@pytest.mark.skipif(shutil.which("mke2fs", path=f"{os.environ['PATH']}:{SBIN}") is None, reason="no mke2fs here")
+def test_signals_at_random_moments(tmp_path: Path):
+    """A few of `python -m tools.signal_trials`, which has hundreds: in the middle of each command that writes."""
+    signal_trials.prepare(tmp_path, files=100, large=2 << 20)
+    told = []
+    for number, (name, trial) in enumerate(signal_trials.TRIALS.items()):
+        which = (signal.SIGINT, signal.SIGTERM)[number % 2]
+        done, found, _ = signal_trials.one_round(trial, tmp_path, which, random.Random(number).uniform(0.1, 0.6))
+        assert not found, (name, which, found)
+        told.append(done)
+    assert any(done.signal is not None for done in told)

@@ -20,6 +20,7 @@ from ext4img.cli.options import Json
 from ext4img.cli.output import Output, text_fields
 from ext4img.cli.path_arg import PathArg, resolve_path_arg
 from ext4img.cli.quoting import quote
+from ext4img.interruption import deferred
 
 _RECORDS = {
     "metadata.e5": "encryption metadata: true size and context",
@@ -120,16 +121,21 @@ def _save(directory: str, records: dict[str, bytes]) -> None:
         raise CommandError(Exit.NO_SUCH_PATH, "nothing to save: neither the inode nor its name is encrypted")
     target = Path(directory)
     try:
-        target.mkdir()
-        try:
-            for name, raw in records.items():
-                fd = os.open(target / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-                with open(fd, "wb") as file:
-                    file.write(raw)
-        except BaseException:
-            for name in records:
-                (target / name).unlink(missing_ok=True)
-            target.rmdir()
-            raise
+        with deferred():
+            _write_new(target, records)
     except OSError as error:
         raise explain(error, directory) from error
+
+
+def _write_new(target: Path, records: dict[str, bytes]) -> None:
+    target.mkdir()
+    try:
+        for name, raw in records.items():
+            fd = os.open(target / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with open(fd, "wb") as file:
+                file.write(raw)
+    except BaseException:
+        for name in records:
+            (target / name).unlink(missing_ok=True)
+        target.rmdir()
+        raise
