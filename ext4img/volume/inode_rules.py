@@ -21,12 +21,10 @@ from ext4img.structs.inode import (
 )
 from ext4img.volume.features import Compat, Incompat, RoCompat
 from ext4img.volume.inode import StoredInode
+from ext4img.volume.inode_words import InodeWords, word_of
 from ext4img.volume.superblock import Superblock
 
-_WORD = 4
-_FLAGS_WORD, _SIZE_HIGH_WORD, _XATTR_BLOCK_WORD = (
-    EXT4_INODE.offset_of(name) // _WORD for name in ("i_flags", "i_size_high", "i_file_acl_lo")
-)
+_FLAGS_WORD, _SIZE_HIGH_WORD, _XATTR_BLOCK_WORD = map(word_of, ("i_flags", "i_size_high", "i_file_acl_lo"))
 _MAX_LFS_FILESIZE = (1 << 63) - 1
 _MAX_SECTORS = (1 << 32) - 1  # i_blocks without huge_file
 _MAX_BLOCKS = (1 << 48) - 1  # i_blocks with huge_file
@@ -85,28 +83,15 @@ class InodeRules(NamedTuple):
             reason = f"attribute block {xattr_block} lies outside the volume's {self.block_count} blocks"
             raise _refused(inode, reason, "i_file_acl_lo")
 
-    def doubtful(self, table: bytes, inode_size: int) -> list[int]:
+    def doubtful(self, words: InodeWords) -> list[int]:
         """The positions of inodes in a piece of inode table that `check` may refuse."""
-        words = memoryview(table).cast("I")
-        step = inode_size // _WORD
-        count = len(table) // inode_size
-
-        def column(word: int) -> int:
-            return int.from_bytes(words[word::step].tobytes(), "little")
-
-        def repeated(word: int) -> int:
-            return int.from_bytes(word.to_bytes(_WORD, "little") * count, "little")
-
-        flags = column(_FLAGS_WORD)
-        doubt = flags & repeated(self.refused_flags | _KEPT)
-        doubt |= flags & flags >> _BOTH_APART & repeated(EXT4_EXTENTS_FL)
-        doubt |= column(_SIZE_HIGH_WORD) & repeated(_bits_from(self.max_block_map_size >> 32))
+        flags = words.column(_FLAGS_WORD)
+        doubt = flags & words.repeated(self.refused_flags | _KEPT)
+        doubt |= flags & flags >> _BOTH_APART & words.repeated(EXT4_EXTENTS_FL)
+        doubt |= words.column(_SIZE_HIGH_WORD) & words.repeated(_bits_from(self.max_block_map_size >> 32))
         if not self.block_count >> 32:
-            doubt |= column(_XATTR_BLOCK_WORD) & repeated(_bits_from(self.block_count))
-        if not doubt:
-            return []
-        marks = memoryview(doubt.to_bytes(count * _WORD, "little")).cast("I")
-        return [position for position, mark in enumerate(marks.tolist()) if mark]
+            doubt |= words.column(_XATTR_BLOCK_WORD) & words.repeated(_bits_from(self.block_count))
+        return words.positions(doubt)
 
 
 def max_extents_size(block_size: int, huge_file: bool) -> int:

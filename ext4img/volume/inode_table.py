@@ -19,6 +19,7 @@ from ext4img.volume.groups import Groups
 from ext4img.volume.inode import InodeFormat, StoredInode, from_raw
 from ext4img.volume.inode_batch import NOT_IN_USE, InodeFields, any_flags, decode_batch
 from ext4img.volume.inode_rules import InodeRules
+from ext4img.volume.inode_words import InodeWords
 from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock
 
@@ -194,8 +195,9 @@ class InodeTable:
         if flags and not any_flags(window, self._form, flags):
             decoded: list[InodeFields | None] = [NOT_IN_USE] * (len(window) // self._size)
         else:
-            decoded = decode_batch(first, window, self._form)
-            for position in self._rules.doubtful(window, self._size):
+            words = InodeWords(window, self._size)
+            decoded = decode_batch(first, window, self._form, words)
+            for position in self._rules.doubtful(words):
                 if not self._follows_rules(decoded[position]):
                     decoded[position] = None
         if self._verify:
@@ -270,7 +272,7 @@ class InodeTable:
             return arrays_from(inode for key, part in keys for inode in self._scan_window(key, part, 0))
         table = table[: count * self._size]
         columns, doubtful = decode_arrays(first, table, self._form)
-        doubtful += self._rules.doubtful(table, self._size) if _LITTLE_ENDIAN else range(count)
+        doubtful += self._rules.doubtful(InodeWords(table, self._size)) if _LITTLE_ENDIAN else range(count)
         if self._verify and _LITTLE_ENDIAN and self._size > EXT4_INODE.size:
             doubtful += checksum.wrong_inodes(self._seed, first, table, self._size)
         elif self._verify:
