@@ -8,7 +8,7 @@ left to `from_raw`. Tests prove the results equal. For little-endian machines on
 from __future__ import annotations
 
 from collections.abc import Container
-from functools import lru_cache, partial
+from functools import lru_cache
 from struct import Struct
 from typing import Any
 
@@ -16,6 +16,7 @@ from ext4img.structs.inode import EXT4_HUGE_FILE_FL, EXT4_INODE, EXT4_INODE_EXTR
 from ext4img.structs.record import Field
 from ext4img.structs.xattr import EXT4_XATTR_MAGIC
 from ext4img.volume.inode import InodeFormat, StoredInode
+from ext4img.volume.inode_words import InodeWords, word_of
 
 InodeFields = tuple[Any, ...]
 """The fields of an `StoredInode`, without its methods."""
@@ -23,7 +24,6 @@ InodeFields = tuple[Any, ...]
 _XATTR_MAGIC = EXT4_XATTR_MAGIC.to_bytes(4, "little")
 _USUAL_EXTRA_SIZE = EXT4_INODE_EXTRA.size  # what every mkfs and kernel since 2.6.23 sets
 NOT_IN_USE: InodeFields = (0,) * len(StoredInode._fields)
-_WORD = 4
 # An inode in which one of these is not zero is a rare one.
 _UPPER_HALVES = ("i_size_high", "l_i_blocks_high", "l_i_file_acl_high", "l_i_uid_high", "l_i_gid_high")
 _TIME_EXTRAS = ("i_ctime_extra", "i_mtime_extra", "i_atime_extra", "i_crtime_extra")
@@ -32,27 +32,22 @@ _EPOCH_BITS = 3
 _UNUSED = ("i_obso_faddr", "l_i_checksum_lo", "l_i_reserved", "i_checksum_hi")
 
 
-def _word(name: str) -> int:
-    """The index of the 32-bit word that holds a field, from the inode's start."""
-    if name in EXT4_INODE.raw._fields:
-        return EXT4_INODE.offset_of(name) // _WORD
-    return (EXT4_INODE.size + EXT4_INODE_EXTRA.offset_of(name)) // _WORD
+_UPPER_WORDS = sorted({word_of(name) for name in _UPPER_HALVES})
+_TIME_WORDS = [word_of(name) for name in _TIME_EXTRAS]
+_FLAGS_WORD = word_of("i_flags")
+_EXTRA_SIZE_WORD = word_of("i_extra_isize")
+_VERSION_WORD = word_of("i_version_hi")
+_PROJECT_WORD = word_of("i_projid")
 
 
-_UPPER_WORDS = sorted({_word(name) for name in _UPPER_HALVES})
-_TIME_WORDS = [_word(name) for name in _TIME_EXTRAS]
-_FLAGS_WORD = _word("i_flags")
-_EXTRA_SIZE_WORD = _word("i_extra_isize")
-_VERSION_WORD = _word("i_version_hi")
-_PROJECT_WORD = _word("i_projid")
-
-
-def decode_batch(first: int, table: bytes, form: InodeFormat) -> list[InodeFields | None]:
-    """The inodes of a piece of inode table; the first has number `first`.
+def decode_batch(
+    first: int, table: bytes, form: InodeFormat, words: InodeWords | None = None
+) -> list[InodeFields | None]:
+    """The inodes of a piece of inode table; the first has number `first`. `words` are those of `table`.
 
     None for each inode that only `from_raw` can decode.
     """
-    rare = _rare(table, form)
+    rare = _rare(InodeWords(table, form.inode_size) if words is None else words, form)
     has_extra = form.inode_size > EXT4_INODE.size
     if has_extra and form.has_huge_file and len(rare) * 2 > len(table) // form.inode_size:
         return _general(first, table, form)
@@ -64,21 +59,13 @@ def decode_batch(first: int, table: bytes, form: InodeFormat) -> list[InodeField
 
 def any_flags(table: bytes, form: InodeFormat, flags: int) -> bool:
     """Whether any inode of a piece of inode table has one of these flags."""
-    return bool(_column(table, form, _FLAGS_WORD) & _repeated(flags, table, form))
+    words = InodeWords(table, form.inode_size)
+    return bool(words.column(_FLAGS_WORD) & words.repeated(flags))
 
 
-def _column(table: bytes, form: InodeFormat, word: int) -> int:
-    """One word of each inode, all as one large number, so that one operation tests all inodes."""
-    return int.from_bytes(memoryview(table).cast("I")[word :: form.inode_size // _WORD].tobytes(), "little")
-
-
-def _repeated(word: int, table: bytes, form: InodeFormat) -> int:
-    return int.from_bytes(word.to_bytes(_WORD, "little") * (len(table) // form.inode_size), "little")
-
-
-def _rare(table: bytes, form: InodeFormat) -> list[int]:
+def _rare(words: InodeWords, form: InodeFormat) -> list[int]:
     """The positions of inodes with a value in a field that `_usual` ignores."""
-    column, repeated = partial(_column, table, form), partial(_repeated, table=table, form=form)
+    column, repeated = words.column, words.repeated
     odd = column(_FLAGS_WORD) & repeated(EXT4_HUGE_FILE_FL)
     for word in _UPPER_WORDS:
         odd |= column(word)
@@ -91,10 +78,7 @@ def _rare(table: bytes, form: InodeFormat) -> list[int]:
         odd |= epochs & repeated(_EPOCH_BITS)
         if form.has_project:
             odd |= column(_PROJECT_WORD)
-    if not odd:
-        return []
-    marks = memoryview(odd.to_bytes(len(table) // form.inode_size * _WORD, "little")).cast("I")
-    return [position for position, mark in enumerate(marks.tolist()) if mark]
+    return words.positions(odd)
 
 
 def _usual(first: int, table: bytes, form: InodeFormat) -> list[InodeFields | None]:

@@ -18,6 +18,8 @@ from ext4img.volume.blocks import BlockReader
 from ext4img.volume.groups import Groups
 from ext4img.volume.inode import InodeFormat, StoredInode, from_raw
 from ext4img.volume.inode_batch import NOT_IN_USE, InodeFields, any_flags, decode_batch
+from ext4img.volume.inode_rules import InodeRules
+from ext4img.volume.inode_words import InodeWords
 from ext4img.volume.problems import Problems
 from ext4img.volume.superblock import Superblock
 
@@ -50,6 +52,7 @@ class InodeTable:
         self._seed = seed
         self._problems = problems
         self._form = InodeFormat.of(superblock)
+        self._rules = InodeRules.of(superblock)
         self._verify = superblock.has_metadata_checksums and problems.verify
         self._per_group = superblock.inodes_per_group
         self._size = superblock.inode_size
@@ -192,7 +195,11 @@ class InodeTable:
         if flags and not any_flags(window, self._form, flags):
             decoded: list[InodeFields | None] = [NOT_IN_USE] * (len(window) // self._size)
         else:
-            decoded = decode_batch(first, window, self._form)
+            words = InodeWords(window, self._size)
+            decoded = decode_batch(first, window, self._form, words)
+            for position in self._rules.doubtful(words):
+                if not self._follows_rules(decoded[position]):
+                    decoded[position] = None
         if self._verify:
             for position in checksum.wrong_inodes(self._seed, first, window, self._size):
                 decoded[position] = None
@@ -206,11 +213,24 @@ class InodeTable:
         if self._verify:
             self._check(number, raw)
         try:
-            return from_raw(number, raw, self._form)
+            inode = from_raw(number, raw, self._form)
         except CorruptionError as error:
             self._problems.found(error)
             # Without its extra part: the first 128 bytes can still be shown.
-            return from_raw(number, raw, self._form._replace(inode_size=EXT4_INODE.size))
+            inode = from_raw(number, raw, self._form._replace(inode_size=EXT4_INODE.size))
+        try:
+            self._rules.check(inode)
+        except CorruptionError as error:
+            self._problems.found(error)
+        return inode
+
+    def _follows_rules(self, row: InodeFields | None) -> bool:
+        if row is not None:
+            try:
+                self._rules.check(tuple.__new__(StoredInode, row))
+            except CorruptionError:
+                return False  # `_alone` raises or reports it
+        return True
 
     def place(self, number: int) -> Place:
         """Where the inode is on disk."""
@@ -252,6 +272,7 @@ class InodeTable:
             return arrays_from(inode for key, part in keys for inode in self._scan_window(key, part, 0))
         table = table[: count * self._size]
         columns, doubtful = decode_arrays(first, table, self._form)
+        doubtful += self._rules.doubtful(InodeWords(table, self._size)) if _LITTLE_ENDIAN else range(count)
         if self._verify and _LITTLE_ENDIAN and self._size > EXT4_INODE.size:
             doubtful += checksum.wrong_inodes(self._seed, first, table, self._size)
         elif self._verify:

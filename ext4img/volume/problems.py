@@ -13,14 +13,19 @@ from ext4img.errors import ChecksumError, CorruptionError, Place, SourceError
 Checks = Literal["strict", "report", "off"]
 CHECKS: tuple[str, ...] = get_args(Checks)
 MAX_PROBLEMS = 10_000
+MAX_REMARKS = 1000  # of them
 _REASON_LENGTH = 2000
 
 
 class Problem(NamedTuple):
-    """Damage that did not stop reading, with the words and the place of a CorruptionError."""
+    """Damage that did not stop reading, with the words and the place of a CorruptionError.
+
+    A `remark` is no damage: something unusual that ext4 tolerates.
+    """
 
     reason: str
     place: Place
+    remark: bool = False
 
     def __str__(self) -> str:
         where = str(self.place)
@@ -39,6 +44,7 @@ class Problems(list[Problem]):
             raise ValueError(f"checks is one of {', '.join(CHECKS)}, not {checks!r}")
         self.checks: Checks = checks
         self.dropped = 0
+        self._remarks = 0
         self._seen: set[Problem] = set()
 
     @property
@@ -67,14 +73,28 @@ class Problems(list[Problem]):
         self.found(ChecksumError(f"{what} checksum is {stored:#x}, computed {computed:#x}", place))
 
     def note(self, reason: str, place: Place | None = None) -> None:
-        """Keep a problem whatever the setting is: a remark that never stops reading."""
+        """Keep a problem that never stops reading, whatever the setting is."""
+        self._keep(reason, place or Place(), False)
+
+    def remark(self, reason: str, place: Place | None = None) -> None:
+        """Keep a remark, whatever the setting is; at most 1,000, so that damage always has room."""
+        if self.remarks < MAX_REMARKS:
+            self._keep(reason, place or Place(), True)
+
+    @property
+    def remarks(self) -> int:
+        """How many of the problems are remarks."""
+        return self._remarks
+
+    def _keep(self, reason: str, place: Place, remark: bool) -> None:
         if len(reason) > _REASON_LENGTH:  # an image can have paths and names of any length
             reason = f"{reason[: _REASON_LENGTH // 2]}…{reason[-_REASON_LENGTH // 2 :]}"
-        problem = Problem(reason, place or Place())
+        problem = Problem(reason, place, remark)
         if problem in self._seen:
             return
         if len(self) >= MAX_PROBLEMS:
             self.dropped += 1
             return
         self._seen.add(problem)
+        self._remarks += remark
         self.append(problem)

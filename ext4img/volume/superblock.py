@@ -110,6 +110,14 @@ class Superblock(NamedTuple):
             return group in self.backup_groups
         return RoCompat.SPARSE_SUPER not in self.features or is_sparse_group(group)
 
+    def is_copy_of(self, group: int) -> bool:
+        """Whether this copy claims to be that of `group`.
+
+        s_block_group_nr has 16 bits: the kernel cuts larger numbers off (resize.c), mke2fs writes 65,535
+        for them (closefs.c). Revision 0 does not have the field.
+        """
+        return self.revision < EXT4_DYNAMIC_REV or self.group_number in (group & 0xFFFF, min(group, 0xFFFF))
+
     def group_first_block(self, group: int) -> int:
         """First block of a group."""
         return self.first_data_block + group * self.blocks_per_group

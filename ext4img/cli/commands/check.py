@@ -46,7 +46,7 @@ def run(
         out.record(_summary_record(summary))
     else:
         for problem in problems:
-            out.line(harmless(str(problem)))
+            out.line(harmless(f"remark: {problem}" if problem.remark else str(problem)))
         out.line(f"{quote(image.image)}: {_summary_text(summary)}")
     return Exit.DONE if summary.sound else Exit.DAMAGED
 
@@ -54,7 +54,7 @@ def run(
 def _problem_record(problem: Problem) -> dict[str, Any]:
     place = problem.place
     return {
-        "kind": "problem",
+        "kind": "remark" if problem.remark else "problem",
         "reason": problem.reason,
         "inode": place.inode,
         "block": place.block,
@@ -70,6 +70,7 @@ def _summary_record(summary: CheckSummary) -> dict[str, Any]:
         "sound": summary.sound,
         "problems": summary.problems + summary.problems_dropped,
         "problems_told": summary.problems,
+        "remarks": summary.remarks,
         "inodes": summary.inodes,
         "directories": summary.directories,
         "names": summary.names,
@@ -86,6 +87,7 @@ def _summary_text(summary: CheckSummary) -> str:
     if summary.bytes_read:
         totals += f", {size_text(summary.bytes_read)} of contents"
     if summary.sound:
-        return f"sound: {totals}"
+        remarks = f" ({plural(summary.remarks, 'remark')})" if summary.remarks else ""
+        return f"sound{remarks}: {totals}"
     dropped = f" ({summary.problems_dropped} more not shown)" if summary.problems_dropped else ""
     return f"DAMAGED: {plural(summary.problems, 'problem')}{dropped}: {totals}"

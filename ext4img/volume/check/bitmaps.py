@@ -76,6 +76,8 @@ def _check_inodes(
     import numpy
 
     superblock = volume.superblock
+    if group.inodes_uninitialised:
+        return
     per_group = superblock.inodes_per_group
     first = group.number * per_group + 1
     low, high = numpy.searchsorted(used, (first, first + per_group))
@@ -83,8 +85,6 @@ def _check_inodes(
     expected[used[low:high].astype(numpy.int64) - first] = 1
     if first < superblock.first_inode:
         expected[: superblock.first_inode - first] = 1  # reserved ones count as used
-    if group.inodes_uninitialised:
-        return
     stored = _read(volume, group, group.inode_bitmap, per_group, group.inode_bitmap_checksum, "inode bitmap")
     if stored is None:
         return

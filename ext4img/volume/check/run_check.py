@@ -27,7 +27,10 @@ MAX_OVERLAPS = 1000
 
 @dataclass(frozen=True, slots=True)
 class CheckSummary:
-    """What was checked, and how many problems the volume now has, including those of opening it."""
+    """What was checked, and how many problems the volume now has, including those of opening it.
+
+    `remarks` are not among the `problems`, though both are in the volume's list: ext4 tolerates what they say.
+    """
 
     inodes: int
     directories: int
@@ -36,10 +39,11 @@ class CheckSummary:
     bytes_read: int
     problems: int
     problems_dropped: int
+    remarks: int
 
     @property
     def sound(self) -> bool:
-        """Whether there are no problems."""
+        """Whether there are no problems; remarks do not count."""
         return not self.problems
 
 
@@ -88,8 +92,9 @@ class _CheckRun:
             names=len(self.directories.references.children),
             blocks_used=int((ends - starts).sum()),
             bytes_read=self.bytes_read,
-            problems=len(volume.problems),
+            problems=len(volume.problems) - volume.problems.remarks,
             problems_dropped=volume.problems.dropped,
+            remarks=volume.problems.remarks,
         )
 
     def recovered_without_bitmaps(self) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from ext4img.errors import ChecksumError, CorruptionError, Ext4Error, Place, SourceError
 from ext4img.structs.group import EXT4_GROUP_DESC
 from ext4img.structs.superblock import (
-    EXT4_DYNAMIC_REV,
     EXT4_MMP_MAGIC,
     EXT4_SUPER_BLOCK,
     MMP_STRUCT,
@@ -34,7 +33,12 @@ MAX_COPIES = 1000  # of superblocks, where every group has one
 
 
 def check_superblocks(volume: Volume) -> None:
-    """Check that the backups of superblock and descriptors agree with the primaries."""
+    """Check that the backups of superblock and descriptors agree with the primaries.
+
+    What is wrong with a backup is a remark: nothing reads it while the primary is sound, and e2fsck
+    does not look at it then. Kernels before 6.1 left stale ones when they enlarged a mounted file
+    system, without their group's number and with an old checksum (update_backups, fs/ext4/resize.c).
+    """
     for group in _groups_with_copies(volume):
         _check_copy(volume, group)
     _check_descriptor_copies(volume)
@@ -91,20 +95,18 @@ def _check_copy(volume: Volume, group: int) -> None:
     try:
         raw = volume.blocks.read(block)[:SUPERBLOCK_SIZE]
         copy = parse_superblock(raw, offset, Problems("strict" if problems.verify else "off"))
-    except SourceError as error:
-        problems.unreadable(error, place)
-        return
     except Ext4Error as error:
         reason = error.reason if isinstance(error, CorruptionError) else str(error)
-        problems.found(CorruptionError(f"backup superblock of group {group}: {reason}", place))
+        problems.remark(f"backup superblock of group {group}: {reason}", place)
         return
     differing = [name for name in _SAME if getattr(copy, name) != getattr(primary, name)]
     differing += _differing_features(primary, copy)
-    if copy.revision >= EXT4_DYNAMIC_REV and copy.group_number != group & 0xFFFF:
+    if not copy.is_copy_of(group):
         differing.append("group number")
     if differing:
-        reason = f"backup superblock of group {group} differs from the one in use: {', '.join(differing)}"
-        problems.found(CorruptionError(reason, place))
+        problems.remark(
+            f"backup superblock of group {group} differs from the one in use: {', '.join(differing)}", place
+        )
 
 
 def _differing_features(one: Superblock, other: Superblock) -> list[str]:
@@ -134,7 +136,7 @@ def _check_descriptor_copies(volume: Volume) -> None:
             try:
                 one, other = volume.blocks.read(primary), volume.blocks.read(block)
             except (CorruptionError, SourceError) as error:
-                problems.unreadable(error, Place(block=block, record=EXT4_GROUP_DESC.name))
+                problems.remark(f"copy of descriptors: {error}", Place(block=block, record=EXT4_GROUP_DESC.name))
                 continue
             if one == other:
                 continue
@@ -145,7 +147,7 @@ def _check_descriptor_copies(volume: Volume) -> None:
                     reason = f"copy of the descriptor of group {index * per_block + within} has other block numbers"
                     offset = block * superblock.block_size + start
                     where = Place(block=block, offset=offset, record=EXT4_GROUP_DESC.name)
-                    problems.found(CorruptionError(reason, where))
+                    problems.remark(reason, where)
 
 
 def _check_mmp(volume: Volume) -> None:

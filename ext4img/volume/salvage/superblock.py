@@ -23,7 +23,6 @@ from ext4img.errors import (
 from ext4img.sources.base import Source
 from ext4img.structs.inode import EXT4_ROOT_INO
 from ext4img.structs.superblock import (
-    EXT4_DYNAMIC_REV,
     EXT4_SUPER_BLOCK,
     EXT4_SUPER_MAGIC,
     SUPERBLOCK_OFFSET,
@@ -157,8 +156,7 @@ def backup_group(superblock: Superblock, offset: int) -> int:
     group, within = divmod(block - superblock.first_data_block, superblock.blocks_per_group)
     if rest or within or not 0 < group < superblock.group_count or not superblock.group_has_superblock(group):
         return 0
-    claims_it = superblock.revision < EXT4_DYNAMIC_REV or group & 0xFFFF == superblock.group_number  # 16 bits
-    return group if claims_it else 0
+    return group if superblock.is_copy_of(group) else 0
 
 
 def _is_sound_but_unsupported(source: Source, error: Exception) -> bool:
