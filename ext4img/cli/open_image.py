@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def open_image(options: ImageOptions, keys: ImageKeyOptions | None = None) -> Iterator[FileSystem]:
     """Open the file system of the image, with the given keys added.
 
-    Errors in the block are about the image. With `--checks report` the problems found are printed
-    when the block ends, and the exit code is Exit.PARTLY.
+    Errors in the block are about the image. The problems found are printed when the block ends. The
+    exit code is Exit.PARTLY if damage was read around, and with `--checks report` for any problem.
     """
     with open_file_system(options, options.checks) as fs:
         try:
@@ -40,6 +40,10 @@ def open_image(options: ImageOptions, keys: ImageKeyOptions | None = None) -> It
         problems = len(fs.problems) + fs.problems.dropped
         if problems and fs.problems.checks == "report":
             raise CommandError(Exit.PARTLY, f"{quote(options.image)}: {plural(problems, 'problem')} found; see above")
+        if fs.problems.damage:
+            raise CommandError(
+                Exit.PARTLY, f"{quote(options.image)}: damage was read around", "--checks report tells it"
+            )
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """How strict reading is, and the problems that it has found.
 
 One setting for all checks: `strict` raises at the first problem, `report` notes problems and reads
-around them, `off` does not verify checksums and notes nothing.
+around them, `off` does not verify checksums, reads around problems and only counts them.
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ class Problems(list[Problem]):
             raise ValueError(f"checks is one of {', '.join(CHECKS)}, not {checks!r}")
         self.checks: Checks = checks
         self.dropped = 0
+        self.damage = 0
+        """How often damage was read around, also in mode `off`, and also damage that is in the list already."""
+        self.last: CorruptionError | None = None
+        """The damage that was read around last."""
         self._seen: set[Problem] = set()
 
     @property
@@ -50,6 +54,8 @@ class Problems(list[Problem]):
         """Raise `error` when strict; else note it and return, so that the caller can read around it."""
         if self.checks == "strict":
             raise error
+        self.damage += 1
+        self.last = error
         if self.checks == "report":
             self.note(error.reason, error.place)
 
