@@ -14,6 +14,7 @@ from ext4img.archive.backup_info import BackupInfo
 from ext4img.archive.body import CHUNK_BYTES
 from ext4img.archive.encryption_records import CONTEXT_BYTES
 from ext4img.archive.entry import (
+    MAX_UNREADABLE,
     MAX_UNWRITTEN,
     MODE_OF_TYPE,
     NO_XATTRS,
@@ -424,7 +425,7 @@ class TreeScanner:
                 buffer, other = other, buffer
                 part = buffer[: min(step, first + length - offset)]
                 for bad, bad_length in read(start + offset, part):
-                    unreadable.append((bad - start, bad_length))
+                    _add_range(unreadable, bad - start, bad_length)
                 yield part
 
     def _found(self, reason: str, inode: int) -> None:
@@ -433,3 +434,11 @@ class TreeScanner:
     def _skip(self, error: CorruptionError | SourceError, inode: int) -> None:
         """Raise in strict mode; else report the error and continue without the inode."""
         self._problems.unreadable(error, Place(inode=inode))
+
+
+def _add_range(ranges: list[tuple[int, int]], offset: int, length: int) -> None:
+    """Add a range; it is joined to the last if it continues that, or if a manifest's line has no room for more."""
+    if ranges and (sum(ranges[-1]) == offset or len(ranges) >= MAX_UNREADABLE):
+        first = ranges.pop()[0]
+        offset, length = first, offset + length - first
+    ranges.append((offset, length))

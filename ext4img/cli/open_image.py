@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ext4img.cli.error_report import CommandError, about, explain
 from ext4img.cli.exit_codes import Exit
+from ext4img.cli.few_of_each import few_of_each
 from ext4img.cli.image_options import ChecksChoice, ImageOptions, VolumeOptions
 from ext4img.cli.output import warn
 from ext4img.cli.quoting import quote
@@ -35,7 +36,7 @@ def open_image(options: ImageOptions, keys: ImageKeyOptions | None = None) -> It
                     keys.add_to(fs)
                 yield fs
         finally:
-            for problem in fs.problems:
+            for problem in few_of_each(fs.problems):
                 warn(f"{quote(options.image)}: warning: {problem}")
         problems = len(fs.problems) + fs.problems.dropped
         if problems and fs.problems.checks == "report":

@@ -44,6 +44,8 @@ class Problems(list[Problem]):
         self.last: CorruptionError | None = None
         """The damage that was read around last."""
         self._seen: set[Problem] = set()
+        # The last range of each kind and inode: its start, its end, its index in the list.
+        self._ranges: dict[tuple[str, int | None], tuple[int, int, int]] = {}
 
     @property
     def verify(self) -> bool:
@@ -58,6 +60,30 @@ class Problems(list[Problem]):
         self.last = error
         if self.checks == "report":
             self.note(error.reason, error.place)
+
+    def found_range(self, what: str, how: str, first: int, end: int, place: Place) -> None:
+        """The same for damage of a range, told as "`what` `first` to `end` `how`".
+
+        A range that continues the last one of the same kind in that inode is joined to it: one problem for
+        a range, however many pieces it is found in.
+        """
+        key = (f"{what}{how}", place.inode)
+        start, stop, index = self._ranges.get(key, (first, -1, -1))
+        joined = start <= first <= stop
+        if joined:
+            first, end = start, max(end, stop)
+        error = CorruptionError(f"{what} {first} to {end} {how}", self[index].place if joined else place)
+        if joined and self.checks == "report":
+            self.damage += 1
+            self.last = error
+            self._seen.discard(self[index])
+            self[index] = Problem(error.reason, error.place)
+            self._seen.add(self[index])
+        else:
+            index = len(self)
+            self.found(error)
+        if index < len(self):
+            self._ranges[key] = first, end, index
 
     def unreadable(self, error: CorruptionError | SourceError, place: Place) -> None:
         """Raise a read error as it is when strict; else note it."""
