@@ -15,6 +15,7 @@ from ext4img.archive.backup_info import BackupInfo
 from ext4img.archive.body import CHUNK_BYTES, BodyStream, Chunks
 from ext4img.archive.encryption_records import CONTEXT_BYTES
 from ext4img.archive.entry import (
+    MAX_UNREADABLE,
     MAX_UNWRITTEN,
     MODE_OF_TYPE,
     NO_XATTRS,
@@ -26,7 +27,7 @@ from ext4img.archive.entry import (
 from ext4img.archiver.exclude import ExcludeFilter, key_of
 from ext4img.archiver.read_ahead import WINDOW_BYTES, Extent, ReadAhead, ReadBatch
 from ext4img.archiver.selection import TreeSelection
-from ext4img.errors import CorruptionError, NotFoundError, Place, SourceError
+from ext4img.errors import CorruptionError, Place, SourceError
 from ext4img.fs.filesystem import FileSystem
 from ext4img.fs.path import PathLike
 from ext4img.names.nokey import nokey_target
@@ -197,11 +198,12 @@ class TreeScanner:
                     plain_path = level.plain_path + plain.get(stored.name, name)
                     if self._filter.excludes(path, plain_path):
                         continue
-                try:
-                    inode = self._volume.inode(stored.inode) if row is None else tuple.__new__(StoredInode, row)
-                except (CorruptionError, SourceError, NotFoundError) as error:
-                    self._skip(error, stored.inode)
+                fields = (
+                    self._volume.named_inode(stored.inode, decode_path(path), directory.number) if row is None else row
+                )
+                if fields is None:
                     continue
+                inode = tuple.__new__(StoredInode, fields)
                 extent = self._small_extent(inode) if inode.is_file else None
                 children.append(_Child(path, plain_path, stored, inode, extent))
             yield from self._in_batches(children)
@@ -424,16 +426,20 @@ class TreeScanner:
                 buffer, other = other, buffer
                 part = buffer[: min(step, first + length - offset)]
                 for bad, bad_length in read(start + offset, part):
-                    unreadable.append((bad - start, bad_length))
+                    _add_range(unreadable, bad - start, bad_length)
                 yield part
 
     def _found(self, reason: str, inode: int) -> None:
         self._problems.found(CorruptionError(reason, Place(inode=inode)))
 
-    def _skip(self, error: CorruptionError | SourceError | NotFoundError, inode: int) -> None:
+    def _skip(self, error: CorruptionError | SourceError, inode: int) -> None:
         """Raise in strict mode; else report the error and continue without the inode."""
-        if self._problems.checks == "strict":
-            raise error
-        if not isinstance(error, CorruptionError):
-            error = CorruptionError(str(error), Place(inode=inode))
-        self._problems.found(error)
+        self._problems.unreadable(error, Place(inode=inode))
+
+
+def _add_range(ranges: list[tuple[int, int]], offset: int, length: int) -> None:
+    """Add a range; it is joined to the last if it continues that, or if a manifest's line has no room for more."""
+    if ranges and (sum(ranges[-1]) == offset or len(ranges) >= MAX_UNREADABLE):
+        first = ranges.pop()[0]
+        offset, length = first, offset + length - first
+    ranges.append((offset, length))

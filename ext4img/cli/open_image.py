@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ext4img.cli.error_report import CommandError, about, explain
 from ext4img.cli.exit_codes import Exit
+from ext4img.cli.few_of_each import few_of_each
 from ext4img.cli.image_options import ChecksChoice, ImageOptions, VolumeOptions
 from ext4img.cli.output import warn
 from ext4img.cli.quoting import quote
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 def open_image(options: ImageOptions, keys: ImageKeyOptions | None = None) -> Iterator[FileSystem]:
     """Open the file system of the image, with the given keys added.
 
-    Errors in the block are about the image. With `--checks report` the problems found are printed
-    when the block ends, and the exit code is Exit.PARTLY.
+    Errors in the block are about the image. The problems found are printed when the block ends. The
+    exit code is Exit.PARTLY if damage was read around, and with `--checks report` for any problem.
     """
     with open_file_system(options, options.checks) as fs:
         try:
@@ -35,11 +36,15 @@ def open_image(options: ImageOptions, keys: ImageKeyOptions | None = None) -> It
                     keys.add_to(fs)
                 yield fs
         finally:
-            for problem in fs.problems:
+            for problem in few_of_each(fs.problems):
                 warn(f"{quote(options.image)}: warning: {problem}")
         problems = len(fs.problems) + fs.problems.dropped
         if problems and fs.problems.checks == "report":
             raise CommandError(Exit.PARTLY, f"{quote(options.image)}: {plural(problems, 'problem')} found; see above")
+        if fs.problems.damage:
+            raise CommandError(
+                Exit.PARTLY, f"{quote(options.image)}: damage was read around", "--checks report tells it"
+            )
 
 
 @contextmanager

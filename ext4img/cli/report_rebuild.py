@@ -12,6 +12,7 @@ import typer
 
 from ext4img.cli.error_report import CommandError, explain
 from ext4img.cli.exit_codes import Exit
+from ext4img.cli.few_of_each import TOLD_AS_JSON, More, few_of_each
 from ext4img.cli.file_magic import describe_device
 from ext4img.cli.options import parse_bytes
 from ext4img.cli.output import Output, text_fields, warn
@@ -118,8 +119,9 @@ def make_image(
             report = planned.report
         else:
             report = planned.write(image, overwrite=overwrite, allow_device=choices.device)
-    for problem in report.problems:
-        warn(f"{quote(image)}: warning: {explain(problem).text}")
+    for problem in few_of_each(report.problems):
+        text = str(problem) if isinstance(problem, More) else explain(problem).text
+        warn(f"{quote(image)}: warning: {text}")
     if not choices.plan:
         _report_made(report, planned.plan, image, out)
     if report.incomplete:
@@ -179,7 +181,7 @@ def _report_made(report: RebuildReport, plan: Plan, image: str, out: Output) -> 
                 "made": dict(sorted(report.made.items())),
                 "left_out": report.left_out,
                 "incomplete": report.incomplete,
-                "problems": [str(problem) for problem in report.problems],
+                "problems": [str(problem) for problem in few_of_each(report.problems, TOLD_AS_JSON)],
             }
         )
         return

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from ext4img.cli.error_report import explain
 from ext4img.cli.exit_codes import Exit
+from ext4img.cli.few_of_each import TOLD_AS_JSON, More, few_of_each
 from ext4img.cli.output import Output, hint, warn
 from ext4img.cli.quoting import quote
 from ext4img.cli.units import plural, size_text
@@ -31,8 +32,8 @@ _EXPECTED = ("device node", "verity")  # each has a line of its own, and is no f
 
 def report_restored(report: RestoreReport, out: Output, target: str, *, dry_run: bool = False) -> int:
     """Write what was restored, and on stderr what was not; returns the exit code."""
-    for problem in report.problems:
-        warn(f"left out: {explain(problem).text}")
+    for problem in few_of_each(report.problems):
+        warn(f"left out: {problem if isinstance(problem, More) else explain(problem).text}")
     no_key = next((problem for problem in report.problems if isinstance(problem, NoKeyError)), None)
     if no_key is not None:
         for text in explain(no_key).hints:
@@ -48,7 +49,7 @@ def report_restored(report: RestoreReport, out: Output, target: str, *, dry_run:
                 "no_key": report.no_key,
                 "damaged": report.damaged,
                 "unset": dict(sorted(report.not_set.items())),
-                "problems": [str(problem) for problem in report.problems],
+                "problems": [str(problem) for problem in few_of_each(report.problems, TOLD_AS_JSON)],
             }
         )
     else:

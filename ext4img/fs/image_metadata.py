@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ext4img.errors import CorruptionError, NotFoundError, Place
-from ext4img.fs.inode import Inode
+from ext4img.fs.inode import Inode, bind
 from ext4img.fs.protocol import FileTree
 from ext4img.unlocking.metadata_dirs import (
     BASE,
@@ -68,12 +68,19 @@ class ImageMetadata:
                 entry = self._fs.lookup(self._plain_directory(trail[-1], self._where), name)
                 if entry is None:
                     raise NotFoundError.at(self._where, "the symbolic link leads to nothing on this image")
-                trail.append(self._fs.inode(entry.inode))
+                trail.append(self._inode(trail[-1], name, entry.inode))
         return trail[-1]
 
     def _child(self, directory: Inode, name: str) -> Inode | None:
-        entry = self._fs.lookup(directory, name.encode("ascii"))
-        return None if entry is None else self._fs.inode(entry.inode)
+        raw = name.encode("ascii")
+        entry = self._fs.lookup(directory, raw)
+        return None if entry is None else self._inode(directory, raw, entry.inode)
+
+    def _inode(self, directory: Inode, name: bytes, number: int) -> Inode:
+        inode = self._fs.volume.named_inode(number, os.fsdecode(name), directory.number)
+        if inode is None:
+            raise NotFoundError.at(os.fsdecode(name), f"Its inode {number} cannot be read or is not in use")
+        return bind(inode, self._fs)
 
     def _plain_directory(self, inode: Inode, where: str) -> Inode:
         if inode.is_dir and not inode.is_encrypted:

@@ -6,9 +6,8 @@ At most 40 symbolic links are followed. Paths may be longer than PATH_MAX: image
 from __future__ import annotations
 
 from ext4img.errors import NotDirectoryError, NotFoundError, SymlinkLoopError
-from ext4img.fs.inode import Inode
+from ext4img.fs.inode import Inode, bind
 from ext4img.fs.protocol import FileTree, Found
-from ext4img.fs.shown_names import IN_USE, unused_inode_error
 from ext4img.structs.inode import EXT4_ROOT_INO
 
 MAX_SYMLINKS = 40
@@ -47,10 +46,12 @@ class Resolver:
         entry = fs.lookup(directory, name)
         if entry is None:
             raise NotFoundError.at(path, None if fs.has_key(directory) else _NO_KEY)
-        child = self._inode(entry.inode)
-        if not child.links or child.mode >> 12 not in IN_USE:
-            fs.problems.found(unused_inode_error(path, directory.number, child))
-            raise NotFoundError.at(path, f"Inode {child.number} is not in use")
+        child = self._directories.get(entry.inode)
+        if child is None:
+            stored = fs.volume.named_inode(entry.inode, path, directory.number)
+            if stored is None:
+                raise NotFoundError.at(path, f"Its inode {entry.inode} cannot be read or is not in use")
+            child = self._kept(bind(stored, fs))
         if directory.is_encrypted:
             policy = fs.policy_of(directory)
             if policy is not None:
@@ -60,7 +61,7 @@ class Resolver:
     def _follow(self, path: str, follow: bool) -> Found:
         """Follow the path from the root."""
         fs = self._fs
-        root: Found = (self._inode(EXT4_ROOT_INO), None, 0)
+        root: Found = (self._directories.get(EXT4_ROOT_INO) or self._kept(fs.root()), None, 0)
         trail: list[Found] = [root]
         # Components still to follow, the next one last.
         try:
@@ -110,15 +111,11 @@ class Resolver:
             self._prefixes.clear()
         self._prefixes[prefix] = trail[-2][0]
 
-    def _inode(self, number: int) -> Inode:
-        kept = self._directories.get(number)
-        if kept is not None:
-            return kept
-        inode = self._fs.root() if number == EXT4_ROOT_INO else self._fs.inode(number)
+    def _kept(self, inode: Inode) -> Inode:
         if inode.is_dir:
             if len(self._directories) >= MAX_DIRECTORIES:
                 self._directories.clear()
-            self._directories[number] = inode
+            self._directories[inode.number] = inode
         return inode
 
 

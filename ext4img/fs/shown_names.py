@@ -5,21 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ext4img.errors import CorruptionError, Place
-from ext4img.structs.inode import (
-    S_IFBLK,
-    S_IFCHR,
-    S_IFDIR,
-    S_IFIFO,
-    S_IFLNK,
-    S_IFREG,
-    S_IFSOCK,
-)
 from ext4img.volume.dir_entry import DirEntry, DirListing
-from ext4img.volume.inode import StoredInode
 from ext4img.volume.problems import Problems
 
-# The upper four bits of the modes that have a file type.
-IN_USE = frozenset(kind >> 12 for kind in (S_IFREG, S_IFDIR, S_IFLNK, S_IFCHR, S_IFBLK, S_IFIFO, S_IFSOCK))
 _IMPOSSIBLE = frozenset((b"", b".", b".."))
 
 
@@ -28,13 +16,6 @@ class NamedEntry(NamedTuple):
 
     name: bytes
     entry: DirEntry
-
-
-def unused_inode_error(text: str, directory: int, inode: StoredInode) -> CorruptionError:
-    """The error for a name of an inode without links or type: the kernel returns ESTALE or EFSCORRUPTED."""
-    what = f"which is not in use (mode {inode.mode:#o}, {inode.links} links)"
-    place = Place(inode=directory, record="ext4_dir_entry_2", field="inode")
-    return CorruptionError(f"{text!r} names inode {inode.number}, {what}", place)
 
 
 def shown_names(

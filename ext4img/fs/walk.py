@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import TypeVar
 
-from ext4img.errors import CorruptionError, NotDirectoryError, NotFoundError, PathError, Place, SourceError
+from ext4img.errors import CorruptionError, NotDirectoryError, PathError, Place, SourceError
 from ext4img.fs.inode import Inode
 from ext4img.fs.protocol import FileTree
-from ext4img.fs.shown_names import IN_USE, unused_inode_error
 from ext4img.structs.inode import S_IFDIR, S_IFLNK
 from ext4img.volume.dir_entry import DirEntryFields as EntryRow
 from ext4img.volume.dir_entry import DirListing
@@ -27,7 +26,7 @@ _INODES_AT_ONCE = 4096  # bounds what is held of a directory of any size
 # would be as long as the depth squared.
 _LONG_PREFIX = 256
 _DIRECTORY, _SYMLINK = S_IFDIR >> 12, S_IFLNK >> 12
-_MODE, _LINKS = Inode._fields.index("mode"), Inode._fields.index("links")
+_MODE = Inode._fields.index("mode")
 
 P = TypeVar("P")
 MakePath = Callable[[FileTree, str, EntryRow, Inode, int], P]
@@ -57,7 +56,7 @@ class Traversal:
         try:
             texts, listing = self._fs.listing(directory, prefix)
         except (CorruptionError, SourceError) as error:
-            self.report(error, directory.number)
+            self._fs.problems.unreadable(error, Place(inode=directory.number))
             return [], DirListing()
         if by_name:
             order = sorted(range(len(texts)), key=lambda at: texts[at].encode("utf-8", "surrogateescape"))
@@ -65,27 +64,12 @@ class Traversal:
         return texts, listing
 
     def fields(self, numbers: list[int]) -> Iterator[InodeFields | None]:
-        """The fields of the inodes; None for one that has to be read by itself, for its error."""
+        """The fields of the inodes that names lead to; None for one that `Volume.named_inode` has to read."""
         rows = self._fs.volume.inodes.batch
         if len(numbers) <= _INODES_AT_ONCE:
             return iter(rows(numbers))
         pieces = (numbers[start : start + _INODES_AT_ONCE] for start in range(0, len(numbers), _INODES_AT_ONCE))
         return chain.from_iterable(map(rows, pieces))
-
-    def inode(self, number: int) -> Inode | None:
-        """The inode; None if it cannot be read."""
-        try:
-            return self._fs.inode(number)
-        except (CorruptionError, SourceError, NotFoundError) as error:
-            self.report(error, number)
-            return None
-
-    def report(self, error: CorruptionError | SourceError | NotFoundError, inode: int) -> None:
-        """Raise when strict; otherwise note it, so that the walk continues with the rest."""
-        problems = self._fs.problems
-        if problems.checks == "strict":
-            raise error
-        problems.found(error if isinstance(error, CorruptionError) else CorruptionError(str(error), Place(inode=inode)))
 
 
 def walk(
@@ -109,7 +93,7 @@ def walk(
         return
     traversal = Traversal(fs)
     traversal.enter(top.number, path)
-    table = fs.volume.inodes
+    named_inode = fs.volume.named_inode
     new = tuple.__new__
     reader = (fs,)
     prefix = prefix_of(path)
@@ -124,20 +108,14 @@ def walk(
             if is_deep:
                 text = prefix + text  # noqa: PLW2901 - the whole path, for `make`
             if fields is None:
-                try:
-                    fields = table[entry[1]]  # noqa: PLW2901 - the same, or the reason why it cannot be read
-                except (CorruptionError, SourceError, NotFoundError) as error:
-                    traversal.report(error, entry[1])
+                fields = named_inode(entry[1], text, number)  # noqa: PLW2901 - the same
+                if fields is None:
                     continue
             inode = new(Inode, fields + reader)  # `bind`, without its call
-            kind = fields[_MODE] >> 12
-            if not fields[_LINKS] or kind not in IN_USE:
-                traversal.report(unused_inode_error(text, number, inode), inode.number)
-                continue
             if policy is not None:
                 fs.encrypted.report_policy_mismatch(level.directory, policy, inode)
             yield make(fs, text, entry, inode, number), inode
-            if kind == _DIRECTORY and len(stack) < deepest and traversal.enter(inode.number, text):
+            if fields[_MODE] >> 12 == _DIRECTORY and len(stack) < deepest and traversal.enter(inode.number, text):
                 prefix = text + "/"
                 stack.append(_InodeLevel(traversal, fs, inode, prefix, by_name))
                 break
@@ -180,7 +158,7 @@ def path_lists(fs: FileTree, path: str, top: Inode) -> Iterator[list[str]]:
         prefix = prefix[: level.prefix_length]
         for at in level.branches:
             yield level.paths(prefix, at + 1)
-            inode = traversal.inode(level.inodes[at])
+            inode = fs.volume.named_inode(level.inodes[at], texts[at], level.number)
             if inode is not None and inode.is_dir and traversal.enter(inode.number, texts[at]):
                 prefix += texts[at] + "/"
                 stack.append(_NameLevel(traversal, fs, inode, prefix))
@@ -196,9 +174,10 @@ class _NameLevel:
     For a deep directory names replace the paths, as in `_InodeLevel`.
     """
 
-    __slots__ = ("branches", "done", "inodes", "prefix_length", "texts")
+    __slots__ = ("branches", "done", "inodes", "number", "prefix_length", "texts")
 
     def __init__(self, traversal: Traversal, fs: FileTree, directory: StoredInode, prefix: str) -> None:
+        self.number = directory.number
         self.prefix_length = len(prefix) if len(prefix) > _LONG_PREFIX else 0
         self.texts, listing = traversal.names(directory, "" if self.prefix_length else prefix)
         self.inodes = listing.inodes
@@ -256,7 +235,7 @@ def walk_directories(
         others: list[str] = []
         texts, listing = traversal.names(directory)
         for text, number, fields in zip(texts, listing.inodes, traversal.fields(listing.inodes), strict=True):
-            inode = traversal.inode(number) if fields is None else fields
+            inode = fs.volume.named_inode(number, text, directory.number) if fields is None else fields
             kind = 0 if inode is None else inode[_MODE] >> 12
             is_directory = kind == _DIRECTORY
             if kind == _SYMLINK and follow_symlinks:

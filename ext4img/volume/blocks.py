@@ -121,6 +121,10 @@ class BlockReader:
         if pblk >= self.blocks_there:
             raise ShortReadError(f"{self._source.name}: ends before block {pblk}")
 
+    def ends_before(self, pblk: int) -> bool:
+        """Whether the image is cut short before block `pblk`, and no block from there on is in the overlay."""
+        return pblk >= self.blocks_there and not self.overlay
+
     def _check_bytes(self, offset: int, length: int) -> None:
         first = offset // self.block_size
         self.check(first, -(-(offset + length) // self.block_size) - first)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
-from ext4img.errors import CorruptionError, Place, SourceError
+from ext4img.errors import Place, ShortReadError, SourceError
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.problems import Problems
 from ext4img.volume.runs import LOST, WRITTEN, Runs
@@ -16,6 +17,7 @@ _NEAR_BYTES = 16 << 10
 _SPAN_BYTES = 64 << 10
 _Piece = tuple[int, int, int]  # byte offset on the disk, byte offset in the file, length
 _ZEROS, _SEVERAL = -1, -2
+_CONTENTS = "contents from byte"
 
 
 class Contents:
@@ -205,14 +207,14 @@ class Contents:
     def _unreadable(self, error: SourceError, disk_offset: int, buffer: memoryview, file_offset: int) -> None:
         """Read block by block, so that one bad sector costs one block; raises when strict."""
         size = self._blocks.block_size
-        if len(buffer) <= size:
+        if len(buffer) <= size or self._blocks.ends_before(disk_offset // size):
             _zero(buffer)
             self._bad.append((file_offset, len(buffer)))
             place = Place(inode=self._inode, block=disk_offset // size, offset=disk_offset)
-            reason = f"contents from byte {file_offset} to {file_offset + len(buffer)} cannot be read: {error}"
             if self._problems.checks == "strict":
                 raise error
-            self._problems.found(CorruptionError(reason, place))
+            how = f"cannot be read: {_why(error)}"
+            self._problems.found_range(_CONTENTS, how, file_offset, file_offset + len(buffer), place)
             return
         done = 0
         for piece in _block_pieces(disk_offset, len(buffer), size):
@@ -225,8 +227,14 @@ class Contents:
 
     def _lost(self, offset: int, length: int) -> None:
         self._bad.append((offset, length))
-        place = Place(inode=self._inode)
-        self._problems.found(CorruptionError(f"contents from byte {offset} to {offset + length} are lost", place))
+        self._problems.found_range(_CONTENTS, "are lost", offset, offset + length, Place(inode=self._inode))
+
+
+def _why(error: SourceError) -> str:
+    """The reason without offset and name, the same for all blocks of a range."""
+    if isinstance(error, ShortReadError):
+        return "the image ends before that"
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def _block_pieces(offset: int, length: int, size: int) -> Iterator[int]:

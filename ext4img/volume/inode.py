@@ -36,6 +36,8 @@ _TYPES = {
     S_IFIFO: "fifo",
     S_IFSOCK: "socket",
 }
+KNOWN_TYPES = frozenset(kind >> 12 for kind in _TYPES)
+"""The upper four bits of the modes that have a file type."""
 _BILLION = 1_000_000_000
 _XATTR_MAGIC = EXT4_XATTR_MAGIC.to_bytes(4, "little")
 

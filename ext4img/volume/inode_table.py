@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from ext4img.errors import CorruptionError, NotFoundError, Place, SourceError
 from ext4img.structs.group import EXT4_GROUP_DESC
-from ext4img.structs.inode import EXT4_INODE
+from ext4img.structs.inode import EXT4_INODE, EXT4_ROOT_INO
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.groups import Groups
-from ext4img.volume.inode import InodeFormat, StoredInode, from_raw
+from ext4img.volume.inode import KNOWN_TYPES, InodeFormat, StoredInode, from_raw
 from ext4img.volume.inode_batch import NOT_IN_USE, InodeFields, any_flags, decode_batch
 from ext4img.volume.inode_rules import InodeRules
 from ext4img.volume.inode_words import InodeWords
@@ -57,6 +57,8 @@ class InodeTable:
         self._per_group = superblock.inodes_per_group
         self._size = superblock.inode_size
         self._count = superblock.inode_count
+        # The kernel's is_special_ino, besides the numbers below the first that is not reserved.
+        self._reserved = frozenset((*superblock.quota_inodes, superblock.orphan_file_inode)) - {0}
         self._window_blocks = max(WINDOW_BYTES // superblock.block_size, 1)
         self._per_window = self._window_blocks * superblock.block_size // self._size
         self._worth_all = max(self._per_window // _PART_WORTH_ALL, 2)
@@ -112,17 +114,38 @@ class InodeTable:
         return self._alone(number) if row is None else tuple.__new__(StoredInode, row)
 
     def batch(self, numbers: Sequence[int]) -> list[InodeFields | None]:
-        """The fields of many inodes; a window of which several are wanted is decoded at once.
+        """The fields of many inodes that names lead to; a window of which several are wanted is decoded at once.
 
-        None for each inode that needs `self[number]`, which raises or decodes it alone.
+        None for each inode that needs `named`, which reads it alone, or raises.
         """
         ascending = sorted(numbers)
-        rows = self._batch(ascending)
+        links_at, mode_at = _ROW_LINKS, _ROW_MODE
+        rows = [
+            row if row is not None and row[links_at] and row[mode_at] >> 12 in KNOWN_TYPES else None
+            for row in self._batch(ascending)
+        ]
+        for at in range(bisect_left(ascending, self._superblock.first_inode)):
+            rows[at] = None
+        if not self._reserved.isdisjoint(ascending):
+            rows = [None if number in self._reserved else row for number, row in zip(ascending, rows, strict=True)]
         if ascending == numbers:
             return rows
         # Names of indexed directories are in the order of their hashes.
         by_number = dict(zip(ascending, rows, strict=True))
         return [by_number[number] for number in numbers]
+
+    def why_not_named(self, inode: StoredInode) -> str | None:
+        """Why no name may lead to an inode; None if one may.
+
+        The kernel's rule for a look-up (__ext4_iget with EXT4_IGET_NORMAL): it has links and a type, and is not
+        reserved for the file system itself.
+        """
+        number = inode.number
+        if number in self._reserved or (number < self._superblock.first_inode and number != EXT4_ROOT_INO):
+            return "is reserved for the file system itself"
+        if not inode.links or inode.mode >> 12 not in KNOWN_TYPES:
+            return f"is not in use (mode {inode.mode:#o}, {inode.links} links)"
+        return None
 
     def _batch(self, numbers: list[int]) -> list[InodeFields | None]:
         """The same for numbers in ascending order."""

@@ -91,6 +91,10 @@ class _MappingTree(ABC):
     def _lost(self, error: CorruptionError, first: int, stop: int) -> None:
         """Add logical blocks as lost, and report why."""
         self._problems.found(error)
+        self._add_lost(first, stop)
+
+    def _add_lost(self, first: int, stop: int) -> None:
+        """Add logical blocks as lost; the caller has reported why."""
         self.damaged = True
         if stop <= first:
             return
@@ -305,8 +309,9 @@ class _BlockMap(_MappingTree):
                 start, length, begun = pblk, 1, number
             else:
                 place = Place(inode=self._inode, block=block, record=EXT4_INODE.name, field="i_block")
-                reason = f"logical block {number} is mapped to block {pblk}, the volume has {end}"
-                self._lost(CorruptionError(reason, place), number, number + 1)
+                how = f"are mapped to blocks outside the volume's {end}"
+                self._problems.found_range("logical blocks", how, number, number + 1, place)
+                self._add_lost(number, number + 1)
         if length:
             self._run(begun, start, length)
 

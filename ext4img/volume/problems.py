@@ -1,7 +1,7 @@
 """How strict reading is, and the problems that it has found.
 
 One setting for all checks: `strict` raises at the first problem, `report` notes problems and reads
-around them, `off` does not verify checksums and notes nothing.
+around them, `off` does not verify checksums, reads around problems and only counts them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,13 @@ class Problems(list[Problem]):
         self.checks: Checks = checks
         self.dropped = 0
         self._remarks = 0
+        self.damage = 0
+        """How often damage was read around, also in mode `off`, and also damage that is in the list already."""
+        self.last: CorruptionError | None = None
+        """The damage that was read around last."""
         self._seen: set[Problem] = set()
+        # The last range of each kind and inode: its start, its end, its index in the list.
+        self._ranges: dict[tuple[str, int | None], tuple[int, int, int]] = {}
 
     @property
     def verify(self) -> bool:
@@ -56,8 +62,34 @@ class Problems(list[Problem]):
         """Raise `error` when strict; else note it and return, so that the caller can read around it."""
         if self.checks == "strict":
             raise error
+        self.damage += 1
+        self.last = error
         if self.checks == "report":
             self.note(error.reason, error.place)
+
+    def found_range(self, what: str, how: str, first: int, end: int, place: Place) -> None:
+        """The same for damage of a range, told as "`what` `first` to `end` `how`".
+
+        A range that continues the last one of the same kind in that inode is joined to it: one problem for
+        a range, however many pieces it is found in.
+        """
+        key = (f"{what}{how}", place.inode)
+        start, stop, index = self._ranges.get(key, (first, -1, -1))
+        joined = start <= first <= stop
+        if joined:
+            first, end = start, max(end, stop)
+        error = CorruptionError(f"{what} {first} to {end} {how}", self[index].place if joined else place)
+        if joined and self.checks == "report":
+            self.damage += 1
+            self.last = error
+            self._seen.discard(self[index])
+            self[index] = Problem(error.reason, error.place)
+            self._seen.add(self[index])
+        else:
+            index = len(self)
+            self.found(error)
+        if index < len(self):
+            self._ranges[key] = first, end, index
 
     def unreadable(self, error: CorruptionError | SourceError, place: Place) -> None:
         """Raise a read error as it is when strict; else note it."""

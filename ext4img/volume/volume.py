@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, get_args
 
-from ext4img.errors import CorruptionError, Place, SourceError
+from ext4img.errors import CorruptionError, NotFoundError, Place, SourceError
 from ext4img.sources.base import Source
-from ext4img.structs.directory import EXT4_FT_DIR
+from ext4img.structs.directory import EXT4_DIR_ENTRY, EXT4_FT_DIR
 from ext4img.structs.inode import EXT4_EA_INODE_FL
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
@@ -115,6 +115,27 @@ class Volume:
     def inode(self, number: int) -> StoredInode:
         """The inode of this number; NotFoundError outside 1 to the inode count."""
         return self.inodes[number]
+
+    def named_inode(self, number: int, name: str, directory: int) -> StoredInode | None:
+        """The inode that `name`, an entry of inode `directory`, leads to.
+
+        None if it cannot be read or no name may lead to it, which is reported; raises when strict.
+        """
+        try:
+            inode = self.inodes[number]
+        except (CorruptionError, SourceError) as error:
+            self.problems.unreadable(error, Place(inode=number))
+            return None
+        except NotFoundError as error:
+            why = f"does not exist: {error.strerror}"
+        else:
+            reason = self.inodes.why_not_named(inode)
+            if reason is None:
+                return inode
+            why = reason
+        place = Place(inode=directory, record=EXT4_DIR_ENTRY.name, field="inode")
+        self.problems.found(CorruptionError(f"{name!r} names inode {number}, which {why}", place))
+        return None
 
     def runs(self, inode: StoredInode) -> Runs:
         """Which blocks of the disk hold the inode's blocks."""

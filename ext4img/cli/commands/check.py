@@ -8,6 +8,7 @@ import typer
 
 from ext4img.cli.error_report import about
 from ext4img.cli.exit_codes import Exit
+from ext4img.cli.few_of_each import TOLD_AS_JSON, More, few_of_each
 from ext4img.cli.image_options import ChecksChoice, VolumeOptions
 from ext4img.cli.open_image import open_file_system
 from ext4img.cli.options import Json, Quiet
@@ -41,12 +42,13 @@ def run(
             summary = run_check(fs.volume, contents=contents, progress=show_inodes)
         problems = list(fs.problems)
     if json:
-        for problem in problems:
-            out.record(_problem_record(problem))
+        for problem in few_of_each(problems, TOLD_AS_JSON):
+            out.record(_more_record(problem) if isinstance(problem, More) else _problem_record(problem))
         out.record(_summary_record(summary))
     else:
-        for problem in problems:
-            out.line(harmless(f"remark: {problem}" if problem.remark else str(problem)))
+        for problem in few_of_each(problems):
+            is_remark = isinstance(problem, Problem) and problem.remark
+            out.line(harmless(f"remark: {problem}" if is_remark else str(problem)))
         out.line(f"{quote(image.image)}: {_summary_text(summary)}")
     return Exit.DONE if summary.sound else Exit.DAMAGED
 
@@ -62,6 +64,10 @@ def _problem_record(problem: Problem) -> dict[str, Any]:
         "record": place.record,
         "field": place.field,
     }
+
+
+def _more_record(more: More) -> dict[str, Any]:
+    return {"kind": "more", "like": str(more.first), "number": more.number}
 
 
 def _summary_record(summary: CheckSummary) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from ext4img.archive.verify import VerifyReport, verify
 from ext4img.cli.archive_options import ArchiveOptions, open_archive, require_seekable
 from ext4img.cli.compare_options import CompareOptions
 from ext4img.cli.exit_codes import Exit
+from ext4img.cli.few_of_each import TOLD_AS_JSON, few_of_each
 from ext4img.cli.open_image import open_image
 from ext4img.cli.options import Json, Quiet
 from ext4img.cli.output import Output, text_fields, warn
@@ -40,7 +41,7 @@ def run(backup: ArchiveOptions, against: CompareOptions, quiet: Quiet = False, j
 
 
 def _report(report: VerifyReport, out: Output, label: str) -> None:
-    for problem in report.problems:
+    for problem in few_of_each(report.problems):
         warn(f"{label}: {problem}")
     if out.json:
         out.record(
@@ -51,7 +52,7 @@ def _report(report: VerifyReport, out: Output, label: str) -> None:
                 "damaged": report.damaged,
                 "incomplete": report.incomplete,
                 "manifest_sha256": report.digest,
-                "problems": [str(problem) for problem in report.problems],
+                "problems": [str(problem) for problem in few_of_each(report.problems, TOLD_AS_JSON)],
             }
         )
     elif report.intact:

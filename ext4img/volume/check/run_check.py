@@ -50,8 +50,8 @@ class CheckSummary:
 def run_check(volume: Volume, *, contents: bool = False, progress: Progress | None = None) -> CheckSummary:
     """Check a whole volume; the problems are added to `volume.problems`.
 
-    The volume should be open with checks="report". With "strict" the first problem is raised, with
-    "off" none is noted. `contents` reads all files, too, to find unreadable parts: contents have no
+    The volume should be open with checks="report". With "strict" the first problem is raised,
+    with "off" none is noted. `contents` reads all files, too, to find unreadable parts: contents have no
     checksums. `progress` is called with the inodes done and their total.
     """
     return _CheckRun(volume, contents, progress or (lambda done, total: None)).run()
