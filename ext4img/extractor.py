@@ -15,6 +15,7 @@ from ext4img.errors import CorruptionError, Ext4Error, NoKeyError, Place, Source
 from ext4img.fs.file import File
 from ext4img.fs.filesystem import FileSystem
 from ext4img.fs.inode import Inode
+from ext4img.fs.name_counts import NameCounts
 from ext4img.interruption import deferred
 from ext4img.progress import Progress
 from ext4img.restorer.member_writer import MemberWriter
@@ -38,21 +39,24 @@ def extract(
     ciphertext: bool = False,
     overwrite: Overwrite | bool = "never",
     devices: bool = False,
+    counts: NameCounts | None = None,
     progress: Progress | None = None,
 ) -> RestoreReport:
     """Write `tree`, inodes of `fs`, into the directory `destination`, which is created if it does not exist.
 
     With `ciphertext`, the contents of encrypted files are written as they are stored, up to the end
     of the last block; names and symlink targets are those that `fs` shows in any case. For
-    `overwrite` see `restore`. Device nodes are made only with `devices`. `progress` is called with
-    the bytes written. RestoreError if the destination fails.
+    `overwrite` see `restore`. Device nodes are made only with `devices`. `counts` has counted the
+    names of all of `tree`; without it each directory is listed when `tree` comes to it, so that only
+    names below one directory are surely linked. `progress` is called with the bytes written.
+    RestoreError if the destination fails.
     """
     options = RestoreOptions(overwrite=parse_overwrite(overwrite), devices=devices)
     report = RestoreReport()
     with deferred(), TargetDir(destination) as target:
         writer = MemberWriter(target, options, report)
         restorer = Restorer(writer, None, options, report)
-        restorer.run(_Extraction(fs, restorer, ciphertext).members(tree), None, progress)
+        restorer.run(_Extraction(fs, restorer, ciphertext, counts).members(tree), None, progress)
         writer.finish(restorer.root)
     return report
 
@@ -80,8 +84,12 @@ class _ExtractedInode:
 class _Extraction:
     """Makes members of inodes, for `restorer`; inodes without a key are skipped there."""
 
-    def __init__(self, fs: FileSystem, restorer: Restorer, ciphertext: bool) -> None:
+    def __init__(self, fs: FileSystem, restorer: Restorer, ciphertext: bool, counts: NameCounts | None) -> None:
         self._fs = fs
+        self._counts = NameCounts(fs.volume) if counts is None else counts
+        self._names = self._counts.too_low()
+        self._counted = counts is not None
+        self._counted_below: bytes | None = None  # the start of all paths in a directory whose names were counted
         self._restorer = restorer
         self._ciphertext = ciphertext
         self._buffer = memoryview(bytearray(CHUNK_BYTES))
@@ -102,6 +110,8 @@ class _Extraction:
                 if inode.type not in MODE_OF_TYPE:
                     place = Place(inode=inode.number, record="ext4_inode", field="i_mode")
                     raise CorruptionError(f"mode {inode.mode:#o} is of no type", place)
+                if inode.is_dir:
+                    self._count_names(path, inode)
                 entry = self._entry(path, inode)
                 problem = None if entry.is_link or path == ROOT else self._problem(entry, inode)
             except (CorruptionError, SourceError) as error:
@@ -114,6 +124,14 @@ class _Extraction:
                 self._restorer.skip(entry, problem)
                 continue
             yield self._member(entry, inode)
+
+    def _count_names(self, path: bytes, directory: Inode) -> None:
+        """Count the names in a directory and below it, if that was not done."""
+        if self._counted or (self._counted_below is not None and path.startswith(self._counted_below)):
+            return
+        self._counted_below = b"" if path == ROOT else path + b"/"
+        self._counts.add_tree(directory)
+        self._names = self._counts.too_low()
 
     def _member(self, entry: Entry, inode: Inode) -> _ExtractedInode:
         opened = inode.open_ciphertext if self._ciphertext else inode.open
@@ -148,9 +166,9 @@ class _Extraction:
             rdev=inode.rdev or (0, 0),
             flags=inode.flags,
             project_id=inode.project_id,
-            links=inode.links,
+            links=max(inode.links, self._names.get(inode.number, 0)),
         )
-        if inode.links > 1 and not inode.is_dir:
+        if entry.links > 1 and not inode.is_dir:
             first = self._first_names.setdefault(inode.number, path)
             if first != path:
                 return entry._replace(is_link=True, link_target=first)

@@ -57,6 +57,11 @@ def _unmount(directory: str) -> None:
             time.sleep(0.1)
 
 
+def sync_mount(mount: str | Path) -> None:
+    """Let the kernel write all that is dirty on one mount: sync(2) would also wait for every other disk."""
+    run("sync", "-f", mount)
+
+
 def replay_journal(image: Path) -> None:
     """Let the kernel replay the journal of `image`, which is changed."""
     with loop_mounted(image, "rw,noatime"):

@@ -32,7 +32,7 @@ from typing import Final, Literal, NamedTuple, get_args
 import ext4img
 from ext4img.archiver.create import RACY_WINDOW_S, Compare
 from ext4img.comparison.compare import compare
-from tools.loop_mount import loop_mounted, run
+from tools.loop_mount import loop_mounted, run, sync_mount
 
 Kind = Literal["unmounted", "frozen", "crash", "checked", "mounted"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -41,7 +41,6 @@ LAYOUTS: Final = (
     ("-b", "1024", "-I", "128"),
     ("-b", "4096", "-O", "fast_commit"),
     ("-b", "4096", "-O", "^has_journal"),
-    ("-b", "1024", "-O", "inline_data"),
 )
 _SNAPSHOTS: Final = 3
 _FILES: Final = 30
@@ -150,7 +149,7 @@ def snapshots(directory: Path, kind: Kind, layout: tuple[str, ...], chance: rand
         for number in range(_SNAPSHOTS):
             if writers is None:
                 writers = _Writers(Path(mount), chance)
-                os.sync()
+                sync_mount(mount)
             writers.work()
             snapshot = directory / f"{number}.img"
             if kind == "unmounted":
@@ -170,7 +169,7 @@ def snapshots(directory: Path, kind: Kind, layout: tuple[str, ...], chance: rand
                     with loop_mounted(snapshot, "rw"):
                         pass
             if chance.random() < 0.5:
-                os.sync()  # before the next changes, or not
+                sync_mount(mount)  # before the next changes, or not
             yield snapshot
 
 

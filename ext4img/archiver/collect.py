@@ -26,7 +26,7 @@ from ext4img.archive.entry import (
 )
 from ext4img.archiver.exclude import ExcludeFilter, key_of
 from ext4img.archiver.read_ahead import WINDOW_BYTES, Extent, ReadAhead, ReadBatch
-from ext4img.archiver.selection import TreeSelection
+from ext4img.archiver.selection import TreeSelection, count_names
 from ext4img.errors import CorruptionError, Place, SourceError
 from ext4img.fs.filesystem import FileSystem
 from ext4img.fs.path import PathLike
@@ -93,6 +93,7 @@ class TreeScanner:
         self._together = together
         self._ahead = ReadAhead(fs.volume.blocks)
         self._first_names: dict[int, tuple[bytes, int]] = {}  # of hard-linked files: path, names still to come
+        self._names: dict[int, int] = {}  # how many names inodes have whose link count is lower
 
     def info(self, tool: str, encdata: bool = False) -> BackupInfo:
         """The facts about the whole image. Scans its inodes for their policies."""
@@ -122,6 +123,7 @@ class TreeScanner:
         root = self._fs.root()
         if not root.is_dir:
             raise CorruptionError("the root is not a directory", Place(inode=root.number))
+        self._names = count_names(self._volume, root, self._selection)
         yield self._entry(_Child(ROOT, ROOT, _NO_NAME, root), None, in_encrypted=False)
         visited = {root.number}
         verity: list[tuple[Entry, StoredInode]] = []
@@ -204,6 +206,8 @@ class TreeScanner:
                 if fields is None:
                     continue
                 inode = tuple.__new__(StoredInode, fields)
+                if inode.number in self._names and not inode.is_dir:
+                    inode = inode._replace(links=self._names[inode.number])
                 extent = self._small_extent(inode) if inode.is_file else None
                 children.append(_Child(path, plain_path, stored, inode, extent))
             yield from self._in_batches(children)

@@ -7,9 +7,12 @@ from typing import Final
 
 from ext4img.archive.entry import ROOT
 from ext4img.fs.filesystem import FileSystem
-from ext4img.fs.path import PathLike
+from ext4img.fs.name_counts import NameCounts
+from ext4img.fs.path import Ext4Path, PathLike
 from ext4img.fs.shown_names import NamedEntry
 from ext4img.structs.directory import EXT4_FT_DIR, EXT4_FT_UNKNOWN
+from ext4img.volume.inode import StoredInode
+from ext4img.volume.volume import Volume
 
 _MAYBE_DIRECTORY: Final = (EXT4_FT_UNKNOWN, EXT4_FT_DIR)
 
@@ -21,6 +24,7 @@ class TreeSelection:
         self._whole: set[int] = set()  # directories of which everything is selected
         self._names: dict[int, set[bytes]] = {}  # stored names that are selected from other directories
         self._wanted: dict[int, set[bytes]] = {}  # those of them that are wanted paths themselves
+        self.tops: list[Ext4Path] = []  # the wanted paths
         paths = {self._add(fs, keyless, path) for path in only}
         self.paths = tuple(sorted(paths))
 
@@ -29,6 +33,7 @@ class TreeSelection:
         path = fs.path(wanted)
         if path.name:
             path = path.parent.resolve() / path.name
+        self.tops.append(path)
         shown: list[bytes] = []
         chain = [path, *path.parents]
         if path.entry is None:
@@ -54,3 +59,18 @@ class TreeSelection:
         else:
             self._whole.update(named.entry.inode for named in names if named.entry.file_type in _MAYBE_DIRECTORY)
         return names
+
+
+def count_names(volume: Volume, root: StoredInode, selection: TreeSelection | None) -> dict[int, int]:
+    """How many names inodes have whose link count is lower, in the tree or the selected parts of it."""
+    counts = NameCounts(volume)
+    if selection is None:
+        counts.add_tree(root)
+        return counts.too_low()
+    for top in selection.tops:
+        if top.inode.is_dir:
+            counts.add_tree(top.inode)
+    for top in selection.tops:
+        if top.entry is not None:
+            counts.add_name(top.directory, top.entry.name, top.inode.number)
+    return counts.too_low()

@@ -22,7 +22,7 @@ from ext4img.archive.manifest_line import build_closing, build_line
 from ext4img.archive.open_backup import open_backup
 from ext4img.archiver.create import BackupReport
 from ext4img.volume.last_write import last_write_s
-from tools.loop_mount import loop_mounted, run
+from tools.loop_mount import loop_mounted, run, sync_mount
 from tools.snapshots import KINDS, LAYOUTS, Kind, one_round
 
 FIXED_S = 1_230_768_000  # E2FSPROGS_FAKE_TIME: every time that mke2fs writes
@@ -96,7 +96,7 @@ def test_contents_that_reached_the_disk_after_their_time(
     with loop_mounted(live, "rw") as mount:
         for _ in range(20):  # another test's sync(2) can write the page too early
             Path(mount, "db").write_bytes(b"A" * 8192)
-            os.sync()
+            sync_mount(mount)
             with open(f"{mount}/db", "r+b") as file:
                 file.write(b"B" * 4096)
                 file.flush()
@@ -106,7 +106,7 @@ def test_contents_that_reached_the_disk_after_their_time(
                 break
         else:
             pytest.fail("the page was always written too early to show anything")
-        os.sync()
+        sync_mount(mount)
         shutil.copyfile(live, monday)
     assert by_kernel(monday, "db")[:1] == b"B"
     if repair is not None:  # the base then looks as if it had been unmounted, a day after the snapshot
@@ -128,7 +128,7 @@ def test_contents_that_reached_the_disk_before_their_time(tmp_path: Path):
     image_of(live)
     with loop_mounted(live, "rw") as mount:
         Path(mount, "db").write_bytes(b"A" * 8192)
-        os.sync()
+        sync_mount(mount)
         time.sleep(2.1)
         sync_another_file(mount)
         shutil.copyfile(live, sunday)
@@ -158,13 +158,13 @@ def test_attributes_that_changed_within_a_tick(tmp_path: Path):
             Path(mount, "f").write_bytes(b"the same")
             os.chmod(f"{mount}/f", 0o600)
             before = os.stat(f"{mount}/f").st_ctime_ns
-            os.sync()
+            sync_mount(mount)
             shutil.copyfile(live, sunday)
             os.chmod(f"{mount}/f", 0o644)
             os.setxattr(f"{mount}/f", "user.note", b"new")
             if os.stat(f"{mount}/f").st_ctime_ns // 10**9 == before // 10**9:
                 break
-        os.sync()
+        sync_mount(mount)
         shutil.copyfile(live, monday)
     backed_up(sunday)
     backed_up(monday, sunday.with_suffix(".tar"))
@@ -230,10 +230,10 @@ def settled_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     image = image_of(tmp_path_factory.mktemp("settled") / "settled.img", "-O", "^metadata_csum")
     with loop_mounted(image, "rw") as mount:
         Path(mount, "one").write_bytes(b"1" * 5000)
-        os.sync()
+        sync_mount(mount)
         time.sleep(0.1)  # another tick
         Path(mount, "two").write_bytes(b"2" * 5000)
-        os.sync()
+        sync_mount(mount)
         time.sleep(2.1)
         Path(mount, "empty").touch()
     return image

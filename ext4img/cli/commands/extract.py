@@ -17,7 +17,9 @@ from ext4img.cli.progress_bar import progress
 from ext4img.cli.quoting import quote
 from ext4img.cli.report_restore import report_restored
 from ext4img.extractor import extract
+from ext4img.fs.filesystem import FileSystem
 from ext4img.fs.inode import Inode
+from ext4img.fs.name_counts import NameCounts
 
 _TARGET = b"."
 
@@ -52,9 +54,22 @@ def run(
             ciphertext=ciphertext,
             overwrite=overwrite_of(overwrite, update),
             devices=devices,
+            counts=_counts(fs, found),
             progress=show,
         )
     return report_restored(report, Output(json), directory)
+
+
+def _counts(fs: FileSystem, found: list[PathArg]) -> NameCounts:
+    """The names of everything that is extracted, counted."""
+    counts = NameCounts(fs.volume)
+    for arg in found:
+        if arg.inode.is_dir:
+            counts.add_tree(arg.inode)
+    for arg in found:
+        if arg.entry is not None:
+            counts.add_name(arg.directory, arg.entry.name, arg.inode.number)
+    return counts
 
 
 def _tree(found: list[PathArg]) -> Iterator[tuple[bytes, Inode]]:

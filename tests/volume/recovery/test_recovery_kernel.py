@@ -13,7 +13,7 @@ import pytest
 
 from ext4img.sources import open_source
 from ext4img.volume.volume import Volume
-from tools.loop_mount import loop_mounted, replay_journal, run
+from tools.loop_mount import loop_mounted, replay_journal, run, sync_mount
 
 pytestmark = pytest.mark.kernel
 
@@ -125,7 +125,7 @@ def test_fast_commits(tmp_path, form, seed):
         run("mke2fs", "-q", "-F", "-t", "ext4", *options, image, "32M")
         with loop_mounted(image, "rw,noatime,commit=300") as mount:
             prepare(mount, chance)
-            os.sync()
+            sync_mount(mount)
             work(mount, chance, 120)
             shutil.copyfile(image, stopped)
         shutil.copyfile(stopped, recovered)
