@@ -7,8 +7,7 @@ the first entry in the inode, from the block's start in a block.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
-from struct import Struct, unpack
+from struct import Struct
 from typing import Final, NamedTuple
 
 from ext4img.errors import BuildError
@@ -24,12 +23,12 @@ from ext4img.structs.xattr import (
 )
 from ext4img.volume import checksum
 from ext4img.volume.xattr import ENCRYPTION_CONTEXT, INLINE_DATA, xattr_entry_size, xattr_padded
+from ext4img.volume.xattr_hash import hash_word, name_hash, xattr_entry_hash
 
 _END: Final = 4  # zero bytes at the end of the list of entries
 _VALUE_INODE: Final = EXT4_XATTR_ENTRY.offset_of("e_value_inum")
 _IBODY_MAGIC: Final = EXT4_XATTR_IBODY_HEADER.pack((EXT4_XATTR_MAGIC,))
 _PUT_U32: Final = Struct("<I").pack_into
-_MASK: Final = 0xFFFFFFFF
 
 
 class ValueReference(NamedTuple):
@@ -158,18 +157,18 @@ def _block(keys: list[XattrKey], xattrs: Mapping[XattrKey, bytes], block_size: i
         value = xattrs[key]
         if key in apart:
             assert seed is not None
-            entry_hash = _hash_word(name_hash(key[1]), checksum.ea_inode_value(seed, value))
+            entry_hash = hash_word(name_hash(key[1]), checksum.ea_inode_value(seed, value))
             references.append(ValueReference(offset + _VALUE_INODE, value))
             entries.append(_entry(key, 0, len(value), entry_hash))
         else:
-            entry_hash = _entry_hash(key[1], value)
+            entry_hash = xattr_entry_hash(key[1], value)
             if value:
                 end -= xattr_padded(len(value))
                 values.append(value.ljust(xattr_padded(len(value)), b"\0"))
             entries.append(_entry(key, end if value else 0, len(value), entry_hash))
         offset += xattr_entry_size(len(key[1]))
         unhashed = unhashed or not entry_hash
-        block_hash = _hash_word(block_hash, entry_hash)
+        block_hash = hash_word(block_hash, entry_hash)
     return XattrBlock(b"".join(entries), b"".join(reversed(values)), 0 if unhashed else block_hash, tuple(references))
 
 
@@ -193,28 +192,3 @@ def _values_apart(
     if need > room:
         raise BuildError(f"the names of {len(keys)} extended attributes do not fit in a block of {block_size} bytes")
     return apart
-
-
-# Hashes: ext4_xattr_hash_entry and ext4_xattr_rehash. Bytes of names are unsigned, as in every kernel
-# since 6.2, and before on all machines but x86. Kernel and e2fsck accept both.
-
-
-def name_hash(name: bytes) -> int:
-    """The name's part of e_hash."""
-    value = 0
-    for byte in name:
-        value = (value << 5 & _MASK) ^ value >> 27 ^ byte
-    return value
-
-
-def _hash_word(value: int, word: int) -> int:
-    return (value << 16 & _MASK) ^ value >> 16 ^ word
-
-
-@lru_cache(maxsize=1024)  # many files often have the same ACL
-def _entry_hash(name: bytes, value: bytes) -> int:
-    result = name_hash(name)
-    padded = value.ljust(xattr_padded(len(value)), b"\0")
-    for word in unpack(f"<{len(padded) // 4}I", padded):
-        result = (result << 16 & _MASK) ^ result >> 16 ^ word
-    return result

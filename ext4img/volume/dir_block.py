@@ -58,6 +58,7 @@ class DirectoryFormat(NamedTuple):
     has_filetype: bool
     has_hash: bool  # encrypted and case-insensitive
     inode_count: int
+    has_index: bool = True  # if not, no block is one of an index, whatever its bytes are
 
 
 def parse_block(data: bytes, form: DirectoryFormat, problems: Problems, block: int | None, listing: DirListing) -> None:
@@ -246,7 +247,7 @@ def verify_block(data: bytes, form: DirectoryFormat, block: int) -> None:
         return
     # The index first: an index block that used to be a leaf may still end in a leaf's tail. But the
     # first entry of a leaf with a tail never reaches the block's end, as that of an index block does.
-    index = index_entries_offset(data)
+    index = index_entries_offset(data) if form.has_index else None
     if index is None:
         record = EXT4_DIR_ENTRY_TAIL.name
         stored = stored_leaf_checksum(data)

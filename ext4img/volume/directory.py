@@ -239,6 +239,7 @@ class Directories:
             self._has_filetype,
             inode.flags & _BOTH == _BOTH,
             self._superblock.inode_count,
+            self._has_index and bool(inode.flags & EXT4_INDEX_FL),
         )
 
     def _runs(self, inode: StoredInode) -> Iterator[Run]:

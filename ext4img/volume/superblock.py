@@ -58,6 +58,7 @@ class Superblock(NamedTuple):
     first_inode: int
     descriptor_size: int
     reserved_descriptor_blocks: int
+    preallocated_directory_blocks: int
     first_meta_group: int
     backup_groups: tuple[int, int]  # sparse_super2
     groups_per_flex: int
@@ -274,6 +275,7 @@ def from_raw(record: Any, features: Features, place: Place) -> Superblock:
         first_inode=record.s_first_ino if dynamic else EXT4_GOOD_OLD_FIRST_INO,
         descriptor_size=descriptor_size,
         reserved_descriptor_blocks=record.s_reserved_gdt_blocks,
+        preallocated_directory_blocks=record.s_prealloc_dir_blocks,
         first_meta_group=record.s_first_meta_bg,
         backup_groups=(record.s_backup_bgs_0, record.s_backup_bgs_1),
         groups_per_flex=1 << record.s_log_groups_per_flex if record.s_log_groups_per_flex < 32 else 0,

@@ -8,6 +8,7 @@ inodes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ext4img.errors import CorruptionError, NotFoundError, Place, SourceError
@@ -33,6 +34,7 @@ from ext4img.volume.xattr import (
     INLINE_DATA,
     RawXattrs,
     XattrKey,
+    is_lustre_value,
     parse_inline,
     parse_xattr_block,
     visible,
@@ -180,7 +182,7 @@ class Volume:
             return last[1]
         found: RawXattrs = {}
         if inode.inline_xattrs:
-            found = parse_inline(inode.inline_xattrs, inode.number, self._xattr_value, self.problems)
+            found = parse_inline(inode.inline_xattrs, inode.number, partial(self._xattr_value, inode), self.problems)
         if inode.xattr_block:
             for key, value in self._xattr_block(inode).items():
                 found.setdefault(key, value)
@@ -209,9 +211,9 @@ class Volume:
             stored = checksum.stored_xattr_block(data)
             if stored != computed:
                 self.problems.checksum("extended attribute block", stored, computed, place)
-        return parse_xattr_block(data, place, self._xattr_value, self.problems)
+        return parse_xattr_block(data, place, partial(self._xattr_value, inode), self.problems)
 
-    def _xattr_value(self, number: int, size: int, key: XattrKey) -> bytes:
+    def _xattr_value(self, owner: StoredInode, number: int, size: int, key: XattrKey) -> bytes:
         """A value that has an inode of its own (ea_inode)."""
         place = Place(inode=number, record="ext4_xattr_entry", field="e_value_inum")
         if Incompat.EA_INODE not in self.features:
@@ -228,7 +230,7 @@ class Volume:
         if sum(length for _, length in contents.segments()) != size:
             raise CorruptionError(f"an attribute's value of {size} bytes has a hole", place)
         value = contents.read(0, size)
-        if self.problems.verify:
+        if self.problems.verify and not is_lustre_value(inode, owner):
             stored = inode.atime_ns // 1_000_000_000 & 0xFFFFFFFF  # ext4_xattr_inode_get_hash
             computed = checksum.ea_inode_value(self.checksum_seed, value)
             if stored != computed:

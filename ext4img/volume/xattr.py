@@ -39,6 +39,7 @@ from ext4img.structs.xattr import (
     POSIX_ACL_XATTR_HEADER,
     POSIX_ACL_XATTR_VERSION,
 )
+from ext4img.volume.inode import StoredInode
 from ext4img.volume.problems import Problems
 
 PREFIXES = {
@@ -71,6 +72,14 @@ class XattrKey(NamedTuple):
 
     name_index: int
     name: bytes
+
+
+def is_lustre_value(value_inode: StoredInode, owner: StoredInode) -> bool:
+    """Whether a value was written by Lustre, which kept no hash and no reference count (ext4_xattr_inode_iget).
+
+    The value's inode names its only owner in the seconds of i_mtime.
+    """
+    return value_inode.mtime_ns // 1_000_000_000 == owner.number and value_inode.generation == owner.generation
 
 
 def xattr_padded(size: int) -> int:
@@ -170,7 +179,7 @@ def visible(raw: RawXattrs, inode: int, problems: Problems) -> dict[str, bytes]:
             continue
         prefix = PREFIXES.get(index)
         if prefix is None:
-            problems.note(f"extended attribute {name!r} has the unknown name index {index}", Place(inode=inode))
+            problems.remark(f"extended attribute {name!r} has the unknown name index {index}", Place(inode=inode))
             continue
         if index in _ACLS:
             try:

@@ -15,6 +15,7 @@ from ext4img.structs.directory import (
     EXT4_FT_UNKNOWN,
     EXT4_INLINE_DIR_PARENT,
 )
+from ext4img.structs.fscrypt import FSCRYPT_FNAME_MIN_MSG_LEN
 from ext4img.volume.dir_entry import BlockEntry, rec_len_from_disk
 from ext4img.volume.features import Incompat
 from ext4img.volume.inode import StoredInode
@@ -56,6 +57,8 @@ class DirectoryChecker:
             if entry.name in names:
                 self._found(inode, f"duplicate name {entry.name!r}", None)
             names.add(entry.name)
+            if inode.is_encrypted and len(entry.name) < FSCRYPT_FNAME_MIN_MSG_LEN:
+                self._found(inode, f"encrypted name {entry.name!r} is too short", None)
             if not inode.is_encrypted and (b"/" in entry.name or b"\0" in entry.name):
                 self._found(inode, f"impossible name {entry.name!r}", None)
             if entry.inode == inode.number:
@@ -78,6 +81,8 @@ class DirectoryChecker:
                     self._found(inode, f"entry {entry.name!r} at byte {number * block_size + entry.offset}", pblk)
                 elif entry.inode and self._has_filetype and entry.file_type >= EXT4_FT_MAX:
                     self._found(inode, f"entry {entry.name!r} has the unknown type {entry.file_type}", pblk)
+                elif entry.inode and self._has_filetype == (entry.file_type == EXT4_FT_UNKNOWN):
+                    self._found(inode, f"entry {entry.name!r} has type {entry.file_type}", pblk)
 
     def _first_block(self, inode: StoredInode, pblk: int, entries: list[BlockEntry]) -> None:
         for entry, name in zip(entries[:2], _DOTS, strict=False):

@@ -3,44 +3,27 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
-from contextlib import suppress
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
-from ext4img.crypto.policy import parse_context
 from ext4img.errors import CorruptionError, Ext4Error, Place, SourceError
 from ext4img.structs.inode import (
     EXT4_BAD_INO,
-    EXT4_CASEFOLD_FL,
     EXT4_EA_INODE_FL,
-    EXT4_ENCRYPT_FL,
-    EXT4_EXTENTS_FL,
-    EXT4_HUGE_FILE_FL,
-    EXT4_INDEX_FL,
     EXT4_INLINE_DATA_FL,
     EXT4_INODE,
+    EXT4_ROOT_INO,
     EXT4_VERITY_FL,
     S_IFREG,
     SECTOR_SIZE,
 )
-from ext4img.structs.xattr import EXT4_XATTR_ENTRY, EXT4_XATTR_HEADER
+from ext4img.volume.check.attributes import AttributeChecker, ValueInodes
 from ext4img.volume.check.block_owners import BlockOwners
-from ext4img.volume.features import Compat, Incompat, RoCompat
+from ext4img.volume.check.inode_fields import wrong_fields, wrong_reserved_inode
 from ext4img.volume.inode import StoredInode
 from ext4img.volume.runs import LOST, UNWRITTEN, Mapping
 from ext4img.volume.volume import Volume
-from ext4img.volume.xattr import INLINE_DATA, xattr_entry_size
-
-_FLAGS_NEED = (
-    ("EXT4_EXTENTS_FL", EXT4_EXTENTS_FL, Incompat.EXTENTS),
-    ("EXT4_INLINE_DATA_FL", EXT4_INLINE_DATA_FL, Incompat.INLINE_DATA),
-    ("EXT4_ENCRYPT_FL", EXT4_ENCRYPT_FL, Incompat.ENCRYPT),
-    ("EXT4_CASEFOLD_FL", EXT4_CASEFOLD_FL, Incompat.CASEFOLD),
-    ("EXT4_EA_INODE_FL", EXT4_EA_INODE_FL, Incompat.EA_INODE),
-    ("EXT4_VERITY_FL", EXT4_VERITY_FL, RoCompat.VERITY),
-    ("EXT4_HUGE_FILE_FL", EXT4_HUGE_FILE_FL, RoCompat.HUGE_FILE),
-    ("EXT4_INDEX_FL", EXT4_INDEX_FL, Compat.DIR_INDEX),
-)
+from ext4img.volume.xattr import INLINE_DATA
 
 
 @dataclass(slots=True)
@@ -51,7 +34,8 @@ class InodeColumns:
     modes: array[int] = field(default_factory=lambda: array("H"))
     links: array[int] = field(default_factory=lambda: array("H"))
     directories: array[int] = field(default_factory=lambda: array("I"))
-    value_inodes: dict[int, int] = field(default_factory=dict)  # ea_inode → its reference count
+    value_inodes: dict[int, int | None] = field(default_factory=dict)
+    """ea_inode → its reference count; None for Lustre's, which have none."""
 
     def add(self, inode: StoredInode) -> None:
         """Remember an inode."""
@@ -60,10 +44,19 @@ class InodeColumns:
         self.links.append(inode.links)
         if inode.is_dir:
             self.directories.append(inode.number)
+        if inode.flags & EXT4_EA_INODE_FL:
+            seconds = inode.ctime_ns // 1_000_000_000 & 0xFFFFFFFF
+            is_lustre = inode.ctime_ns == inode.atime_ns
+            self.value_inodes[inode.number] = None if is_lustre else seconds << 32 | inode.version & 0xFFFFFFFF
+
+    def mode_of(self, number: int) -> int:
+        """The mode of an inode; 0 if it is not in use."""
+        at = bisect_left(self.numbers, number)
+        return self.modes[at] if at < len(self.numbers) and self.numbers[at] == number else 0
 
 
 class InodeChecker:
-    """Checks the inodes of one volume, one after the other, and then what several of them share."""
+    """Checks the inodes of one volume, one after the other."""
 
     def __init__(self, volume: Volume, owners: BlockOwners) -> None:
         self._volume = volume
@@ -71,72 +64,52 @@ class InodeChecker:
         self._problems = volume.problems
         self._superblock = volume.superblock
         self._cluster_blocks = self._superblock.cluster_size // self._superblock.block_size
-        self._xattr_blocks: dict[int, int] = {}  # block → inodes that share it
-        self._value_references: dict[int, int] = {}  # ea_inode → attributes that have their value there
+        self.attributes = AttributeChecker(volume, owners)
         self.tables = InodeColumns()
 
-    def check(self, inode: StoredInode) -> Mapping:
-        """Check one inode by itself, and return its mapping."""
+    def check(self, inode: StoredInode) -> tuple[Mapping, ValueInodes]:
+        """Check one inode by itself. Returns its mapping, and what its attributes have in inodes of their own."""
         self.tables.add(inode)
-        for reason, name in self._wrong_fields(inode):
-            self._found(inode, reason, name)
+        for wrong in wrong_fields(self._superblock, inode, self._volume.inodes.raw(inode.number)):
+            self._found(inode, *wrong)
         mapping = self._volume.mapping(inode)
         self._add_owner(inode, mapping)
-        values_blocks = self._attributes(inode)
-        self._sizes(inode, mapping)
-        self._sectors(inode, mapping, values_blocks)
+        raw = self._volume.raw_xattrs(inode)
+        if inode.flags & EXT4_INLINE_DATA_FL and INLINE_DATA not in raw:
+            self._found(inode, "inline data without the attribute system.data", "i_flags")
+        self._volume.xattrs(inode)
+        values = self.attributes.check(inode)
+        self._sizes(inode, mapping, len(raw.get(INLINE_DATA, b"")))
+        self._sectors(inode, mapping, values.sectors)
         if inode.is_symlink:
             self._symlink(inode)
-        if inode.is_encrypted:
-            self._context(inode)
-        if inode.flags & EXT4_EA_INODE_FL:
-            seconds = inode.ctime_ns // 1_000_000_000 & 0xFFFFFFFF
-            self.tables.value_inodes[inode.number] = seconds << 32 | inode.version & 0xFFFFFFFF
-        return mapping
+        return mapping, values
 
-    def add_bad_blocks(self) -> None:
-        """Add the bad blocks, which inode 1 lists; it has no mode."""
-        try:
-            inode = self._volume.inode(EXT4_BAD_INO)
-        except Ext4Error:
-            return  # reported when the table was scanned
-        self._add_owner(inode, self._volume.mapping(inode._replace(mode=S_IFREG)))
+    def check_reserved(self) -> None:
+        """Check the inodes that are reserved for the file system itself, and add the bad blocks of inode 1."""
+        for number in range(1, self._superblock.first_inode):
+            if number == EXT4_ROOT_INO:
+                continue
+            try:
+                raw = self._volume.inodes.raw(number)
+                wrong = wrong_reserved_inode(self._superblock, number, raw)
+                if wrong is not None:
+                    place = Place(inode=number, record=EXT4_INODE.name, field=wrong.field)
+                    self._problems.found(CorruptionError(wrong.reason, place))
+                if number == EXT4_BAD_INO:
+                    inode = self._volume.inode(number)
+                    self._add_owner(inode, self._volume.mapping(inode._replace(mode=S_IFREG)))
+            except Ext4Error:
+                continue  # reported when the table is scanned
 
     def finish(self) -> None:
-        """Check what inodes share, attribute blocks and values: their reference counts must be right."""
-        for block, count in self._xattr_blocks.items():
-            self._owners.add(block, 1, 0)
-            try:
-                header = EXT4_XATTR_HEADER.unpack(self._volume.blocks.read(block))
-            except (CorruptionError, SourceError):
-                continue  # reported when the attributes were read
-            if header.h_refcount != count:
-                place = Place(block=block, record=EXT4_XATTR_HEADER.name, field="h_refcount")
-                reason = f"attribute block counts {header.h_refcount} inodes, it has {count}"
-                self._problems.found(CorruptionError(reason, place))
+        """Check the reference counts of what several inodes share."""
+        self.attributes.finish()
         for number, counted in self.tables.value_inodes.items():
-            count = self._value_references.get(number, 0)
-            if counted != count:
+            count = self.attributes.referenced(number)
+            if counted is not None and counted != count:
                 reason = f"attribute value counts {counted} references, it has {count}"
                 self._problems.found(CorruptionError(reason, Place(inode=number)))
-
-    def _wrong_fields(self, inode: StoredInode) -> Iterator[tuple[str, str]]:
-        flags = inode.flags
-        if inode.type == "unknown":
-            yield f"i_mode is {inode.mode:#o}, which has no file type", "i_mode"
-        if inode.size >> 63:
-            yield f"i_size is {inode.size}, which is negative to the kernel", "i_size_high"
-        for name, flag, feature in _FLAGS_NEED:
-            if flags & flag and feature not in self._superblock.features:
-                yield f"{name} is set without the feature", "i_flags"
-        if flags & EXT4_INLINE_DATA_FL and flags & EXT4_EXTENTS_FL:
-            yield "both inline data and extents", "i_flags"
-        if flags & EXT4_INDEX_FL and not inode.is_dir:
-            yield "EXT4_INDEX_FL is set, but it is not a directory", "i_flags"
-        if flags & EXT4_EA_INODE_FL and not inode.is_file:
-            yield "EXT4_EA_INODE_FL is set, but it is not a regular file", "i_flags"
-        if inode.dtime and inode.links:
-            yield f"in use, but has a deletion time ({inode.dtime})", "i_dtime"
 
     def _add_owner(self, inode: StoredInode, mapping: Mapping) -> None:
         add = self._owners.add
@@ -147,56 +120,37 @@ class InodeChecker:
             if 0 < block < self._superblock.block_count:
                 add(block, 1, inode.number)
 
-    def _attributes(self, inode: StoredInode) -> int:
-        """Read all attributes. Returns the sectors of the values that are in inodes of their own."""
-        volume = self._volume
-        raw = volume.raw_xattrs(inode)
-        if inode.flags & EXT4_INLINE_DATA_FL and INLINE_DATA not in raw:
-            self._found(inode, "inline data without the attribute system.data", "i_flags")
-        volume.xattrs(inode)
-        block = inode.xattr_block
-        if block:
-            self._xattr_blocks[block] = self._xattr_blocks.get(block, 0) + 1
-        sectors = 0
-        for number in self._value_inodes(inode):
-            self._value_references[number] = self._value_references.get(number, 0) + 1
-            try:
-                sectors += volume.inode(number).sectors
-            except Ext4Error:
-                continue  # reported when the value was read
-        return sectors
+    def _sizes(self, inode: StoredInode, mapping: Mapping, inline_bytes: int) -> None:
+        """Check i_size against the blocks that are mapped.
 
-    def _value_inodes(self, inode: StoredInode) -> Iterator[int]:
-        """Inodes that hold values of this one's attributes."""
-        if Incompat.EA_INODE not in self._superblock.features:
-            return
-        areas = [inode.inline_xattrs[4:]] if inode.inline_xattrs else []
-        # The values of a shared block are counted once.
-        if inode.xattr_block and self._xattr_blocks.get(inode.xattr_block) == 1:
-            with suppress(CorruptionError, SourceError):  # reported when the attributes were read
-                areas.append(self._volume.blocks.read(inode.xattr_block)[EXT4_XATTR_HEADER.size :])
-        for area in areas:
-            offset = 0
-            while offset + EXT4_XATTR_ENTRY.size <= len(area) and area[offset : offset + 4] != b"\0\0\0\0":
-                name_len, _, _, value_inode, _, _ = EXT4_XATTR_ENTRY.unpack_tuple(area, offset)
-                if value_inode:
-                    yield value_inode
-                offset += xattr_entry_size(name_len)
-
-    def _sizes(self, inode: StoredInode, mapping: Mapping) -> None:
+        ext4 and e2fsck tolerate one block that is written past it: early versions of mke2fs made such
+        journals.
+        """
         block_size = self._superblock.block_size
-        if inode.is_dir and not inode.has_inline_data and (not inode.size or inode.size % block_size):
-            self._found(
-                inode,
-                f"directory of {inode.size} bytes, not whole blocks of {block_size}",
-                "i_size_lo",
-            )
-        if inode.is_file and not inode.flags & EXT4_VERITY_FL:
+        if inode.has_inline_data:
+            if inode.is_dir and inode.size != len(inode.block_area) + inline_bytes:
+                reason = f"directory of {inode.size} bytes, its inline data has {len(inode.block_area) + inline_bytes}"
+                self._found(inode, reason, "i_size_lo")
+        elif inode.is_dir:
+            self._directory_size(inode, mapping)
+        elif inode.is_file and not inode.flags & EXT4_VERITY_FL:
             written = [run for run in mapping.runs if run.state not in (UNWRITTEN, LOST)]
             end = -(-inode.size // self._superblock.cluster_size) * self._cluster_blocks
-            if written and written[-1].end > end:
+            if written and written[-1].end > max(end, inode.size // block_size + 1):
                 reason = f"{inode.size} bytes long, but has written blocks up to {written[-1].end * block_size}"
                 self._found(inode, reason, "i_size_lo")
+
+    def _directory_size(self, inode: StoredInode, mapping: Mapping) -> None:
+        block_size = self._superblock.block_size
+        if not inode.size or inode.size % block_size:
+            reason = f"directory of {inode.size} bytes, not whole blocks of {block_size}"
+            self._found(inode, reason, "i_size_lo")
+            return
+        end = mapping.runs[-1].end if mapping.runs else 0
+        allowed = inode.size // block_size + self._superblock.preallocated_directory_blocks
+        if end > allowed:
+            reason = f"directory of {inode.size} bytes, but has blocks up to {end * block_size}"
+            self._found(inode, reason, "i_size_lo")
 
     def _sectors(self, inode: StoredInode, mapping: Mapping, value_sectors: int) -> None:
         """i_blocks counts what the inode takes on disk: its clusters, attribute block and values.
@@ -227,18 +181,6 @@ class InodeChecker:
             return
         if not inode.is_encrypted and (not target or b"\0" in target):
             self._found(inode, f"target of the symbolic link is shorter than its {inode.size} bytes", "i_size_lo")
-
-    def _context(self, inode: StoredInode) -> None:
-        place = Place(inode=inode.number, record="fscrypt_context")
-        raw = self._volume.encryption_context(inode)
-        try:
-            if raw is None:
-                raise CorruptionError("encrypted, but without an encryption context", place)
-            parse_context(raw, place=place, supported_only=False)
-        except CorruptionError as error:
-            self._problems.found(error)
-        except Ext4Error as error:
-            self._problems.found(CorruptionError(str(error), place))
 
     def _found(self, inode: StoredInode, reason: str, name: str) -> None:
         place = Place(inode=inode.number, record=EXT4_INODE.name, field=name)

@@ -11,9 +11,11 @@ from ext4img.volume import checksum
 from ext4img.volume.check.bitmaps import check_bitmaps
 from ext4img.volume.check.block_owners import FILE_SYSTEM, BlockOwners, Overlap
 from ext4img.volume.check.directories import DirectoryChecker
+from ext4img.volume.check.encryption import EncryptionChecker
 from ext4img.volume.check.htree import IndexChecker
 from ext4img.volume.check.inodes import InodeChecker
 from ext4img.volume.check.links import LinkChecker
+from ext4img.volume.check.quota import QuotaChecker
 from ext4img.volume.check.superblocks import add_file_system_blocks, check_superblocks
 from ext4img.volume.features import RoCompat
 from ext4img.volume.inode import StoredInode
@@ -66,13 +68,15 @@ class _CheckRun:
         self.inodes = InodeChecker(volume, self.owners)
         self.directories = DirectoryChecker(volume)
         self.index = IndexChecker(volume)
+        self.encryption = EncryptionChecker(volume)
+        self.quota = QuotaChecker(volume)
         self.bytes_read = 0
 
     def run(self) -> CheckSummary:
         volume, tables = self.volume, self.inodes.tables
         add_file_system_blocks(volume, self.owners)
         check_superblocks(volume)
-        self.inodes.add_bad_blocks()
+        self.inodes.check_reserved()
         total = volume.superblock.inode_count
         for count, inode in enumerate(volume.inodes.scan()):
             if count % _PROGRESS_EVERY == 0:
@@ -80,11 +84,14 @@ class _CheckRun:
             self.check_inode(inode)
         self.progress(total, total)
         self.inodes.finish()
-        LinkChecker(volume, tables, self.directories.references).check()
+        names = self.directories.references
+        LinkChecker(volume, tables, names).check()
+        self.encryption.check_children(names.parents, names.children, tables)
         if RoCompat.SHARED_BLOCKS not in volume.features:
             self.check_overlaps()
         if not self.recovered_without_bitmaps():
             check_bitmaps(volume, self.owners, tables.numbers, tables.directories)
+            self.quota.finish()
         starts, ends = self.owners.used(1, 0)
         return CheckSummary(
             inodes=len(tables.numbers),
@@ -105,7 +112,10 @@ class _CheckRun:
         return bool(recovery.fast_commits.tags or recovery.orphans.deleted or recovery.orphans.truncated)
 
     def check_inode(self, inode: StoredInode) -> None:
-        mapping = self.inodes.check(inode)
+        mapping, values = self.inodes.check(inode)
+        self.quota.add(inode, values.number)
+        if inode.is_encrypted:
+            self.encryption.check(inode)
         if inode.is_dir:
             self.directories.check(inode, mapping.runs)
             self.index.check(inode, mapping.runs)

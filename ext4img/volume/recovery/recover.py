@@ -101,6 +101,9 @@ def recover(
             # The kernel discards such a log.
             problems.note("the journal holds transactions, but the superblock does not ask for recovery")
 
+    if Compat.ORPHAN_FILE in superblock.features and not superblock.orphan_file_inode:
+        place = Place(record=EXT4_SUPER_BLOCK.name, field="s_orphan_file_inum")
+        problems.found(CorruptionError("the feature orphan_file is set, but there is no orphan file", place))
     orphans = Orphans()
     aborted = journal_superblock is not None and journal_superblock.error != 0  # counts as EXT4_ERROR_FS
     has_orphans = bool(superblock.last_orphan or superblock.orphan_file_inode) and not aborted
