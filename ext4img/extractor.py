@@ -11,7 +11,15 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ext4img.archive.body import CHUNK_BYTES
 from ext4img.archive.entry import MODE_OF_TYPE, ROOT, Entry
-from ext4img.errors import CorruptionError, Ext4Error, NoKeyError, Place, SourceError, UnsupportedFeatureError
+from ext4img.errors import (
+    CorruptionError,
+    Ext4Error,
+    NoKeyError,
+    Place,
+    RestoreError,
+    SourceError,
+    UnsupportedFeatureError,
+)
 from ext4img.fs.file import File
 from ext4img.fs.filesystem import FileSystem
 from ext4img.fs.inode import Inode
@@ -55,8 +63,9 @@ def extract(
     report = RestoreReport()
     with deferred(), TargetDir(destination) as target:
         writer = MemberWriter(target, options, report)
-        restorer = Restorer(writer, None, options, report)
-        restorer.run(_Extraction(fs, restorer, ciphertext, counts).members(tree), None, progress)
+        extraction = _Extraction(fs, ciphertext, counts)
+        restorer = Restorer(writer, None, options, report, fetch=extraction.first_name_of)
+        restorer.run(extraction.members(tree, restorer), None, progress)
         writer.finish(restorer.root)
     return report
 
@@ -82,29 +91,29 @@ class _ExtractedInode:
 
 
 class _Extraction:
-    """Makes members of inodes, for `restorer`; inodes without a key are skipped there."""
+    """Makes members of inodes; inodes without a key are skipped."""
 
-    def __init__(self, fs: FileSystem, restorer: Restorer, ciphertext: bool, counts: NameCounts | None) -> None:
+    def __init__(self, fs: FileSystem, ciphertext: bool, counts: NameCounts | None) -> None:
         self._fs = fs
         self._counts = NameCounts(fs.volume) if counts is None else counts
         self._names = self._counts.too_low()
         self._counted = counts is not None
         self._counted_below: bytes | None = None  # the start of all paths in a directory whose names were counted
-        self._restorer = restorer
         self._ciphertext = ciphertext
         self._buffer = memoryview(bytearray(CHUNK_BYTES))
         self._first_names: dict[int, bytes] = {}
         self._done = 0
+        self._last: Inode | None = None
 
-    def members(self, tree: Tree) -> Iterator[_ExtractedInode]:
-        """Everything in the tree; each member is to be written before the next is drawn."""
+    def members(self, tree: Tree, restorer: Restorer) -> Iterator[_ExtractedInode]:
+        """Everything in the tree, for `restorer`; each member is to be written before the next is drawn."""
         is_first = True
         unreadable: bytes | None = None  # the start of all paths in a directory that cannot be read
         for path, inode in tree:
             if unreadable is not None and path.startswith(unreadable):
                 continue
             if is_first and path != ROOT:
-                self._restorer.enter_unknown_root()
+                restorer.enter_unknown_root()
             is_first = False
             try:
                 if inode.type not in MODE_OF_TYPE:
@@ -113,17 +122,31 @@ class _Extraction:
                 if inode.is_dir:
                     self._count_names(path, inode)
                 entry = self._entry(path, inode)
+                self._last = inode
                 problem = None if entry.is_link or path == ROOT else self._problem(entry, inode)
             except (CorruptionError, SourceError) as error:
                 self._fs.problems.unreadable(error, Place(inode=inode.number))
                 if path == ROOT:
-                    self._restorer.enter_unknown_root()
+                    restorer.enter_unknown_root()
                 unreadable = path + b"/"
                 continue
             if problem is not None:
-                self._restorer.skip(entry, problem)
+                restorer.skip(entry, problem)
                 continue
             yield self._member(entry, inode)
+
+    def first_name_of(self, link: Entry) -> _ExtractedInode:
+        """The member last drawn, a further name, as if it were a first one. NoKeyError if it is skipped."""
+        assert self._last is not None
+        try:
+            entry = self._contents(self._bare(link.link_target, self._last), self._last)
+        except (CorruptionError, SourceError) as error:
+            self._fs.problems.unreadable(error, Place(inode=self._last.number))
+            raise RestoreError(f"it cannot be read: {error}", link.shown) from error
+        problem = self._problem(entry, self._last)
+        if problem is not None:
+            raise problem
+        return self._member(entry, self._last)
 
     def _count_names(self, path: bytes, directory: Inode) -> None:
         """Count the names in a directory and below it, if that was not done."""
@@ -152,8 +175,17 @@ class _Extraction:
         return NoKeyError.at(entry.shown, context.policy.key_id_hex)
 
     def _entry(self, path: bytes, inode: Inode) -> Entry:
-        """The entry as `fs` shows it; without an inode number, as it gets no records."""
-        entry = Entry(
+        """The entry as `fs` shows it."""
+        entry = self._bare(path, inode)
+        if entry.links > 1 and not inode.is_dir:
+            first = self._first_names.setdefault(inode.number, path)
+            if first != path:
+                return entry._replace(is_link=True, link_target=first)
+        return self._contents(entry, inode)
+
+    def _bare(self, path: bytes, inode: Inode) -> Entry:
+        """What any name of it has; without an inode number, as it gets no records."""
+        return Entry(
             path=path,
             type=inode.type,
             mode=inode.mode,
@@ -168,10 +200,9 @@ class _Extraction:
             project_id=inode.project_id,
             links=max(inode.links, self._names.get(inode.number, 0)),
         )
-        if entry.links > 1 and not inode.is_dir:
-            first = self._first_names.setdefault(inode.number, path)
-            if first != path:
-                return entry._replace(is_link=True, link_target=first)
+
+    def _contents(self, entry: Entry, inode: Inode) -> Entry:
+        """The same with attributes, and size or target."""
         entry = entry._replace(xattrs=inode.xattrs())
         if inode.is_symlink:
             target = inode.readlink()

@@ -6,6 +6,7 @@ Each function passes OSError on: what a refusal means is for the caller to say.
 from __future__ import annotations
 
 import array
+import ctypes
 import fcntl
 import struct
 import sys
@@ -45,6 +46,16 @@ FS_IOC_ADD_ENCRYPTION_KEY: Final = _READ | _WRITE | FSCRYPT_ADD_KEY_ARG.size << 
 FS_IOC_REMOVE_ENCRYPTION_KEY: Final = _READ | _WRITE | FSCRYPT_REMOVE_KEY_ARG.size << 16 | _F | 24
 FS_IOC_GET_ENCRYPTION_KEY_STATUS: Final = _READ | _WRITE | FSCRYPT_GET_KEY_STATUS_ARG.size << 16 | _F | 26
 
+# statx(2), which `os` lacks; it also shows the attributes of symlinks. include/uapi/linux/stat.h, fcntl.h
+AT_FDCWD: Final = -100
+_AT_SYMLINK_NOFOLLOW: Final = 0x100
+_STATX_ATTR_ENCRYPTED: Final = 0x800
+_STATX_BYTES: Final = 256
+_STX_ATTRIBUTES: Final = 8
+_statx = getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
+if _statx is not None:
+    _statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p)
+
 
 def inode_flags(fd: int) -> int:
     """The inode flags (FS_*_FL) of an open file."""
@@ -83,6 +94,15 @@ def encryption_policy(directory: int) -> bytes:
     fcntl.ioctl(directory, FS_IOC_GET_ENCRYPTION_POLICY_EX, argument)
     found = FSCRYPT_GET_POLICY_EX_ARG.unpack(argument)
     return bytes(found.policy[: int.from_bytes(found.policy_size, sys.byteorder)])
+
+
+def is_encrypted(folder: int, name: bytes) -> bool:
+    """Whether the kernel encrypts the inode of a name in an open directory; symlinks are not followed."""
+    room = ctypes.create_string_buffer(_STATX_BYTES)
+    if _statx is None or _statx(folder, name, _AT_SYMLINK_NOFOLLOW, 0, room):
+        return False
+    found: int = struct.unpack_from("<Q" if sys.byteorder == "little" else ">Q", room, _STX_ATTRIBUTES)[0]
+    return bool(found & _STATX_ATTR_ENCRYPTED)
 
 
 def set_encryption_policy(directory: int, policy: bytes) -> None:

@@ -7,6 +7,7 @@ some directories are held open; those further up are found again through "..", a
 from __future__ import annotations
 
 import os
+import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from ext4img.hostfs.rename import rename_new
 from ext4img.names.paths import decode_path
 
 OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_OPEN: Final = 64
 
 
@@ -71,6 +72,45 @@ class _DirOnPath:
     inode: int
     created: bool
     exact_names: ExactNames | None = None
+    mode: int | None = None  # to be given again, if its owner had to open it
+
+
+def open_closed(name: bytes, folder: int) -> tuple[int, int]:
+    """Open a directory for its owner, who may not enter it, list it or write in it; returns descriptor and old mode.
+
+    It has `S_IRWXU` then: see `close_again`. OSError for others than the owner.
+    """
+    path = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        mode = stat.S_IMODE(os.fstat(path).st_mode)
+        inode = f"/proc/self/fd/{path}"
+        os.chmod(inode, mode | stat.S_IRWXU)
+        return os.open(inode, OPEN_DIRECTORY & ~os.O_NOFOLLOW), mode
+    finally:
+        os.close(path)
+
+
+def _is_closed_to_its_owner(fd: int) -> bool:
+    """Whether this user, its owner, may not do everything in an open directory."""
+    user = os.geteuid()
+    if not user:
+        return False
+    status = os.fstat(fd)
+    return status.st_uid == user and status.st_mode & stat.S_IRWXU != stat.S_IRWXU
+
+
+def close_again(fd: int, mode: int) -> None:
+    """Give an open directory the mode that it had before `open_closed`, unless it got another one meanwhile."""
+    if stat.S_IMODE(os.fstat(fd).st_mode) == mode | stat.S_IRWXU:
+        os.fchmod(fd, mode)
+
+
+def _close(level: _DirOnPath) -> None:
+    try:
+        if level.mode is not None:
+            close_again(level.fd, level.mode)
+    finally:
+        os.close(level.fd)
 
 
 class SafeDir:
@@ -129,14 +169,32 @@ class SafeDir:
             level.exact_names = ExactNames(level.fd)
         return level.exact_names
 
-    def step(self, name: bytes, created: bool = False) -> None:
-        """Make a directory in the current one the current one. OSError if there is none of that name."""
-        self._push(name, os.open(name, OPEN_DIRECTORY, dir_fd=self.fd), created)
+    def step(self, name: bytes, created: bool = False, *, force: bool = False) -> None:
+        """Make a directory in the current one the current one. OSError if there is none of that name.
+
+        With `force` its owner may do that although its mode forbids it; it has its mode again afterwards.
+        """
+        mode = None
+        try:
+            fd = os.open(name, OPEN_DIRECTORY, dir_fd=self.fd)
+        except PermissionError:
+            if not force:
+                raise
+            fd, mode = open_closed(name, self.fd)
+        if force and mode is None and _is_closed_to_its_owner(fd):
+            os.close(fd)
+            fd, mode = open_closed(name, self.fd)
+        self._push(name, fd, created)
+        self._levels[-1].mode = mode
         if len(self._levels) > _MAX_OPEN + 1:
             far = self._levels[-_MAX_OPEN - 1]
             if far.fd >= 0 and far is not self._levels[0]:
                 os.close(far.fd)
                 far.fd = -1
+
+    def keep_mode(self) -> None:
+        """The current directory has the mode that it is to keep, also if it was opened by force."""
+        self._levels[-1].mode = None
 
     def leave(self) -> None:
         """Go back to the directory above; RestoreError if that is another one now."""
@@ -151,7 +209,7 @@ class SafeDir:
                     raise RestoreError("somebody moved a directory that is in use", self.shown(left.name))
                 above.fd = fd
         finally:
-            os.close(left.fd)
+            _close(left)
 
     def go(self, names: Sequence[bytes]) -> None:
         """Make the directory that `names` lead to, from the start, the current one."""
@@ -167,9 +225,9 @@ class SafeDir:
 
     def close(self) -> None:
         """Close all directories. May be called twice."""
-        for level in self._levels:
+        for level in reversed(self._levels):
             if level.fd >= 0:
-                os.close(level.fd)
+                _close(level)
         self._levels = []
 
     def _push(self, name: bytes, fd: int, created: bool) -> None:
@@ -190,8 +248,11 @@ class SafeDir:
         except OSError:
             return False  # no such attribute, or no attributes at all
 
-    def enter(self, name: bytes) -> None:
-        """Make `name` the current directory, and create it if need be; NameTaken if it is no directory."""
+    def enter(self, name: bytes, *, force: bool = False) -> None:
+        """Make `name` the current directory, and create it if need be; NameTaken if it is no directory.
+
+        For `force` see `step`.
+        """
         try:
             os.mkdir(name, 0o700, dir_fd=self.fd)
             created = True
@@ -200,13 +261,13 @@ class SafeDir:
                 raise self.taken(name) from None
             created = False
         try:
-            self.step(name, created)
+            self.step(name, created, force=force)
         except (NotADirectoryError, FileNotFoundError) as error:
             raise NameTaken("something that is no directory is there already", self.shown(name)) from error
 
     def create(self, name: bytes) -> int:
         """A new file in the current directory, open for writing."""
-        return os.open(name, _NEW_FILE, 0o600, dir_fd=self.fd)
+        return os.open(name, NEW_FILE, 0o600, dir_fd=self.fd)
 
     def rename(self, temporary: bytes, name: bytes, overwrite: bool) -> None:
         """Give a file its own name. NameTaken if it exists as a directory, in another spelling, or at all.
@@ -249,40 +310,36 @@ class SafeDir:
             return
 
     def link(self, names: tuple[bytes, ...], identity: Identity, new_name: bytes) -> None:
-        """Link the file at `names` below the start to a new name in the current directory."""
-        folder = self._open(names[:-1])
-        try:
+        """Link the file at `names` below the start to a new name in the current directory.
+
+        Directories on the way that their owner may not enter are opened for that.
+        """
+        with self._directory(names[:-1], force=True) as folder:
             status = os.stat(names[-1], dir_fd=folder, follow_symlinks=False)
             if (status.st_dev, status.st_ino) != identity:
                 raise RestoreError("the file it is a name of was replaced", self.shown(new_name))
             os.link(names[-1], new_name, src_dir_fd=folder, dst_dir_fd=self.fd, follow_symlinks=False)
-        finally:
-            if folder != self.fd:
-                os.close(folder)
 
     @contextmanager
     def opened(self, names: tuple[bytes, ...], flags: int) -> Iterator[int]:
         """The file at `names` below the start, open. OSError if it is not there, or a link leads to it."""
-        folder = self._open(names[:-1])
-        try:
+        with self._directory(names[:-1]) as folder:
             fd = os.open(names[-1], flags, dir_fd=folder)
-        finally:
-            if folder != self.fd:
-                os.close(folder)
         try:
             yield fd
         finally:
             os.close(fd)
 
-    def _open(self, names: tuple[bytes, ...]) -> int:
-        """The directory at `names` below the start; each component is a real directory."""
+    @contextmanager
+    def _directory(self, names: tuple[bytes, ...], *, force: bool = False) -> Iterator[int]:
+        """The directory at `names` below the start; each component is a real directory. For `force` see `step`."""
         if names == self.names():
-            return self.fd
-        fd = os.dup(self.first_fd)
-        for name in names:
-            try:
-                below = os.open(name, OPEN_DIRECTORY, dir_fd=fd)
-            finally:
-                os.close(fd)
-            fd = below
-        return fd
+            yield self.fd
+            return
+        walk = SafeDir(os.dup(self.first_fd))
+        try:
+            for name in names:
+                walk.step(name, force=force)
+            yield walk.fd
+        finally:
+            walk.close()

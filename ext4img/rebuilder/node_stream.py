@@ -38,7 +38,7 @@ class _WaitingVerityFile:
 
     node: Node
     entry: Entry
-    links: list[tuple[Node, str]] = field(default_factory=list)  # with their paths for messages
+    links: list[tuple[Node, Entry]] = field(default_factory=list)
 
 
 class NodeStream:
@@ -72,8 +72,8 @@ class NodeStream:
         # Inodes of several names, the first of which is in the image, with a hash of its properties.
         self._link_groups: dict[int, int] = {}
         self._disputed_inodes: set[int] = set()  # of these, those that several files claim
-        # Inodes of several names, the first of which is not wanted.
-        self._unwanted_first_names: dict[int, SourceEntry] = {}
+        # Inodes of several names, the first of which is left out: the next one replaces it.
+        self._left_out_first_names: dict[int, SourceEntry] = {}
         self._waiting: dict[int, _WaitingVerityFile] = {}
 
     def refuse(self, error: BuildError) -> None:
@@ -93,13 +93,14 @@ class NodeStream:
                     yield from self._with_merkle_tree(waiting, source_entry)
             elif self._skipped_prefix and entry.path.startswith(self._skipped_prefix):
                 self.report.left_out += self._count_below_skipped
+                self._leave_out_first_name(source_entry)
             else:
                 self._skipped_prefix = b""
                 yield from self._nodes_of(source_entry)
         for waiting in self._waiting.values():
             error = BuildError("a file with fs-verity, but without its Merkle tree", waiting.entry.shown)
             self.report.note(error)
-            yield from self._emit(waiting.node, waiting.entry, waiting.links)
+            yield from self._emit(waiting.node, SourceEntry(waiting.entry), waiting.links)
         if self._path_filter is not None:
             self._path_filter.check()
 
@@ -110,13 +111,12 @@ class NodeStream:
             if self._path_filter is not None and not self._is_wanted(source_entry):
                 return
             if entry.is_link:
-                first = self._unwanted_first_names.pop(entry.inode, None)
+                first = self._left_out_first_names.pop(entry.inode, None)
                 if first is None:
                     yield from self._link(entry, path)
                     return
-                # The first name is not wanted; this one replaces it.
-                source_entry = first._replace(entry=first.entry._replace(path=entry.path, name_hash=entry.name_hash))
-                entry = source_entry.entry
+                entry = first.entry._replace(path=entry.path, stored_name=entry.stored_name, name_hash=entry.name_hash)
+                source_entry = first._replace(entry=entry)
             if self._is_further_name(entry):
                 yield from self._link(entry, path)
                 return
@@ -129,6 +129,7 @@ class NodeStream:
                 raise
             self.report.skip(error)
             self._skip_subtree(entry, 1)
+            self._leave_out_first_name(source_entry)
             return
         self._rules.check(entry, self._info.block_size)
         self._note_unreadable(source_entry)
@@ -139,7 +140,7 @@ class NodeStream:
             return
         if entry.type == "dir":
             self._enter(entry, path)
-        yield from self._emit(node, entry)
+        yield from self._emit(node, source_entry)
 
     def _is_further_name(self, entry: Entry) -> bool:
         """Whether this is a further name of a file: those of damaged images are not all marked as such."""
@@ -153,24 +154,31 @@ class NodeStream:
             raise BuildError(f"another file of several names also has the inode number {entry.inode}", entry.shown)
         return False
 
-    def _emit(self, node: Node, entry: Entry, links: Sequence[tuple[Node, str]] = ()) -> Iterator[Node]:
-        """Yield a node and, unless it is refused, its further names."""
+    def _emit(self, node: Node, source_entry: SourceEntry, links: Sequence[tuple[Node, Entry]] = ()) -> Iterator[Node]:
+        """Yield a node and its further names. If it is refused, the next name replaces it."""
+        entry = source_entry.entry
         self._last_path = entry.shown
         yield node
         refused = self._take_refused()
         if refused is not None:
             if entry.path == ROOT:
                 raise refused
+            if links:
+                (link, further), *others = links
+                node = node._replace(path=link.path, name_hash=link.name_hash, shown=link.shown)
+                entry = entry._replace(path=further.path)
+                yield from self._emit(node, source_entry._replace(entry=entry), others)
+                return
             self._link_groups.pop(entry.inode, None)
-            self.report.left_out += len(links)
+            self._leave_out_first_name(source_entry)
             self._skip_subtree(entry, 1)
             return
         self._count(entry.type)
-        for link, shown in links:
-            yield from self._emit_link(link, shown)
+        for link, further in links:
+            yield from self._emit_link(link, further)
 
-    def _emit_link(self, link: Node, shown: str) -> Iterator[Node]:
-        self._last_path = shown
+    def _emit_link(self, link: Node, entry: Entry) -> Iterator[Node]:
+        self._last_path = entry.shown
         yield link
         if self._take_refused() is None:
             self._count("link")
@@ -188,9 +196,9 @@ class NodeStream:
         node = Node(path, entry.mode, link_group=entry.inode, name_hash=entry.name_hash or b"")
         waiting = self._waiting.get(entry.inode)
         if waiting is not None:
-            waiting.links.append((node, entry.shown))
+            waiting.links.append((node, entry))
             return
-        yield from self._emit_link(node, entry.shown)
+        yield from self._emit_link(node, entry)
 
     def _with_merkle_tree(self, waiting: _WaitingVerityFile, source_entry: SourceEntry) -> Iterator[Node]:
         """A verity file with its Merkle tree and descriptor, which begin at a multiple of 64 KiB."""
@@ -202,7 +210,7 @@ class NodeStream:
             segments=(*segments, *past_end), body=self._source.join(node.body, source_entry.body, start)
         )
         self._note_unreadable(source_entry)
-        yield from self._emit(node, waiting.entry, waiting.links)
+        yield from self._emit(node, SourceEntry(waiting.entry), waiting.links)
 
     def _note_unreadable(self, source_entry: SourceEntry) -> None:
         if source_entry.unreadable:
@@ -251,10 +259,14 @@ class NodeStream:
         names = () if entry.path == ROOT else tuple(entry.path.split(b"/"))
         if self._path_filter is None or not names or self._path_filter.selects(names, is_directory=is_directory):
             return True
-        if entry.links > 1 and not entry.is_link:
-            self._unwanted_first_names[entry.inode] = source_entry
+        self._leave_out_first_name(source_entry)
         self._skip_subtree(entry, 0)
         return False
+
+    def _leave_out_first_name(self, source_entry: SourceEntry) -> None:
+        entry = source_entry.entry
+        if entry.links > 1 and entry.type not in ("dir", VERITY) and not entry.is_link:
+            self._left_out_first_names[entry.inode] = source_entry
 
 
 def _identity_hash(entry: Entry) -> int:

@@ -28,12 +28,17 @@ BATCH_BYTES: Final = 256 << 20
 
 
 class PendingRename(NamedTuple):
-    """A complete file under a temporary name that is to get `name`; `kind` is what the report counts it as."""
+    """A complete file under a temporary name that is to get `name`.
+
+    `kind` is what the report counts it as, if it has no other names. With `replace` it replaces a
+    file of that name in any case.
+    """
 
     temporary: bytes
     name: bytes
     kind: str
-    link: HardLink | None
+    link: HardLink | None = None
+    replace: bool = False
 
 
 class DirDone(NamedTuple):
@@ -46,6 +51,7 @@ class DirDone(NamedTuple):
 class _Enter(NamedTuple):
     name: bytes
     identity: Identity
+    force: bool
 
 
 class _Leave(NamedTuple):
@@ -58,7 +64,7 @@ _Steps = deque[PendingRename | _Enter | _Leave]
 class CommitQueue:
     """Notes what is made in `target`, in this order, and commits it batch by batch.
 
-    `refused` is called for a file that can't get its name, and is removed; `finish_directory` gives
+    `refused` is called for a name that can't be made, with its kind; `finish_directory` gives
     an open directory its attributes.
     """
 
@@ -66,7 +72,7 @@ class CommitQueue:
         self,
         target: TargetDir,
         overwrite: bool,
-        refused: Callable[[PendingRename, RestoreError], None],
+        refused: Callable[[str, RestoreError], None],
         finish_directory: Callable[[int, DirDone], None],
     ) -> None:
         self._path = target.path
@@ -84,12 +90,12 @@ class CommitQueue:
         self.is_broken = False
         """Whether a batch could not be synchronised or committed: no further file gets its name."""
 
-    def enter(self, name: bytes, walk: SafeDir) -> None:
-        """The restore entered a directory, which is the current one of `walk` now."""
+    def enter(self, name: bytes, walk: SafeDir, *, force: bool) -> None:
+        """The restore entered a directory, which is the current one of `walk` now. For `force` see `SafeDir.step`."""
         device = walk.identity[0]
         if device not in self._file_systems:  # something is mounted there
             self._file_systems[device] = os.dup(walk.fd)
-        self._note(_Enter(name, walk.identity), 0)
+        self._note(_Enter(name, walk.identity, force), 0)
 
     def leave(self, done: DirDone | None) -> None:
         """The restore left that directory, which gets its attributes if `done` has them."""
@@ -175,13 +181,14 @@ class CommitQueue:
             elif type(step) is _Leave:
                 if step.done is not None:
                     self._finish_directory(walk.fd, step.done)
+                    walk.keep_mode()
                 walk.leave()
             steps.popleft()
 
     def _rename(self, new: PendingRename) -> None:
         walk = self._walk
         try:
-            walk.rename(new.temporary, new.name, self._overwrite)
+            walk.rename(new.temporary, new.name, self._overwrite or new.replace)
         except RestoreError as error:
             problem = error
         except OSError as error:
@@ -190,18 +197,17 @@ class CommitQueue:
             problem = RestoreError(f"it cannot be restored: {error.strerror}", walk.shown(new.name))
         else:
             if new.link is not None:
-                new.link.names = (*new.link.names[:-1], new.name)
+                new.link.committed((*walk.names(), new.temporary), new.name)
             return
         walk.remove(new.temporary)
-        if new.link is not None:
-            new.link.is_lost = True
-        self._refused(new, problem)
+        kind = new.kind if new.link is None else new.link.refused((*walk.names(), new.temporary))
+        self._refused(kind, problem)
 
     def _step_into(self, step: _Enter) -> None:
         """Enter a directory, which must be the one that was filled."""
         walk = self._walk
         try:
-            walk.step(step.name)
+            walk.step(step.name, force=step.force)
             found: Identity | None = walk.identity
         except (FileNotFoundError, NotADirectoryError):
             found = None

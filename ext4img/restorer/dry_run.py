@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
 from ext4img.archive.entry import Entry
 from ext4img.crypto.policy import Policy
 from ext4img.errors import ArchiveError, Ext4Error, RestoreError
-from ext4img.hostfs.safe_dir import Identity, NameTaken
+from ext4img.hostfs.ioctl import AT_FDCWD, is_encrypted
+from ext4img.hostfs.safe_dir import OPEN_DIRECTORY, NameTaken
 from ext4img.restorer.commit_queue import DirDone
 from ext4img.restorer.hard_links import HardLink, HardLinks
+from ext4img.restorer.kernel_encryption import check_encryptable
 from ext4img.restorer.options import RestoreOptions
 from ext4img.restorer.report import RestoreReport
+from ext4img.restorer.target import Chunks, Form
 from ext4img.restorer.target_dir import reporting_target_errors
 
 _NO_DEVICE: Final = -1  # of files that would be made
@@ -39,7 +42,7 @@ class DryRunTarget:
         self._report = report
         self._names: list[bytes] = []
         self._kinds: list[str] = []  # of all files that would be made: their numbers are their places in it
-        self._further_names: Counter[int] = Counter()
+        self._names_of: Counter[int] = Counter()  # how many names those of several names have
         if os.path.exists(self.path) and not os.path.isdir(self.path):
             raise RestoreError("it cannot be restored to: Not a directory", self.path)
 
@@ -75,51 +78,57 @@ class DryRunTarget:
         status = self.status(name)
         if status is not None and not stat.S_ISDIR(status.st_mode):
             raise NameTaken("something that is no directory is there already", self.shown(name))
+        if policy is not None:
+            self._check_encryptable(name, policy, entry.shown)
         self._names.append(name)
 
     def leave(self, done: DirDone | None) -> None:
         """See `Target`."""
         self._names.pop()
 
-    def write_file(
-        self,
-        name: bytes,
-        entry: Entry,
-        size: int,
-        chunks: Iterable[tuple[int, memoryview]],
-        stored_bytes: int,
-        with_records: bool,
-    ) -> int:
+    def is_encrypted(self, name: bytes, policy: Policy) -> bool:
         """See `Target`."""
-        self._require_free(name)
-        for offset, chunk in chunks:
-            self._report.bytes += max(min(len(chunk), size - offset), 0)
-        return self._made(name, entry)
+        return is_encrypted(AT_FDCWD, self._path_of(name))
 
-    def make_node(self, name: bytes, entry: Entry, link_target: bytes, with_records: bool) -> int:
+    def write_file(self, name: bytes | None, entry: Entry, size: int, chunks: Chunks, form: Form) -> int:
         """See `Target`."""
         self._require_free(name)
-        return self._made(name, entry)
+        written = sum(max(min(len(chunk), size - offset), 0) for offset, chunk in chunks)
+        self._report.bytes += written
+        return self._made(name, entry, size)
 
-    def make_link(self, name: bytes, entry: Entry, first: HardLink) -> int:
+    def make_node(self, name: bytes | None, entry: Entry, link_target: bytes, form: Form) -> int:
         """See `Target`."""
         self._require_free(name)
+        return self._made(name, entry, len(link_target))
+
+    def make_link(self, name: bytes, entry: Entry, first: HardLink, replace: bool) -> int:
+        """See `Target`."""
+        if not replace:
+            self._require_free(name)
         device, number = first.identity
         if device == _NO_DEVICE:
-            self._further_names[number] += 1
+            self._names_of[number] += 1
+        first.made((*self._names, name))
         return number
 
-    def keep(self, name: bytes, entry: Entry, identity: Identity) -> None:
+    def keep(self, name: bytes, entry: Entry, status: os.stat_result) -> None:
         """See `Target`."""
         if entry.links > 1:
-            self.links.add(entry, (*self._names, name), identity)
+            link = self.links.add(entry, (status.st_dev, status.st_ino), status.st_size)
+            link.made((*self._names, name))
+
+    def remove_spares(self) -> None:
+        """See `Target`."""
 
     def discard(self, damaged: Mapping[int, ArchiveError], removed: Callable[[str, Ext4Error], None]) -> None:
         """See `Target`."""
         for number, error in damaged.items():
-            for _ in range(self._further_names[number]):
+            names = self._names_of.get(number, 1)
+            for _ in range(names - 1):
                 removed("link", error)
-            removed(self._kinds[number], error)
+            if names:
+                removed(self._kinds[number], error)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -127,18 +136,35 @@ class DryRunTarget:
         with reporting_target_errors(self):
             yield
 
+    def _check_encryptable(self, name: bytes, policy: Policy, shown: str) -> None:
+        """RestoreError if the directory of this name, or the nearest one above that exists, can't be encrypted so."""
+        path = self._path_of(name)
+        is_new = not os.path.isdir(path)
+        while not os.path.isdir(path):
+            path = os.path.dirname(path) or b"."
+        fd = os.open(path, OPEN_DIRECTORY)
+        try:
+            check_encryptable(fd, policy, shown, is_new=is_new)
+        finally:
+            os.close(fd)
+
     def _path_of(self, name: bytes = b"") -> bytes:
         return os.path.join(os.fsencode(self.path), *self._names, name)
 
-    def _require_free(self, name: bytes) -> None:
+    def _require_free(self, name: bytes | None) -> None:
         """NameTaken if something exists that would not be replaced."""
-        status = self.status(name)
-        if status is not None and (not self._options.replaces or stat.S_ISDIR(status.st_mode)):
+        status = self.status(name) if name is not None else None
+        if name is not None and status is not None and (not self._options.replaces or stat.S_ISDIR(status.st_mode)):
             raise self.taken(name)
 
-    def _made(self, name: bytes, entry: Entry) -> int:
+    def _made(self, name: bytes | None, entry: Entry, size: int) -> int:
         number = len(self._kinds)
         self._kinds.append(entry.type)
         if entry.links > 1:
-            self.links.add(entry, (*self._names, name), (_NO_DEVICE, number))
+            link = self.links.add(entry, (_NO_DEVICE, number), size)
+            self._names_of[number] = 0 if name is None else 1
+            if name is None:
+                link.spare(())
+            else:
+                link.made((*self._names, name))
         return number

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import os
 import stat
+from enum import Enum, auto
 
 from ext4img.archive.decryption import EntryDecryptor
 from ext4img.archive.entry import Entry
+from ext4img.crypto.policy import Policy
+from ext4img.restorer.hard_links import HardLink
 from ext4img.restorer.options import RestoreOptions
 from ext4img.restorer.target import Target
+
+
+class Existing(Enum):
+    """What becomes of a name that exists, or does not."""
+
+    NEW = auto()  # it is made; if it exists, the options say whether it is replaced or reported
+    KEEP = auto()
+    REPLACE = auto()  # an interrupted restore made a file of its own of it: it becomes a name of its file again
 
 
 class KeepRules:
@@ -20,28 +31,54 @@ class KeepRules:
         self._resume = options.resume
         self._if_newer = options.overwrite == "if-newer"
         self._if_changed = options.overwrite == "if-changed"
+        self._replaces = options.replaces
         self._never_keeps = not (self._resume or self._if_newer or self._if_changed)
 
+    def decide(
+        self, entry: Entry, name: bytes, first: HardLink | None = None, policy: Policy | None = None
+    ) -> Existing:
+        """Whether `name`, of no directory, exists and is kept for an entry, or for a further name of `first`.
+
+        With `policy` only a file that the kernel encrypts is kept. NameTaken, in a resumed restore, if
+        it exists and is neither kept nor replaced: then its file may still have a name that is kept.
+        """
+        status = None if self._never_keeps else self._target.status(name)
+        if status is None:
+            return Existing.NEW
+        existing = self._decide(entry, name, first, policy, status)
+        if existing is Existing.NEW and not self._replaces:
+            raise self._target.taken(name)
+        return existing
+
     def keeps(self, entry: Entry, name: bytes) -> bool:
-        """Whether `name` exists and is kept for an entry that is no directory. If not, it is replaced or reported."""
-        if self._never_keeps:
-            return False
-        status = self._target.status(name)
-        if status is None or stat.S_ISDIR(status.st_mode) or not self._target.has_exactly(name):
-            return False
-        if (self._resume or self._if_changed) and self._is_unchanged(entry, name, status):
-            if not entry.is_link:
-                self._target.keep(name, entry, (status.st_dev, status.st_ino))
-            return True
-        return self._if_newer and status.st_mtime_ns >= entry.mtime_ns
+        """Whether `name` exists and is kept for an entry that would not be restored in any case."""
+        status = None if self._never_keeps else self._target.status(name)
+        return status is not None and self._decide(entry, name, None, None, status) is Existing.KEEP
+
+    def _decide(
+        self, entry: Entry, name: bytes, first: HardLink | None, policy: Policy | None, status: os.stat_result
+    ) -> Existing:
+        if stat.S_ISDIR(status.st_mode) or not self._target.has_exactly(name):
+            return Existing.NEW
+        if policy is not None and not self._target.is_encrypted(name, policy):
+            return Existing.NEW
+        if self._resume or self._if_changed:
+            if first is None and self._is_unchanged(entry, name, status):
+                self._target.keep(name, entry, status)
+                return Existing.KEEP
+            if first is not None:
+                if first.identity == (status.st_dev, status.st_ino):
+                    return Existing.KEEP
+                if self._resume and self._is_torn_off(entry, first, status):
+                    return Existing.REPLACE
+        return Existing.KEEP if self._if_newer and status.st_mtime_ns >= entry.mtime_ns else Existing.NEW
+
+    def _is_torn_off(self, entry: Entry, first: HardLink, status: os.stat_result) -> bool:
+        found = stat.S_IFMT(status.st_mode), status.st_size, status.st_mtime_ns
+        return found == (stat.S_IFMT(entry.mode), first.size, entry.mtime_ns)
 
     def _is_unchanged(self, entry: Entry, name: bytes, status: os.stat_result) -> bool:
-        if stat.S_IFMT(status.st_mode) != stat.S_IFMT(entry.mode):
-            return False
-        if entry.is_link:  # all names must be of the same file
-            first = self._target.links.find(entry)
-            return first is not None and first.identity == (status.st_dev, status.st_ino)
-        if status.st_mtime_ns != entry.mtime_ns:
+        if stat.S_IFMT(status.st_mode) != stat.S_IFMT(entry.mode) or status.st_mtime_ns != entry.mtime_ns:
             return False
         if entry.type == "file":
             return status.st_size == self._size(entry)

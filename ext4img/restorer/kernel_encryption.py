@@ -6,6 +6,8 @@ new nonces. The kernel has the master keys for the time of the restore only.
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Self
 
 from ext4img.crypto.keyring import Keyring
@@ -44,29 +46,13 @@ class KernelKeys:
 
     def encrypt(self, directory: int, policy: Policy, path: str) -> None:
         """Set the policy of an empty directory, unless it has just that one, and add the key of the policy."""
-        if policy.version == 1:
-            wanted = FSCRYPT_POLICY_RECORD_V1.pack(
-                (FSCRYPT_POLICY_V1, policy.contents_mode, policy.filenames_mode, policy.flags, policy.key_id)
-            )
-        else:
-            wanted = FSCRYPT_POLICY_RECORD_V2.pack(
-                (
-                    FSCRYPT_POLICY_V2,
-                    policy.contents_mode,
-                    policy.filenames_mode,
-                    policy.flags,
-                    policy.log2_data_unit_size,
-                    bytes(3),
-                    policy.key_id,
-                )
-            )
-        self._add_key(policy, path)
-        if _policy_of(directory) == wanted:
+        self.add(policy, path)
+        if _policy_of(directory) == _stored(policy):
             return
         try:
-            set_encryption_policy(directory, wanted)
+            set_encryption_policy(directory, _stored(policy))
         except OSError as error:
-            raise RestoreError(f"the target refuses policy {policy.describe()}: {error.strerror}", path) from error
+            raise _refusal(policy, error, path) from error
 
     def close(self) -> None:
         """Remove the keys that were added."""
@@ -82,7 +68,8 @@ class KernelKeys:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _add_key(self, policy: Policy, path: str) -> None:
+    def add(self, policy: Policy, path: str) -> None:
+        """Add the key of a policy, unless it is there; NoKeyError or RestoreError, for `path`, if that fails."""
         if policy.key_id in self._present:
             return
         key = self._keyring.find(policy)
@@ -99,6 +86,42 @@ class KernelKeys:
                 raise RestoreError(f"the kernel refuses the key: {error.strerror}", path) from error
             self._added.append(policy.key_id)
         self._present.add(policy.key_id)
+
+
+def check_encryptable(directory: int, policy: Policy, path: str, *, is_new: bool) -> None:
+    """RestoreError if `KernelKeys.encrypt` is sure to fail for an open directory, or for a new one below it."""
+    try:
+        is_key_absent(directory, policy.key_id)
+    except OSError as error:
+        raise RestoreError(f"the target's file system cannot encrypt: {error.strerror}", path) from error
+    found = _policy_of(directory)
+    if found == _stored(policy) or (found is None and (is_new or not os.listdir(directory))):
+        return
+    code = errno.EEXIST if found is not None else errno.ENOTEMPTY
+    raise _refusal(policy, OSError(code, os.strerror(code)), path)
+
+
+def _refusal(policy: Policy, error: OSError, path: str) -> RestoreError:
+    return RestoreError(f"the target refuses policy {policy.describe()}: {error.strerror}", path)
+
+
+def _stored(policy: Policy) -> bytes:
+    """As the kernel takes it."""
+    if policy.version == 1:
+        return FSCRYPT_POLICY_RECORD_V1.pack(
+            (FSCRYPT_POLICY_V1, policy.contents_mode, policy.filenames_mode, policy.flags, policy.key_id)
+        )
+    return FSCRYPT_POLICY_RECORD_V2.pack(
+        (
+            FSCRYPT_POLICY_V2,
+            policy.contents_mode,
+            policy.filenames_mode,
+            policy.flags,
+            policy.log2_data_unit_size,
+            bytes(3),
+            policy.key_id,
+        )
+    )
 
 
 def _policy_of(directory: int) -> bytes | None:

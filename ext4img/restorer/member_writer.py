@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 from ext4img.archive.entry import Entry
 from ext4img.archive.entry_codec import records_of
 from ext4img.crypto.policy import Policy
 from ext4img.errors import ArchiveError, Ext4Error, NoKeyError, RestoreError
-from ext4img.hostfs.safe_dir import Identity, NameTaken
+from ext4img.hostfs.ioctl import is_encrypted
+from ext4img.hostfs.rename import rename_new
+from ext4img.hostfs.safe_dir import NEW_FILE, Identity, NameTaken
 from ext4img.interruption import checkpoint
 from ext4img.restorer import attributes
 from ext4img.restorer.attributes import IMMUTABLE_FLAGS
@@ -24,8 +26,9 @@ from ext4img.restorer.immutable_flags import NOTHING_MERGED, ImmutableFlags
 from ext4img.restorer.kernel_encryption import KernelKeys
 from ext4img.restorer.options import RestoreOptions
 from ext4img.restorer.report import RestoreReport
+from ext4img.restorer.scratch import Scratch
 from ext4img.restorer.staging import remove_files
-from ext4img.restorer.target import NOTHING
+from ext4img.restorer.target import NOTHING, Chunks, Form
 from ext4img.restorer.target_dir import TargetDir, reporting_target_errors
 from ext4img.structs.inode import EXT4_CASEFOLD_FL
 
@@ -50,6 +53,7 @@ class MemberWriter:
         self._report = report
         self._kernel_keys = kernel_keys
         self._immutable_flags = ImmutableFlags()
+        self._scratch = Scratch(directory, kernel_keys)
         self._inherits_acl = directory.has_default_acl()
         self._queue = (
             None if staged else CommitQueue(directory, options.replaces, self._refused, self._finish_directory)
@@ -87,7 +91,9 @@ class MemberWriter:
     def enter(self, name: bytes, entry: Entry, policy: Policy | None) -> None:
         """See `Target`."""
         directory = self._directory
-        directory.enter(name)
+        # A directory that gets its mode again may be opened until then.
+        force = self._options.merges_attributes
+        directory.enter(name, force=force)
         if policy is not None and self._kernel_keys is not None:
             try:
                 self._kernel_keys.encrypt(directory.fd, policy, entry.shown)
@@ -97,7 +103,7 @@ class MemberWriter:
         if self._options.resume and not directory.created:
             directory.clear_temporaries()
         if self._queue is not None:
-            self._queue.enter(name, directory)
+            self._queue.enter(name, directory, force=force)
         if not directory.created:
             self._inherits_acl |= directory.has_default_acl()
         elif entry.flags & EXT4_CASEFOLD_FL:  # it can be set only while the directory is empty
@@ -116,70 +122,85 @@ class MemberWriter:
             self._finish_directory(directory.fd, done)
         directory.leave()
 
-    def write_file(
-        self,
-        name: bytes,
-        entry: Entry,
-        size: int,
-        chunks: Iterable[tuple[int, memoryview]],
-        stored_bytes: int,
-        with_records: bool,
-    ) -> int:
+    def is_encrypted(self, name: bytes, policy: Policy) -> bool:
         """See `Target`."""
-        directory = self._directory
-        temporary = self._temporary(name)
-        fd = directory.create(temporary)
+        assert self._kernel_keys is not None
+        self._kernel_keys.add(policy, self.shown(name))
+        return is_encrypted(self._directory.fd, name)
+
+    def write_file(self, name: bytes | None, entry: Entry, size: int, chunks: Chunks, form: Form) -> int:
+        """See `Target`."""
+        folder, temporary = self._place(name)
+        if form.policy is None:
+            fd = os.open(temporary, NEW_FILE, 0o600, dir_fd=folder)
+        else:
+            inside = self._scratch.encrypted(form.policy, entry.shown)
+            fd = os.open(temporary, NEW_FILE, 0o600, dir_fd=inside)
         try:
+            if form.policy is not None:
+                _move(temporary, inside, folder)
             self._write_contents(fd, chunks, size)
-            self._apply(fd, entry, with_records)
+            self._apply(fd, entry, form.with_records)
             attributes.apply_flags(fd, entry, self._report.not_set)
-            identity = None
-            if entry.links > 1 or entry.flags & IMMUTABLE_FLAGS or self._queue is None:
-                status = os.fstat(fd)
-                identity = status.st_dev, status.st_ino
-                self._immutable_flags.note(entry, lambda: (*directory.names(), name), identity)
-            return self._commit(temporary, name, entry, identity, stored_bytes)
+            if not (entry.links > 1 or entry.flags & IMMUTABLE_FLAGS or self._queue is None):
+                return self._commit(temporary, name, entry, None, size, form.stored_bytes)
+            status = os.fstat(fd)
+            identity = status.st_dev, status.st_ino
+            return self._commit(temporary, name, entry, identity, size, form.stored_bytes)
         except BaseException:
-            directory.remove(temporary)
+            _remove(temporary, folder)
             raise
         finally:
             os.close(fd)
 
-    def make_node(self, name: bytes, entry: Entry, link_target: bytes, with_records: bool) -> int:
+    def make_node(self, name: bytes | None, entry: Entry, link_target: bytes, form: Form) -> int:
         """See `Target`."""
-        directory = self._directory
-        temporary = self._temporary(name)
+        folder, temporary = self._place(name)
+        inside = folder if form.policy is None else self._scratch.encrypted(form.policy, entry.shown)
         if entry.type == "symlink":
-            os.symlink(link_target, temporary, dir_fd=directory.fd)
+            os.symlink(link_target, temporary, dir_fd=inside)
         else:
             device = os.makedev(*entry.rdev) if entry.type in ("char", "block") else 0
-            os.mknod(temporary, stat.S_IFMT(entry.mode) | 0o600, device, dir_fd=directory.fd)
+            os.mknod(temporary, stat.S_IFMT(entry.mode) | 0o600, device, dir_fd=inside)
         try:
+            if form.policy is not None:
+                _move(temporary, inside, folder)
             # The link in /proc leads to the inode itself; the name might lead to another one soon.
-            fd = os.open(temporary, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd)
+            fd = os.open(temporary, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
             try:
-                self._apply(f"/proc/self/fd/{fd}", entry, with_records)
+                self._apply(f"/proc/self/fd/{fd}", entry, form.with_records)
                 status = os.fstat(fd)
             finally:
                 os.close(fd)
-            return self._commit(temporary, name, entry, (status.st_dev, status.st_ino), 0)
+            return self._commit(temporary, name, entry, (status.st_dev, status.st_ino), status.st_size, 0)
         except BaseException:
-            directory.remove(temporary)
+            _remove(temporary, folder)
             raise
 
-    def make_link(self, name: bytes, entry: Entry, first: HardLink) -> int:
+    def make_link(self, name: bytes, entry: Entry, first: HardLink, replace: bool) -> int:
         """See `Target`."""
+        directory = self._directory
         temporary = self._temporary(name)
-        self._directory.link(first.names, first.identity, temporary)
-        return self._commit(temporary, name, entry, first.identity, 0)
+        assert first.names is not None
+        directory.link(first.names, first.identity, temporary)
+        if not first.count:  # until now it had no name that stays
+            self._immutable_flags.note(entry, first, first.identity)
+        self._named(temporary, name, first, replace)
+        return first.identity[1]
 
-    def keep(self, name: bytes, entry: Entry, identity: Identity) -> None:
+    def keep(self, name: bytes, entry: Entry, status: os.stat_result) -> None:
         """See `Target`. An interrupted restore may not have set the immutable flags of its files yet."""
         names = (*self._directory.names(), name)
+        identity = status.st_dev, status.st_ino
         if self._options.resume and entry.type == "file":
             self._immutable_flags.note(entry, lambda: names, identity)
         if entry.links > 1:
-            self.links.add(entry, names, identity)
+            link = self.links.add(entry, identity, status.st_size)
+            link.made(names)
+
+    def remove_spares(self) -> None:
+        """See `Target`."""
+        self._scratch.close()
 
     def discard(self, damaged: Mapping[int, ArchiveError], removed: Callable[[str, Ext4Error], None]) -> None:
         """See `Target`."""
@@ -200,6 +221,7 @@ class MemberWriter:
                 queue.rescue()
             raise
         finally:
+            self._scratch.close()
             if queue is not None:
                 queue.close()
 
@@ -226,7 +248,7 @@ class MemberWriter:
         """What a file is called until it gets its name."""
         return name if self._queue is None else self._directory.temporary()
 
-    def _write_contents(self, fd: int, chunks: Iterable[tuple[int, memoryview]], size: int) -> None:
+    def _write_contents(self, fd: int, chunks: Chunks, size: int) -> None:
         end = 0
         for offset, chunk in chunks:
             checkpoint()
@@ -256,14 +278,59 @@ class MemberWriter:
         self._apply(fd, entry, done.with_records)
         attributes.apply_flags(fd, entry, self._report.not_set)
 
-    def _commit(self, temporary: bytes, name: bytes, entry: Entry, identity: Identity | None, size: int) -> int:
-        """A file of `size` bytes is complete and can get its name. Returns the number of its inode, if known."""
-        link = None
-        if entry.links > 1 and not entry.is_link and identity is not None:
-            link = self.links.add(entry, (*self._directory.names(), temporary), identity)
-        if self._queue is not None:
-            self._queue.add(PendingRename(temporary, name, "link" if entry.is_link else entry.type, link), size)
-        return NOTHING if identity is None else identity[1]
+    def _place(self, name: bytes | None) -> tuple[int, bytes]:
+        """The directory where a file is made, and what it is called there; None: without a name in the tree."""
+        if name is not None:
+            return self._directory.fd, self._temporary(name)
+        return self._scratch.spares()[0], self._directory.temporary()
 
-    def _refused(self, new: PendingRename, problem: RestoreError) -> None:
-        self._report.revoke(new.kind, problem)
+    def _commit(
+        self,
+        temporary: bytes,
+        name: bytes | None,
+        entry: Entry,
+        identity: Identity | None,
+        size: int,
+        stored_bytes: int,
+    ) -> int:
+        """A file is complete and can get its name. Returns the number of its inode, if known."""
+        if identity is None:
+            assert self._queue is not None
+            assert name is not None
+            self._queue.add(PendingRename(temporary, name, entry.type), stored_bytes)
+            return NOTHING
+        link = self.links.add(entry, identity, size) if entry.links > 1 else None
+        if name is None:
+            assert link is not None
+            link.spare((*self._scratch.spares()[1], temporary))
+            return identity[1]
+        where = link if link is not None else lambda: (*self._directory.names(), name)
+        self._immutable_flags.note(entry, where, identity)
+        if link is not None:
+            self._named(temporary, name, link, False, stored_bytes)
+        elif self._queue is not None:
+            self._queue.add(PendingRename(temporary, name, entry.type), stored_bytes)
+        return identity[1]
+
+    def _named(self, temporary: bytes, name: bytes, link: HardLink, replace: bool, stored_bytes: int = 0) -> None:
+        """A name of a file of several names was made."""
+        link.made((*self._directory.names(), temporary))
+        if self._queue is not None:
+            self._queue.add(PendingRename(temporary, name, link.kind, link, replace), stored_bytes)
+
+    def _refused(self, kind: str, problem: RestoreError) -> None:
+        self._report.revoke(kind, problem)
+
+
+def _move(name: bytes, folder: int, new_folder: int) -> None:
+    """Move a file that was made in a directory where the kernel encrypts; removed if that fails."""
+    try:
+        rename_new(name, folder, name, new_folder)
+    except BaseException:
+        _remove(name, folder)
+        raise
+
+
+def _remove(name: bytes, folder: int) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)

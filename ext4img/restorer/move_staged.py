@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from ext4img.errors import RestoreError
 from ext4img.hostfs.rename import rename_new
-from ext4img.hostfs.safe_dir import OPEN_DIRECTORY, Identity, NameTaken, SafeDir
+from ext4img.hostfs.safe_dir import Identity, NameTaken, SafeDir, close_again, open_closed
 from ext4img.interruption import checkpoint
 from ext4img.restorer import attributes
 from ext4img.restorer.keep_rules import is_same
@@ -40,7 +40,7 @@ class MoveStaged:
     def check(self) -> None:
         """Compare all names before anything is moved: NameTaken if one exists and may not be replaced."""
         with self._walks() as (here, there):
-            for name, old, new in _names(here, there):
+            for name, old, new in _names(here, there, self._options.merges_attributes):
                 checkpoint()
                 if old is None or name is None:
                     continue
@@ -52,7 +52,7 @@ class MoveStaged:
     def run(self) -> None:
         """Move everything, and set the attributes of merged directories."""
         with self._walks() as (here, there):
-            for name, old, new in _names(here, there):
+            for name, old, new in _names(here, there, self._options.merges_attributes):
                 checkpoint()
                 if name is None:
                     self._finish_directory(here, there, new)
@@ -124,10 +124,15 @@ class MoveStaged:
             return
         if self._options.merges_attributes:
             attributes.copy(here.fd, there.fd, status, self._report.not_set)
+            there.keep_mode()
 
 
-def _names(here: SafeDir, there: SafeDir) -> Iterator[tuple[bytes | None, os.stat_result | None, os.stat_result]]:
+def _names(
+    here: SafeDir, there: SafeDir, force: bool
+) -> Iterator[tuple[bytes | None, os.stat_result | None, os.stat_result]]:
     """(name, its status there, its status here) of everything that is not a directory on both sides.
+
+    `force`: closed directories there are opened while something is moved.
 
     Such directories are entered, and each ends with (None, None, its status here before).
     """
@@ -145,8 +150,12 @@ def _names(here: SafeDir, there: SafeDir) -> Iterator[tuple[bytes | None, os.sta
         new = os.stat(name, dir_fd=here.fd, follow_symlinks=False)
         old = there.status(name)
         if old is not None and stat.S_ISDIR(old.st_mode) and stat.S_ISDIR(new.st_mode) and there.has_exactly(name):
-            here.step(name)
-            there.step(name)
+            here.step(name, force=True)
+            try:
+                there.step(name, force=force)
+            except PermissionError as error:
+                here.leave()
+                raise RestoreError(f"it cannot be restored: {error.strerror}", there.shown(name)) from error
             frames.append((os.listdir(here.fd), new))
         else:
             yield name, old, new
@@ -166,11 +175,9 @@ def _rename(name: bytes, is_directory: bool, here: SafeDir, there: SafeDir) -> N
         if error.errno != errno.EACCES or not is_directory:
             raise
         # A directory must be writable to get another parent.
-        fd = os.open(name, OPEN_DIRECTORY, dir_fd=here.fd)
+        fd, mode = open_closed(name, here.fd)
         try:
-            mode = stat.S_IMODE(os.fstat(fd).st_mode)
-            os.fchmod(fd, mode | stat.S_IWUSR)
             rename_new(name, here.fd, name, there.fd)
-            os.fchmod(fd, mode)
         finally:
+            close_again(fd, mode)
             os.close(fd)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from ext4img.archive.damaged_reader import undamaged_members
 from ext4img.archive.decryption import EntryDecryptor
+from ext4img.archive.entry import Entry
 from ext4img.archive.input import ArchiveSource
 from ext4img.archive.key_check import Key, check_keys
 from ext4img.archive.open_backup import BackupSource, open_backup
@@ -116,7 +117,7 @@ def _dry_run(
 ) -> RestoreReport:
     report = RestoreReport()
     target = DryRunTarget(destination, options, report)
-    restorer = Restorer(target, decryptor, options, report, fetch=source.member if source.seekable else None)
+    restorer = Restorer(target, decryptor, options, report, fetch=_fetch(source))
     restorer.run(_members(source, restorer), source.total_bytes, progress)
     return report
 
@@ -134,7 +135,7 @@ def _restore_directly(
     if options.resume:
         target.clear_temporaries()
     writer = MemberWriter(target, options, report, kernel_keys=kernel_keys)
-    restorer = Restorer(writer, decryptor, options, report, fetch=source.member)
+    restorer = Restorer(writer, decryptor, options, report, fetch=_fetch(source))
     restorer.run(_members(source, restorer), source.total_bytes, progress)
     writer.finish(restorer.root)
     return report
@@ -150,7 +151,7 @@ def _restore_staged(
 ) -> RestoreReport:
     """Restore a stream, which may turn out to be damaged at its end, to a staging directory first."""
     report = RestoreReport()
-    with staging(target) as staged:
+    with staging(target) as (staged, _):
         writer = MemberWriter(staged, options, report, kernel_keys=kernel_keys, staged=True)
         # Nothing exists in the staging directory that would have to be looked at.
         restorer = Restorer(writer, decryptor, replace(options, overwrite="never", resume=False), report)
@@ -161,6 +162,11 @@ def _restore_staged(
         move.run()
     writer.finish(restorer.root, target, move.merged)
     return report
+
+
+def _fetch(source: BackupSource) -> Callable[[Entry], Restorable] | None:
+    """What gives the member that a further name belongs to; a stream can't."""
+    return (lambda link: source.member(link.link_target)) if source.seekable else None
 
 
 def _members(source: BackupSource, restorer: Restorer) -> Iterable[Restorable]:

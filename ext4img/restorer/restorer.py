@@ -61,7 +61,7 @@ class Restorer:
         options: RestoreOptions,
         report: RestoreReport,
         *,
-        fetch: Callable[[bytes], Restorable] | None = None,
+        fetch: Callable[[Entry], Restorable] | None = None,
     ) -> None:
         self.report = report
         self.root: Entry | None = None
@@ -104,6 +104,7 @@ class Restorer:
                 self.report.skip(error)
             while len(self._path) > 1:
                 self._leave()
+            self._target.remove_spares()
             if damaged is not None:
                 self._discard(damaged)
         if self._selected is not None:
@@ -120,6 +121,7 @@ class Restorer:
             self.report.skip(AlteredArchiveError(f"it is damaged: {error.reason}", decode_path(line.path)))
             return
         path = tree_path(line.path, directory=False) if line.path != ROOT else ROOT
+        self._target.links.lose(path, error)
         if self._is_skipped(path):
             self.report.left_out += self._skipped_count
             return
@@ -132,6 +134,8 @@ class Restorer:
             self._count_skipped()
             return
         self.report.skip(problem)
+        if isinstance(problem, (ArchiveError, NoKeyError)) and entry.links > 1 and entry.type != "dir":
+            self._target.links.lose(entry.path, problem)
         if entry.type == "dir":
             self._skip_subtree(entry, 1, isinstance(problem, NoKeyError))
 
@@ -143,7 +147,7 @@ class Restorer:
             return NOTHING
         if self._is_skipped(entry.path):
             self._count_skipped()
-            return NOTHING
+            return self._pass_by(member)
         if entry.path == ROOT:
             self.root = entry
             self._path.append(_RestoredDirectory(entry, None))
@@ -151,7 +155,7 @@ class Restorer:
         if self._lost_paths:
             self._stand_in(entry)
             if self._is_skipped(entry.path):
-                return NOTHING
+                return self._pass_by(member)
         while len(self._path) > 1 and self._path[-1].entry.path != entry.parent:
             self._leave()
         if not self._path or self._path[-1].entry.path != entry.parent:
@@ -165,11 +169,10 @@ class Restorer:
         try:
             name = self._decrypt_name(entry)
             if self._selected is not None and not self._is_selected(entry, name):
-                return NOTHING
-            in_plain_directory = self._path[-1].names is None
+                return self._pass_by(member)
             if entry.type != "dir" or entry.is_link:
-                return self._members.restore(member, name, in_plain_directory)
-            names = self._members.enter(entry, name, in_plain_directory)
+                return self._members.restore(member, name, self._path[-1].names is None)
+            names = self._members.enter(entry, name)
             self._path.append(_RestoredDirectory(entry, names))
             return _DIRECTORY
         except (RestoreError, NoKeyError, UnsupportedFeatureError) as error:
@@ -180,6 +183,7 @@ class Restorer:
             if not self._skip_damaged:
                 raise
             self.skip(entry, error)
+            return NOTHING
         except FileExistsError:
             self.skip(entry, target.taken(name))
         except OSError as error:
@@ -187,7 +191,12 @@ class Restorer:
                 raise
             where = target.shown(name) if name else entry.shown
             self.skip(entry, RestoreError(f"it cannot be restored: {error.strerror}", where))
-        return NOTHING
+        return self._pass_by(member)
+
+    def _pass_by(self, member: Restorable) -> int:
+        """A member that is not restored in its place; see `MemberRestorer.pass_by`."""
+        in_plain_directory = not self._path or self._path[-1].names is None
+        return self._members.pass_by(member, in_plain_directory)
 
     def _stand_in(self, entry: Entry) -> None:
         """Make the directories on the path to `entry` whose members are damaged, without attributes.

@@ -28,8 +28,11 @@ _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @contextmanager
-def staging(target: TargetDir) -> Iterator[TargetDir]:
-    """An empty directory in the target; it is removed afterwards, with everything that is still in it."""
+def staging(target: SafeDir) -> Iterator[tuple[TargetDir, tuple[bytes, ...]]]:
+    """An empty directory in the target, and the names that lead to it from there.
+
+    It is removed afterwards, with everything that is still in it. `target` must be where it starts.
+    """
     token = secrets.token_hex(4).encode()
     name = b".ext4img-%b.staging" % token
     with TargetDir(name, target) as outer:
@@ -41,7 +44,7 @@ def staging(target: TargetDir) -> Iterator[TargetDir]:
             finally:
                 os.close(fd)
             with TargetDir(_TREE, outer) as staged:
-                yield staged
+                yield staged, (name, _TREE)
         finally:
             _remove_staging(target.first_fd, name, outer.fd)
 

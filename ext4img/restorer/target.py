@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from ext4img.archive.entry import Entry
 from ext4img.crypto.policy import Policy
 from ext4img.errors import ArchiveError, Ext4Error
-from ext4img.hostfs.safe_dir import Identity, NameTaken
+from ext4img.hostfs.safe_dir import NameTaken
 from ext4img.restorer.commit_queue import DirDone
 from ext4img.restorer.hard_links import HardLink, HardLinks
 
@@ -30,6 +30,21 @@ class Restorable(Protocol):
 
     def chunks(self) -> Iterator[tuple[int, memoryview]]:
         """(offset in the body, at most 1 MiB of it), valid until the next is drawn."""
+
+
+Chunks = Iterable[tuple[int, memoryview]]
+"""(offset in the file, bytes), ascending."""
+
+
+class Form(NamedTuple):
+    """How a file, symlink or node is made."""
+
+    with_records: bool
+    """With the records that its ciphertext, or its encrypted name, needs to be decrypted later."""
+    policy: Policy | None = None
+    """The kernel is to encrypt it with this, although it does not encrypt in the directory."""
+    stored_bytes: int = 0
+    """How much of the backup it is."""
 
 
 class Target(Protocol):
@@ -71,25 +86,26 @@ class Target(Protocol):
     def leave(self, done: DirDone | None) -> None:
         """Go back to the directory above; the one that is left gets its attributes if `done` has them."""
 
-    def write_file(
-        self,
-        name: bytes,
-        entry: Entry,
-        size: int,
-        chunks: Iterable[tuple[int, memoryview]],
-        stored_bytes: int,
-        with_records: bool,
-    ) -> int:
-        """Make a file of `size` bytes; between its chunks there are holes."""
+    def is_encrypted(self, name: bytes, policy: Policy) -> bool:
+        """Whether the kernel encrypts the inode of a name in the current directory; it gets the key of `policy`."""
 
-    def make_node(self, name: bytes, entry: Entry, link_target: bytes, with_records: bool) -> int:
-        """Make a symlink, device, fifo or socket."""
+    def write_file(self, name: bytes | None, entry: Entry, size: int, chunks: Chunks, form: Form) -> int:
+        """Make a file of `size` bytes; between its chunks there are holes. For the name None see `make_node`."""
 
-    def make_link(self, name: bytes, entry: Entry, first: HardLink) -> int:
-        """Make a further name of a restored file."""
+    def make_node(self, name: bytes | None, entry: Entry, link_target: bytes, form: Form) -> int:
+        """Make a symlink, device, fifo or socket.
 
-    def keep(self, name: bytes, entry: Entry, identity: Identity) -> None:
+        Without a name it is made for the further names of the entry, and removed by `remove_spares`.
+        """
+
+    def make_link(self, name: bytes, entry: Entry, first: HardLink, replace: bool) -> int:
+        """Make a further name of a restored file; with `replace` instead of the file that has it."""
+
+    def keep(self, name: bytes, entry: Entry, status: os.stat_result) -> None:
         """Take a file that exists for the restored `entry`."""
+
+    def remove_spares(self) -> None:
+        """Remove what was made without a name."""
 
     def discard(self, damaged: Mapping[int, ArchiveError], removed: Callable[[str, Ext4Error], None]) -> None:
         """Remove all names of damaged files, by inode number; `removed` is called with the kind of each name."""

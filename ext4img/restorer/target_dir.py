@@ -27,9 +27,11 @@ _ENTRY_ERRORS: Final = frozenset(
         errno.EINVAL,
         errno.EMLINK,
         errno.ENAMETOOLONG,
+        errno.ENOKEY,  # the kernel lacks the key of an encrypted directory
         errno.ENOTSUP,
         errno.EOPNOTSUPP,
         errno.EPERM,
+        errno.EXDEV,
     )
 )
 

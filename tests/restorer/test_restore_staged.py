@@ -111,7 +111,7 @@ def test_what_another_restore_works_in_stays(left_over: Path):
         assert staged(left_over) == [name]
     finally:
         os.close(fd)
-    with TargetDir(left_over) as target, staging(target) as staged_tree:
+    with TargetDir(left_over) as target, staging(target) as (staged_tree, _):
         clear_stagings(target)
         (busy,) = staged(left_over)
         assert busy != name
