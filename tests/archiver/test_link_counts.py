@@ -64,9 +64,19 @@ def test_all_names_stay_one_file(links: int, tmp_path: Path):
         assert one_inode(tmp_path / target), target
 
 
-@pytest.mark.parametrize("links", [0, 1, 3])
+def test_a_count_of_zero_is_an_inode_that_is_not_in_use(tmp_path: Path):
+    """The kernel refuses it with EUCLEAN, and e2fsck clears its names: each is reported, none is kept."""
+    image = torn_image(tmp_path, 0)
+    with ext4img.open(image, checks="report") as fs:
+        report = backup(fs, tmp_path / "a.tar")
+        told = [str(problem) for problem in fs.problems]
+    assert report.members == 4
+    assert [name for name in NAMES if any(name in line for line in told)] == list(NAMES)
+
+
+@pytest.mark.parametrize("links", [1, 3])
 def test_new_images(links: int, tmp_path: Path):
-    """Their link counts are right. A count of 0 is the kernel's for unused inodes, so it is read as damage."""
+    """Their link counts are right."""
     image = torn_image(tmp_path, links)
     with ext4img.open(image, checks="report") as fs:
         backup(fs, tmp_path / "a.tar")
