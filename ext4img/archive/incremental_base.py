@@ -12,6 +12,7 @@ from uuid import UUID
 
 from ext4img.archive.entry import Entry
 from ext4img.archive.input import MUST_BE_SEEKABLE, ArchiveInput, ArchiveSource
+from ext4img.archive.loss import Loss
 from ext4img.archive.manifest import MAX_CHAIN_ARCHIVES, ManifestReader, parse_member
 from ext4img.archive.manifest_line import LINE_LIMIT_BYTES, ManifestLine, change_key_of, file_place, parse_line
 from ext4img.archive.member_paths import XATTR_DIRECTORY, is_control
@@ -39,9 +40,10 @@ class IncrementalBase:
         try:
             self._start, size, offset = self._find(source, uuid)
             self._positions = _PositionsByInode()  # of the line whose member has the inode's body
+            self._incomplete: set[int] = set()  # inodes that lack something: they are stored again
             self._window = b""  # a part of the manifest
             self._window_at = 0
-            reader = ManifestReader(self._input.cursor(self._start), size, offset)
+            reader = ManifestReader(self._input.cursor(self._start), size, offset, self._add_loss)
             self._read(reader)
             closing = reader.closing
             if closing is None:
@@ -56,7 +58,13 @@ class IncrementalBase:
     def unchanged(self, entry: Entry) -> tuple[ManifestLine, int] | None:
         """(the line of an unchanged file, index in `chain` of the archive that stores it); None if it changed."""
         position = self._positions.get(entry.inode)
-        if position is None or entry.type != "file" or entry.is_link or not entry.body_size:
+        if (
+            position is None
+            or entry.inode in self._incomplete
+            or entry.type != "file"
+            or entry.is_link
+            or not entry.body_size
+        ):
             return None
         line = self._line(position)
         if line.change_key != change_key_of(entry) or line.inode != entry.inode:
@@ -93,7 +101,7 @@ class IncrementalBase:
             return start, size, archive.closing.manifest_offset
 
     def _read(self, reader: ManifestReader) -> None:
-        """Find the lines of bodies. A file with an attribute member or unreadable ranges is stored again."""
+        """Find the lines of bodies. A file with an attribute member is stored again."""
         skip = False
         following = self._start
         for raw in reader.raw():
@@ -108,9 +116,12 @@ class IncrementalBase:
             if is_control(line.path):
                 skip = line.path.startswith(XATTR_DIRECTORY)
                 continue
-            if line.data_size and not line.unreadable and not skip:
+            if line.data_size and not skip:
                 self._positions.set(line.inode, position)
             skip = False
+
+    def _add_loss(self, loss: Loss) -> None:
+        self._incomplete.add(loss.inode)
 
     def _line(self, position: int) -> ManifestLine:
         """The line at a position. A window is read, as the next lines are likely to be needed next."""

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final, NamedTuple
 
@@ -25,10 +26,11 @@ from ext4img.archive.json_fields import (
     get_unsigned,
     shown_line,
 )
-from ext4img.errors import AlteredArchiveError
+from ext4img.errors import AlteredArchiveError, UnsupportedFeatureError
 from ext4img.structs.fscrypt import FSCRYPT_SYMLINK_DATA
 
 LINE_LIMIT_BYTES: Final = 2 << 20
+LOSSES: Final = "losses"  # what a closing line requires if there are lines of losses
 _TARGET_SHOWN_WHOLE: Final = FSCRYPT_SYMLINK_DATA.size + 149  # the no-key form of a longer target ends with a digest
 NO_BODY: Final = hashlib.sha256(b"").hexdigest()
 _decode: Final = json.JSONDecoder().raw_decode
@@ -132,7 +134,8 @@ class Closing(NamedTuple):
     """The manifest's closing line.
 
     `manifest_offset` is where the manifest's own header starts. `sha256` is the digest of the lines before. `chain`
-    has the `sha256` of each archive that an incremental archive is based on, the oldest first.
+    has the `sha256` of each archive that an incremental archive is based on, the oldest first. `losses` is the
+    number of lines of losses, which are the last ones before it.
     """
 
     members: int
@@ -140,6 +143,7 @@ class Closing(NamedTuple):
     sha256: str
     incomplete: int
     chain: tuple[str, ...] = ()
+    losses: int = 0
 
 
 def build_line(line: ManifestLine) -> bytes:
@@ -233,12 +237,14 @@ def parse_line(raw: bytes) -> ManifestLine | Closing:
             raise TypeError("not one JSON object")
         if "members" in found:
             chain = tuple(map(str, found.get("chain", ())))
+            _check_requires(found.get("requires", ()))
             return Closing(
                 get_unsigned(found, "members"),
                 get_unsigned(found, "offset"),
                 get_sha256(found, "sha256"),
                 get_unsigned(found, "incomplete"),
                 chain,
+                get_unsigned(found, "losses") if "losses" in found else 0,
             )
         path = get_bytes(found, "path")
         change_key = None
@@ -275,6 +281,13 @@ def parse_line(raw: bytes) -> ManifestLine | Closing:
         raise AlteredArchiveError(f"malformed line in the manifest: {shown_line(raw)!r} ({error})") from error
 
 
+def _check_requires(requires: Sequence[object]) -> None:
+    unknown = tuple(sorted({str(name) for name in requires} - {LOSSES}))
+    if unknown:
+        what = f"the backup requires {', '.join(unknown)}, which this version of ext4img does not know"
+        raise UnsupportedFeatureError(what, unknown)
+
+
 def build_closing(closing: Closing) -> bytes:
     """The closing line's bytes."""
     found: dict[str, Any] = {
@@ -285,4 +298,6 @@ def build_closing(closing: Closing) -> bytes:
     }
     if closing.chain:
         found["chain"] = closing.chain
+    if closing.losses:
+        found |= {"losses": closing.losses, "requires": [LOSSES]}
     return (json.dumps(found, separators=(",", ":")) + "\n").encode()

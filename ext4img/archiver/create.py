@@ -12,6 +12,7 @@ from ext4img.archive.backup_info import BackupInfo
 from ext4img.archive.entry import Entry
 from ext4img.archive.incremental_base import INCREMENTAL, IncrementalBase
 from ext4img.archive.input import ArchiveSource
+from ext4img.archive.loss import Loss
 from ext4img.archive.manifest_line import Closing, ManifestLine
 from ext4img.archive.output import ArchiveDestination, open_output
 from ext4img.archive.reader import Archive
@@ -34,6 +35,8 @@ class _EntryWriter(Protocol):
 
     def add_unchanged(self, entry: Entry, line: ManifestLine, archive: int) -> None: ...
 
+    def add_loss(self, loss: Loss) -> None: ...
+
     def finish(self, chain: tuple[str, ...] = ()) -> Closing: ...
 
 
@@ -42,8 +45,9 @@ class BackupReport:
     """What a backup wrote.
 
     `members` counts the names in the tree and the verity trees, as `verify` does, without the
-    archive's own files. `incomplete` counts members with parts that could not be read. `bytes` is the
-    size of the archive before compression. `unchanged` files are in earlier archives.
+    archive's own files. `incomplete` counts members with parts that could not be read, `losses` whatever else
+    could not be read: names in directories, attributes, whole entries. `bytes` is the size of the
+    archive before compression. `unchanged` files are in earlier archives.
     """
 
     members: int
@@ -52,6 +56,7 @@ class BackupReport:
     digest: str
     """SHA-256 of the manifest's lines, in hex. It identifies the whole archive."""
     unchanged: int = 0
+    losses: int = 0
 
 
 def backup(
@@ -91,7 +96,8 @@ def backup(
 
     ArchiveError if the destination cannot be written or exists already, LimitError if the archive
     cannot hold something. Damage in the image is an error; with checks="report" it is reported in
-    `fs.problems`, and unreadable parts of files are stored as zeros and recorded as unreadable.
+    `fs.problems`, unreadable parts of files are stored as zeros, and whatever could not be read is recorded
+    in the archive.
     """
     from ext4img import __version__
 
@@ -119,10 +125,15 @@ def backup(
             else:
                 writer.add(entry, body)
             members += 1
+            for loss in scanner.new_losses():
+                if unchanged is None or loss.path != entry.path:  # else the earlier archive has it in full
+                    writer.add_loss(loss)
             if progress is not None:
                 progress(writer.position, total)
+        for loss in scanner.new_losses():
+            writer.add_loss(loss)
         closing = writer.finish(base.chain if base is not None else ())
-    return BackupReport(members, writer.position, closing.incomplete, closing.sha256, kept)
+    return BackupReport(members, writer.position, closing.incomplete, closing.sha256, kept, closing.losses)
 
 
 def _check_not_of_chain(destination: ArchiveDestination, base: IncrementalBase) -> None:
