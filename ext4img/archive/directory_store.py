@@ -19,7 +19,7 @@ from ext4img.archive.backup_info import INFO_LIMIT_BYTES, BackupInfo
 from ext4img.archive.body import CHUNK_BYTES, join_chunks
 from ext4img.archive.directory_store_line import LINE_LIMIT_BYTES, DirectoryStoreLine, parse_store_line
 from ext4img.archive.entry import VERITY, Entry
-from ext4img.archive.loss import LOSS_START, FoundLosses, parse_loss, unreadable_contents
+from ext4img.archive.loss import LOSS_START, Losses, parse_loss, unreadable_contents
 from ext4img.archive.manifest_line import Closing, build_closing, parse_line
 from ext4img.archive.member_paths import archive_path
 from ext4img.archive.tree_order import TreeOrder
@@ -99,7 +99,7 @@ class DirectoryStore:
             self.info = BackupInfo.from_json(raw)
             self._safe_dir = SafeDir(os.dup(self._root))
             self._closing.callback(self._safe_dir.close)
-            self.losses = FoundLosses()
+            self.losses = Losses()
             self.closing = self._check_lines()
         except OSError as error:
             self.close()

@@ -16,7 +16,7 @@ from ext4img.archive.backup_info import INFO_LIMIT_BYTES, BackupInfo
 from ext4img.archive.body import CHUNK_BYTES, join_chunks
 from ext4img.archive.entry import VERITY, Entry, Segments
 from ext4img.archive.extracted_tree_walk import TreeWalk, open_control
-from ext4img.archive.loss import LOSS_START, FoundLosses, parse_loss, unreadable_contents
+from ext4img.archive.loss import LOSS_START, Losses, parse_loss, unreadable_contents
 from ext4img.archive.manifest_line import LINE_LIMIT_BYTES, ManifestLine, parse_line
 from ext4img.archive.member_paths import CONTROL
 from ext4img.errors import AlteredArchiveError, ArchiveError, NotFoundError
@@ -102,9 +102,9 @@ class ExtractedTree:
         self.info = BackupInfo.from_json(raw)
 
     @property
-    def losses(self) -> FoundLosses:
+    def losses(self) -> Losses:
         """See `BackupSource`: those in the manifest. Nothing proves that it is the one that was written."""
-        found = FoundLosses()
+        found = Losses()
         fd = open_control(self._root, b"manifest.jsonl")
         if fd is None:
             return found

@@ -9,7 +9,7 @@ from typing import Self
 from ext4img.archive.encryption_records import parse_filename
 from ext4img.archive.entry import VERITY
 from ext4img.archive.input import MUST_BE_SEEKABLE, ArchiveSource
-from ext4img.archive.loss import FoundLosses
+from ext4img.archive.loss import Losses
 from ext4img.archive.manifest_line import ManifestLine, archive_in
 from ext4img.archive.member import Member
 from ext4img.archive.member_paths import BACKUP_PATH, XATTR_DIRECTORY, archive_path, tree_path
@@ -63,7 +63,7 @@ class IncrementalChain:
         return self._newest.name
 
     @property
-    def losses(self) -> FoundLosses:
+    def losses(self) -> Losses:
         """What the newest archive lacks of the image: what it takes from the others is complete."""
         return self._newest.losses
 

@@ -114,7 +114,7 @@ class LossLines:
         self._spool.close()
 
 
-class FoundLosses(list[Loss]):
+class Losses(list[Loss]):
     """The losses of a backup that is read, at most 10,000 of them; `total` counts all."""
 
     def __init__(self) -> None:

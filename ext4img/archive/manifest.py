@@ -14,7 +14,7 @@ from typing import Final
 
 from ext4img.archive.entry import ROOT
 from ext4img.archive.input import Cursor
-from ext4img.archive.loss import LOSS_START, FoundLosses, Loss, LossLines, parse_loss, unreadable_contents
+from ext4img.archive.loss import LOSS_START, Loss, Losses, LossLines, parse_loss, unreadable_contents
 from ext4img.archive.manifest_line import (
     LINE_LIMIT_BYTES,
     Closing,
@@ -118,7 +118,7 @@ class ManifestReader:
     def __init__(
         self, cursor: Cursor, size: int, header_offset: int, on_loss: Callable[[Loss], None] | None = None
     ) -> None:
-        self.losses = FoundLosses()
+        self.losses = Losses()
         self._on_loss = on_loss
         self._loss_lines = 0
         self._cursor = cursor

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from ext4img.archive.input import ArchiveInput, ArchiveSource, Cursor
-from ext4img.archive.loss import FoundLosses
+from ext4img.archive.loss import Losses
 from ext4img.archive.manifest import ManifestReader, check_end, find_manifest, parse_member, tail_bytes
 from ext4img.archive.manifest_line import Closing, ManifestLine, build_line, line_start
 from ext4img.archive.member import Member, ReadResources
@@ -35,7 +35,7 @@ class Archive:
     def __init__(self, source: ArchiveSource) -> None:
         self.input = ArchiveInput(source)
         self.closing: Closing | None = None
-        self.losses = FoundLosses()
+        self.losses = Losses()
         self._reader: MemberReader | None = None  # the last one that iterated, for `close`
         self._single: Cursor | None = None  # for members that are read by themselves
         self._resources = ReadResources()

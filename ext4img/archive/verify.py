@@ -8,7 +8,7 @@ from typing import Final
 
 from ext4img.archive.damaged_reader import ManifestLookahead, members_past_damage
 from ext4img.archive.input import ArchiveSource
-from ext4img.archive.loss import FoundLosses
+from ext4img.archive.loss import Losses
 from ext4img.archive.manifest_line import Closing, ManifestLine
 from ext4img.archive.open_backup import BackupSource, open_backup
 from ext4img.archive.reader import Archive
@@ -33,7 +33,7 @@ class VerifyReport:
     bytes: int = 0
     damaged: int = 0
     incomplete: int = 0
-    losses: FoundLosses = field(default_factory=FoundLosses)
+    losses: Losses = field(default_factory=Losses)
     problems: list[Ext4Error] = field(default_factory=list)
     digest: str = ""
     """SHA-256 of the manifest's lines, in hex: it stands for the whole archive."""

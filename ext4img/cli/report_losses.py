@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ext4img.archive.loss import FoundLosses, Loss
+from ext4img.archive.loss import Loss, Losses
 from ext4img.cli.few_of_each import TOLD_AS_JSON, few_of_each
 from ext4img.cli.output import text_fields, warn
 from ext4img.cli.units import plural
 
 
-def report_losses(losses: FoundLosses, label: str) -> bool:
+def report_losses(losses: Losses, label: str) -> bool:
     """Write on stderr what is missing; whether anything is."""
     for loss in few_of_each(losses):
         warn(f"{label}: {loss}")
@@ -19,7 +19,7 @@ def report_losses(losses: FoundLosses, label: str) -> bool:
     return bool(losses.total)
 
 
-def loss_records(losses: FoundLosses) -> list[dict[str, Any]]:
+def loss_records(losses: Losses) -> list[dict[str, Any]]:
     """The losses for JSON, at most 100 of a kind."""
     return [
         {

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from ext4img.archive.loss import FoundLosses
+from ext4img.archive.loss import Losses
 from ext4img.errors import ArchiveError, Ext4Error, NoKeyError
 
 MAX_PROBLEMS: Final = 10_000
@@ -43,7 +43,7 @@ class RestoreReport:
     """How many entries were left out because no key decrypts them."""
     damaged: int = 0
     """How many entries were left out because the archive is damaged there."""
-    losses: FoundLosses = field(default_factory=FoundLosses)
+    losses: Losses = field(default_factory=Losses)
     """What the backup lacks, of what was to be restored: the image could not be read there when it was made."""
     kept: int = 0
     """How many names existed already and were kept: with `resume`, or by `overwrite`."""

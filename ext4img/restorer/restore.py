@@ -11,7 +11,7 @@ from ext4img.archive.decryption import EntryDecryptor
 from ext4img.archive.entry import ROOT
 from ext4img.archive.input import ArchiveSource
 from ext4img.archive.key_check import Key, check_keys
-from ext4img.archive.loss import FoundLosses
+from ext4img.archive.loss import Losses
 from ext4img.archive.open_backup import BackupSource, open_backup
 from ext4img.archive.path_filter import PathFilter, SelectedPath
 from ext4img.archive.reader import Archive
@@ -167,11 +167,11 @@ def _restore_staged(
     return report
 
 
-def _wanted_losses(source: BackupSource, only: Sequence[SelectedPath]) -> FoundLosses:
+def _wanted_losses(source: BackupSource, only: Sequence[SelectedPath]) -> Losses:
     """What the backup lacks. With `only`, what it lacks elsewhere does not count, if paths are plain to see."""
     if not only or not source.losses:
         return source.losses
-    wanted = FoundLosses()
+    wanted = Losses()
     path_filter = PathFilter(only)
     for loss in source.losses:
         names = () if loss.path == ROOT else tuple(loss.path.split(b"/"))
