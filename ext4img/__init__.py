@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ext4img.archive.incremental_base import IncrementalBase
     from ext4img.archive.input import ArchiveSource
     from ext4img.archive.key_check import Key
+    from ext4img.archive.loss import Loss, Losses, LossKind
     from ext4img.archive.manifest_line import ManifestLine
     from ext4img.archive.member import Member
     from ext4img.archive.open_backup import BackupMember, BackupSource, open_backup
@@ -181,6 +182,11 @@ _HOMES = {
     "archive.incremental_base": ("IncrementalBase",),
     "archive.input": ("ArchiveSource",),
     "archive.key_check": ("Key",),
+    "archive.loss": (
+        "Loss",
+        "LossKind",
+        "Losses",
+    ),
     "archive.manifest_line": ("ManifestLine",),
     "archive.member": ("Member",),
     "archive.open_backup": (
@@ -373,6 +379,9 @@ __all__ = [
     "KeyFormatError",
     "Keyring",
     "LimitError",
+    "Loss",
+    "LossKind",
+    "Losses",
     "ManifestLine",
     "MasterKey",
     "Member",

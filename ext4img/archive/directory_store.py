@@ -19,6 +19,7 @@ from ext4img.archive.backup_info import INFO_LIMIT_BYTES, BackupInfo
 from ext4img.archive.body import CHUNK_BYTES, join_chunks
 from ext4img.archive.directory_store_line import LINE_LIMIT_BYTES, DirectoryStoreLine, parse_store_line
 from ext4img.archive.entry import VERITY, Entry
+from ext4img.archive.loss import LOSS_START, Losses, parse_loss, unreadable_contents
 from ext4img.archive.manifest_line import Closing, build_closing, parse_line
 from ext4img.archive.member_paths import archive_path
 from ext4img.archive.tree_order import TreeOrder
@@ -98,6 +99,7 @@ class DirectoryStore:
             self.info = BackupInfo.from_json(raw)
             self._safe_dir = SafeDir(os.dup(self._root))
             self._closing.callback(self._safe_dir.close)
+            self.losses = Losses()
             self.closing = self._check_lines()
         except OSError as error:
             self.close()
@@ -173,21 +175,20 @@ class DirectoryStore:
     def _lines(self) -> Iterator[bytes]:
         """The lines of the entries."""
         with self._file(LINES) as file:
-            last = file.readline(LINE_LIMIT_BYTES)
-            while raw := file.readline(LINE_LIMIT_BYTES):
-                yield last
-                last = raw
+            for _ in range(self.closing.members - self.closing.losses):
+                yield file.readline(LINE_LIMIT_BYTES)
 
     def _check_lines(self) -> Closing:
         """The closing line. AlteredArchiveError if the lines before differ from those that were written."""
         digest = hashlib.sha256()
-        members = 0
+        members = losses = 0
         last = b""
         with self._file(LINES) as file:
             while raw := file.readline(LINE_LIMIT_BYTES):
                 if last:
                     digest.update(last)
                     members += 1
+                    losses += self._add_loss(last, losses)
                 last = raw
         try:
             closing = parse_line(last)
@@ -195,6 +196,20 @@ class DirectoryStore:
             closing = None
         if not isinstance(closing, Closing):
             raise TruncatedArchiveError(f"{self.name}: entries.jsonl has no closing line: it was cut short")
-        if (closing.members, closing.sha256) != (members, digest.hexdigest()) or build_closing(closing) != last:
+        found = members, losses, digest.hexdigest()
+        if (closing.members, closing.losses, closing.sha256) != found or build_closing(closing) != last:
             raise AlteredArchiveError(f"{self.name}: entries.jsonl is not as it was written")
         return closing
+
+    def _add_loss(self, raw: bytes, losses: int) -> bool:
+        """Add the loss in a line; whether it is that of a loss. Only losses may follow one."""
+        if raw.startswith(LOSS_START):
+            self.losses.add(parse_loss(raw))
+            return True
+        if losses:
+            raise AlteredArchiveError(f"{self.name}: entries.jsonl has an entry after the losses")
+        if b'"unreadable":' in raw:
+            line = parse_store_line(raw)
+            if line.unreadable:
+                self.losses.add(unreadable_contents(line.entry.path, line.entry.inode, line.unreadable))
+        return False

@@ -16,6 +16,7 @@ from ext4img.archive.digest_thread import DigestThread
 from ext4img.archive.directory_store import INFO, LINES, TREE, VERITY_DIRECTORY
 from ext4img.archive.directory_store_line import LINE_LIMIT_BYTES, DirectoryStoreLine, build_store_line
 from ext4img.archive.entry import ROOT, VERITY, Entry
+from ext4img.archive.loss import Loss, LossLines
 from ext4img.archive.manifest_line import Closing, ManifestLine, build_closing
 from ext4img.archive.member_paths import archive_path
 from ext4img.archive.tree_order import TreeOrder
@@ -48,6 +49,7 @@ class DirectoryStoreWriter:
             raise ArchiveError(f"{path}: already exists")
         with self._os_errors():
             os.mkdir(self._temporary, 0o700)
+        self._losses = LossLines()
         try:
             with self._os_errors():
                 root = os.open(self._temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -78,7 +80,7 @@ class DirectoryStoreWriter:
                     self._make_directory(directories, name)
                 elif entry.body_size:
                     digest = self._write_body(directories, name, entry, body)
-            unreadable = tuple(body.unreadable) if body is not None else ()
+            unreadable = tuple(sorted(body.unreadable)) if body is not None else ()
             raw = build_store_line(DirectoryStoreLine(entry, digest, unreadable))
             if len(raw) > LINE_LIMIT_BYTES:
                 raise LimitError(f"{entry.shown!r}: a line of {len(raw)} bytes; the format allows {LINE_LIMIT_BYTES}")
@@ -88,14 +90,31 @@ class DirectoryStoreWriter:
         self._incomplete += bool(unreadable)
         self.position += entry.data_bytes
 
+    def add_loss(self, loss: Loss) -> None:
+        """Record a part of the image that could not be read; at any time before `finish`."""
+        self._losses.add(loss)
+
     def add_unchanged(self, entry: Entry, line: ManifestLine, archive: int) -> None:
         """ArchiveError: a store is never incremental. Tools that deduplicate find what is unchanged."""
         raise ArchiveError(f"{self._path}: a directory store is not incremental")
 
+
     def finish(self, chain: tuple[str, ...] = (), last_write_s: int | None = None) -> Closing:
         """Write the closing line and rename the store to its path. `chain` is not used: it is for archives."""
-        closing = Closing(self._members, 0, self._hash.hexdigest(), self._incomplete, last_write_s=last_write_s)
         with self._os_errors():
+            for raw in self._losses.lines():
+                self._hash.update(raw)
+                self._lines.write(raw)
+            losses = self._losses.count
+            closing = Closing(
+                self._members + losses, 0, self._hash.hexdigest(), self._incomplete, (), losses, last_write_s
+            )
+        with self._os_errors():
+            for raw in self._losses.lines():
+                self._hash.update(raw)
+                self._lines.write(raw)
+            losses = self._losses.count
+            closing = Closing(self._members + losses, 0, self._hash.hexdigest(), self._incomplete, (), losses)
             self._lines.write(build_closing(closing))
             self._lines.flush()
             sync_file_system(self._root, self._path)
@@ -109,6 +128,7 @@ class DirectoryStoreWriter:
     def close(self) -> None:
         """Close all files. An unfinished store is deleted."""
         self._digests.close()
+        self._losses.close()
         unfinished, self._temporary = self._temporary, ""
         try:
             with self._os_errors():

@@ -34,7 +34,7 @@ Segments = tuple[tuple[int, int], ...]
 
 UNWRITTEN_KEPT: Final = 32  # ranges in an inode record, which must fit into an attribute; the manifest has all
 MAX_UNWRITTEN: Final = 50_000
-MAX_UNREADABLE: Final = 50_000
+MAX_UNREADABLE: Final = 10_000
 
 
 class Entry(NamedTuple):

@@ -16,7 +16,8 @@ from ext4img.archive.backup_info import INFO_LIMIT_BYTES, BackupInfo
 from ext4img.archive.body import CHUNK_BYTES, join_chunks
 from ext4img.archive.entry import VERITY, Entry, Segments
 from ext4img.archive.extracted_tree_walk import TreeWalk, open_control
-from ext4img.archive.manifest_line import ManifestLine
+from ext4img.archive.loss import LOSS_START, Losses, parse_loss, unreadable_contents
+from ext4img.archive.manifest_line import LINE_LIMIT_BYTES, ManifestLine, parse_line
 from ext4img.archive.member_paths import CONTROL
 from ext4img.errors import AlteredArchiveError, ArchiveError, NotFoundError
 from ext4img.names.paths import decode_path
@@ -99,6 +100,23 @@ class ExtractedTree:
             self.close()
             raise ArchiveError(f"{path}: not a backup: the directory has no .ext4img/backup.json")
         self.info = BackupInfo.from_json(raw)
+
+    @property
+    def losses(self) -> Losses:
+        """See `BackupSource`: those in the manifest. Nothing proves that it is the one that was written."""
+        found = Losses()
+        fd = open_control(self._root, b"manifest.jsonl")
+        if fd is None:
+            return found
+        with open(fd, "rb") as file:
+            while raw := file.readline(LINE_LIMIT_BYTES):
+                if raw.startswith(LOSS_START):
+                    found.add(parse_loss(raw))
+                elif b'"unreadable":' in raw:
+                    line = parse_line(raw)
+                    if isinstance(line, ManifestLine) and line.unreadable:
+                        found.add(unreadable_contents(line.path, line.inode, line.unreadable))
+        return found
 
     def members(self, *, verify: bool = False) -> Iterator[TreeMember]:
         """All members of the tree. Bodies that are not read are not checked, except with `verify`."""

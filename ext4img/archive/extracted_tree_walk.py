@@ -19,6 +19,7 @@ from ext4img.archive.entry_codec import (
     parse_overflow,
 )
 from ext4img.archive.inode_record import INODE
+from ext4img.archive.loss import LOSS_START
 from ext4img.archive.manifest_line import LINE_LIMIT_BYTES, ManifestLine, parse_line
 from ext4img.archive.member_paths import (
     CONTROL,
@@ -200,7 +201,7 @@ class _ManifestFollower:
         self._line = None
         while self._file is not None and self._line is None:
             raw = self._file.readline(LINE_LIMIT_BYTES)
-            line = parse_line(raw) if raw else None
+            line = parse_line(raw) if raw and not raw.startswith(LOSS_START) else None
             if not isinstance(line, ManifestLine):
                 self.close()
                 return

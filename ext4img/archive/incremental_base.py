@@ -19,6 +19,7 @@ from uuid import UUID
 
 from ext4img.archive.entry import Entry
 from ext4img.archive.input import MUST_BE_SEEKABLE, ArchiveInput, ArchiveSource
+from ext4img.archive.loss import Loss
 from ext4img.archive.manifest import MAX_CHAIN_ARCHIVES, ManifestReader, parse_member
 from ext4img.archive.manifest_line import (
     LINE_LIMIT_BYTES,
@@ -55,11 +56,12 @@ class IncrementalBase:
         try:
             self._start, size, offset = self._find(source, uuid)
             self._positions = _PositionsByInode()  # of the line whose member has the inode's body
+            self._incomplete: set[int] = set()  # inodes that lack something: they are stored again
             self._window = b""  # a part of the manifest
             self._window_at = 0
             self._files = 0  # with bodies
             self._change_times: set[int] = set()  # of these; no more than two
-            reader = ManifestReader(self._input.cursor(self._start), size, offset)
+            reader = ManifestReader(self._input.cursor(self._start), size, offset, self._add_loss)
             self._read(reader)
             closing = reader.closing
             if closing is None:
@@ -75,7 +77,13 @@ class IncrementalBase:
     def unchanged(self, entry: Entry) -> tuple[ManifestLine, int] | None:
         """(the line of an unchanged file, index in `chain` of the archive that stores it); None if it changed."""
         position = self._positions.get(entry.inode)
-        if position is None or entry.type != "file" or entry.is_link or not entry.body_size:
+        if (
+            position is None
+            or entry.inode in self._incomplete
+            or entry.type != "file"
+            or entry.is_link
+            or not entry.body_size
+        ):
             return None
         line = self._line(position)
         if line.change_key != change_key_of(entry) or line.inode != entry.inode:
@@ -124,7 +132,7 @@ class IncrementalBase:
             return start, size, archive.closing.manifest_offset
 
     def _read(self, reader: ManifestReader) -> None:
-        """Find the lines of bodies. A file with an attribute member or unreadable ranges is stored again."""
+        """Find the lines of bodies. A file with an attribute member is stored again."""
         skip = False
         following = self._start
         for raw in reader.raw():
@@ -148,6 +156,9 @@ class IncrementalBase:
         self._files += 1
         if len(self._change_times) < 2 and change_key is not None:
             self._change_times.add(change_key.ctime_ns)
+
+    def _add_loss(self, loss: Loss) -> None:
+        self._incomplete.add(loss.inode)
 
     def _line(self, position: int) -> ManifestLine:
         """The line at a position. A window is read, as the next lines are likely to be needed next."""

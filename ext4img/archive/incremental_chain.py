@@ -9,6 +9,7 @@ from typing import Self
 from ext4img.archive.encryption_records import parse_filename
 from ext4img.archive.entry import VERITY
 from ext4img.archive.input import MUST_BE_SEEKABLE, ArchiveSource
+from ext4img.archive.loss import Losses
 from ext4img.archive.manifest_line import ManifestLine, archive_in
 from ext4img.archive.member import Member
 from ext4img.archive.member_paths import BACKUP_PATH, XATTR_DIRECTORY, archive_path, tree_path
@@ -60,6 +61,11 @@ class IncrementalChain:
     def name(self) -> str:
         """For messages."""
         return self._newest.name
+
+    @property
+    def losses(self) -> Losses:
+        """What the newest archive lacks of the image: what it takes from the others is complete."""
+        return self._newest.losses
 
     @property
     def total_bytes(self) -> int | None:

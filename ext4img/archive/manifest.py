@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
+from ext4img.archive.entry import ROOT
 from ext4img.archive.input import Cursor
+from ext4img.archive.loss import LOSS_START, Loss, Losses, LossLines, parse_loss, unreadable_contents
 from ext4img.archive.manifest_line import (
     LINE_LIMIT_BYTES,
     Closing,
@@ -21,6 +23,7 @@ from ext4img.archive.manifest_line import (
     build_line,
     parse_line,
 )
+from ext4img.archive.member_paths import is_control, tree_path
 from ext4img.archive.tar_header import padding
 from ext4img.errors import AlteredArchiveError, ArchiveError, TruncatedArchiveError
 from ext4img.structs.tar import BLOCK_BYTES
@@ -42,6 +45,7 @@ class ManifestWriter:
         self._pending: list[bytes] = []
         self._hash = hashlib.sha256()
         self._incomplete = 0
+        self._losses = LossLines()
         self.members = 0
         self.size = 0
 
@@ -55,10 +59,21 @@ class ManifestWriter:
         self.members += 1
         self._incomplete += bool(line.unreadable)
 
+    def add_loss(self, loss: Loss) -> None:
+        """Add the line of a loss; it follows the lines of all members."""
+        self.size += self._losses.add(loss)
+
     def finish(self, offset: int, chain: tuple[str, ...] = (), last_write_s: int | None = None) -> Closing:
-        """Add the closing line. `offset` is where the manifest's header will be."""
+        """Add the lines of losses and the closing line. `offset` is where the manifest's header will be."""
+        for raw_loss in self._losses.lines():
+            self._pending.append(raw_loss)
+            if len(self._pending) == _LINES_PER_FLUSH:
+                self._flush()
         self._flush()
-        closing = Closing(self.members, offset, self._hash.hexdigest(), self._incomplete, chain, last_write_s)
+        losses = self._losses.count
+        self.members += losses
+        digest = self._hash.hexdigest()
+        closing = Closing(self.members, offset, digest, self._incomplete, chain, losses, last_write_s)
         raw = build_closing(closing)
         self._spool.write(raw)
         self.size += len(raw)
@@ -86,8 +101,9 @@ class ManifestWriter:
         self._spool.write(raw)
 
     def close(self) -> None:
-        """Delete the spool."""
+        """Delete the spools."""
         self._spool.close()
+        self._losses.close()
 
 
 class ManifestReader:
@@ -96,9 +112,16 @@ class ManifestReader:
     After the last line the closing line is checked: count, digest, the manifest's own offset. A
     caller that has read to the end therefore knows that the lines are those that were written.
     AlteredArchiveError if one is not, TruncatedArchiveError without a closing line.
+
+    `losses` are complete then, with the unreadable ranges of members among them. `on_loss` gets each one.
     """
 
-    def __init__(self, cursor: Cursor, size: int, header_offset: int) -> None:
+    def __init__(
+        self, cursor: Cursor, size: int, header_offset: int, on_loss: Callable[[Loss], None] | None = None
+    ) -> None:
+        self.losses = Losses()
+        self._on_loss = on_loss
+        self._loss_lines = 0
         self._cursor = cursor
         self.size = self._remaining = size
         self._offset = header_offset
@@ -156,7 +179,38 @@ class ManifestReader:
             lines = data.split(b"\n")
             lines.pop()
             self._members += len(lines)
+            if b'"unreadable":' in data:
+                self._find_unreadable(lines)
+            if self._loss_lines or (lines and lines[-1].startswith(LOSS_START)):
+                lines = self._without_losses(lines)
             yield lines, last
+
+    def _find_unreadable(self, lines: list[bytes]) -> None:
+        """Add the losses that are in the lines of members."""
+        for raw in lines:
+            if b'"unreadable":' in raw and not raw.startswith(LOSS_START):
+                line = parse_member(raw)
+                if line.unreadable:
+                    path = line.path if line.path == ROOT or is_control(line.path) else tree_path(line.path, False)
+                    self._add_loss(unreadable_contents(path, line.inode, line.unreadable))
+
+    def _without_losses(self, lines: list[bytes]) -> list[bytes]:
+        """The lines of members; those of losses are added to `losses`. Only losses may follow a loss."""
+        members: list[bytes] = []
+        for raw in lines:
+            if raw.startswith(LOSS_START):
+                self._loss_lines += 1
+                self._add_loss(parse_loss(raw))
+            elif self._loss_lines:
+                raise AlteredArchiveError("the manifest has a member's line after the losses")
+            else:
+                members.append(raw)
+        return members
+
+    def _add_loss(self, loss: Loss) -> None:
+        self.losses.add(loss)
+        if self._on_loss is not None:
+            self._on_loss(loss)
 
     def _close(self, closing: Closing, raw: bytes) -> None:
         if raw != build_closing(closing):
@@ -167,6 +221,8 @@ class ManifestReader:
                 if closing.members == self._members
                 else f"the manifest was altered: it has {self._members} members, {closing.members} were written"
             )
+        if closing.losses != self._loss_lines:
+            raise AlteredArchiveError(f"the manifest has {self._loss_lines} losses, {closing.losses} were written")
         if closing.manifest_offset != self._offset:
             raise AlteredArchiveError(
                 f"the manifest was written for byte offset {closing.manifest_offset}, not {self._offset}"

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final, NamedTuple
 
@@ -25,10 +26,11 @@ from ext4img.archive.json_fields import (
     get_unsigned,
     shown_line,
 )
-from ext4img.errors import AlteredArchiveError
+from ext4img.errors import AlteredArchiveError, UnsupportedFeatureError
 from ext4img.structs.fscrypt import FSCRYPT_SYMLINK_DATA
 
 LINE_LIMIT_BYTES: Final = 2 << 20
+LOSSES: Final = "losses"  # what a closing line requires if there are lines of losses
 _TARGET_SHOWN_WHOLE: Final = FSCRYPT_SYMLINK_DATA.size + 149  # the no-key form of a longer target ends with a digest
 NO_BODY: Final = hashlib.sha256(b"").hexdigest()
 _decode: Final = json.JSONDecoder().raw_decode
@@ -141,9 +143,10 @@ class Closing(NamedTuple):
     """The manifest's closing line.
 
     `manifest_offset` is where the manifest's own header starts. `sha256` is the digest of the lines before. `chain`
-    has the `sha256` of each archive that an incremental archive is based on, the oldest first.
-    `last_write_s` is when the file system was last written, in seconds since 1970: its files may have
-    changed later without a new change time, see `ext4img.archive.incremental_base`. None if unknown.
+    has the `sha256` of each archive that an incremental archive is based on, the oldest first. `losses` is the
+    number of lines of losses, which are the last ones before it. `last_write_s` is when the file system
+    was last written, in seconds since 1970: its files may have changed later without a new change time,
+    see `ext4img.archive.incremental_base`. None if unknown.
     """
 
     members: int
@@ -151,6 +154,7 @@ class Closing(NamedTuple):
     sha256: str
     incomplete: int
     chain: tuple[str, ...] = ()
+    losses: int = 0
     last_write_s: int | None = None
 
 
@@ -247,12 +251,14 @@ def parse_line(raw: bytes) -> ManifestLine | Closing:
             raise TypeError("not one JSON object")
         if "members" in found:
             chain = tuple(map(str, found.get("chain", ())))
+            _check_requires(found.get("requires", ()))
             return Closing(
                 get_unsigned(found, "members"),
                 get_unsigned(found, "offset"),
                 get_sha256(found, "sha256"),
                 get_unsigned(found, "incomplete"),
                 chain,
+                get_unsigned(found, "losses") if "losses" in found else 0,
                 get_unsigned(found, "last_write") if "last_write" in found else None,
             )
         path = get_bytes(found, "path")
@@ -291,6 +297,13 @@ def parse_line(raw: bytes) -> ManifestLine | Closing:
         raise AlteredArchiveError(f"malformed line in the manifest: {shown_line(raw)!r} ({error})") from error
 
 
+def _check_requires(requires: Sequence[object]) -> None:
+    unknown = tuple(sorted({str(name) for name in requires} - {LOSSES}))
+    if unknown:
+        what = f"the backup requires {', '.join(unknown)}, which this version of ext4img does not know"
+        raise UnsupportedFeatureError(what, unknown)
+
+
 def build_closing(closing: Closing) -> bytes:
     """The closing line's bytes."""
     found: dict[str, Any] = {
@@ -301,6 +314,8 @@ def build_closing(closing: Closing) -> bytes:
     }
     if closing.chain:
         found["chain"] = closing.chain
+    if closing.losses:
+        found |= {"losses": closing.losses, "requires": [LOSSES]}
     if closing.last_write_s is not None:
         found["last_write"] = closing.last_write_s
     return (json.dumps(found, separators=(",", ":")) + "\n").encode()

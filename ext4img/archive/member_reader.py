@@ -9,6 +9,7 @@ from ext4img.archive.backup_info import INFO_LIMIT_BYTES, BackupInfo
 from ext4img.archive.entry import NO_XATTRS, UNWRITTEN_KEPT, VERITY, Entry, Segments
 from ext4img.archive.entry_codec import XATTR_MEMBER_LIMIT_BYTES, entry_of, parse_overflow
 from ext4img.archive.input import Cursor
+from ext4img.archive.loss import Losses
 from ext4img.archive.manifest import ManifestReader, ManifestWriter, check_end, parse_member
 from ext4img.archive.manifest_line import (
     Closing,
@@ -62,6 +63,7 @@ class MemberReader:
         resources: ReadResources | None = None,
     ) -> None:
         self.closing: Closing | None = None
+        self.losses = Losses()  # of a stream, when its manifest has been read
         self.start = cursor.position
         self._cursor = cursor
         self._expected = expected
@@ -264,6 +266,7 @@ class MemberReader:
         if next(lines, None) is not None:
             raise AlteredArchiveError("it has members that the manifest does not have")
         self.closing = manifest.closing
+        self.losses = manifest.losses
         check_end(self._cursor, header.size)
         if damaged.errors:
             raise damaged

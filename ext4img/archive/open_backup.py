@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 from ext4img.archive.backup_info import BackupInfo
 from ext4img.archive.entry import Entry, Segments
 from ext4img.archive.input import ArchiveSource
+from ext4img.archive.loss import Losses
 from ext4img.archive.reader import Archive
 from ext4img.errors import TruncatedArchiveError
 
@@ -46,6 +47,10 @@ class BackupSource(Protocol):
     @property
     def seekable(self) -> bool:
         """Whether each member has been verified once it has been read."""
+
+    @property
+    def losses(self) -> Losses:
+        """What the backup lacks of the image; of a stream it is known after the last member."""
 
     @property
     def total_bytes(self) -> int | None:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from ext4img.archive.input import ArchiveInput, ArchiveSource, Cursor
+from ext4img.archive.loss import Losses
 from ext4img.archive.manifest import ManifestReader, check_end, find_manifest, parse_member, tail_bytes
 from ext4img.archive.manifest_line import Closing, ManifestLine, build_line, line_start
 from ext4img.archive.member import Member, ReadResources
@@ -24,15 +25,17 @@ from ext4img.names.paths import decode_path
 class Archive:
     """Iterate it for its `Member`s.
 
-    `info` has the facts of the whole backup. `closing` is the manifest's closing line: of a file
-    at once, of a stream after the iteration. A file can be iterated any number of times, a stream
-    once. TruncatedArchiveError if the manifest is missing, AlteredArchiveError if it is not the
-    one that was written, ArchiveError if the source is not a backup.
+    `info` has the facts of the whole backup. `closing` is the manifest's closing line, `losses` say
+    what the backup lacks of the image: both of a file at once, of a stream after the iteration. A file
+    can be iterated any number of times, a stream once. TruncatedArchiveError if the manifest is
+    missing, AlteredArchiveError if it is not the one that was written, ArchiveError if the source is
+    not a backup.
     """
 
     def __init__(self, source: ArchiveSource) -> None:
         self.input = ArchiveInput(source)
         self.closing: Closing | None = None
+        self.losses = Losses()
         self._reader: MemberReader | None = None  # the last one that iterated, for `close`
         self._single: Cursor | None = None  # for members that are read by themselves
         self._resources = ReadResources()
@@ -47,6 +50,7 @@ class Archive:
                 self.closing = find_manifest(self.input.cursor(size - tail_bytes(size)), size)
                 reader, cursor = self._manifest_reader(self.closing.manifest_offset)
                 reader.verify()
+                self.losses = reader.losses
                 check_end(cursor, reader.size)
         except BaseException:
             self.close()
@@ -92,6 +96,7 @@ class Archive:
         yield from reader.members(verify)
         if self.closing is None:
             self.closing = reader.closing
+            self.losses = reader.losses
 
     def manifest(self) -> Iterator[ManifestLine]:
         """The manifest's lines. Only of a file."""

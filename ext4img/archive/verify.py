@@ -8,6 +8,7 @@ from typing import Final
 
 from ext4img.archive.damaged_reader import ManifestLookahead, members_past_damage
 from ext4img.archive.input import ArchiveSource
+from ext4img.archive.loss import Losses
 from ext4img.archive.manifest_line import Closing, ManifestLine
 from ext4img.archive.open_backup import BackupSource, open_backup
 from ext4img.archive.reader import Archive
@@ -24,13 +25,15 @@ class VerifyReport:
     `damaged` members differ from what was written; `problems` has their errors, at most 10,000.
 
     `incomplete` counts files with parts that could not be read when the backup was made: they
-    are as they were written, but lack data of the image.
+    are as they were written, but lack data of the image. `losses` are all that it lacks, these parts and names,
+    attributes, whole entries.
     """
 
     members: int = 0
     bytes: int = 0
     damaged: int = 0
     incomplete: int = 0
+    losses: Losses = field(default_factory=Losses)
     problems: list[Ext4Error] = field(default_factory=list)
     digest: str = ""
     """SHA-256 of the manifest's lines, in hex: it stands for the whole archive."""
@@ -80,6 +83,7 @@ def verify(
                 report.bytes = member.position + member.data_size
                 if progress is not None:
                     progress(report.bytes, opened.total_bytes)
+        report.losses = opened.losses
         closing = getattr(opened, "closing", None)
         if isinstance(closing, Closing):
             _add_closing(closing, report)

@@ -14,6 +14,7 @@ from ext4img.archive.body import BodyStream, Buffer
 from ext4img.archive.digest_thread import DigestThread, sha256_hex
 from ext4img.archive.encryption_records import build_filename
 from ext4img.archive.entry import VERITY, Entry, Segments
+from ext4img.archive.loss import Loss
 from ext4img.archive.manifest import ManifestWriter
 from ext4img.archive.manifest_line import (
     NO_BODY,
@@ -112,6 +113,10 @@ class ArchiveWriter:
         if entry.flags & EXT4_VERITY_FL:
             self._verity.add(entry.inode)
 
+    def add_loss(self, loss: Loss) -> None:
+        """Record a part of the image that could not be read; at any time before `finish`."""
+        self._manifest.add_loss(loss)
+
     def finish(self, chain: tuple[str, ...] = (), last_write_s: int | None = None) -> Closing:
         """Write the manifest and the archive's end. The archive is complete after this.
 
@@ -188,7 +193,7 @@ class ArchiveWriter:
                     self._digests.update(digest, chunk)
                     write(chunk)
                 self._digests.wait()
-                unreadable = tuple(body.unreadable)
+                unreadable = tuple(sorted(body.unreadable))
             write(_ZEROS[: -size % BLOCK_BYTES])
             sha256 = digest.hexdigest()
         self.position += len(header_bytes) + size + -size % BLOCK_BYTES

@@ -24,12 +24,14 @@ from ext4img.archive.entry import (
     Entry,
     Segments,
 )
+from ext4img.archive.loss import Loss, LossKind
 from ext4img.archiver.exclude import ExcludeFilter, key_of
 from ext4img.archiver.read_ahead import WINDOW_BYTES, Extent, ReadAhead, ReadBatch
 from ext4img.archiver.selection import TreeSelection, count_names
 from ext4img.errors import CorruptionError, Place, SourceError
 from ext4img.fs.filesystem import FileSystem
 from ext4img.fs.path import PathLike
+from ext4img.fs.shown_names import NamedEntry
 from ext4img.names.nokey import nokey_target
 from ext4img.names.paths import decode_path
 from ext4img.structs.directory import EXT4_FT_DIR
@@ -92,6 +94,7 @@ class TreeScanner:
         self._buffers = memoryview(bytearray(CHUNK_BYTES)), memoryview(bytearray(CHUNK_BYTES))
         self._together = together
         self._ahead = ReadAhead(fs.volume.blocks)
+        self._losses: list[Loss] = []
         self._first_names: dict[int, tuple[bytes, int]] = {}  # of hard-linked files: path, names still to come
         self._names: dict[int, int] = {}  # how many names inodes have whose link count is lower
 
@@ -118,6 +121,11 @@ class TreeScanner:
             tool=tool,
         )
 
+    def new_losses(self) -> list[Loss]:
+        """What had to be left out since the last call; drawn between the entries and after the last."""
+        losses, self._losses = self._losses, []
+        return losses
+
     def entries(self) -> Iterator[tuple[Entry, BodyStream | None]]:
         """Each entry with its body. A body must be read before the next entry is asked for."""
         root = self._fs.root()
@@ -134,19 +142,20 @@ class TreeScanner:
             for child, batch in level.children:
                 path, inode = child.path, child.inode
                 if inode.number in visited:
-                    self._found(
-                        f"directory {decode_path(path)!r} is reached twice (a loop, or a second parent)", inode.number
-                    )
+                    reason = f"directory {decode_path(path)!r} is reached twice (a loop, or a second parent)"
+                    self._found(reason, "entry", path, inode.number)
                     continue
+                known_losses = len(self._losses)
                 try:
                     if not inode.is_dir and inode.links > 1 and inode.number in self._first_names:
                         yield self._further_name(child, in_encrypted), None
                         continue
                     entry, body = self._entry(child, batch, in_encrypted)
                     if self._filter and not self._filter.includes(path, inode.is_dir, entry.context, level.key):
+                        del self._losses[known_losses:]
                         continue
                 except (CorruptionError, SourceError) as error:
-                    self._skip(error, inode.number)
+                    self._skip(error, "entry", path, inode.number)
                     continue
                 yield entry, body
                 if entry.flags & EXT4_VERITY_FL and entry.type == "file":
@@ -167,7 +176,7 @@ class TreeScanner:
             try:
                 found = self._verity(entry, inode)
             except (CorruptionError, SourceError) as error:
-                self._skip(error, inode.number)
+                self._skip(error, "verity", entry.path, inode.number)
                 continue
             if found is not None:
                 yield found
@@ -175,13 +184,20 @@ class TreeScanner:
     def _children(self, level: _ScannedDirectory, directory: StoredInode) -> Iterator[tuple[_Child, ReadBatch]]:
         """The children of a directory in byte order of their shown names, each with the batch that it is read in."""
         plain: dict[bytes, bytes] = {}
+        directory_path = level.path[:-1] or ROOT
         try:
-            names = self._fs.listdir(directory)
+            texts, listing = self._fs.listing(directory)
+            names = [
+                NamedEntry(text.encode("utf-8", "surrogateescape"), entry)
+                for text, entry in zip(texts, listing.entries(), strict=True)
+            ]
             if self._plain is not None and directory.is_encrypted:
                 plain = {named.entry.name: named.name for named in self._plain.listdir(directory)}
         except (CorruptionError, SourceError) as error:
-            self._skip(error, directory.number)
+            self._skip(error, "names", directory_path, directory.number)
             return
+        if listing.damage is not None:
+            self._losses.append(Loss("names", directory_path, directory.number, str(listing.damage)))
         if self._selection is not None:
             names = self._selection.of(directory.number, names)
         names.sort()
@@ -191,11 +207,11 @@ class TreeScanner:
             children: list[_Child] = []
             for named, row in zip(part, self._volume.inodes.batch([named[1][1] for named in part]), strict=True):
                 name, stored = named
+                path = plain_path = level.path + name
                 if name == last:
-                    self._found(f"name {name!r} is in the directory twice", directory.number)
+                    self._found(f"name {name!r} is in the directory twice", "entry", path, directory.number)
                     continue
                 last = name
-                path = plain_path = level.path + name
                 if self._filter is not None:
                     plain_path = level.plain_path + plain.get(stored.name, name)
                     if self._filter.excludes(path, plain_path):
@@ -204,6 +220,7 @@ class TreeScanner:
                     self._volume.named_inode(stored.inode, decode_path(path), directory.number) if row is None else row
                 )
                 if fields is None:
+                    self._losses.append(Loss("entry", path, stored.inode, str(self._problems.last)))
                     continue
                 inode = tuple.__new__(StoredInode, fields)
                 if inode.number in self._names and not inode.is_dir:
@@ -259,7 +276,15 @@ class TreeScanner:
         kind = inode.type
         if kind not in MODE_OF_TYPE:
             raise CorruptionError(f"mode {inode.mode:#o} names no file type", Place(inode=inode.number, field="i_mode"))
+        damage = self._problems.damage
         context = self._context(inode) if inode.flags & EXT4_ENCRYPT_FL else None
+        has_xattrs = inode.inline_xattrs or inode.xattr_block
+        xattrs = (self._volume.xattrs(inode) or NO_XATTRS) if has_xattrs else NO_XATTRS
+        lacks_xattrs = self._problems.damage != damage
+        if lacks_xattrs:
+            self._losses.append(Loss("attributes", path, inode.number, str(self._problems.last)))
+        elif self._volume.is_replaced(inode.number):
+            self._losses.append(Loss("attributes", path, inode.number, "its inode was lost"))
         size = body_size = 0
         segments: Segments = ()
         unwritten: Segments = ()
@@ -275,15 +300,19 @@ class TreeScanner:
             else:
                 body_size = self._body_size(inode)
                 contents = self._volume.contents(inode, body_size)
-                segments = tuple(contents.segments())
+                segments = tuple(contents.segments(with_lost=False))
                 unwritten = self._unwritten(contents, inode)
                 body = self._body(contents, segments)
+                for lost, length in contents.lost(body_size):
+                    _add_range(body.unreadable, lost, length)
+                if lacks_xattrs and contents.inline is not None and len(contents.inline) < size:
+                    # The rest was in an attribute.
+                    body.unreadable.append((len(contents.inline), size - len(contents.inline)))
         elif kind == "symlink":
             link_target, stored_target = self._target(inode, context)
             size = inode.size if context is not None else len(link_target)
         elif kind == "dir":
             size = inode.size
-        has_xattrs = inode.inline_xattrs or inode.xattr_block
         # By position, in the order of its fields: a third of the time that keywords take.
         entry = Entry._make(
             (
@@ -302,7 +331,7 @@ class TreeScanner:
                 inode.rdev or (0, 0) if kind in _DEVICES else (0, 0),
                 link_target,
                 False,
-                (self._volume.xattrs(inode) or NO_XATTRS) if has_xattrs else NO_XATTRS,
+                xattrs,
                 inode.number,
                 inode.generation,
                 inode.flags,
@@ -354,7 +383,7 @@ class TreeScanner:
         start = -(-inode.size // EXT4_VERITY_METADATA_ALIGNMENT) * EXT4_VERITY_METADATA_ALIGNMENT
         end = max((run.end * self._block_size for run in runs), default=0)
         if end <= start:
-            self._found("a verity file without its Merkle tree", inode.number)
+            self._found("a verity file without its Merkle tree", "verity", entry.path, inode.number)
             return None
         contents = self._volume.contents(inode, end)
         parts = [(max(offset, start), offset + length) for offset, length in contents.segments()]
@@ -433,17 +462,19 @@ class TreeScanner:
                     _add_range(unreadable, bad - start, bad_length)
                 yield part
 
-    def _found(self, reason: str, inode: int) -> None:
-        self._problems.found(CorruptionError(reason, Place(inode=inode)))
+    def _found(self, reason: str, what: LossKind, path: bytes, inode: int) -> None:
+        self._skip(CorruptionError(reason, Place(inode=inode)), what, path, inode)
 
-    def _skip(self, error: CorruptionError | SourceError, inode: int) -> None:
-        """Raise in strict mode; else report the error and continue without the inode."""
+    def _skip(self, error: CorruptionError | SourceError, what: LossKind, path: bytes, inode: int) -> None:
+        """Raise in strict mode; else report the error and continue without what it concerns, which is a loss."""
         self._problems.unreadable(error, Place(inode=inode))
+        self._losses.append(Loss(what, path, inode, str(error)))
 
 
 def _add_range(ranges: list[tuple[int, int]], offset: int, length: int) -> None:
     """Add a range; it is joined to the last if it continues that, or if a manifest's line has no room for more."""
-    if ranges and (sum(ranges[-1]) == offset or len(ranges) >= MAX_UNREADABLE):
-        first = ranges.pop()[0]
-        offset, length = first, offset + length - first
-    ranges.append((offset, length))
+    if not ranges or (sum(ranges[-1]) != offset and len(ranges) < MAX_UNREADABLE):
+        ranges.append((offset, length))
+        return
+    first, end = min(ranges[-1][0], offset), max(sum(ranges[-1]), offset + length)
+    ranges[-1] = first, end - first

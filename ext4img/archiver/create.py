@@ -14,6 +14,7 @@ from ext4img.archive.digest_thread import DigestThread
 from ext4img.archive.entry import Entry
 from ext4img.archive.incremental_base import INCREMENTAL, IncrementalBase
 from ext4img.archive.input import ArchiveSource
+from ext4img.archive.loss import Loss
 from ext4img.archive.manifest_line import Closing, ManifestLine
 from ext4img.archive.output import ArchiveDestination, open_output
 from ext4img.archive.reader import Archive
@@ -46,6 +47,8 @@ class _EntryWriter(Protocol):
 
     def add_unchanged(self, entry: Entry, line: ManifestLine, archive: int) -> None: ...
 
+    def add_loss(self, loss: Loss) -> None: ...
+
     def finish(self, chain: tuple[str, ...] = (), last_write_s: int | None = None) -> Closing: ...
 
 
@@ -54,11 +57,12 @@ class BackupReport:
     """What a backup wrote.
 
     `members` counts the names in the tree and the verity trees, as `verify` does, without the
-    archive's own files. `incomplete` counts members with parts that could not be read. `bytes` is the
-    size of the archive before compression. `unchanged` files are in earlier archives; `reread` of them
-    were read again, because their times left a doubt or contents were compared. `times_may_lag`: files
-    were compared by their times in an image of a file system in use, whose latest contents may be on
-    the disk before the inode's new times are; the next backup finds them if these were written later.
+    archive's own files. `incomplete` counts members with parts that could not be read, `losses` whatever else
+    could not be read: names in directories, attributes, whole entries. `bytes` is the size of the
+    archive before compression. `unchanged` files are in earlier archives; `reread` of them were read
+    again, because their times left a doubt or contents were compared. `times_may_lag`: files were
+    compared by their times in an image of a file system in use, whose latest contents may be on the disk
+    before the inode's new times are.
     """
 
     members: int
@@ -69,6 +73,7 @@ class BackupReport:
     unchanged: int = 0
     reread: int = 0
     times_may_lag: bool = False
+    losses: int = 0
 
 
 def backup(
@@ -113,7 +118,8 @@ def backup(
 
     ArchiveError if the destination cannot be written or exists already, LimitError if the archive
     cannot hold something. Damage in the image is an error; with checks="report" it is reported in
-    `fs.problems`, and unreadable parts of files are stored as zeros and recorded as unreadable.
+    `fs.problems`, unreadable parts of files are stored as zeros, and whatever could not be read is recorded
+    in the archive.
     """
     from ext4img import __version__
 
@@ -151,20 +157,24 @@ def backup(
                 writer.add(entry, body)
             members += 1
             last_change_ns = max(last_change_ns, entry.ctime_ns)
+            for loss in scanner.new_losses():
+                if unchanged is None or loss.path != entry.path:  # else the earlier archive has it in full
+                    writer.add_loss(loss)
             if progress is not None:
                 progress(writer.position, total)
+        for loss in scanner.new_losses():
+            writer.add_loss(loss)
         chain = base.chain if base is not None else ()
         closing = writer.finish(chain, last_write_s(fs.volume, last_change_ns // _NS))
-    if comparison is None:
-        return BackupReport(members, writer.position, closing.incomplete, closing.sha256)
     return BackupReport(
         members,
         writer.position,
         closing.incomplete,
         closing.sha256,
-        comparison.kept,
-        comparison.reread,
-        times_may_lag=compare == "times" and was_in_use(fs.volume),
+        unchanged=comparison.kept if comparison is not None else 0,
+        reread=comparison.reread if comparison is not None else 0,
+        times_may_lag=comparison is not None and compare == "times" and was_in_use(fs.volume),
+        losses=closing.losses,
     )
 
 

@@ -10,19 +10,18 @@ from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple, TypeVar
 
 from ext4img.errors import PathError
-from ext4img.volume.problems import Problem
 
 TOLD_AS_LINES: Final = 10
 TOLD_AS_JSON: Final = 100
 _VARYING: Final = re.compile(r"""0x[0-9a-f]+|[0-9]+|b?'(?:[^'\\]|\\.)*'|b?"(?:[^"\\]|\\.)*\"""")
 
-P = TypeVar("P", bound=Problem | BaseException)
+P = TypeVar("P")
 
 
 class More(NamedTuple):
     """`number` more problems of the kind of `first`, which are not told one by one."""
 
-    first: Problem | BaseException
+    first: object
     number: int
 
     def __str__(self) -> str:
@@ -44,7 +43,7 @@ def few_of_each(problems: Iterable[P], told: int = TOLD_AS_LINES) -> Iterator[P 
             yield More(firsts[kind], count - told)
 
 
-def _kind(problem: Problem | BaseException) -> str:
+def _kind(problem: object) -> str:
     if isinstance(problem, PathError):
         text = problem.strerror or ""
     else:

@@ -10,6 +10,7 @@ from ext4img.cli.exit_codes import Exit
 from ext4img.cli.few_of_each import TOLD_AS_JSON, More, few_of_each
 from ext4img.cli.output import Output, hint, warn
 from ext4img.cli.quoting import quote
+from ext4img.cli.report_losses import report_losses
 from ext4img.cli.units import plural, size_text
 from ext4img.errors import NoKeyError
 from ext4img.restorer.attributes import is_privileged
@@ -48,6 +49,7 @@ def report_restored(report: RestoreReport, out: Output, target: str, *, dry_run:
                 "left_out": report.left_out,
                 "no_key": report.no_key,
                 "damaged": report.damaged,
+                "losses": report.losses.total,
                 "unset": dict(sorted(report.not_set.items())),
                 "problems": [str(problem) for problem in few_of_each(report.problems, TOLD_AS_JSON)],
             }
@@ -64,6 +66,7 @@ def report_restored(report: RestoreReport, out: Output, target: str, *, dry_run:
             out.line(f"{plural(report.left_out, 'entry', 'entries')} left out{why}")
         if report.damaged:
             out.line(f"the backup is DAMAGED: {plural(report.damaged, 'member')} could not be restored")
+    report_losses(report.losses, quote(target))
     if report.damaged:
         return Exit.ARCHIVE
     return Exit.DONE if report.complete and all_set else Exit.PARTLY

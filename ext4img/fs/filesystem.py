@@ -297,14 +297,17 @@ class FileSystem:
         """The same with entries as columns; `prefix`, empty or ending with "/", precedes each name."""
         volume = self.volume
         listing = volume.listing(directory)
-        names = listing.names
+        names, known = listing.names, listing.damage
+        damage = volume.problems.damage
         if directory.is_encrypted:
             names, listing = self.encrypted.names(directory, listing)
         if directory.flags & EXT4_CASEFOLD_FL and volume.superblock.encoding_flags:
             from ext4img.fs.casefold_lookup import report_names_not_utf8
 
             report_names_not_utf8(names, directory.number, volume.superblock, volume.problems)
-        return shown_names(names, listing, directory.number, volume.problems, prefix)
+        texts, listing = shown_names(names, listing, directory.number, volume.problems, prefix)
+        listing.damage = known if volume.problems.damage == damage else volume.problems.last
+        return texts, listing
 
     def lookup(self, directory: StoredInode, name: bytes) -> DirEntry | None:
         """The entry that is shown under `name`, or None. Uses the directory's index if it has one."""

@@ -43,6 +43,7 @@ class ArchiveRebuildSource(NumberedBodies):
         super().__init__()
         self.archive = archive
         self.info = archive.info
+        self.losses = archive.losses
         self.total_bytes = archive.input.size
         self.position = 0
         self.digests = DigestThread()

@@ -29,6 +29,7 @@ class DirectoryRebuildSource(NumberedBodies):
         super().__init__()
         self._backup = backup
         self.info = backup.info
+        self.losses = backup.losses
         self.total_bytes = backup.total_bytes
         self.position = 0
         self._passes: list[_ForwardPass] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ext4img.archive.entry import Entry, Segments
+from ext4img.archive.loss import Losses
 from ext4img.archiver.collect import TreeScanner
 from ext4img.fs.filesystem import FileSystem
 from ext4img.fs.path import PathLike
@@ -26,6 +27,7 @@ class ImageRebuildSource:
         self._unreadable: set[int] = set()
         self._last: tuple[int, RandomAccessBody] | None = None
         self.info = self._scanner.info("")
+        self.losses = Losses()
         self.position = 0
 
     @property

@@ -8,15 +8,16 @@ from typing import Final, NamedTuple
 
 from ext4img.archive.backup_info import BackupInfo
 from ext4img.archive.entry import ROOT, VERITY, Entry
+from ext4img.archive.loss import describe
 from ext4img.archive.manifest_line import change_key_of
 from ext4img.archive.path_filter import PathFilter
 from ext4img.errors import AlteredArchiveError, BuildError, LimitError
 from ext4img.mkfs import Node
 from ext4img.mkfs.nodes import Path
+from ext4img.names.paths import decode_path
 from ext4img.rebuilder.entry_to_node import EntryToNode, NodeReport
 from ext4img.rebuilder.readability import ReadabilityRules
 from ext4img.rebuilder.source import RebuildSource, SourceEntry
-from ext4img.rebuilder.unreadable_ranges import describe
 from ext4img.structs.inode import EXT4_VERITY_FL
 from ext4img.structs.verity import EXT4_VERITY_METADATA_ALIGNMENT
 
@@ -101,6 +102,7 @@ class NodeStream:
             error = BuildError("a file with fs-verity, but without its Merkle tree", waiting.entry.shown)
             self.report.note(error)
             yield from self._emit(waiting.node, SourceEntry(waiting.entry), waiting.links)
+        self._note_losses()
         if self._path_filter is not None:
             self._path_filter.check()
 
@@ -217,6 +219,14 @@ class NodeStream:
             self.report.incomplete += 1
             what = f"the source could not be read in {describe(source_entry.unreadable)}: zeros are there"
             self.report.note(BuildError(what, source_entry.entry.shown))
+
+    def _note_losses(self) -> None:
+        """Note what a backup lacks besides the ranges of files, which were noted with them."""
+        for loss in self._source.losses:
+            names = () if loss.path == ROOT else tuple(loss.path.split(b"/"))
+            is_wanted = self._path_filter is None or self._path_filter.selects(names, is_directory=False)
+            if loss.what != "contents" and is_wanted:
+                self.report.note(BuildError(loss.text, decode_path(loss.path)))
 
     def _count(self, kind: str) -> None:
         self.report.made[kind] = self.report.made.get(kind, 0) + 1

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 from ext4img.archive.backup_info import BackupInfo
 from ext4img.archive.entry import Entry, Segments
+from ext4img.archive.loss import Losses
 from ext4img.mkfs import RandomAccessBody
 
 NO_BODY = -1
@@ -29,6 +30,10 @@ class RebuildSource(Protocol):
     """The last `position`, if known."""
     position: int
     """How many bytes `entries` has passed."""
+
+    @property
+    def losses(self) -> Losses:
+        """What a backup lacks of the image that it was made of; an image reports its damage itself."""
 
     @property
     def incomplete(self) -> int:

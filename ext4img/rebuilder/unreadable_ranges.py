@@ -1,12 +1,11 @@
-"""Unreadable parts of a file: they are subtracted from its segments, and reported."""
+"""Unreadable parts of a file: they are subtracted from its segments."""
 
 from __future__ import annotations
 
-from typing import Final
-
 from ext4img.archive.entry import Segments
+from ext4img.archive.loss import describe
 
-_MAX_REPORTED: Final = 4
+__all__ = ["describe", "subtract_unreadable"]
 
 
 def subtract_unreadable(segments: Segments, lost: Segments, block_size: int) -> Segments:
@@ -45,10 +44,3 @@ def _blocks(lost: Segments, block_size: int) -> list[tuple[int, int]]:
         else:
             joined.append((offset, offset + length))
     return [(-(-first // block_size) * block_size, beyond) for first, beyond in joined]
-
-
-def describe(lost: Segments) -> str:
-    """The ranges for people, only the first few of them."""
-    reported = ", ".join(f"{length} bytes at {offset}" for offset, length in lost[:_MAX_REPORTED])
-    more = len(lost) - _MAX_REPORTED
-    return reported if more <= 0 else f"{reported} and {more} more ranges"

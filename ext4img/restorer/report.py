@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
+from ext4img.archive.loss import Losses
 from ext4img.errors import ArchiveError, Ext4Error, NoKeyError
 
 MAX_PROBLEMS: Final = 10_000
@@ -42,13 +43,15 @@ class RestoreReport:
     """How many entries were left out because no key decrypts them."""
     damaged: int = 0
     """How many entries were left out because the archive is damaged there."""
+    losses: Losses = field(default_factory=Losses)
+    """What the backup lacks, of what was to be restored: the image could not be read there when it was made."""
     kept: int = 0
     """How many names existed already and were kept: with `resume`, or by `overwrite`."""
 
     @property
     def complete(self) -> bool:
-        """Whether every entry was restored."""
-        return not self.left_out
+        """Whether every entry was restored, and the backup had all of it."""
+        return not self.left_out and not self.losses
 
     def skip(self, problem: Ext4Error) -> None:
         """Count an entry that is left out, and why."""

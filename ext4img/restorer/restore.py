@@ -8,11 +8,12 @@ from dataclasses import replace
 
 from ext4img.archive.damaged_reader import undamaged_members
 from ext4img.archive.decryption import EntryDecryptor
-from ext4img.archive.entry import Entry
+from ext4img.archive.entry import ROOT, Entry
 from ext4img.archive.input import ArchiveSource
 from ext4img.archive.key_check import Key, check_keys
+from ext4img.archive.loss import Losses
 from ext4img.archive.open_backup import BackupSource, open_backup
-from ext4img.archive.path_filter import SelectedPath
+from ext4img.archive.path_filter import PathFilter, SelectedPath
 from ext4img.archive.reader import Archive
 from ext4img.crypto.keyring import Keyring
 from ext4img.interruption import deferred
@@ -93,7 +94,9 @@ def restore(
         decryptor = EntryDecryptor(keyring, opened.info) if len(keyring) else None
         options = replace(options, skip_damaged=opened.seekable)
         if dry_run:
-            return _dry_run(opened, destination, decryptor, options, progress)
+            report = _dry_run(opened, destination, decryptor, options, progress)
+            report.losses = _wanted_losses(opened, only)
+            return report
         with (
             deferred(),
             TargetDir(destination) as target,
@@ -102,7 +105,9 @@ def restore(
         ):
             clear_stagings(target)
             restore_to = _restore_directly if opened.seekable else _restore_staged
-            return restore_to(opened, target, decryptor, options, kernel_keys, progress)
+            report = restore_to(opened, target, decryptor, options, kernel_keys, progress)
+            report.losses = _wanted_losses(opened, only)
+            return report
     finally:
         if opened is not archive:
             opened.close()
@@ -167,6 +172,19 @@ def _restore_staged(
 def _fetch(source: BackupSource) -> Callable[[Entry], Restorable] | None:
     """What gives the member that a further name belongs to; a stream can't."""
     return (lambda link: source.member(link.link_target)) if source.seekable else None
+
+
+def _wanted_losses(source: BackupSource, only: Sequence[SelectedPath]) -> Losses:
+    """What the backup lacks. With `only`, what it lacks elsewhere does not count, if paths are plain to see."""
+    if not only or not source.losses:
+        return source.losses
+    wanted = Losses()
+    path_filter = PathFilter(only)
+    for loss in source.losses:
+        names = () if loss.path == ROOT else tuple(loss.path.split(b"/"))
+        if path_filter.selects(names, is_directory=False) or source.info.policies:
+            wanted.add(loss)
+    return wanted
 
 
 def _members(source: BackupSource, restorer: Restorer) -> Iterable[Restorable]:

@@ -179,15 +179,28 @@ class Contents:
         self.read_into(offset, memoryview(data))
         return bytes(data)
 
-    def segments(self, end: int | None = None) -> list[tuple[int, int]]:
-        """(offset, length) in bytes of the written parts, neighbours merged, up to `end` (default: size)."""
+    def lost(self, end: int) -> list[tuple[int, int]]:
+        """(offset, length) in bytes of the parts up to `end` whose blocks are lost; they are reported."""
+        size = self._block_size
+        ranges = [(run.lblk * size, min(run.end * size, end)) for run in self.runs if run.state == LOST]
+        self._bad = []
+        for offset, stop in ranges:
+            if offset < stop:
+                self._lost(offset, stop - offset)
+        return self._bad
+
+    def segments(self, end: int | None = None, *, with_lost: bool = True) -> list[tuple[int, int]]:
+        """(offset, length) in bytes of the written parts, neighbours merged, up to `end` (default: size).
+
+        Those whose blocks are lost are parts, too, unless `with_lost` is false.
+        """
         limit = self.size if end is None else end
         if self.inline is not None:
             return [(0, limit)] if limit else []
         size = self._blocks.block_size
         merged: list[tuple[int, int]] = []
         for run in self.runs:
-            if run.state not in (WRITTEN, LOST):
+            if run.state != WRITTEN and not (with_lost and run.state == LOST):
                 continue
             offset, stop = run.lblk * size, min(run.end * size, limit)
             if stop <= offset:

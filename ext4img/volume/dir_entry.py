@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import repeat
 from typing import NamedTuple
 
+from ext4img.errors import CorruptionError
 from ext4img.structs.directory import EXT4_DIR_ENTRY, EXT4_DIR_ENTRY_HASH, EXT4_FT_DIR, EXT4_FT_UNKNOWN
 
 DirEntryFields = tuple[bytes, int, int, bytes]
@@ -64,12 +65,13 @@ class DirListing:
     """The entries of a directory as columns, in the order of the disk: no object per entry.
 
     Names are as stored. `hashes` is empty where the directory has none. `DirEntry` says what each
-    column holds.
+    column holds. `damage` is an error that was read around, so that names may be missing.
     """
 
-    __slots__ = ("hashes", "inodes", "names", "types")
+    __slots__ = ("damage", "hashes", "inodes", "names", "types")
 
     def __init__(self, entries: Iterable[DirEntryFields] = ()) -> None:
+        self.damage: CorruptionError | None = None
         self.names: list[bytes] = []
         self.inodes: list[int] = []
         self.types = bytearray()
@@ -100,7 +102,9 @@ class DirListing:
     def only(self, positions: Iterable[int]) -> DirListing:
         """The entries at these positions."""
         rows = list(self.rows())
-        return DirListing(rows[position] for position in positions)
+        chosen = DirListing(rows[position] for position in positions)
+        chosen.damage = self.damage
+        return chosen
 
     def branches(self) -> list[int]:
         """The positions of entries that may be directories: those of type 0, too, whose inode has the type."""

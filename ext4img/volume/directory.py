@@ -84,10 +84,14 @@ class Directories:
         if not inode.is_dir:
             raise NotDirectoryError.at(f"inode {inode.number}")
         form = self._format(inode)
+        damage = self._problems.damage
         if inode.has_inline_data:
-            return DirListing(self._inline_entries(inode, form))
-        found = DirListing()
-        self._read(self._runs(inode), form, self._problems, found)
+            found = DirListing(self._inline_entries(inode, form))
+        else:
+            found = DirListing()
+            self._read(self._runs(inode), form, self._problems, found)
+        if self._problems.damage != damage:
+            found.damage = self._problems.last
         return found
 
     def _read(self, runs: Iterable[Run], form: DirectoryFormat, problems: Problems, found: DirListing) -> None:

@@ -6,6 +6,8 @@ Kernel: fs/ext4/extents.c, fs/ext4/indirect.c.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import pairwise
 from operator import itemgetter
 from struct import unpack
 
@@ -25,6 +27,7 @@ from ext4img.volume.blocks import BlockReader
 from ext4img.volume.inode import StoredInode
 from ext4img.volume.problems import Problems
 from ext4img.volume.runs import LBLK_END, LOST, UNWRITTEN, WRITTEN, Run
+from ext4img.volume.salvage.ascending import longest_ascending
 
 _ENTRY_SIZE = EXT4_EXTENT.size
 _HEADER_SIZE = EXT4_EXTENT_HEADER.size
@@ -153,30 +156,39 @@ class _ExtentTree(_MappingTree):
         """Add the runs of a node that has been verified and covers logical blocks first to end."""
         entries = EXT4_EXTENT_HEADER.unpack_tuple(node)[1]
         if depth == 0:
-            self._leaf(node, entries, first, end, block)
+            self._leaf(memoryview(node)[_HEADER_SIZE : _HEADER_SIZE + entries * _ENTRY_SIZE], first, end, block)
             return
         index = EXT4_EXTENT_IDX.unpack_many(node, entries, _HEADER_SIZE)
         starts = [entry.ei_block for entry in index]
-        for position, entry in enumerate(index):
+        chosen: Sequence[int] = range(entries)
+        bounds = [first - 1, *starts, end]
+        if any(one >= next_ for one, next_ in pairwise(bounds)):
+            chosen = self._believed_indexes(starts, first, end, block)
+        for position, following in zip(chosen, (*chosen[1:], None), strict=True):
             start = starts[position]
-            stop = starts[position + 1] if position + 1 < entries else end
-            child = entry.ei_leaf_lo | entry.ei_leaf_hi << 32
-            if not first <= start < stop <= end:
-                self._lost(
-                    CorruptionError(
-                        f"extent index covers logical blocks {start} to {stop}, its node {first} to {end}",
-                        self._place(block, "ei_block", EXT4_EXTENT_IDX.name),
-                    ),
-                    max(first, min(start, end)),
-                    min(max(stop, first), end),
-                )
-                continue
+            stop = starts[following] if following is not None else end
+            child = index[position].ei_leaf_lo | index[position].ei_leaf_hi << 32
             try:
                 data = self._child(child, depth - 1, start)
             except (CorruptionError, SourceError) as error:
                 self._lost(_as_corruption(error, self._place(child)), start, stop)
                 continue
             self._node(data, depth - 1, start, stop, child)
+
+    def _believed_indexes(self, starts: list[int], first: int, end: int, block: int | None) -> Sequence[int]:
+        """The positions of the entries of a damaged index node that are used; what the others may map is lost."""
+        chosen = longest_ascending([(start, start + 1) for start in starts], first, end)
+        believed = frozenset(chosen)
+        following = iter([*(starts[position] for position in chosen), end])
+        reached, stop = first, next(following)
+        place = self._place(block, "ei_block", EXT4_EXTENT_IDX.name)
+        for position, start in enumerate(starts):
+            if position in believed:
+                reached, stop = start, next(following)
+                continue
+            reason = f"extent index of logical block {start} is not between {reached} and {stop}"
+            self._lost(CorruptionError(reason, place), reached, stop)
+        return chosen
 
     def _child(self, block: int, depth: int, start: int) -> bytes:
         """A node below the root, verified. Its index entry says that it begins at logical block `start`."""
@@ -207,13 +219,12 @@ class _ExtentTree(_MappingTree):
             self._problems.found(CorruptionError(reason, self._place(block, "ei_block", EXT4_EXTENT_IDX.name)))
         return data
 
-    def _leaf(self, node: bytes, entries: int, first: int, end: int, block: int | None) -> None:
+    def _leaf(self, extents: memoryview, first: int, end: int, block: int | None) -> None:
         add, new = self.found.append, tuple.__new__
         left, begins = self._left, self._first_block
         volume_end = self._blocks.block_count
-        reached = first
-        raw = memoryview(node)[_HEADER_SIZE : _HEADER_SIZE + entries * _ENTRY_SIZE]
-        for lblk, length, start_high, start_low in EXT4_EXTENT.iter_tuples(raw):
+        reached, before = first, len(self.found)
+        for lblk, length, start_high, start_low in EXT4_EXTENT.iter_tuples(extents):
             state = WRITTEN
             if length > EXT_INIT_MAX_LEN:
                 length -= EXT_INIT_MAX_LEN  # noqa: PLW2901 - as the kernel's ext4_ext_get_actual_len
@@ -221,16 +232,12 @@ class _ExtentTree(_MappingTree):
             pblk = start_low | start_high << 32
             stop = lblk + length
             if lblk < reached or stop > end or length == 0:
-                self._wrong_extent(
-                    f"extent of logical blocks {lblk} to {stop} does not fit between {reached} and {end}",
-                    block, lblk, stop, reached, end,
-                )  # fmt: skip
-                continue
+                del self.found[before:]
+                self._leaf(self._believed_extents(extents, first, end, block), first, end, block)
+                return
             if pblk <= begins or pblk + length > volume_end:
-                self._wrong_extent(
-                    f"extent points at blocks {pblk} to {pblk + length}, the volume has {volume_end}",
-                    block, lblk, stop, reached, end,
-                )  # fmt: skip
+                reason = f"extent points at blocks {pblk} to {pblk + length}, the volume has {volume_end}"
+                self._lost(CorruptionError(reason, self._place(block, None, EXT4_EXTENT.name)), lblk, stop)
                 reached = stop
                 continue
             left -= length
@@ -240,9 +247,29 @@ class _ExtentTree(_MappingTree):
             reached = stop
         self._left = left
 
-    def _wrong_extent(self, reason: str, block: int | None, lblk: int, stop: int, reached: int, end: int) -> None:
-        error = CorruptionError(reason, self._place(block, None, EXT4_EXTENT.name))
-        self._lost(error, max(lblk, reached), min(stop, end))
+    def _believed_extents(self, extents: memoryview, first: int, end: int, block: int | None) -> memoryview:
+        """Those extents of a damaged leaf that are used.
+
+        Of each of the others are lost the blocks that it claims, and those between its neighbours, where it
+        may belong; as far as no other extent has them.
+        """
+        spans = []
+        for lblk, length, _, _ in EXT4_EXTENT.iter_tuples(extents):
+            spans.append((lblk, lblk + length - (EXT_INIT_MAX_LEN if length > EXT_INIT_MAX_LEN else 0)))
+        chosen = longest_ascending(spans, first, end)
+        place = self._place(block, None, EXT4_EXTENT.name)
+        following = iter([*(spans[position][0] for position in chosen), end])
+        believed = frozenset(chosen)
+        reached, stop = first, next(following)
+        for position, (start, beyond) in enumerate(spans):
+            if position in believed:
+                reached, stop = beyond, next(following)
+                continue
+            reason = f"extent of logical blocks {start} to {beyond} does not fit between {reached} and {stop}"
+            self._lost(CorruptionError(reason, place), reached, stop)
+            self._add_lost(start, min(beyond, LBLK_END))
+        size = _ENTRY_SIZE
+        return memoryview(b"".join(extents[position * size : (position + 1) * size] for position in chosen))
 
 
 class _BlockMap(_MappingTree):

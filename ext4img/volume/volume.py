@@ -139,6 +139,10 @@ class Volume:
         self.problems.found(CorruptionError(f"{name!r} names inode {number}, which {why}", place))
         return None
 
+    def is_replaced(self, number: int) -> bool:
+        """Whether the inode is lost, and one made of what was found stands for it."""
+        return number in self.inodes.overrides
+
     def runs(self, inode: StoredInode) -> Runs:
         """Which blocks of the disk hold the inode's blocks."""
         return self._mapper.runs(inode)

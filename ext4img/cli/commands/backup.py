@@ -162,7 +162,10 @@ def run(
         if report.incomplete:
             files = plural(report.incomplete, "file")
             warn(f"{quote(image.image)}: incomplete: {files} could not be read completely")
-    return Exit.PARTLY if report.incomplete else Exit.DONE
+        if report.losses:
+            losses = plural(report.losses, "loss", "losses")
+            warn(f"{quote(image.image)}: incomplete: {losses} of names, attributes or entries; the backup records them")
+    return Exit.PARTLY if report.incomplete or report.losses else Exit.DONE
 
 
 def _report(report: BackupReport, out: Output, archive: str, compressed: bool) -> None:
@@ -177,6 +180,7 @@ def _report(report: BackupReport, out: Output, archive: str, compressed: bool) -
                 "bytes": report.bytes,
                 "stored_bytes": report.bytes if stored is None else stored,
                 "incomplete": report.incomplete,
+                "losses": report.losses,
                 "manifest_sha256": report.digest,
             }
         )

@@ -9,6 +9,7 @@ import typer
 
 from ext4img.archive.decryption import EntryDecryptor
 from ext4img.archive.lookup import file_contents, find_member
+from ext4img.archive.loss import Loss
 from ext4img.cli.archive_key_options import ArchiveKeyOptions
 from ext4img.cli.archive_options import ArchiveOptions, open_archive, require_seekable
 from ext4img.cli.exit_codes import Exit
@@ -42,6 +43,9 @@ def run(
         plaintext = EntryDecryptor(keyring, opened.info) if len(keyring) else None
         multi_path = MultiPath("dump", backup.subject, len(paths))
         incomplete = False
+        lost: dict[bytes, list[Loss]] = {}
+        for loss in opened.losses:
+            lost.setdefault(loss.path, []).append(loss)
         for path in paths:
             with multi_path:
                 member = find_member(opened, path, plaintext)
@@ -49,7 +53,9 @@ def run(
                 _write(out, size, chunks)
                 if member.unreadable:
                     warn(f"{backup.label}: {member.entry.shown}: incomplete: the image could not be read completely")
-                    incomplete = True
+                for loss in lost.get(member.entry.path, ()):
+                    warn(f"{backup.label}: {loss}")
+                incomplete |= bool(member.unreadable) or member.entry.path in lost
         out.flush()
     return multi_path.code or (Exit.PARTLY if incomplete else Exit.DONE)
 

@@ -6,15 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from ext4img.archive.backup_info import BackupInfo
 from ext4img.archive.entry import VERITY, Entry
-from ext4img.archive.open_backup import BackupMember
+from ext4img.archive.open_backup import BackupMember, BackupSource
 from ext4img.cli.archive_options import ArchiveOptions, open_archive
+from ext4img.cli.exit_codes import Exit
 from ext4img.cli.key_value import KeyValues, write_key_values
 from ext4img.cli.options import Json
 from ext4img.cli.output import Output, text_fields, text_list_fields
 from ext4img.cli.policy_json import policy_record
 from ext4img.cli.quoting import quote
+from ext4img.cli.report_losses import loss_records, report_losses
 from ext4img.cli.units import time_text
 from ext4img.crypto.policy import parse_context
 from ext4img.names.paths import decode_path
@@ -27,7 +28,7 @@ def run(
     ] = False,
     info: Annotated[bool, typer.Option("--info", help="Show the recorded file system properties instead.")] = False,
     json: Json = False,
-) -> None:
+) -> int:
     """List the members of a backup, in the order of the archive.
 
     Encrypted names are shown as the kernel shows them without the key.
@@ -35,8 +36,8 @@ def run(
     out = Output(json)
     with open_archive(backup) as opened:
         if info:
-            _info(out, opened.info)
-            return
+            _info(out, opened)
+            return Exit.PARTLY if report_losses(opened.losses, backup.label) else Exit.DONE
         for member in opened.members():
             entry = member.entry
             if entry.type == VERITY:
@@ -47,9 +48,11 @@ def run(
                 _long(out, entry)
             else:
                 out.write(out.name(entry.path) + b"\n")
+    return Exit.DONE
 
 
-def _info(out: Output, info: BackupInfo) -> None:
+def _info(out: Output, opened: BackupSource) -> None:
+    info = opened.info
     if out.json:
         out.record(
             {
@@ -61,6 +64,8 @@ def _info(out: Output, info: BackupInfo) -> None:
                 "tool": info.tool,
                 **text_list_fields("only", map(decode_path, info.only)),
                 "policies": [policy_record(policy) for policy in info.policies],
+                "losses": opened.losses.total,
+                "lost": loss_records(opened.losses),
             }
         )
         return
@@ -74,6 +79,8 @@ def _info(out: Output, info: BackupInfo) -> None:
     ]
     key_values += [("Only", quote(path)) for path in info.only]
     key_values += [("Policy", policy.describe()) for policy in info.policies]
+    if opened.losses.total:
+        key_values.append(("Losses", f"{opened.losses.total} when the backup was made"))
     write_key_values(out, key_values)
 
 

@@ -13,6 +13,7 @@ from ext4img.cli.options import Json, Quiet
 from ext4img.cli.output import Output, text_fields, warn
 from ext4img.cli.progress_bar import progress
 from ext4img.cli.quoting import quote
+from ext4img.cli.report_losses import loss_records, report_losses
 from ext4img.cli.units import plural
 from ext4img.comparison.compare import compare
 
@@ -37,7 +38,7 @@ def run(backup: ArchiveOptions, against: CompareOptions, quiet: Quiet = False, j
         if not report.intact:
             return Exit.ARCHIVE
         differs = bool(against.image) and not _compare(opened, against, out, label, quiet)
-    return Exit.PARTLY if report.incomplete or differs else Exit.DONE
+    return Exit.PARTLY if report.incomplete or report.losses or differs else Exit.DONE
 
 
 def _report(report: VerifyReport, out: Output, label: str) -> None:
@@ -51,6 +52,8 @@ def _report(report: VerifyReport, out: Output, label: str) -> None:
                 "bytes": report.bytes,
                 "damaged": report.damaged,
                 "incomplete": report.incomplete,
+                "losses": report.losses.total,
+                "lost": loss_records(report.losses),
                 "manifest_sha256": report.digest,
                 "problems": [str(problem) for problem in few_of_each(report.problems, TOLD_AS_JSON)],
             }
@@ -62,6 +65,7 @@ def _report(report: VerifyReport, out: Output, label: str) -> None:
         out.line(f"{label}: DAMAGED: {report.damaged} of {plural(report.members, 'member')}")
     if report.intact and report.incomplete:
         warn(f"{label}: incomplete: {plural(report.incomplete, 'file')} could not be read completely from the image")
+    report_losses(report.losses, label)
 
 
 def _compare(opened: BackupSource, against: CompareOptions, out: Output, label: str, quiet: bool) -> bool:
