@@ -7,6 +7,7 @@ manifest comes last: what was read is verified only when the iteration ends with
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain, pairwise
 from types import TracebackType
 from typing import Self
 
@@ -38,6 +39,7 @@ class Archive:
         self.losses = Losses()
         self._reader: MemberReader | None = None  # the last one that iterated, for `close`
         self._single: Cursor | None = None  # for members that are read by themselves
+        self._lookup: Iterator[tuple[bytes, bytes]] = iter(())  # the manifest's lines after the last one found
         self._resources = ReadResources()
         # A stream has only this reader; of a file it reads the first member only.
         self._stream: MemberReader | None = MemberReader(self.input.cursor(), None)
@@ -115,11 +117,12 @@ class Archive:
         """The member of a tree path, found by the manifest. Only of a file. NotFoundError if there is none."""
         wanted = archive_path(path)
         start = line_start(wanted)
-        raw_before: bytes | None = None
-        for raw in self.raw_manifest():
-            if raw.startswith(start):
-                return self.member_at(parse_member(raw), parse_member(raw_before) if raw_before else None)
-            raw_before = raw
+        # Look-ups are often in the manifest's order, so each begins where the last one ended.
+        for lines in (self._lookup, pairwise(chain((b"",), self.raw_manifest()))):
+            for raw_before, raw in lines:
+                if raw.startswith(start):
+                    self._lookup = lines
+                    return self.member_at(parse_member(raw), parse_member(raw_before) if raw_before else None)
         before: ManifestLine | None = None
         for line in self.manifest():  # other writers may format lines differently
             if line.path == wanted:
