@@ -9,7 +9,7 @@ from ext4img.errors import NotDirectoryError, NotFoundError, SymlinkLoopError
 from ext4img.fs.inode import Inode
 from ext4img.fs.protocol import FileTree, Found
 from ext4img.fs.shown_names import IN_USE, unused_inode_error
-from ext4img.structs.inode import EXT4_ROOT_INO
+from ext4img.structs.inode import EXT4_EA_INODE_FL, EXT4_ROOT_INO
 
 MAX_SYMLINKS = 40
 MAX_DIRECTORIES = 4096  # that are kept; 4 MiB
@@ -48,7 +48,7 @@ class Resolver:
         if entry is None:
             raise NotFoundError.at(path, None if fs.has_key(directory) else _NO_KEY)
         child = self._inode(entry.inode)
-        if not child.links or child.mode >> 12 not in IN_USE:
+        if not child.links or child.mode >> 12 not in IN_USE or child.flags & EXT4_EA_INODE_FL:
             fs.problems.found(unused_inode_error(path, directory.number, child))
             raise NotFoundError.at(path, f"Inode {child.number} is not in use")
         if directory.is_encrypted:

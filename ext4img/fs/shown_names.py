@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ext4img.errors import CorruptionError, Place
 from ext4img.structs.inode import (
+    EXT4_EA_INODE_FL,
     S_IFBLK,
     S_IFCHR,
     S_IFDIR,
@@ -33,6 +34,8 @@ class NamedEntry(NamedTuple):
 def unused_inode_error(text: str, directory: int, inode: StoredInode) -> CorruptionError:
     """The error for a name of an inode without links or type: the kernel returns ESTALE or EFSCORRUPTED."""
     what = f"which is not in use (mode {inode.mode:#o}, {inode.links} links)"
+    if inode.flags & EXT4_EA_INODE_FL:
+        what = "which holds an attribute's value"
     place = Place(inode=directory, record="ext4_dir_entry_2", field="inode")
     return CorruptionError(f"{text!r} names inode {inode.number}, {what}", place)
 

@@ -16,7 +16,7 @@ from ext4img.errors import CorruptionError, NotDirectoryError, NotFoundError, Pa
 from ext4img.fs.inode import Inode
 from ext4img.fs.protocol import FileTree
 from ext4img.fs.shown_names import IN_USE, unused_inode_error
-from ext4img.structs.inode import S_IFDIR, S_IFLNK
+from ext4img.structs.inode import EXT4_EA_INODE_FL, S_IFDIR, S_IFLNK
 from ext4img.volume.dir_entry import DirEntryFields as EntryRow
 from ext4img.volume.dir_entry import DirListing
 from ext4img.volume.inode import StoredInode
@@ -27,7 +27,7 @@ _INODES_AT_ONCE = 4096  # bounds what is held of a directory of any size
 # would be as long as the depth squared.
 _LONG_PREFIX = 256
 _DIRECTORY, _SYMLINK = S_IFDIR >> 12, S_IFLNK >> 12
-_MODE, _LINKS = Inode._fields.index("mode"), Inode._fields.index("links")
+_MODE, _LINKS, _FLAGS = (Inode._fields.index(name) for name in ("mode", "links", "flags"))
 
 P = TypeVar("P")
 MakePath = Callable[[FileTree, str, EntryRow, Inode, int], P]
@@ -131,7 +131,7 @@ def walk(
                     continue
             inode = new(Inode, fields + reader)  # `bind`, without its call
             kind = fields[_MODE] >> 12
-            if not fields[_LINKS] or kind not in IN_USE:
+            if not fields[_LINKS] or kind not in IN_USE or fields[_FLAGS] & EXT4_EA_INODE_FL:
                 traversal.report(unused_inode_error(text, number, inode), inode.number)
                 continue
             if policy is not None:

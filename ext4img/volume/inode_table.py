@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from struct import Struct
 from typing import TYPE_CHECKING
@@ -36,7 +36,9 @@ _LITTLE_ENDIAN = sys.byteorder == "little"  # decoding whole windows requires it
 _MODE = EXT4_INODE.offset_of("i_mode")
 _LINKS = EXT4_INODE.offset_of("i_links_count")
 _GENERATION = EXT4_INODE.offset_of("i_generation")
-_ROW_MODE, _ROW_LINKS, _ROW_FLAGS = (StoredInode._fields.index(name) for name in ("mode", "links", "flags"))
+_ROW_MODE, _ROW_LINKS, _ROW_FLAGS, _ROW_DTIME = (
+    StoredInode._fields.index(name) for name in ("mode", "links", "flags", "dtime")
+)
 _generation = Struct("<I").unpack_from
 
 
@@ -238,15 +240,16 @@ class InodeTable:
         offset = self._groups[group].inode_table * self._superblock.block_size + index * self._size
         return Place(inode=number, block=offset // self._superblock.block_size, offset=offset, record=EXT4_INODE.name)
 
-    def scan(self, flags: int = 0) -> Iterator[StoredInode]:
+    def scan(self, flags: int = 0, on_unused: Callable[[int], None] | None = None) -> Iterator[StoredInode]:
         """All inodes in use, that is with links and a mode, by number; with `flags` those that have one of them.
 
-        Only the initialised part of each table is read.
+        Only the initialised part of each table is read. `on_unused` is called with the numbers of others
+        that are not empty, or whose checksum is wrong.
         """
         for group, used in self._initialised():
             for start in range(0, used, self._per_window):
                 count = min(self._per_window, used - start)
-                yield from self._scan_window((group, start // self._per_window), count, flags)
+                yield from self._scan_window((group, start // self._per_window), count, flags, on_unused)
 
     def arrays(self) -> Iterator[InodeArrays]:
         """The same inodes as NumPy arrays, some thousands at a time: ten times as fast, without objects.
@@ -294,20 +297,26 @@ class InodeTable:
             if not group.inodes_uninitialised:
                 yield number, self._per_group - group.unused_inodes
 
-    def _scan_window(self, key: tuple[int, int], count: int, flags: int) -> Iterator[StoredInode]:
+    def _scan_window(
+        self, key: tuple[int, int], count: int, flags: int, on_unused: Callable[[int], None] | None = None
+    ) -> Iterator[StoredInode]:
         """The inodes in use among the first `count` of a window."""
         group, index = key
         first = group * self._per_group + index * self._per_window + 1
         window = self._load(key) if self._in_bulk else b""
         decoded = self._decode(key, window, flags) if window else [None] * count
         new = tuple.__new__
-        links_at, mode_at, flags_at = _ROW_LINKS, _ROW_MODE, _ROW_FLAGS
+        links_at, mode_at, flags_at, dtime_at = _ROW_LINKS, _ROW_MODE, _ROW_FLAGS, _ROW_DTIME
         for number, row in zip(range(first, first + count), decoded, strict=False):
             if row is not None:
                 if row[links_at] and row[mode_at] and (not flags or row[flags_at] & flags):
                     yield new(StoredInode, row)
+                elif on_unused is not None and (row[mode_at] or row[dtime_at]):
+                    on_unused(number)
                 continue
             inode = self._in_use(number)
+            if inode is None and on_unused is not None:
+                on_unused(number)
             if inode is not None and (not flags or inode.flags & flags):
                 yield inode
 
@@ -322,6 +331,11 @@ class InodeTable:
             return None
         inode = self._alone(number)
         return inode if inode.links and inode.mode else None
+
+    def verify(self, number: int) -> None:
+        """Raise or report a wrong checksum, be the inode in use or not."""
+        if self._verify:
+            self._check(number, self.raw(number))
 
     def _check(self, number: int, raw: bytes) -> None:
         (generation,) = _generation(raw, _GENERATION)
