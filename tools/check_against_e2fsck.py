@@ -36,8 +36,7 @@ E2FSCK_FAILED = 8  # and more: it could not judge
 _WORKERS = 2
 _FAILED = subprocess.CompletedProcess((), 1, "", "")
 _CHATTER = re.compile(
-    r"^(e2fsck |Pass \d|Warning: skipping|Fix\?|Clear\?|\s*$|.*\*{5}|.*\d+/\d+ files|.*Error (allocating|storing)"
-    r"|.*recovering journal|.*IGNORED|.*\? (no|yes)$)"
+    r"^(e2fsck |Pass \d|Warning: skipping|(Fix|Clear|Optimize)\? no$|\s*$|.*\*{5}|.*\d+/\d+ files|.*IGNORED)"
 )
 
 
@@ -147,7 +146,7 @@ def _run(*command: object) -> subprocess.CompletedProcess[str] | None:
 def _all(directory: Path, repaired: bool, e2fsck: str) -> Iterator[Verdict]:
     images = [(path, str(path.relative_to(directory))) for path in find_images(directory)]
     with ThreadPoolExecutor(_WORKERS) as pool:
-        for found in pool.map(lambda job: verdicts(*job, repaired, e2fsck), images):
+        for found in pool.map(lambda job: verdicts(job[0], job[1], repaired, e2fsck), images):
             yield from found
 
 

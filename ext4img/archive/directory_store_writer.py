@@ -98,7 +98,6 @@ class DirectoryStoreWriter:
         """ArchiveError: a store is never incremental. Tools that deduplicate find what is unchanged."""
         raise ArchiveError(f"{self._path}: a directory store is not incremental")
 
-
     def finish(self, chain: tuple[str, ...] = (), last_write_s: int | None = None) -> Closing:
         """Write the closing line and rename the store to its path. `chain` is not used: it is for archives."""
         with self._os_errors():

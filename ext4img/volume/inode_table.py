@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from struct import Struct
 from typing import TYPE_CHECKING
 
 from ext4img.errors import CorruptionError, NotFoundError, Place, SourceError
 from ext4img.structs.group import EXT4_GROUP_DESC
-from ext4img.structs.inode import EXT4_INODE, EXT4_ROOT_INO
+from ext4img.structs.inode import EXT4_EA_INODE_FL, EXT4_INODE, EXT4_ROOT_INO
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
 from ext4img.volume.groups import Groups
@@ -36,7 +36,9 @@ _LITTLE_ENDIAN = sys.byteorder == "little"  # decoding whole windows requires it
 _MODE = EXT4_INODE.offset_of("i_mode")
 _LINKS = EXT4_INODE.offset_of("i_links_count")
 _GENERATION = EXT4_INODE.offset_of("i_generation")
-_ROW_MODE, _ROW_LINKS, _ROW_FLAGS = (StoredInode._fields.index(name) for name in ("mode", "links", "flags"))
+_ROW_MODE, _ROW_LINKS, _ROW_FLAGS, _ROW_DTIME = (
+    StoredInode._fields.index(name) for name in ("mode", "links", "flags", "dtime")
+)
 _generation = Struct("<I").unpack_from
 
 
@@ -119,9 +121,11 @@ class InodeTable:
         None for each inode that needs `named`, which reads it alone, or raises.
         """
         ascending = sorted(numbers)
-        links_at, mode_at = _ROW_LINKS, _ROW_MODE
+        links_at, mode_at, flags_at, known, ea_inode = _ROW_LINKS, _ROW_MODE, _ROW_FLAGS, KNOWN_TYPES, EXT4_EA_INODE_FL
         rows = [
-            row if row is not None and row[links_at] and row[mode_at] >> 12 in KNOWN_TYPES else None
+            row
+            if row is not None and row[links_at] and row[mode_at] >> 12 in known and not row[flags_at] & ea_inode
+            else None
             for row in self._batch(ascending)
         ]
         for at in range(bisect_left(ascending, self._superblock.first_inode)):
@@ -138,13 +142,15 @@ class InodeTable:
         """Why no name may lead to an inode; None if one may.
 
         The kernel's rule for a look-up (__ext4_iget with EXT4_IGET_NORMAL): it has links and a type, and is not
-        reserved for the file system itself.
+        reserved for the file system itself or for the value of an attribute.
         """
         number = inode.number
         if number in self._reserved or (number < self._superblock.first_inode and number != EXT4_ROOT_INO):
             return "is reserved for the file system itself"
         if not inode.links or inode.mode >> 12 not in KNOWN_TYPES:
             return f"is not in use (mode {inode.mode:#o}, {inode.links} links)"
+        if inode.flags & EXT4_EA_INODE_FL:
+            return "holds an attribute's value"
         return None
 
     def _batch(self, numbers: list[int]) -> list[InodeFields | None]:
@@ -261,15 +267,16 @@ class InodeTable:
         offset = self._groups[group].inode_table * self._superblock.block_size + index * self._size
         return Place(inode=number, block=offset // self._superblock.block_size, offset=offset, record=EXT4_INODE.name)
 
-    def scan(self, flags: int = 0) -> Iterator[StoredInode]:
+    def scan(self, flags: int = 0, on_unused: Callable[[int], None] | None = None) -> Iterator[StoredInode]:
         """All inodes in use, that is with links and a mode, by number; with `flags` those that have one of them.
 
-        Only the initialised part of each table is read.
+        Only the initialised part of each table is read. `on_unused` is called with the numbers of others
+        that are not empty, or whose checksum is wrong.
         """
         for group, used in self._initialised():
             for start in range(0, used, self._per_window):
                 count = min(self._per_window, used - start)
-                yield from self._scan_window((group, start // self._per_window), count, flags)
+                yield from self._scan_window((group, start // self._per_window), count, flags, on_unused)
 
     def arrays(self) -> Iterator[InodeArrays]:
         """The same inodes as NumPy arrays, some thousands at a time: ten times as fast, without objects.
@@ -317,20 +324,26 @@ class InodeTable:
             if not group.inodes_uninitialised:
                 yield number, self._per_group - group.unused_inodes
 
-    def _scan_window(self, key: tuple[int, int], count: int, flags: int) -> Iterator[StoredInode]:
+    def _scan_window(
+        self, key: tuple[int, int], count: int, flags: int, on_unused: Callable[[int], None] | None = None
+    ) -> Iterator[StoredInode]:
         """The inodes in use among the first `count` of a window."""
         group, index = key
         first = group * self._per_group + index * self._per_window + 1
         window = self._load(key) if self._in_bulk else b""
         decoded = self._decode(key, window, flags) if window else [None] * count
         new = tuple.__new__
-        links_at, mode_at, flags_at = _ROW_LINKS, _ROW_MODE, _ROW_FLAGS
+        links_at, mode_at, flags_at, dtime_at = _ROW_LINKS, _ROW_MODE, _ROW_FLAGS, _ROW_DTIME
         for number, row in zip(range(first, first + count), decoded, strict=False):
             if row is not None:
                 if row[links_at] and row[mode_at] and (not flags or row[flags_at] & flags):
                     yield new(StoredInode, row)
+                elif on_unused is not None and (row[mode_at] or row[dtime_at]):
+                    on_unused(number)
                 continue
             inode = self._in_use(number)
+            if inode is None and on_unused is not None:
+                on_unused(number)
             if inode is not None and (not flags or inode.flags & flags):
                 yield inode
 
@@ -345,6 +358,11 @@ class InodeTable:
             return None
         inode = self._alone(number)
         return inode if inode.links and inode.mode else None
+
+    def verify(self, number: int) -> None:
+        """Raise or report a wrong checksum, be the inode in use or not."""
+        if self._verify:
+            self._check(number, self.raw(number))
 
     def _check(self, number: int, raw: bytes) -> None:
         (generation,) = _generation(raw, _GENERATION)

@@ -53,6 +53,8 @@ def _check_blocks(volume: Volume, group: Group, starts: numpy.ndarray[Any, Any],
         return
     first = group.number * per_group
     count = min(per_group, -(-(superblock.block_count - superblock.first_data_block) // unit) - first)
+    if not stored[count:].all():
+        _unset_padding(volume, group, group.block_bitmap, "block bitmap")
     expected = numpy.zeros(count, numpy.uint8)
     low = int(numpy.searchsorted(ends, first, side="right"))
     for index in range(low, len(starts)):
@@ -104,6 +106,12 @@ def _check_inodes(
         _wrong(volume, group, reason, "bg_itable_unused_lo")
 
 
+def _unset_padding(volume: Volume, group: Group, block: int, what: str) -> None:
+    """Report bits that stand for nothing and are not set: an allocation could choose them."""
+    reason = f"padding at the end of the {what} of group {group.number} is not set"
+    volume.problems.found(CorruptionError(reason, Place(block=block)))
+
+
 def _read(
     volume: Volume, group: Group, block: int, bits: int, stored_checksum: int, what: str
 ) -> numpy.ndarray[Any, Any] | None:
@@ -126,6 +134,8 @@ def _read(
         if computed != stored_checksum:
             reason = f"checksum of the {what} of group {group.number} is {stored_checksum:#x}, computed {computed:#x}"
             volume.problems.found(ChecksumError(reason, place))
+    if data[bits // 8 :].strip(b"\xff"):
+        _unset_padding(volume, group, block, what)
     return numpy.unpackbits(numpy.frombuffer(data, numpy.uint8), bitorder="little")[:bits]
 
 

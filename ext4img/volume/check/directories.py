@@ -16,6 +16,7 @@ from ext4img.structs.directory import (
     EXT4_INLINE_DIR_PARENT,
 )
 from ext4img.structs.fscrypt import FSCRYPT_FNAME_MIN_MSG_LEN
+from ext4img.structs.superblock import EXT4_OS_HURD
 from ext4img.volume.dir_entry import BlockEntry, rec_len_from_disk
 from ext4img.volume.features import Incompat
 from ext4img.volume.inode import StoredInode
@@ -43,6 +44,7 @@ class DirectoryChecker:
         self._volume = volume
         self._problems = volume.problems
         self._has_filetype = Incompat.FILETYPE in volume.features
+        self._is_hurd = volume.superblock.creator_os == EXT4_OS_HURD  # it has the feature, but sets no types
         self.references = NameReferences()
 
     def check(self, inode: StoredInode, runs: Runs) -> None:
@@ -81,7 +83,7 @@ class DirectoryChecker:
                     self._found(inode, f"entry {entry.name!r} at byte {number * block_size + entry.offset}", pblk)
                 elif entry.inode and self._has_filetype and entry.file_type >= EXT4_FT_MAX:
                     self._found(inode, f"entry {entry.name!r} has the unknown type {entry.file_type}", pblk)
-                elif entry.inode and self._has_filetype == (entry.file_type == EXT4_FT_UNKNOWN):
+                elif entry.inode and self._has_filetype == (entry.file_type == EXT4_FT_UNKNOWN) and not self._is_hurd:
                     self._found(inode, f"entry {entry.name!r} has type {entry.file_type}", pblk)
 
     def _first_block(self, inode: StoredInode, pblk: int, entries: list[BlockEntry]) -> None:

@@ -10,6 +10,7 @@ from ext4img.errors import CorruptionError, Ext4Error, Place, SourceError
 from ext4img.structs.inode import (
     EXT4_BAD_INO,
     EXT4_EA_INODE_FL,
+    EXT4_EXTENTS_FL,
     EXT4_INLINE_DATA_FL,
     EXT4_INODE,
     EXT4_ROOT_INO,
@@ -82,8 +83,13 @@ class InodeChecker:
         self._sizes(inode, mapping, len(raw.get(INLINE_DATA, b"")))
         self._sectors(inode, mapping, values.sectors)
         if inode.is_symlink:
-            self._symlink(inode)
+            self._symlink(inode, mapping, values)
         return mapping, values
+
+    def add_orphan(self, inode: StoredInode) -> None:
+        """Add the blocks of an inode that is deleted, but not freed yet."""
+        self._add_owner(inode, self._volume.mapping(inode))
+        self.attributes.check(inode)
 
     def check_reserved(self) -> None:
         """Check the inodes that are reserved for the file system itself, and add the bad blocks of inode 1."""
@@ -173,14 +179,25 @@ class InodeChecker:
         if sectors != inode.sectors:
             self._found(inode, f"i_blocks is {inode.sectors} sectors, the inode takes {sectors}", "i_blocks_lo")
 
-    def _symlink(self, inode: StoredInode) -> None:
+    def _symlink(self, inode: StoredInode, mapping: Mapping, values: ValueInodes) -> None:
+        is_fast = not inode.has_inline_data and not mapping.runs and inode.size < len(inode.block_area)
+        if is_fast and inode.flags & EXT4_EXTENTS_FL:
+            self._found(inode, "a symbolic link in the inode, but EXT4_EXTENTS_FL is set", "i_flags")
+        if is_fast and values.sectors:
+            # It takes i_blocks, which counts the values, for the target's.
+            reason = "attribute values in inodes, but the target is in this one: e2fsck before 1.47.4 calls it damaged"
+            self._problems.remark(f"symbolic link with {reason}", Place(inode=inode.number))
         try:
             target = self._volume.symlink_target_stored(inode)
         except SourceError as error:
             self._problems.unreadable(error, Place(inode=inode.number))
             return
         if not inode.is_encrypted and (not target or b"\0" in target):
-            self._found(inode, f"target of the symbolic link is shorter than its {inode.size} bytes", "i_size_lo")
+            reason = f"target of the symbolic link is shorter than its {inode.size} bytes"
+            if inode.has_inline_data and target:
+                self._problems.remark(reason, Place(inode=inode.number))
+            else:
+                self._found(inode, reason, "i_size_lo")
 
     def _found(self, inode: StoredInode, reason: str, name: str) -> None:
         place = Place(inode=inode.number, record=EXT4_INODE.name, field=name)

@@ -44,6 +44,9 @@ class LinkChecker:
         in_use = self._numbers[where] == self._children
         for index in numpy.flatnonzero(~in_use).tolist():
             self._entry(index, "names inode {child}, which is not in use")
+        values = numpy.array(list(self._tables.value_inodes), numpy.int64)
+        for index in numpy.flatnonzero(numpy.isin(self._children, values)).tolist():
+            self._entry(index, "names inode {child}, which holds an attribute's value")
         self._check_types(where, in_use)
         is_directory = in_use & ((self._modes[where] & S_IFMT) == S_IFDIR)
         self._check_links(where, in_use, is_directory)

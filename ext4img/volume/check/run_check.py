@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 
 from ext4img.errors import ChecksumError, CorruptionError, Place, SourceError
@@ -17,6 +18,7 @@ from ext4img.volume.check.inodes import InodeChecker
 from ext4img.volume.check.links import LinkChecker
 from ext4img.volume.check.quota import QuotaChecker
 from ext4img.volume.check.superblocks import add_file_system_blocks, check_superblocks
+from ext4img.volume.check.unused_inodes import UnusedInodeChecker
 from ext4img.volume.features import RoCompat
 from ext4img.volume.inode import StoredInode
 from ext4img.volume.runs import WRITTEN, Runs
@@ -70,6 +72,7 @@ class _CheckRun:
         self.index = IndexChecker(volume)
         self.encryption = EncryptionChecker(volume)
         self.quota = QuotaChecker(volume)
+        self.unused = UnusedInodeChecker(volume)
         self.bytes_read = 0
 
     def run(self) -> CheckSummary:
@@ -78,11 +81,13 @@ class _CheckRun:
         check_superblocks(volume)
         self.inodes.check_reserved()
         total = volume.superblock.inode_count
-        for count, inode in enumerate(volume.inodes.scan()):
+        for count, inode in enumerate(volume.inodes.scan(on_unused=self.unused.check)):
             if count % _PROGRESS_EVERY == 0:
                 self.progress(inode.number, total)
             self.check_inode(inode)
         self.progress(total, total)
+        self.unused.check_orphans()
+        orphans = self.add_orphans()
         self.inodes.finish()
         names = self.directories.references
         LinkChecker(volume, tables, names).check()
@@ -90,7 +95,12 @@ class _CheckRun:
         if RoCompat.SHARED_BLOCKS not in volume.features:
             self.check_overlaps()
         if not self.recovered_without_bitmaps():
-            check_bitmaps(volume, self.owners, tables.numbers, tables.directories)
+            numbers, directories = tables.numbers, tables.directories
+            if orphans:
+                numbers = array("I", sorted((*numbers, *(inode.number for inode in orphans))))
+                gone = (inode.number for inode in orphans if inode.is_dir)
+                directories = array("I", sorted((*directories, *gone)))
+            check_bitmaps(volume, self.owners, numbers, directories)
             self.quota.finish()
         starts, ends = self.owners.used(1, 0)
         return CheckSummary(
@@ -105,11 +115,18 @@ class _CheckRun:
         )
 
     def recovered_without_bitmaps(self) -> bool:
-        """Whether recovery in memory freed or allocated blocks or inodes: it does not change the bitmaps."""
+        """Whether recovery in memory freed or allocated blocks of files: it does not change the bitmaps."""
         recovery = self.volume.recovery
-        if recovery is None:
-            return False
-        return bool(recovery.fast_commits.tags or recovery.orphans.deleted or recovery.orphans.truncated)
+        return recovery is not None and bool(recovery.fast_commits.tags or recovery.orphans.truncated)
+
+    def add_orphans(self) -> list[StoredInode]:
+        """Add the blocks of deleted orphans, which bitmaps and quota still count. Returns their inodes."""
+        recovery = self.volume.recovery
+        deleted = [self.volume.inode(number) for number in recovery.orphans.deleted] if recovery is not None else []
+        for inode in deleted:
+            self.inodes.add_orphan(inode)
+            self.quota.add(inode, 0)
+        return deleted
 
     def check_inode(self, inode: StoredInode) -> None:
         mapping, values = self.inodes.check(inode)
