@@ -47,7 +47,10 @@ class CasefoldLookup:
         self._kept_names = 0
         self._lookups: dict[int, int] = {}
         superblock = fs.volume.superblock
-        self._trusts_hashes = bool(superblock.encoding_flags & EXT4_ENC_NO_COMPAT_FALLBACK_FL)
+        self._trusts_hashes = (
+            bool(superblock.encoding_flags & EXT4_ENC_NO_COMPAT_FALLBACK_FL)
+            and not fs.volume.directories.doubts_indexes
+        )
         self._knows_encoding = superblock.encoding == EXT4_ENC_UTF8_12_1
         if not self._knows_encoding:
             fs.problems.note(f"encoding {superblock.encoding} is not known: names are compared by their bytes alone")

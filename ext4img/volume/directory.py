@@ -72,6 +72,8 @@ class Directories:
         self._has_filetype = Incompat.FILETYPE in superblock.features
         self._has_index = Compat.DIR_INDEX in superblock.features
         self._has_large_dir = Incompat.LARGEDIR in superblock.features
+        # Then a name that the index does not lead to is searched without it.
+        self.doubts_indexes = problems.checks != "strict" or not superblock.knows_hash
         self._known: OrderedDict[int, _CachedDirectory] = OrderedDict()
         self._names_held = 0
 
@@ -119,7 +121,8 @@ class Directories:
                     entry = find_entry(block, name, known.form, self._problems)
                     if entry is not None:
                         return entry
-                return None
+                if not self.doubts_indexes:
+                    return None
             except (CorruptionError, SourceError) as error:
                 # the kernel then searches without the index, too
                 self._problems.unreadable(error, Place(inode=inode.number))
@@ -167,7 +170,10 @@ class Directories:
         return None if inode.has_inline_data else self._know(inode).tree
 
     def entries_of_hash(self, inode: StoredInode, major: int) -> Iterator[DirEntry]:
-        """All entries of the leaves that may hold a major hash; without an index, of all blocks."""
+        """All entries of the leaves that may hold a major hash; without an index, of all blocks.
+
+        Those of all blocks follow, too, if the index may be wrong.
+        """
         known = self._know(inode)
         if known.tree is None:
             yield from self.entries(inode)
@@ -180,6 +186,8 @@ class Directories:
             return
         for block in leaves:
             yield from parse_entries(block, 0, known.form, self._problems, None)
+        if self.doubts_indexes:
+            yield from self.entries(inode)
 
     def _leaves(self, known: _CachedDirectory, tree: HashTree, major: int) -> Iterator[bytes]:
         for lblk in tree.blocks(major):

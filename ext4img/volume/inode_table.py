@@ -91,10 +91,10 @@ class InodeTable:
 
     def raw(self, number: int) -> bytes:
         """The inode's bytes. Numbers start at 1; NotFoundError for others."""
-        if not 1 <= number <= self._count:
-            raise NotFoundError.at(f"inode {number}", f"the file system has inodes 1 to {self._count}")
         if number in self._overrides:
             return self._overrides[number]
+        if not 1 <= number <= self._count:
+            raise NotFoundError.at(f"inode {number}", f"the file system has inodes 1 to {self._count}")
         group, index = divmod(number - 1, self._per_group)
         window = self._windows.get((group, index // self._per_window))
         if window:

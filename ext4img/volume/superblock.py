@@ -11,6 +11,7 @@ from uuid import UUID
 from ext4img.errors import CorruptionError, NotExt4Error, Place, UnsupportedFeatureError
 from ext4img.structs.group import EXT4_MAX_DESC_SIZE, EXT4_MIN_DESC_SIZE, EXT4_MIN_DESC_SIZE_64BIT
 from ext4img.structs.superblock import (
+    EXT2_FLAGS_SIGNED_HASH,
     EXT2_FLAGS_UNSIGNED_HASH,
     EXT3_JNL_BACKUP_BLOCKS,
     EXT4_CRC32C_CHKSUM,
@@ -67,6 +68,7 @@ class Superblock(NamedTuple):
     hash_seed: tuple[int, int, int, int]
     hash_version: int
     hash_unsigned: bool
+    hash_signed: bool
     journal_inode: int
     journal_device: int
     journal_uuid: UUID
@@ -97,6 +99,11 @@ class Superblock(NamedTuple):
     def descriptor_blocks(self) -> int:
         """How many blocks all group descriptors take."""
         return -(-self.group_count // (self.block_size // self.descriptor_size))
+
+    @property
+    def knows_hash(self) -> bool:
+        """Whether it says how names are hashed: without a flag the kernel goes by the machine's char."""
+        return (self.hash_unsigned or self.hash_signed) and any(self.hash_seed)
 
     @property
     def has_metadata_checksums(self) -> bool:
@@ -284,6 +291,7 @@ def from_raw(record: Any, features: Features, place: Place) -> Superblock:
         hash_seed=(record.s_hash_seed_0, record.s_hash_seed_1, record.s_hash_seed_2, record.s_hash_seed_3),
         hash_version=record.s_def_hash_version,
         hash_unsigned=bool(flags & EXT2_FLAGS_UNSIGNED_HASH),
+        hash_signed=bool(flags & EXT2_FLAGS_SIGNED_HASH),
         journal_inode=record.s_journal_inum,
         journal_device=record.s_journal_dev,
         journal_uuid=UUID(bytes=record.s_journal_uuid),

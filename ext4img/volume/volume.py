@@ -43,6 +43,7 @@ from ext4img.volume.xattr import (
 if TYPE_CHECKING:
     from ext4img.volume.htree import HashTree
     from ext4img.volume.salvage.directories import LostDirectories
+    from ext4img.volume.salvage.nameless import NamelessInodes
 
 Journal = Literal["replay", "ignore"]
 MAX_SYMLINK_SIZE = 1 << 16
@@ -93,13 +94,18 @@ class Volume:
             superblock, self.blocks, self._mapper, self.checksum_seed, self.problems, self._inline_parts
         )
         self._lost_directories: LostDirectories | None = None
+        self._nameless: NamelessInodes | None = None
         if self.problems.checks == "report":
             from ext4img.volume.salvage.directories import LostDirectories
+            from ext4img.volume.salvage.nameless import NamelessInodes
             from ext4img.volume.salvage.root import replace_lost_root
 
             replace_lost_root(superblock, self.blocks, self.inodes, self._mapper, self.checksum_seed, self.problems)
             self._lost_directories = LostDirectories(
                 superblock, self.blocks, self.groups, self.inodes, self.checksum_seed, self.problems
+            )
+            self._nameless = NamelessInodes(
+                superblock, self.blocks, self.inodes, self.checksum_seed, self.problems, self._stored_listing
             )
 
     @property
@@ -141,7 +147,7 @@ class Volume:
 
     def is_replaced(self, number: int) -> bool:
         """Whether the inode is lost, and one made of what was found stands for it."""
-        return number in self.inodes.overrides
+        return number in self.inodes.overrides and number <= self.superblock.inode_count
 
     def runs(self, inode: StoredInode) -> Runs:
         """Which blocks of the disk hold the inode's blocks."""
@@ -255,10 +261,17 @@ class Volume:
 
         NotDirectoryError for anything but a directory.
         """
-        return self.listing(inode).entries()
+        return self._stored_listing(inode).entries()
 
     def listing(self, inode: StoredInode) -> DirListing:
-        """The same entries as columns."""
+        """The same entries as columns; with checks="report", lost+found also lists inodes that have no name."""
+        listing = self._stored_listing(inode)
+        if self._nameless is not None:
+            for entry in self._nameless.added_to(inode.number):
+                listing.add(*entry)
+        return listing
+
+    def _stored_listing(self, inode: StoredInode) -> DirListing:
         listing = self.directories.listing(inode)
         if self._lost_directories is not None:
             self._lost_directories.replace_lost_subdirectories(inode.number, listing)
@@ -267,6 +280,8 @@ class Volume:
     def lookup(self, inode: StoredInode, name: bytes, hash_: tuple[int, int] | None = None) -> DirEntry | None:
         """The entry of this stored name, or None; see `Directories.lookup`."""
         entry = self.directories.lookup(inode, name, hash_)
+        if entry is None and self._nameless is not None:
+            entry = next((added for added in self._nameless.added_to(inode.number) if added.name == name), None)
         if self._lost_directories is not None and entry is not None and entry.file_type == EXT4_FT_DIR:
             self._lost_directories.replace_if_lost(inode.number, entry.inode)
         return entry

@@ -55,6 +55,11 @@ def directory_inode(
     return _directory_raw(superblock, number, generation, kept, seed)
 
 
+def lost_and_found_inode(superblock: Superblock, number: int, seed: int) -> bytes:
+    """An inode for a lost+found without blocks, with the mode that e2fsck gives it."""
+    return _directory_raw(superblock, number, 0, [], seed, 0o700)
+
+
 def _runs(found: list[int]) -> list[tuple[int, int]]:
     """(first block, length) of each row of adjacent blocks, none longer than an extent."""
     runs: list[tuple[int, int]] = []
@@ -67,7 +72,12 @@ def _runs(found: list[int]) -> list[tuple[int, int]]:
 
 
 def _directory_raw(
-    superblock: Superblock, number: int, generation: int, runs: list[tuple[int, int]], seed: int
+    superblock: Superblock,
+    number: int,
+    generation: int,
+    runs: list[tuple[int, int]],
+    seed: int,
+    permissions: int = 0o755,
 ) -> bytes:
     count = 0
     extents: list[bytes] = []
@@ -75,7 +85,7 @@ def _directory_raw(
         extents.append(pack_extent(count, pblk, length))
         count += length
     fields = {
-        "i_mode": S_IFDIR | 0o755,
+        "i_mode": S_IFDIR | permissions,
         "i_links_count": 2,
         "i_size_lo": count * superblock.block_size,
         "i_blocks_lo": count * (superblock.block_size // SECTOR_SIZE),
