@@ -88,6 +88,7 @@ class _NodeCollector:
         self._room = options.inode_size - EXT4_INODE.size - options.extra_size
         self._inline = Incompat.INLINE_DATA in choice
         self._length = 0  # inodes that are complete
+        self._open_names: list[tuple[Path, set[bytes]]] = []
         self._kept_numbers: dict[int, int] = {}  # number → index of the inode that keeps it
         assert options.uuid is not None
         self._seed = checksum.filesystem_seed(options.uuid, None)
@@ -101,6 +102,8 @@ class _NodeCollector:
             if directory is None:
                 raise BuildError("its directory has not come before it", show_path(path))
             check_name(node, directory)
+            if path[-1] in self._names_in(path[:-1], directory):
+                raise BuildError("duplicate name", show_path(path))
             if node.link_group is not None:
                 first = self._groups.get(node.link_group)
                 if first is not None:
@@ -138,7 +141,7 @@ class _NodeCollector:
             self._tree.inodes.wanted[index] = number
             self._kept_numbers[number] = index
         if directory is not None:
-            directory.add(path[-1], index, node.name_hash)
+            self._add_name(node, directory, index)
             directory.subdirectories += kind == EXT4_FT_DIR
         if node.link_group is not None:
             self._groups[node.link_group] = index, policy
@@ -163,8 +166,6 @@ class _NodeCollector:
             now = (self._options.created_s or 0) * 1_000_000_000
             self.add(Node((LOST_AND_FOUND,), S_IFDIR | 0o700, 0, 0, 0, now, now, now, now))
         for directory in tree.directories:
-            if len(set(directory.names)) != len(directory.names):
-                self._refuse_duplicate(directory)
             links = 2 + directory.subdirectories
             if links > EXT4_LINK_MAX:
                 why = f"a directory of {directory.subdirectories} directories"
@@ -194,7 +195,21 @@ class _NodeCollector:
         if links > EXT4_LINK_MAX:
             raise BuildError(f"more than {EXT4_LINK_MAX} names of one file", show_path(node.path))
         inodes.put(index, "i_links_count", links)
-        directory.add(node.path[-1], index, node.name_hash)
+        self._add_name(node, directory, index)
+
+    def _names_in(self, path: Path, directory: PlannedDirectory) -> set[bytes]:
+        """The names that a directory has so far. Those of directories on the way to the last node are kept."""
+        kept = self._open_names
+        while kept and path[: len(kept[-1][0])] != kept[-1][0]:
+            kept.pop()
+        if not kept or kept[-1][0] != path:
+            kept.append((path, set(directory.names)))
+        return kept[-1][1]
+
+    def _add_name(self, node: Node, directory: PlannedDirectory, index: int) -> None:
+        name = node.path[-1]
+        directory.add(name, index, node.name_hash)
+        self._names_in(node.path[:-1], directory).add(name)
 
     def _new(self, node: Node, parent: int, i_block: bytes, size: int, flags: int = 0, links: int = 1) -> int:
         index = self._tree.inodes.add(node, parent, i_block, size, links, flags)
@@ -335,11 +350,3 @@ class _NodeCollector:
         self._tree.values[index] = value
         self._tree.blocks[index] = blocks
         return blocks
-
-    def _refuse_duplicate(self, directory: PlannedDirectory) -> None:
-        seen: set[bytes] = set()
-        for name in directory.names:
-            if name in seen:
-                path = (*self._tree.inodes.path(directory.index), name)
-                raise BuildError("duplicate name", show_path(path))
-            seen.add(name)

@@ -72,6 +72,10 @@ def _name(bit: Feature) -> str:
     return _word(Features(Compat(0), Incompat(0), RoCompat(0)), bit).names[0]
 
 
+class RefusedFeatureError(BuildError):
+    """A node needs a feature that was refused explicitly."""
+
+
 class FeatureChoice:
     """The features of a new file system: the defaults, those requested or refused, and those that nodes need.
 
@@ -126,7 +130,7 @@ class FeatureChoice:
             return
         name = _name(bit)
         if name in self._refused:
-            raise BuildError(
+            raise RefusedFeatureError(
                 f"{why} needs the feature {name}, which was refused", None if path is None else show_path(path)
             )
         self.features = _word(self.features, bit)

@@ -44,15 +44,15 @@ class NodeReport:
 class EntryToNode:
     """Makes the nodes of a file system with blocks of `block_size` bytes; the source's have `source_block_size`.
 
-    Changes are noted in `report`. With `salvage`, attributes that ext4 can't store are dropped and
+    Changes are noted in `report`. With `leave_out`, attributes that ext4 can't store are dropped and
     noted, too.
     """
 
-    def __init__(self, block_size: int, source_block_size: int, report: NodeReport, *, salvage: bool) -> None:
+    def __init__(self, block_size: int, source_block_size: int, report: NodeReport, *, leave_out: bool) -> None:
         self._block_size = block_size
         self._source_block_size = source_block_size
         self._report = report
-        self._salvage = salvage
+        self._leave_out = leave_out
 
     def node(self, source_entry: SourceEntry, path: Path, link_group: int | None) -> Node:
         """The node of an entry that has its own inode. BuildError if ext4 can't store it."""
@@ -130,7 +130,7 @@ class EntryToNode:
                 key, stored = stored_xattr(name, value)
             except BuildError as error:
                 placed = BuildError(error.reason, entry.shown)
-                if not self._salvage:
+                if not self._leave_out:
                     raise placed from error
                 self._report.note(placed)
                 continue

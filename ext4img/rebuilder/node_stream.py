@@ -14,6 +14,7 @@ from ext4img.archive.path_filter import PathFilter
 from ext4img.errors import AlteredArchiveError, BuildError, LimitError
 from ext4img.mkfs import Node
 from ext4img.mkfs.nodes import Path
+from ext4img.mkfs.options import RefusedFeatureError
 from ext4img.names.paths import decode_path
 from ext4img.rebuilder.entry_to_node import EntryToNode, NodeReport
 from ext4img.rebuilder.readability import ReadabilityRules
@@ -45,8 +46,9 @@ class _WaitingVerityFile:
 class NodeStream:
     """Makes nodes of the entries of `source`, in one pass.
 
-    `path_filter` selects entries. With `salvage`, entries that the new file system can't hold are left
-    out and noted in `report`. The builder calls `refuse`; it knows paths by their stored bytes only.
+    `path_filter` selects entries. With `leave_out`, entries that ext4 can't hold are left out and noted
+    in `report`; those that only an option excludes are an error. The builder calls `refuse`; it knows
+    paths by their stored bytes only. With `salvage` no link count is trusted.
     """
 
     def __init__(
@@ -56,14 +58,16 @@ class NodeStream:
         *,
         path_filter: PathFilter | None = None,
         salvage: bool = False,
+        leave_out: bool = True,
     ) -> None:
         self._source = source
         self._info: BackupInfo = source.info
         self._rules = rules
         self._path_filter = path_filter
         self._salvage = salvage
+        self._leave_out = leave_out
         self.report = NodeReport()
-        self._entry_to_node = EntryToNode(rules.block_size, self._info.block_size, self.report, salvage=salvage)
+        self._entry_to_node = EntryToNode(rules.block_size, self._info.block_size, self.report, leave_out=leave_out)
         self._open_directories: list[_NodeDirectory] = []
         self._components = 0
         self._skipped_prefix = b""  # of a directory that is left out with everything below it
@@ -78,9 +82,9 @@ class NodeStream:
         self._waiting: dict[int, _WaitingVerityFile] = {}
 
     def refuse(self, error: BuildError) -> None:
-        """Note that the builder refuses the last node; without `salvage` raise the error."""
+        """Note that the builder refuses the last node; raise the error if that is not to be left out."""
         self._refused = BuildError(error.reason, self._last_path)
-        if not self._salvage:
+        if not self._leave_out or isinstance(error, RefusedFeatureError):
             raise self._refused from error
         self.report.skip(self._refused)
 
@@ -127,7 +131,7 @@ class NodeStream:
             )
             node = self._entry_to_node.node(source_entry, path, entry.inode if is_linked else None)
         except BuildError as error:
-            if not self._salvage:
+            if not self._leave_out or entry.path == ROOT:
                 raise
             self.report.skip(error)
             self._skip_subtree(entry, 1)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from ext4img.archive.entry import Entry
 from ext4img.crypto.policy import Policy, parse_context
 from ext4img.errors import BuildError
+from ext4img.structs.extent import EXT_MAX_BLOCKS
 from ext4img.structs.inode import EXT4_VERITY_FL
 
 
@@ -24,7 +25,10 @@ class ReadabilityRules(NamedTuple):
             if policy.needs_inode_number and not self.keeps_uuid:
                 what = f"could not be read under another UUID: policy {policy.describe()}"
                 raise BuildError(what, entry.shown)
-        if self.block_size == source_block_size or entry.type != "file":
+        if self.block_size == source_block_size:
+            return
+        self._check_room(entry, source_block_size)
+        if entry.type != "file":
             return
         if entry.flags & EXT4_VERITY_FL:
             what = f"fs-verity depends on the block size: it needs blocks of {source_block_size} bytes"
@@ -34,6 +38,17 @@ class ReadabilityRules(NamedTuple):
         why = self._why_not(policy, entry, source_block_size)
         if why is not None:
             what = f"could not be read in blocks of {self.block_size} bytes: {why}; policy {policy.describe()}"
+            raise BuildError(what, entry.shown)
+
+    def _check_room(self, entry: Entry, source_block_size: int) -> None:
+        """BuildError for an entry that has room in the source's blocks, but not in the new ones."""
+        largest = EXT_MAX_BLOCKS * self.block_size
+        if entry.type == "file" and largest < entry.size <= EXT_MAX_BLOCKS * source_block_size:
+            what = f"{entry.size} bytes: with blocks of {self.block_size} bytes a file can have at most {largest}"
+            raise BuildError(what, entry.shown)
+        target = entry.link_target if entry.stored_target is None else entry.stored_target
+        if entry.type == "symlink" and self.block_size <= len(target) < source_block_size:
+            what = f"a symlink's target of {len(target)} bytes does not fit in a block of {self.block_size}"
             raise BuildError(what, entry.shown)
 
     def _why_not(self, policy: Policy, entry: Entry, source_block_size: int) -> str | None:

@@ -94,11 +94,11 @@ def rebuild(
     as mke2fs takes them, "^" before those to be left out. `only` names paths; in a backup, as it
     lists them.
 
-    With `salvage` entries that ext4 can't hold are left out and reported. By default they are an
-    error, unless the source is a `FileSystem` that does not check strictly. Everything is planned
-    before the first byte is written. The image appears under its name when it is complete, and a
-    block device is written to only with `allow_device`. `progress` is called with the bytes done and
-    their total: first of the source, then of the image.
+    Entries that ext4 can't hold are left out and reported; with `salvage=False` they are an error.
+    `salvage=True` trusts no link count; it is the default for a `FileSystem` that does not check
+    strictly. Everything is planned before the first byte is written. The image appears under its name
+    when it is complete, and a block device is written to only with `allow_device`. `progress` is called
+    with the bytes done and their total: first of the source, then of the image.
 
     BuildError with the path and the policy where something does not fit, or where ciphertext would
     become unreadable: another UUID under IV_INO_LBLK policies, another block size under policies
@@ -153,6 +153,7 @@ class Rebuild:
         self._progress = progress
         try:
             path_filter: PathFilter | None = None
+            leave_out = salvage is not False
             self._given = source if isinstance(source, FileSystem) else self._open_backup(source, bases)
             if isinstance(self._given, FileSystem):
                 self._source: RebuildSource = ImageRebuildSource(self._given, only)
@@ -172,7 +173,9 @@ class Rebuild:
                 keep_inodes=keep_inodes,
             ).resolved()
             rules = ReadabilityRules(options.block_size, options.uuid == info.uuid)
-            stream = NodeStream(self._source, rules, path_filter=path_filter, salvage=bool(salvage))
+            stream = NodeStream(
+                self._source, rules, path_filter=path_filter, salvage=bool(salvage), leave_out=leave_out
+            )
             self._node_report = stream.report
             self.plan = plan(
                 self._with_progress(stream.nodes()),

@@ -344,11 +344,12 @@ class TestWhatExt4CannotHold:
 
     def test_is_an_error_with_its_path(self, tmp_path: Path):
         with pytest.raises(BuildError, match=r"a-device.*5000"):
-            rebuild(io.BytesIO(self.tree().archive()), tmp_path / "o.img")
+            rebuild(io.BytesIO(self.tree().archive()), tmp_path / "o.img", salvage=False)
         assert os.listdir(tmp_path) == []
 
-    def test_is_left_out_and_told_if_asked_for(self, tmp_path: Path):
-        report = rebuild(io.BytesIO(self.tree().archive()), tmp_path / "o.img", salvage=True)
+    @pytest.mark.parametrize("salvage", [None, True])
+    def test_is_left_out_and_told(self, salvage: bool | None, tmp_path: Path):
+        report = rebuild(io.BytesIO(self.tree().archive()), tmp_path / "o.img", salvage=salvage)
         assert_clean(tmp_path / "o.img")
         assert not report.complete
         assert report.left_out == 7
@@ -451,8 +452,8 @@ class TestDamagedArchives:
 
         tree.add_link(top.path + b"/" + nokey_name(stored, 0, 0), plain, stored_name=stored)
         with pytest.raises(BuildError, match="policy"):
-            rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img")
-        report = rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img", salvage=True)
+            rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img", salvage=False)
+        report = rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img")
         assert report.left_out == 1
         assert_clean(tmp_path / "o.img")
 
@@ -464,17 +465,18 @@ class TestDamagedArchives:
         for salvage in (False, True):
             with made_of(tree, tmp_path / "o.img", salvage=salvage, overwrite=True) as fs:
                 assert [fs.path(name).read_bytes() for name in ("/a", "/b")] == [b"one", b"another"]
+        archive = tree.archive()
         with pytest.raises(BuildError, match="'b': inode number 20 is also that of '/a'"):
-            rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img", keep_inodes=True, overwrite=True)
-        report = rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img", keep_inodes=True, salvage=True, overwrite=True)
+            rebuild(io.BytesIO(archive), tmp_path / "o.img", salvage=False, keep_inodes=True, overwrite=True)
+        report = rebuild(io.BytesIO(archive), tmp_path / "o.img", keep_inodes=True, overwrite=True)
         assert (report.left_out, report.made["file"]) == (1, 1)
         tree = Tree()
         tree.add(b"a", "file", b"one", inode=20, links=2)
         second = tree.add(b"b", "file", b"another", inode=20, links=2)
         tree.add_link(b"c", second)
         with pytest.raises(BuildError, match="another file of several names also has the inode number 20"):
-            rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img", overwrite=True)
-        report = rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img", salvage=True, overwrite=True)
+            rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img", salvage=False, overwrite=True)
+        report = rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img", overwrite=True)
         assert (report.left_out, report.made) == (2, {"dir": 1, "file": 1})
         assert_clean(tmp_path / "o.img")
 
@@ -484,8 +486,8 @@ class TestDamagedArchives:
             tree.add(name, "file", name, inode=20, flags=EXT4_VERITY_FL)
         tree.members.append((Entry(b"b", VERITY, 0, inode=20, body_size=4096, segments=((0, 4096),)), b"m" * 4096))
         with pytest.raises(BuildError, match="a second file with fs-verity"):
-            rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img")
-        report = rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img", salvage=True)
+            rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img", salvage=False)
+        report = rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img")
         assert (report.left_out, report.made) == (1, {"dir": 1, "file": 1})
 
     def test_a_name_that_is_not_marked_as_a_further_one(self, tmp_path: Path):
@@ -501,7 +503,7 @@ class TestDamagedArchives:
         tree = Tree()
         tree.add(b"f", "file", b"x", xattrs={f"user.{number}": b"" for number in range(8000)})
         with pytest.raises(BuildError, match="'f': the names of [0-9]+ extended attributes do not fit"):
-            rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img")
+            rebuild(io.BytesIO(tree.archive()), tmp_path / "o.img", salvage=False)
 
     def test_inode_numbers_without_end(self, tmp_path: Path):
         tree = Tree()

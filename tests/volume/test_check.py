@@ -18,6 +18,7 @@ from ext4img.volume.check.block_owners import BlockOwners
 from tests.conftest import UnpackedImage
 from tests.hostile.editing import EditedImage
 
+UNFINISHED = {"ext3-cut": 3, "ext4-cut": 3}  # by fixture: the orphans that e2fsck -fn complains about
 Fixture = Callable[[str], UnpackedImage]
 Edit = Callable[[str], EditedImage]
 
@@ -40,8 +41,16 @@ def checked(image: EditedImage | bytes | Path) -> tuple[CheckSummary, list[str]]
     source = bytes(image) if isinstance(image, EditedImage) else image
     with ext4img.open(source, checks="report") as fs:
         summary = run_check(fs.volume)
-        assert summary.problems == len(fs.problems)
+        assert summary.problems + summary.remarks == len(fs.problems)
+        assert summary.problems == sum(not problem.remark for problem in fs.problems)
         return summary, [str(problem) for problem in fs.problems]
+
+
+def assert_remarked(image: EditedImage | bytes | Path, *words: str) -> None:
+    """Some remark has all of these words, and there is no damage."""
+    summary, remarks = checked(image)
+    assert summary.sound
+    assert any(all(word in remark for word in words) for remark in remarks), remarks[:20]
 
 
 def assert_told(image: EditedImage | bytes | Path, *words: str) -> None:
@@ -53,8 +62,12 @@ def assert_told(image: EditedImage | bytes | Path, *words: str) -> None:
 
 def test_sound_images_have_no_problems(image: UnpackedImage):
     summary, problems = checked(image.path)
-    assert problems == []
-    assert summary.sound
+    if image.name in UNFINISHED:  # orphans without a journal to recover: e2fsck -fn calls them damage
+        assert summary.problems == len(problems) == UNFINISHED[image.name]
+        assert all("the next mount has to do it (orphan)" in problem for problem in problems)
+    else:
+        assert summary.sound
+        assert all("finished in memory" in problem for problem in problems)
     recovered = image.manifest.head["dirty"]
     if not recovered:
         numbers = {entry["ino"] for entry in image.manifest.entries}
@@ -294,13 +307,13 @@ def test_backup_superblocks(edit: Edit):
     image = edit("ext4-meta-bg")
     site = image.site("backup superblock")
     image.set(site, "s_inodes_per_group", 16)
-    assert_told(image, "backup superblock of group 1")
+    assert_remarked(image, "backup superblock of group 1")
     image = edit("ext4-meta-bg")
     image.set(site, "s_uuid", bytes(16))
-    assert_told(image, "backup superblock of group 1 differs", "uuid")
+    assert_remarked(image, "backup superblock of group 1 differs", "uuid")
     image = edit("ext4-meta-bg")
     image.set(site, "s_volume_name", b"x" * 16, sealed=False)
-    assert_told(image, "backup superblock of group 1", "checksum")
+    assert_remarked(image, "backup superblock of group 1", "checksum")
 
 
 def test_copies_of_descriptors(edit: Edit):
@@ -308,7 +321,7 @@ def test_copies_of_descriptors(edit: Edit):
     groups = image.volume.groups
     block = groups.descriptor_block(0, 1)
     image.write(block * 1024 + 8, (77).to_bytes(4, "little"))
-    assert_told(image, "copy of the descriptor of group 0", f"block {block}")
+    assert_remarked(image, "copy of the descriptor of group 0", f"block {block}")
 
 
 @pytest.mark.parametrize("options", ["mmp", "orphan_file", "sparse_super2", "bigalloc", "^resize_inode", "^flex_bg"])

@@ -44,8 +44,7 @@ def run(
         bool,
         typer.Option(
             "--salvage",
-            help="Restore what is left of an archive that was cut short. With --image: skip entries that ext4 can't"
-            " hold.",
+            help="Restore what is left of an archive that was cut short.",
         ),
     ] = False,
     ciphertext: Annotated[
@@ -103,7 +102,7 @@ def run(
                 choices,
                 block_size=int(block_size) if block_size else None,
                 only=only or (),
-                salvage=salvage,
+                salvage=salvage or None,
                 overwrite=overwrite is OverwriteChoice.always,
                 json=json,
                 quiet=quiet,
