@@ -13,10 +13,22 @@ from tests.mkfs.judges import assert_clean, head
 from tests.mkfs.samples import ROOT, build
 
 # What the names of `mke2fs -O` are, in e2fsprogs' own words (man ext4, lib/e2p/feature.c).
-DEFAULTS = set(
-    "has_journal ext_attr resize_inode dir_index filetype extent 64bit flex_bg sparse_super large_file huge_file"
-    " dir_nlink extra_isize metadata_csum".split()
-)
+DEFAULTS = {
+    "has_journal",
+    "ext_attr",
+    "resize_inode",
+    "dir_index",
+    "filetype",
+    "extent",
+    "64bit",
+    "flex_bg",
+    "sparse_super",
+    "large_file",
+    "huge_file",
+    "dir_nlink",
+    "extra_isize",
+    "metadata_csum",
+}
 ALWAYS = {"ext_attr", "filetype", "extent"}
 
 
