@@ -71,7 +71,9 @@ class NewImageOptions:
     @property
     def feature_names(self) -> tuple[str, ...]:
         """The features, one by one."""
-        return tuple(name for words in self.features or () for name in words.split(",") if name)
+        from ext4img.mkfs.options import parse_features
+
+        return tuple(name for words in self.features or () for name in parse_features(words))
 
 
 def make_image(

@@ -40,12 +40,17 @@ def report_restored(report: RestoreReport, out: Output, target: str, *, dry_run:
         for text in explain(no_key).hints:
             hint(text)
     all_set = _report_not_set(report.not_set, target)
+    if report.kept_directories:
+        kept = plural(report.kept_directories, "directory", "directories")
+        warn(f"{quote(target)}: {kept} existed, and kept another mode, owner or attributes than the original's")
+        hint("--overwrite or --update gives existing directories those of the original")
     if out.json:
         out.record(
             {
                 "restored": dict(sorted(report.restored.items())),
                 "bytes": report.bytes,
                 "kept": report.kept,
+                "kept_directories": report.kept_directories,
                 "left_out": report.left_out,
                 "no_key": report.no_key,
                 "damaged": report.damaged,
@@ -69,7 +74,7 @@ def report_restored(report: RestoreReport, out: Output, target: str, *, dry_run:
     report_losses(report.losses, quote(target))
     if report.damaged:
         return Exit.ARCHIVE
-    return Exit.DONE if report.complete and all_set else Exit.PARTLY
+    return Exit.DONE if report.complete and all_set and not report.kept_directories else Exit.PARTLY
 
 
 def _report_not_set(not_set: Mapping[str, int], target: str) -> bool:

@@ -75,7 +75,7 @@ class _DirOnPath:
     mode: int | None = None  # to be given again, if its owner had to open it
 
 
-def open_closed(name: bytes, folder: int) -> tuple[int, int]:
+def open_closed(name: bytes, folder: int | None) -> tuple[int, int]:
     """Open a directory for its owner, who may not enter it, list it or write in it; returns descriptor and old mode.
 
     It has `S_IRWXU` then: see `close_again`. OSError for others than the owner.
@@ -251,7 +251,7 @@ class SafeDir:
     def enter(self, name: bytes, *, force: bool = False) -> None:
         """Make `name` the current directory, and create it if need be; NameTaken if it is no directory.
 
-        For `force` see `step`.
+        For `force` see `step`; a directory that is created may be closed to its owner by a umask or an ACL.
         """
         try:
             os.mkdir(name, 0o700, dir_fd=self.fd)
@@ -261,7 +261,7 @@ class SafeDir:
                 raise self.taken(name) from None
             created = False
         try:
-            self.step(name, created, force=force)
+            self.step(name, created, force=force or created)
         except (NotADirectoryError, FileNotFoundError) as error:
             raise NameTaken("something that is no directory is there already", self.shown(name)) from error
 

@@ -38,6 +38,7 @@ _JOURNAL_SIZES: Final = (
     (16384 << 10, 65536),
     (32768 << 10, 131072),
 )
+_SMALLEST_WITH_JOURNAL: Final = _JOURNAL_SIZES[0][0]
 _LARGEST_JOURNAL: Final = 262144
 _JOURNAL_TO_FAST_COMMITS: Final = 64
 
@@ -148,14 +149,24 @@ def backup_groups(count: int, features: Features) -> list[int]:
 def choose_geometry(demand: SpaceDemand, options: Options, choice: FeatureChoice) -> Geometry:
     """A geometry with room for `demand`; BuildError if the given size is too small."""
     if options.size is None:
-        return _smallest(demand, options, choice)
-    blocks = options.size // options.block_size
+        geometry = _smallest(demand, options, choice)
+    else:
+        geometry = _given(options.size, demand, options, choice)
+    for name in choice.dropped(geometry.features):
+        what = f"{geometry.block_count} blocks of {geometry.block_size} bytes"
+        reason = "too large" if geometry.block_count > MAX_BLOCKS_32BIT else "too small"
+        raise BuildError(f"a file system of {what} is {reason} for the feature {name}, which was requested")
+    return geometry
+
+
+def _given(size: int, demand: SpaceDemand, options: Options, choice: FeatureChoice) -> Geometry:
+    blocks = size // options.block_size
     geometry = _divide(blocks, demand, options, choice, exact=True)
     need = demand.blocks + geometry.metadata_blocks
     if need > geometry.block_count:
         kib = options.block_size // 1024
         raise BuildError(
-            f"{options.size} bytes are too small: {need * kib} KiB are needed, {demand.blocks * kib} KiB of them for"
+            f"{size} bytes are too small: {need * kib} KiB are needed, {demand.blocks * kib} KiB of them for"
             f" files and directories, and the file system would have {geometry.block_count * kib} KiB"
         )
     return geometry
@@ -165,7 +176,8 @@ def _smallest(demand: SpaceDemand, options: Options, choice: FeatureChoice) -> G
     spare = ceil(demand.blocks * options.spare_percent / 100)
     inodes = max(demand.highest_inode, FIRST_INODE - 1 + demand.inodes)
     groups = -(-inodes // _max_inodes_per_group(options))
-    blocks = max(demand.blocks + spare, (groups - 1) * _blocks_per_group(options.block_size) + 2)
+    least = _SMALLEST_WITH_JOURNAL if choice.wants_journal else 0
+    blocks = max(least, demand.blocks + spare, (groups - 1) * _blocks_per_group(options.block_size) + 2)
     for _ in range(_ROUNDS):
         geometry = _divide(blocks, demand, options, choice, exact=False)
         # A file that is split between ranges of free space may need one more block for its extents.

@@ -53,6 +53,24 @@ _NEEDS: Final[tuple[tuple[Feature, Feature], ...]] = (
 )
 
 
+# Other spellings of mke2fs -O, and names that it knows of features that no kernel has (e2fsprogs: lib/e2p/feature.c).
+_SPELLINGS: Final = {"extents": "extent", "uninit_groups": "uninit_bg", "fname_encoding": "casefold"}
+_OTHER_NAMES: Final = frozenset(("lazy_bg", "snapshot_bitmap"))
+_NONE: Final = "none"
+
+
+def parse_features(text: str) -> tuple[str, ...]:
+    """The words of mke2fs' option -O in one spelling: separated by commas or blanks, "^" before refused ones.
+
+    As there, "-" also means "^", "+" nothing, and case does not matter. Unknown names are kept.
+    """
+    words = []
+    for word in text.replace(",", " ").lower().split():
+        name = word.lstrip("^-+") if word[:1] in "^-+" else word
+        words.append(("^" if word[:1] in "^-" else "") + _SPELLINGS.get(name, name))
+    return tuple(words)
+
+
 def _by_name() -> dict[str, Feature]:
     bits: list[Feature] = [*Compat, *Incompat, *RoCompat]
     return {_name(bit): bit for bit in bits}
@@ -79,24 +97,34 @@ class RefusedFeatureError(BuildError):
 class FeatureChoice:
     """The features of a new file system: the defaults, those requested or refused, and those that nodes need.
 
-    `asked` are names as mke2fs takes them, "^" before those that are refused.
+    `asked` are names as mke2fs takes them, "^" before those that are refused; "none" clears the
+    defaults. UnsupportedFeatureError for a name that is unknown or can't be honoured.
     """
 
     def __init__(self, asked: tuple[str, ...] = ()) -> None:
         names = _by_name()
         self.features = DEFAULT_FEATURES
-        self._refused: dict[str, Feature] = {}  # by name: bits of different words compare as numbers
-        for word in asked:
+        # By name: bits of different words compare as numbers.
+        self._refused: dict[str, Feature] = {}
+        self._wanted: dict[str, Feature] = {}
+        for word in (word for text in asked for word in parse_features(text)):
             name = word.removeprefix("^")
             bit = names.get(name)
-            if bit is None:
+            if word == _NONE:
+                self.features = REQUIRED_FEATURES
+                self._wanted.clear()
+            elif name in _OTHER_NAMES and word != name:
+                continue  # it has none of these
+            elif bit is None and name not in _OTHER_NAMES:
                 raise UnsupportedFeatureError(f"unknown feature {name!r}", (name,))
-            if word.startswith("^"):
+            elif bit is not None and word != name:
                 if bit in REQUIRED_FEATURES:
                     raise UnsupportedFeatureError(f"a new file system always has the feature {name}", (name,))
                 self._refused[name] = bit
-            elif bit in DEFAULT_FEATURES or bit in OPTIONAL_FEATURES:
+                self._wanted.pop(name, None)
+            elif bit is not None and (bit in DEFAULT_FEATURES or bit in OPTIONAL_FEATURES):
                 self._refused.pop(name, None)
+                self._wanted[name] = bit
                 self.features = _word(self.features, bit)
             else:
                 raise UnsupportedFeatureError(f"a new file system cannot have the feature {name}", (name,))
@@ -111,11 +139,23 @@ class FeatureChoice:
             )
         if RoCompat.METADATA_CSUM in self.features:  # replaces uninit_bg's checksums
             self.features = self.features._replace(ro_compat=self.features.ro_compat & ~RoCompat.GDT_CSUM)
-        if "sparse_super" in self._refused:  # the resize inode can't list a copy in every group
+        if RoCompat.SPARSE_SUPER not in self.features:  # the resize inode can't list a copy in every group
             self.features = self.features._replace(compat=self.features.compat & ~Compat.RESIZE_INODE)
         for bit, needed in _NEEDS:
             if bit in self.features and needed not in self.features:
                 raise UnsupportedFeatureError(f"{_name(bit)} needs {_name(needed)}", (_name(bit),))
+        for name in self.dropped(self.features):
+            needed_word = "^metadata_csum" if name == "uninit_bg" else "sparse_super"
+            raise UnsupportedFeatureError(f"{name} needs {needed_word}", (name,))
+
+    def dropped(self, features: Features) -> list[str]:
+        """The names of requested features that are not among these."""
+        return [name for name, bit in self._wanted.items() if bit not in features]
+
+    @property
+    def wants_journal(self) -> bool:
+        """Whether a journal was requested, or what needs one."""
+        return any(name in self._wanted for name in ("has_journal", "fast_commit", "orphan_file"))
 
     def __contains__(self, bit: Feature) -> bool:
         return bit in self.features
@@ -141,8 +181,9 @@ class Options:
     """The properties of the new file system. Sizes are in bytes; None means an automatic choice.
 
     An automatic `size` is the smallest that leaves `spare_percent` of blocks and inodes free.
-    `features` are names as mke2fs takes them, "^" before a refused one. "inline_data" makes small
-    files and directories inline. Features that nodes need (encrypt, casefold, ...) are set
+    `features` are names as mke2fs takes them, "^" before a refused one: an error if they can't be
+    honoured; "none" clears the defaults but for `REQUIRED_FEATURES`. "inline_data" makes small files
+    and directories inline. Features that nodes need (encrypt, casefold, ...) are set
     automatically. `keep_inodes` keeps every inode number, not only those that ciphertext depends on.
     `created_s` is the time in the superblock and in the reserved inodes.
 

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 from ext4img.archive.backup_info import BackupInfo
 from ext4img.errors import BuildError, UnsupportedFeatureError
 from ext4img.mkfs import Options
-from ext4img.mkfs.options import HASH_VERSIONS
+from ext4img.mkfs.options import HASH_VERSIONS, parse_features
 from ext4img.structs.superblock import EXT4_ENC_UTF8_12_1
 
 NewSize = int | Literal["auto"]
@@ -55,7 +55,7 @@ def image_options(
         label=info.label if label is None else label,
         block_size=new_block_size,
         inode_size=min(max(info.inode_size, _MIN_INODE_SIZE), new_block_size),
-        features=(*_kept_features(info, features), *features),
+        features=(*_kept_features(info, parse_features(",".join(features))), *features),
         keep_inodes=keep_inodes,
         hash_seed=info.hash_seed,
         hash_version=hash_version,

@@ -1,8 +1,9 @@
 """The attributes of a restored inode, and the order in which they are set.
 
-The owner comes first, since changing it clears set-id bits and capabilities; then the mode; ACLs,
-which may refine the mode; other attributes; times, which writing would change and none of these
-do; and flags last, as nothing of an immutable file can be changed any more.
+The owner comes first, since changing it clears set-id bits and capabilities; then attributes, as long
+as the owner may write, which the kernel requires; the mode; ACLs, which may refine the mode; times,
+which writing would change and none of these do; and flags last, as nothing of an immutable file can
+be changed any more.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 from ext4img.archive.entry import Entry
@@ -66,6 +68,7 @@ FLAG_NAMES: Final = {
 }
 _NO_ID: Final = 0xFFFFFFFF
 _ACL_PREFIX: Final = "system.posix_acl_"
+_USER_PREFIX: Final = "user."
 # Refusals of a file system, or for lack of rights. ENOSPC: there is no room for attributes in the inode.
 _REFUSED: Final = frozenset(
     (
@@ -103,6 +106,7 @@ def apply(target: int | str, entry: Entry, xattrs: Mapping[str, bytes], not_set:
             owner_set = False
     else:
         not_set.add(_OWNER)
+    _set_xattrs(target, {name: value for name, value in xattrs.items() if not _is_acl(name)}, not_set)
     if entry.type != "symlink":
         mode = entry.mode & 0o7777
         if not owner_set:
@@ -111,13 +115,30 @@ def apply(target: int | str, entry: Entry, xattrs: Mapping[str, bytes], not_set:
             os.chmod(target, mode)
         except OSError as error:
             _refused("mode", error, not_set)
-    if xattrs:
-        for name in sorted(xattrs, key=lambda name: (not name.startswith(_ACL_PREFIX), name)):
-            _set_xattr(target, name, xattrs[name], not_set)
+    _set_xattrs(target, {name: value for name, value in xattrs.items() if _is_acl(name)}, not_set)
     try:
         os.utime(target, ns=(entry.atime_ns, entry.mtime_ns))
     except OSError as error:
         _refused("times", error, not_set)
+
+
+def _is_acl(name: str) -> bool:
+    return name.startswith(_ACL_PREFIX)
+
+
+def _set_xattrs(target: int | str, xattrs: Mapping[str, bytes], not_set: NotSet) -> None:
+    for name in sorted(xattrs):
+        if name.startswith(_USER_PREFIX):
+            _let_owner_write(target)
+        _set_xattr(target, name, xattrs[name], not_set)
+
+
+def _let_owner_write(target: int | str) -> None:
+    """Let the owner set attributes, until the mode is set: a umask, an ACL or an earlier restore may forbid it."""
+    status = os.stat(target)
+    if os.geteuid() == status.st_uid and not status.st_mode & stat.S_IWUSR:
+        with suppress(PermissionError):
+            os.chmod(target, stat.S_IMODE(status.st_mode) | stat.S_IWUSR)
 
 
 def _set_xattr(target: int | str, name: str, value: bytes, not_set: NotSet) -> None:
@@ -129,7 +150,7 @@ def _set_xattr(target: int | str, name: str, value: bytes, not_set: NotSet) -> N
 
 
 def drop_acls(target: int | str) -> None:
-    """Remove the ACLs that a new file inherited from its directory."""
+    """Remove the ACLs that a new file inherited from its directory, or that an existing directory has."""
     for name in (_ACL_PREFIX + "access", _ACL_PREFIX + "default"):
         try:
             os.removexattr(target, name)
@@ -144,18 +165,14 @@ def copy(source: int, target: int, status: os.stat_result, not_set: NotSet) -> N
     `status` is what fstat said of the source before anything was moved out of it.
     """
     owner_set = _attempt(_OWNER, not_set, lambda: os.chown(target, status.st_uid, status.st_gid))
+    xattrs = _xattrs_of(source)
+    _set_xattrs(target, {name: value for name, value in xattrs.items() if not _is_acl(name)}, not_set)
     mode = stat.S_IMODE(status.st_mode)
     if not owner_set:
         mode &= ~(stat.S_ISUID | stat.S_ISGID)
     _attempt("mode", not_set, lambda: os.chmod(target, mode))
-    try:
-        names = os.listxattr(source)
-    except OSError as error:
-        if error.errno not in _REFUSED:
-            raise
-        names = []
-    for name in sorted(names, key=lambda name: (not name.startswith(_ACL_PREFIX), name)):
-        _set_xattr(target, name, os.getxattr(source, name), not_set)
+    drop_acls(target)
+    _set_xattrs(target, {name: value for name, value in xattrs.items() if _is_acl(name)}, not_set)
     _attempt("times", not_set, lambda: os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns)))
     try:
         flags = inode_flags(source)
@@ -167,6 +184,38 @@ def copy(source: int, target: int, status: os.stat_result, not_set: NotSet) -> N
     if project:
         _attempt(_PROJECT, not_set, lambda: set_project_id(target, project))
     add_flags(target, flags & SETTABLE_FLAGS & ~IMMUTABLE_FLAGS, not_set)
+
+
+def _xattrs_of(fd: int) -> dict[str, bytes]:
+    """The attributes of an open directory; none if its file system has none."""
+    try:
+        return {name: os.getxattr(fd, name) for name in os.listxattr(fd)}
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        return {}
+
+
+def differs(fd: int, mode: int, uid: int, gid: int, xattrs: Mapping[str, bytes]) -> bool:
+    """Whether an open directory has another mode, owner or ACL, or lacks one of the attributes in user.* or trusted.*.
+
+    An ordinary user can't set owners, so these don't count for one.
+    """
+    status = os.fstat(fd)
+    if stat.S_IMODE(status.st_mode) != mode & 0o7777:
+        return True
+    is_root = not os.geteuid()
+    if is_root and (status.st_uid, status.st_gid) != (uid, gid):
+        return True
+    found = _xattrs_of(fd)
+    compared = {name for name in xattrs if name.startswith(_USER_PREFIX) or (is_root and name.startswith("trusted."))}
+    compared |= {name for name in (*xattrs, *found) if _is_acl(name)}
+    return any(found.get(name) != xattrs.get(name) for name in compared)
+
+
+def differ(source: int, target: int, status: os.stat_result) -> bool:
+    """The same of two open directories; for `status` see `copy`."""
+    return differs(target, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, _xattrs_of(source))
 
 
 def is_finished(fd: int, mode: int, uid: int, gid: int, mtime_ns: int) -> bool:

@@ -14,6 +14,7 @@ from ext4img.crypto.policy import Policy
 from ext4img.errors import ArchiveError, Ext4Error, RestoreError
 from ext4img.hostfs.ioctl import AT_FDCWD, is_encrypted
 from ext4img.hostfs.safe_dir import OPEN_DIRECTORY, NameTaken
+from ext4img.restorer import attributes
 from ext4img.restorer.commit_queue import DirDone
 from ext4img.restorer.hard_links import HardLink, HardLinks
 from ext4img.restorer.kernel_encryption import check_encryptable
@@ -84,6 +85,14 @@ class DryRunTarget:
 
     def leave(self, done: DirDone | None) -> None:
         """See `Target`."""
+        if done is not None and not self._options.merges_attributes and os.path.isdir(self._path_of()):
+            entry = done.entry
+            fd = os.open(self._path_of(), OPEN_DIRECTORY)
+            try:
+                if attributes.differs(fd, entry.mode, entry.uid, entry.gid, entry.xattrs):
+                    self._report.kept_directories += 1
+            finally:
+                os.close(fd)
         self._names.pop()
 
     def is_encrypted(self, name: bytes, policy: Policy) -> bool:

@@ -103,7 +103,7 @@ class MemberWriter:
         if self._options.resume and not directory.created:
             directory.clear_temporaries()
         if self._queue is not None:
-            self._queue.enter(name, directory, force=force)
+            self._queue.enter(name, directory, force=force or directory.created)
         if not directory.created:
             self._inherits_acl |= directory.has_default_acl()
         elif entry.flags & EXT4_CASEFOLD_FL:  # it can be set only while the directory is empty
@@ -112,7 +112,10 @@ class MemberWriter:
     def leave(self, done: DirDone | None) -> None:
         """See `Target`."""
         directory = self._directory
-        if not directory.created and not self._options.merges_attributes:
+        if done is not None and not directory.created and not self._options.merges_attributes:
+            entry = done.entry
+            if attributes.differs(directory.fd, entry.mode, entry.uid, entry.gid, entry.xattrs):
+                self._report.kept_directories += 1
             done = None
         if done is not None:
             self._immutable_flags.note(done.entry, directory.names, directory.identity)

@@ -122,7 +122,9 @@ class MoveStaged:
             there.fd, status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns
         ):
             return
-        if self._options.merges_attributes:
+        if not self._options.merges_attributes:
+            self._report.kept_directories += attributes.differ(here.fd, there.fd, status)
+        else:
             attributes.copy(here.fd, there.fd, status, self._report.not_set)
             there.keep_mode()
 

@@ -48,6 +48,9 @@ class RestoreReport:
     kept: int = 0
     """How many names existed already and were kept: with `resume`, or by `overwrite`."""
 
+    kept_directories: int = 0
+    """How many directories existed, and kept a mode, owner, ACL or attributes other than the backup's."""
+
     @property
     def complete(self) -> bool:
         """Whether every entry was restored, and the backup had all of it."""

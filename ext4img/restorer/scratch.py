@@ -11,7 +11,7 @@ import os
 from contextlib import ExitStack
 
 from ext4img.crypto.policy import Policy
-from ext4img.hostfs.safe_dir import OPEN_DIRECTORY, SafeDir
+from ext4img.hostfs.safe_dir import SafeDir
 from ext4img.restorer.kernel_encryption import KernelKeys
 from ext4img.restorer.staging import staging
 
@@ -51,8 +51,10 @@ class Scratch:
             self._stack.callback(above.close)
             top, self._names = self._stack.enter_context(staging(above))
             self._top = top
-        os.mkdir(name, 0o700, dir_fd=self._top.fd)
-        folder = os.open(name, OPEN_DIRECTORY, dir_fd=self._top.fd)
+        self._top.enter(name)
+        folder = os.dup(self._top.fd)
+        self._top.keep_mode()
+        self._top.leave()
         self._stack.callback(os.close, folder)
         return folder
 

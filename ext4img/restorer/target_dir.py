@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from ext4img.errors import Ext4Error, RestoreError
-from ext4img.hostfs.safe_dir import OPEN_DIRECTORY, SafeDir
+from ext4img.hostfs.safe_dir import OPEN_DIRECTORY, SafeDir, open_closed
 from ext4img.hostfs.sync import sync_file_system
 
 _TEMPORARY: Final = re.compile(rb"\.ext4img-[0-9a-f]{8}-[0-9]+\.partial")
@@ -54,8 +54,11 @@ class TargetDir(SafeDir):
         folder = None if inside is None else inside.fd
         try:
             created = _make(self.path, folder)
-            # The user may name a link to the target; below it no link is followed.
-            fd = os.open(self.path, OPEN_DIRECTORY if inside else OPEN_DIRECTORY & ~os.O_NOFOLLOW, dir_fd=folder)
+            if created:  # a umask or an ACL may have closed it to its owner
+                fd, _ = open_closed(os.fsencode(self.path), folder)
+            else:
+                # The user may name a link to the target; below it no link is followed.
+                fd = os.open(self.path, OPEN_DIRECTORY if inside else OPEN_DIRECTORY & ~os.O_NOFOLLOW, dir_fd=folder)
         except OSError as error:
             raise RestoreError(f"it cannot be restored to: {error.strerror}", self.path) from error
         super().__init__(fd, created)

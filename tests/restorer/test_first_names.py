@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,11 +16,13 @@ from ext4img.restorer import commit_queue
 from ext4img.restorer.report import RestoreReport
 from tests.archive.synthetic import TIMES, Tree
 from tests.archive.test_archive import as_file, as_stream
+from tests.restorer.users import NOBODY, as_nobody, of_nobody
 from tools.loop_mount import run
+
+__all__ = ["of_nobody"]
 
 Opened = Callable[[bytes], BinaryIO]
 both = pytest.mark.parametrize("opened", [as_file, as_stream], ids=["file", "stream"])
-NOBODY = 65534
 
 
 def linked_tree(kind: str = "file", **facts: Any) -> Tree:
@@ -178,30 +178,6 @@ def test_another_file_system_below_the_target(tmp_path: Path):
         assert {(target / name).read_bytes() for name in ("a/1", "b/2", "c/3", "d/4")} == {b"four names"}
     finally:
         run("umount", target / "c")
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    os.setegid(NOBODY)
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-
-
-@pytest.fixture
-def of_nobody() -> Iterator[Path]:
-    """A target that an ordinary user may write in; pytest's own directories are closed to others."""
-    if os.geteuid():
-        pytest.skip("becomes another user")
-    with tempfile.TemporaryDirectory(prefix="ext4img-user-") as name:
-        os.chmod(name, 0o755)
-        target = Path(name) / "t"
-        target.mkdir()
-        os.chown(target, NOBODY, NOBODY)
-        yield target
 
 
 def test_resumed_by_a_user_who_may_not_enter_the_first_directory(of_nobody: Path):
