@@ -23,11 +23,11 @@ _MAX_REASON: Final = 2000
 _MAX_RANGES_TOLD: Final = 4
 _SPOOL_BYTES: Final = 1 << 20
 _TEXTS: Final = {
-    "entry": "is missing",
-    "names": "names in this directory are missing",
-    "attributes": "attributes are missing",
-    "verity": "its Merkle tree is missing",
-    "contents": "contents are missing",
+    "entry": "is missing from the backup",
+    "names": "names in this directory are missing from the backup",
+    "attributes": "attributes are missing from the backup",
+    "verity": "its Merkle tree is missing from the backup",
+    "contents": "contents are missing from the backup",
 }
 
 
@@ -48,7 +48,7 @@ class Loss(NamedTuple):
     @property
     def text(self) -> str:
         """What is missing, and why, without the path."""
-        return f"{_TEXTS[self.what]} since the backup was made: {self.reason}"
+        return f"{_TEXTS[self.what]}: {self.reason}"
 
     def __str__(self) -> str:
         return f"{decode_path(self.path)!r}: {self.text}"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from ext4img.errors import ArchiveError
+from ext4img.errors import ArchiveError, Ext4Error
 from ext4img.interruption import waiting
 
 ArchiveDestination = str | bytes | os.PathLike[str] | os.PathLike[bytes] | BinaryIO
@@ -75,9 +75,11 @@ def write_all(output: BinaryIO, data: bytes | bytearray | memoryview) -> None:
 
 @contextmanager
 def _os_errors(name: str) -> Iterator[None]:
-    """Raise the operating system's errors as ArchiveError."""
+    """Raise the operating system's errors as ArchiveError; an image that cannot be read is another matter."""
     try:
         yield
+    except Ext4Error:
+        raise
     except OSError as error:
         raise ArchiveError(f"{name}: cannot be written: {error.strerror or error}") from error
 

@@ -146,7 +146,7 @@ class InodeTable:
         """
         number = inode.number
         if number in self._reserved or (number < self._superblock.first_inode and number != EXT4_ROOT_INO):
-            return "is reserved for the file system itself"
+            return "is reserved for the file system, and not in use by a file"
         if not inode.links or inode.mode >> 12 not in KNOWN_TYPES:
             return f"is not in use (mode {inode.mode:#o}, {inode.links} links)"
         if inode.flags & EXT4_EA_INODE_FL:

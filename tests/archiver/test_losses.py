@@ -264,3 +264,14 @@ def test_losses_that_were_tampered_with(change: str, archives: dict[str, Path], 
     path.write_bytes(b"".join(lines))
     with pytest.raises(AlteredArchiveError):
         ext4img.open_backup(tmp_path / "store")
+
+
+@pytest.mark.parametrize("form", ["tar", "dir"])
+def test_an_image_that_cannot_be_read_is_not_blamed_on_the_archive(form: str, damaged: Damaged, tmp_path: Path):
+    """The error is the image's, though it is one of the operating system as well."""
+    source = FaultySource(
+        BytesSource(damaged.sound.read_bytes()), [(damaged.run.pblk * BLOCK, (damaged.run.pblk + 1) * BLOCK)]
+    )
+    with ext4img.open(source) as fs, pytest.raises(ext4img.SourceError, match="Input/output error"):
+        ext4img.backup(fs, tmp_path / "archive", format="dir" if form == "dir" else "tar")
+    assert not list(tmp_path.iterdir())

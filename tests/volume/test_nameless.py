@@ -12,6 +12,7 @@ import pytest
 
 import ext4img
 from ext4img.cli.main import main
+from ext4img.structs.directory import EXT4_DIR_ENTRY
 from tests.conftest import UnpackedImage
 from tests.hostile.editing import EditedImage
 from tools.loop_mount import loop_mounted, run
@@ -101,7 +102,7 @@ def test_the_paths_and_contents_of_e2fsck(options: tuple[str, ...], lost_and_fou
         if not lost_and_found:
             expected["/"] = got["/"]
         assert got == expected
-        assert any("have no name" in problem.reason for problem in fs.problems)
+        assert any("no name leads to" in problem.reason for problem in fs.problems)
         for path in got:
             assert fs.path(path).inode.number, path
     with ext4img.open(image) as fs:
@@ -237,3 +238,16 @@ def test_garbage_is_not_shown(fixture_image: Fixture):
     image.write(place, b"\xa5" * image.volume.superblock.inode_size * 16)
     with ext4img.open(bytes(image), checks="report") as fs:
         assert not [path for path in fs.paths() if "#" in path]
+
+
+def test_an_encrypted_name_that_is_too_short(fixture_image: Fixture):
+    """No name can be made of it, so e2fsck clears it and connects its inode by the number."""
+    image = EditedImage(fixture_image("sample-encrypted").path.read_bytes())
+    volume = image.volume
+    directory = next(inode for inode in volume.inodes.scan() if inode.is_dir and inode.is_encrypted)
+    site = image.site("directory block", directory.number)
+    entry = next(entry for entry in volume.directory(directory) if volume.inode(entry.inode).sectors)
+    at = bytes(image).index(entry.name, site.offset) - EXT4_DIR_ENTRY.size
+    image.write(at + EXT4_DIR_ENTRY.offset_of("name_len"), b"\x08", site)
+    with ext4img.open(bytes(image), checks="report") as fs:
+        assert [str(path) for path in fs.path("/lost+found").iterdir()] == [f"/lost+found/#{entry.inode}"]

@@ -8,11 +8,12 @@ so that every reader sees them.
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from itertools import count
+from itertools import compress, count
 from typing import Final
 
 from ext4img.errors import CorruptionError, NotFoundError, SourceError
 from ext4img.structs.directory import EXT4_FT_DIR, EXT4_TYPE_BY_MODE
+from ext4img.structs.fscrypt import FSCRYPT_FNAME_MIN_MSG_LEN
 from ext4img.structs.inode import EXT4_EA_INODE_FL, EXT4_ROOT_INO, S_IFMT
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
@@ -102,7 +103,7 @@ class NamelessInodes:
         if not numbers:
             return {}
         told = ", ".join(map(str, numbers[:_NUMBERS_TOLD])) + (", …" if len(numbers) > _NUMBERS_TOLD else "")
-        reason = f"{len(numbers)} inodes in use have no name: {told}; they are shown in lost+found"
+        reason = f"no name leads to inodes {told} ({len(numbers)} in all), which are in use: lost+found shows them"
         self._problems.found(CorruptionError(reason))
         found: dict[int, list[DirEntry]] = {}
         if home > self._superblock.inode_count:
@@ -181,10 +182,15 @@ class NamelessInodes:
         return tops
 
     def _children(self, number: int) -> list[int]:
+        """The inodes that a directory names. Encrypted names that are too short are none: e2fsck clears them."""
         try:
-            return self._list(self._inodes[number]).inodes
+            inode = self._inodes[number]
+            listing = self._list(inode)
         except (CorruptionError, SourceError):
             return []  # who lists it is told
+        if not inode.is_encrypted:
+            return listing.inodes
+        return list(compress(listing.inodes, (len(name) >= FSCRYPT_FNAME_MIN_MSG_LEN for name in listing.names)))
 
     def _is_worth_showing(self, inode: StoredInode) -> bool:
         """Whether an inode is more than garbage: something of it can be read, all of it if its checksum is wrong."""
