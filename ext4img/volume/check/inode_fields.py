@@ -50,10 +50,11 @@ _SPECIAL = ("char", "block", "fifo", "socket")
 
 
 class WrongField(NamedTuple):
-    """What is wrong with a field, and its name."""
+    """What is wrong with a field, and its name. A `remark` is tolerated, by e2fsck as well."""
 
     reason: str
     field: str
+    remark: bool = False
 
 
 def wrong_fields(superblock: Superblock, inode: StoredInode, raw: bytes) -> Iterator[WrongField]:
@@ -92,7 +93,7 @@ def _wrong_for_type(inode: StoredInode) -> Iterator[WrongField]:
         if flags & _LAYOUT:
             yield WrongField("a special file with extents or inline data", "i_flags")
         if flags & _KEPT:
-            yield WrongField("a special file that is immutable or append-only", "i_flags")
+            yield WrongField("a special file that is immutable or append-only", "i_flags", remark=True)
 
 
 def _unused_fields(superblock: Superblock, inode: StoredInode, raw: bytes) -> Iterator[WrongField]:
