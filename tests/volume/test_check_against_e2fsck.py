@@ -110,6 +110,14 @@ def test_what_e2fsck_reports_is_not_passed_over(kind: str, tmp_path: Path):
     assert any(words in problem for problem in problems), problems
 
 
+def test_bitmaps_in_other_groups(tmp_path: Path):
+    image = tmp_path / "image"
+    run("mke2fs", "-q", "-F", "-t", "ext4", "-b", "1024", image, "32M")
+    change(image, "feature -flex_bg")
+    assert e2fsck(image) != 0
+    assert any("is in another group, without the flex_bg feature" in problem for problem in checked(image)[1])
+
+
 def test_upper_half_of_a_block_number(tmp_path: Path):
     image, path = EditedImage(made(OLD_EXT4)), tmp_path / "image"
     image.inode(image.number("/file"), l_i_file_acl_high=2)
