@@ -73,6 +73,7 @@ DAMAGE = {
     "size": (EXT4, "sif file size 35184372108832", "i_size is 35184372108832, it can be at most 4398046510080"),
     "size of a block map": (EXT2, "sif file size 17247252481", "i_size is 17247252481, it can be at most"),
     "attribute block without ext_attr": (OLD_EXT4, "feature -ext_attr", "without the ext_attr feature"),
+    "large_file": (EXT4, "sif file size 3221225472\nfeature -large_file", "without the large_file feature"),
     "i_faddr": (EXT4, "sif file faddr 7", "i_obso_faddr is 7"),
     "extents in a fast symlink": (EXT4, "sif fast flags 0x80000", "EXT4_EXTENTS_FL is set"),
     "inline_data": (EXT4, "sif other flags 0x10000000", "EXT4_INLINE_DATA_FL is set without the feature"),
