@@ -201,6 +201,8 @@ class Groups:
                         f"bitmap of group {number} at block {place_of} lies outside the volume's {end} blocks",
                         Place(block=block, offset=place.offset, record=EXT4_GROUP_DESC.name, field=field),
                     )
+            if Incompat.FLEX_BG not in superblock.features:
+                self._check_in_group(number, (block_bitmap, inode_bitmap, inode_table), place)
         uninit = RoCompat.GDT_CSUM in superblock.features or superblock.has_metadata_checksums
         flags = low.bg_flags if uninit else 0
         return Group(
@@ -217,6 +219,17 @@ class Groups:
             block_bitmap_checksum=block_checksum,
             inode_bitmap_checksum=inode_checksum,
         )
+
+    def _check_in_group(self, number: int, blocks: tuple[int, int, int], place: Place) -> None:
+        """CorruptionError for a bitmap or table outside its group, without flex_bg (ext4_check_descriptors)."""
+        first = self._superblock.group_first_block(number)
+        end = self._superblock.block_count
+        if number + 1 < self._superblock.group_count:
+            end = first + self._superblock.blocks_per_group
+        for block in blocks:
+            if not first <= block < end:
+                what = f"bitmap or inode table of group {number} at block {block} is in another group"
+                raise CorruptionError(f"{what}, without the flex_bg feature", place)
 
     def _verify(self, number: int, raw: bytes, stored: int, place: Place) -> None:
         superblock = self._superblock

@@ -161,7 +161,7 @@ def parse_superblock(raw: bytes, offset: int, problems: Problems) -> Superblock:
         # mke2fs and tune2fs set and clear the two together. Without this check a flipped feature bit
         # would turn all verification off, and nobody would notice.
         where = Place(offset=offset, record=EXT4_SUPER_BLOCK.name, field="s_feature_ro_compat")
-        problems.note("s_checksum_type is crc32c, but metadata_csum is not set: nothing can be verified", where)
+        problems.remark("s_checksum_type is crc32c, but metadata_csum is not set: nothing can be verified", where)
     unknown = features.unknown_ro_compat()
     if unknown:
         problems.note(f"unknown read-only compatible features: {', '.join(unknown)}", place)

@@ -73,7 +73,9 @@ class Volume:
         self.superblock = read_superblock(source, self.problems, superblock, block_size)
         if source.size < self.superblock.size:
             reason = f"the image is cut short: {source.size} bytes of the file system's {self.superblock.size}"
-            self.problems.found(CorruptionError(reason))
+            if checks == "strict":  # as the kernel, which refuses to mount it
+                raise CorruptionError(reason)
+            self.problems.remark(reason)  # perhaps nothing is there; unreadable blocks are reported one by one
         self._last_xattrs: tuple[StoredInode, RawXattrs] | None = None
         self.recovery: Recovery | None = None
         overlay = None

@@ -121,3 +121,32 @@ def test_whole_tables_and_single_inodes_are_judged_alike(tmp_path: Path):
         list(fs.volume.inodes.arrays())
     done = subprocess.run(["e2fsck", "-f", "-n", image], capture_output=True, check=False, text=True)
     assert "i_size is 35184372088832" in done.stdout
+
+
+def test_symlinks_with_values_in_inodes(tmp_path: Path):
+    """The kernel reads the target from the inode; e2fsck before 1.47.4 takes it for block numbers."""
+    image = tmp_path / "image"
+    run("mke2fs", "-q", "-F", "-t", "ext4", "-b", "1024", "-O", "ea_inode", image, "8M")
+    with loop_mounted(image, "rw") as mount:
+        os.symlink("target", os.path.join(mount, "link"))
+        os.setxattr(os.path.join(mount, "link"), "trusted.large", b"v" * 5000, follow_symlinks=False)
+    with loop_mounted(image, "ro") as mount:
+        assert os.readlink(os.path.join(mount, "link")) == "target"
+    with ext4img.open(image, checks="report") as fs:
+        summary = run_check(fs.volume)
+        assert fs.path("/link").readlink() == "target"
+    assert (summary.problems, summary.remarks) == (0, 1)
+
+
+def test_names_of_attribute_values(tmp_path: Path):
+    image, value = tmp_path / "image", tmp_path / "value"
+    value.write_bytes(b"v" * 5000)
+    run("mke2fs", "-q", "-F", "-t", "ext4", "-b", "1024", "-O", "ea_inode", image, "8M")
+    run("debugfs", "-w", "-f", "-", image, stdin=b"write /dev/null f\nea_set -f %s f user.large" % bytes(value))
+    with ext4img.open(image) as fs:
+        (number,) = (inode.number for inode in fs.volume.inodes.scan() if inode.flags & 0x200000)
+    run("debugfs", "-w", "-R", f"ln <{number}> name", image)
+    assert kernel_refuses(image, {"name": ""}) == strict_refuses(image, {"name": ""}) == {"name": True}
+    with ext4img.open(image, checks="report") as fs:
+        run_check(fs.volume)
+        assert any(f"b'name' names inode {number}, which holds an attribute's value" in str(p) for p in fs.problems)

@@ -33,6 +33,7 @@ from tests.mkfs.judges import assert_clean, head
 from tests.mkfs.samples import Repeated
 from tests.mkfs.test_random_trees import SLOW
 from tests.mkfs.trees import Built, reader_differences, trees
+from tools.loop_mount import run
 
 LATE_NS = 16_000_000_000 * 10**9  # the year 2477, after the end of ext4's time
 Fixture = Callable[[str], UnpackedImage]
@@ -542,3 +543,33 @@ def comparable(entry: Entry) -> Entry:
     links = entry.links if entry.type != "dir" else 0
     flags = entry.flags & 0x00100800
     return entry._replace(size=size, links=links, flags=flags, xattrs=dict(entry.xattrs), segments=())
+
+
+WRONG_CHILDREN = {
+    "a plain file": "ln /README.txt /home/alice/ABCDEFGHIJKLMNOP\nsif /README.txt links_count 2",
+    "another policy": "ln <{bob}> /home/alice/ABCDEFGHIJKLMNOP\nsif <{bob}> links_count 2",
+    "a name that is too short": "ln /README.txt /home/alice/short\nsif /README.txt links_count 2",
+    "a size beyond all limits": "sif /README.txt size 35184372088832",
+    "a type that does not exist": "sif /README.txt mode 0644",
+    "inline data with extents": "sif /README.txt flags 0x10080000",
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_CHILDREN)
+def test_a_wrong_inode_or_name_never_refuses_the_whole(kind: str, fixture_image: Fixture, tmp_path: Path):
+    image = tmp_path / "a.img"
+    image.write_bytes(fixture_image("sample-encrypted").path.read_bytes())
+    with ext4img.open(image) as fs:
+        bob = next(inode.number for _, inode in fs.walk("/home/bob") if inode.is_file and inode.links == 1)
+    run("debugfs", "-w", "-f", "-", image, stdin=WRONG_CHILDREN[kind].format(bob=bob).encode())
+    with ext4img.open(image, checks="report") as fs:
+        names = names_in(fs)
+        report = rebuild(fs, tmp_path / "copy.img")
+        assert report.left_out or fs.problems
+        backup(fs, tmp_path / "a.tar")
+    rebuild(tmp_path / "a.tar", tmp_path / "restored.img")
+    for made in (tmp_path / "copy.img", tmp_path / "restored.img"):
+        assert_clean(made)
+        with ext4img.open(made) as fs:
+            assert len(names_in(fs)) >= len(names) - 2
+            assert b"/home/bob" in names_in(fs)

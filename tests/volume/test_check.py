@@ -321,7 +321,7 @@ def test_copies_of_descriptors(edit: Edit):
     groups = image.volume.groups
     block = groups.descriptor_block(0, 1)
     image.write(block * 1024 + 8, (77).to_bytes(4, "little"))
-    assert_remarked(image, "copy of the descriptor of group 0", f"block {block}")
+    assert_remarked(image, "copy of the descriptors of groups 0 to", f"block {block}")
 
 
 @pytest.mark.parametrize("options", ["mmp", "orphan_file", "sparse_super2", "bigalloc", "^resize_inode", "^flex_bg"])

@@ -61,6 +61,14 @@ class BlockOwners:
             end = min(int(ends[index]), int(ends[holder]))
             yield Overlap(int(starts[index]), end, int(owners[holder]), int(owners[index]))
 
+    def files_past(self, end: int) -> Iterator[tuple[int, int, int]]:
+        """(start, end, owner) of the runs of files that reach past block `end`."""
+        import numpy
+
+        starts, ends, owners = self._sorted()
+        for index in numpy.flatnonzero((ends > end) & (owners != FILE_SYSTEM)).tolist():
+            yield max(int(starts[index]), end), int(ends[index]), int(owners[index])
+
     def used(self, unit: int, first: int) -> tuple[numpy.ndarray[Any, Any], numpy.ndarray[Any, Any]]:
         """Starts and ends of the used parts, merged, in units of `unit` blocks from block `first` on."""
         import numpy

@@ -83,8 +83,11 @@ class DirectoryChecker:
                     self._found(inode, f"entry {entry.name!r} at byte {number * block_size + entry.offset}", pblk)
                 elif entry.inode and self._has_filetype and entry.file_type >= EXT4_FT_MAX:
                     self._found(inode, f"entry {entry.name!r} has the unknown type {entry.file_type}", pblk)
-                elif entry.inode and self._has_filetype == (entry.file_type == EXT4_FT_UNKNOWN) and not self._is_hurd:
-                    self._found(inode, f"entry {entry.name!r} has type {entry.file_type}", pblk)
+                elif entry.inode and not self._has_filetype and entry.file_type:
+                    self._found(inode, f"entry {entry.name!r} has type {entry.file_type} without the feature", pblk)
+                elif entry.inode and self._has_filetype and not entry.file_type and not self._is_hurd:
+                    place = Place(inode=inode.number, block=pblk, record=EXT4_DIR_ENTRY.name)
+                    self._problems.remark(f"directory: entry {entry.name!r} has no type", place)
 
     def _first_block(self, inode: StoredInode, pblk: int, entries: list[BlockEntry]) -> None:
         for entry, name in zip(entries[:2], _DOTS, strict=False):

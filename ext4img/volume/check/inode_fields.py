@@ -44,16 +44,18 @@ _FLAGS_NEED = (
     ("EXT4_INDEX_FL", EXT4_INDEX_FL, Compat.DIR_INDEX),
     ("EXT4_IMAGIC_FL", EXT4_IMAGIC_FL, Compat.IMAGIC_INODES),
 )
+LARGE_FILE_BYTES = 1 << 31
 _KEPT = EXT4_IMMUTABLE_FL | EXT4_APPEND_FL
 _LAYOUT = EXT4_EXTENTS_FL | EXT4_INLINE_DATA_FL
 _SPECIAL = ("char", "block", "fifo", "socket")
 
 
 class WrongField(NamedTuple):
-    """What is wrong with a field, and its name."""
+    """What is wrong with a field, and its name. A `remark` is tolerated, by e2fsck as well."""
 
     reason: str
     field: str
+    remark: bool = False
 
 
 def wrong_fields(superblock: Superblock, inode: StoredInode, raw: bytes) -> Iterator[WrongField]:
@@ -92,7 +94,7 @@ def _wrong_for_type(inode: StoredInode) -> Iterator[WrongField]:
         if flags & _LAYOUT:
             yield WrongField("a special file with extents or inline data", "i_flags")
         if flags & _KEPT:
-            yield WrongField("a special file that is immutable or append-only", "i_flags")
+            yield WrongField("a special file that is immutable or append-only", "i_flags", remark=True)
 
 
 def _unused_fields(superblock: Superblock, inode: StoredInode, raw: bytes) -> Iterator[WrongField]:
@@ -100,6 +102,8 @@ def _unused_fields(superblock: Superblock, inode: StoredInode, raw: bytes) -> It
     record, features = EXT4_INODE.unpack(raw), superblock.features
     if record.i_obso_faddr:
         yield WrongField(f"i_obso_faddr is {record.i_obso_faddr}, but fragments do not exist", "i_obso_faddr")
+    if inode.is_file and inode.size >= LARGE_FILE_BYTES and RoCompat.LARGE_FILE not in features:
+        yield WrongField(f"a file of {inode.size} bytes without the large_file feature", "i_size_high")
     if inode.xattr_block and Compat.EXT_ATTR not in features:
         yield WrongField(f"attribute block {inode.xattr_block} without the ext_attr feature", "i_file_acl_lo")
     if inode.is_dir and record.i_size_high and Incompat.LARGEDIR not in features:

@@ -199,9 +199,12 @@ class InodeChecker:
             else:
                 self._found(inode, reason, "i_size_lo")
 
-    def _found(self, inode: StoredInode, reason: str, name: str) -> None:
+    def _found(self, inode: StoredInode, reason: str, name: str, remark: bool = False) -> None:
         place = Place(inode=inode.number, record=EXT4_INODE.name, field=name)
-        self._problems.found(CorruptionError(reason, place))
+        if remark:
+            self._problems.remark(reason, place)
+        else:
+            self._problems.found(CorruptionError(reason, place))
 
 
 def _clusters(mapping: Mapping, unit: int) -> int:

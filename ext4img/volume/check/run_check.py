@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ext4img.errors import ChecksumError, CorruptionError, Place, SourceError
 from ext4img.progress import Progress
 from ext4img.structs.directory import EXT4_ORPHAN_BLOCK_MAGIC, EXT4_ORPHAN_BLOCK_TAIL
+from ext4img.structs.inode import EXT4_BAD_INO
 from ext4img.volume import checksum
 from ext4img.volume.check.bitmaps import check_bitmaps
 from ext4img.volume.check.block_owners import FILE_SYSTEM, BlockOwners, Overlap
@@ -94,6 +95,7 @@ class _CheckRun:
         self.encryption.check_children(names.parents, names.children, tables)
         if RoCompat.SHARED_BLOCKS not in volume.features:
             self.check_overlaps()
+        self.check_end()
         if not self.recovered_without_bitmaps():
             numbers, directories = tables.numbers, tables.directories
             if orphans:
@@ -146,7 +148,19 @@ class _CheckRun:
             if count == MAX_OVERLAPS:
                 self.volume.problems.found(CorruptionError(f"over {MAX_OVERLAPS} ranges have two owners"))
                 return
-            self.volume.problems.found(_overlapping(overlap))
+            error = _overlapping(overlap)
+            if {overlap.first, overlap.second} == {FILE_SYSTEM, EXT4_BAD_INO}:  # e2fsck warns, and goes on
+                self.volume.problems.remark(error.reason, error.place)
+            else:
+                self.volume.problems.found(error)
+
+    def check_end(self) -> None:
+        """Check that the image has all blocks of files. Its unused end may be cut off."""
+        for count, (start, end, owner) in enumerate(self.owners.files_past(self.volume.blocks.blocks_there)):
+            if count == MAX_OVERLAPS:
+                return
+            reason = f"blocks {start} to {end - 1} are in use, but past the end of the image"
+            self.volume.problems.found(CorruptionError(reason, Place(inode=owner, block=start)))
 
     def check_orphan_file(self, inode: StoredInode, runs: Runs) -> None:
         """Check magic and checksum of the orphan file's blocks (kernel: fs/ext4/orphan.c)."""

@@ -141,13 +141,11 @@ def _check_descriptor_copies(volume: Volume) -> None:
             if one == other:
                 continue
             in_block = min(per_block, superblock.group_count - index * per_block)
-            for within in range(in_block):
-                start = within * size
-                if one[start : start + places] != other[start : start + places]:
-                    reason = f"copy of the descriptor of group {index * per_block + within} has other block numbers"
-                    offset = block * superblock.block_size + start
-                    where = Place(block=block, offset=offset, record=EXT4_GROUP_DESC.name)
-                    problems.remark(reason, where)
+            starts = range(0, in_block * size, size)
+            differing = sum(one[start : start + places] != other[start : start + places] for start in starts)
+            if differing:
+                reason = f"copy of the descriptors of groups {first} to {first + in_block - 1}: {differing} have other"
+                problems.remark(f"{reason} block numbers", Place(block=block, record=EXT4_GROUP_DESC.name))
 
 
 def _check_mmp(volume: Volume) -> None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from ext4img.errors import CorruptionError, Ext4Error, Place
 from ext4img.structs.inode import EXT4_INODE
+from ext4img.volume.blocks import BlockReader
 from ext4img.volume.features import Incompat
+from ext4img.volume.groups import Groups
 from ext4img.volume.inode import StoredInode
+from ext4img.volume.inode_table import InodeTable
+from ext4img.volume.mapping import Mapper
+from ext4img.volume.problems import Problems
 from ext4img.volume.volume import Volume
 
 
@@ -55,21 +60,25 @@ class UnusedInodeChecker:
             return
         for number in deleted:
             self._found(number, "deleted, but not freed: the next mount has to do it (orphan)", "i_dtime")
-        stored = Volume(self._volume.source, journal="ignore", checks="off")
         for number in truncated:
-            try:
-                inode = stored.inode(number)
-                unfinished = self._is_unfinished(stored, inode)
-            except Ext4Error:
-                continue  # reported by recovery
-            if unfinished:
+            inode = self._stored_if_unfinished(number)
+            if inode is not None:
                 reason = f"truncated to {inode.size} bytes, but not freed: the next mount has to do it (orphan)"
                 self._found(number, reason, "i_size_lo")
 
-    @staticmethod
-    def _is_unfinished(volume: Volume, inode: StoredInode) -> bool:
+    def _stored_if_unfinished(self, number: int) -> StoredInode | None:
+        """An inode as it is on disk, if that still has blocks past its size."""
+        volume, superblock = self._volume, self._volume.superblock
+        problems = Problems("off")
+        blocks = BlockReader(volume.source, superblock.block_size, superblock.block_count)
+        groups = Groups(superblock, blocks, volume.checksum_seed, problems)
+        try:
+            inode = InodeTable(superblock, groups, blocks, volume.checksum_seed, problems)[number]
+            runs = Mapper(superblock, blocks, volume.checksum_seed, problems).runs(inode)
+        except Ext4Error:
+            return None  # reported by recovery
         end = -(-inode.size // volume.block_size)
-        return any(run.end > end for run in volume.runs(inode))
+        return inode if any(run.end > end for run in runs) else None
 
     def _found(self, number: int, reason: str, name: str) -> None:
         place = Place(inode=number, record=EXT4_INODE.name, field=name)

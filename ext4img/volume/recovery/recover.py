@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ext4img.errors import CorruptionError, Ext4Error, NotFoundError, Place, SourceError, UnsupportedFeatureError
 from ext4img.sources.base import Source
+from ext4img.structs.journal import JBD2_MIN_JOURNAL_BLOCKS
 from ext4img.structs.superblock import EXT4_SUPER_BLOCK, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
 from ext4img.volume import checksum
 from ext4img.volume.blocks import BlockReader
@@ -165,12 +166,20 @@ def _journal_inode(superblock: Superblock, table: InodeTable, problems: Problems
         inode = table[number]
         if not inode.is_file or not inode.links:
             raise CorruptionError("the journal's inode is not a file in use", Place(inode=number))
-        return inode
+        is_short = inode.size // superblock.block_size < JBD2_MIN_JOURNAL_BLOCKS
+        if not is_short or problems.checks == "strict" or not superblock.journal_backup:
+            return inode
+        problems.remark("the journal's inode is too short; the superblock's copy is read instead", Place(inode=number))
+        return _journal_inode_copy(superblock)
     except (CorruptionError, SourceError) as error:
         if problems.checks != "report" or not superblock.journal_backup:
             raise
         problems.unreadable(error, Place(inode=number))
         problems.note("the journal is read by the superblock's copy of its inode", Place(inode=number))
+    return _journal_inode_copy(superblock)
+
+
+def _journal_inode_copy(superblock: Superblock) -> StoredInode:
     from ext4img.volume.salvage.inodes import journal_inode_copy
 
     return journal_inode_copy(superblock)

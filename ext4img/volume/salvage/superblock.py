@@ -72,8 +72,8 @@ def read_superblock(
     trial = Problems("strict" if problems.verify else "off")
     try:
         found = _parse(source, SUPERBLOCK_OFFSET, trial)
-        for remark in trial:
-            problems.note(remark.reason, remark.place)
+        for problem in trial:
+            (problems.remark if problem.remark else problems.note)(problem.reason, problem.place)
         return found
     except _Damaged as error:
         if problems.checks != "report" or _is_sound_but_unsupported(source, error):
