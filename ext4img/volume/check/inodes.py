@@ -158,29 +158,33 @@ class InodeChecker:
         if block:
             self._xattr_blocks[block] = self._xattr_blocks.get(block, 0) + 1
         sectors = 0
-        for number in self._value_inodes(inode):
-            self._value_references[number] = self._value_references.get(number, 0) + 1
+        for number, is_reference in self._value_inodes(inode):
+            if is_reference:
+                self._value_references[number] = self._value_references.get(number, 0) + 1
             try:
                 sectors += volume.inode(number).sectors
             except Ext4Error:
                 continue  # reported when the value was read
         return sectors
 
-    def _value_inodes(self, inode: StoredInode) -> Iterator[int]:
-        """Inodes that hold values of this one's attributes."""
+    def _value_inodes(self, inode: StoredInode) -> Iterator[tuple[int, bool]]:
+        """Inodes that hold values of this one's attributes, and whether they were not counted for another one.
+
+        A shared block refers to them once, but each of its users is charged for them.
+        """
         if Incompat.EA_INODE not in self._superblock.features:
             return
-        areas = [inode.inline_xattrs[4:]] if inode.inline_xattrs else []
-        # The values of a shared block are counted once.
-        if inode.xattr_block and self._xattr_blocks.get(inode.xattr_block) == 1:
+        areas = [(inode.inline_xattrs[4:], True)] if inode.inline_xattrs else []
+        if inode.xattr_block:
+            is_first = self._xattr_blocks.get(inode.xattr_block) == 1
             with suppress(CorruptionError, SourceError):  # reported when the attributes were read
-                areas.append(self._volume.blocks.read(inode.xattr_block)[EXT4_XATTR_HEADER.size :])
-        for area in areas:
+                areas.append((self._volume.blocks.read(inode.xattr_block)[EXT4_XATTR_HEADER.size :], is_first))
+        for area, is_reference in areas:
             offset = 0
             while offset + EXT4_XATTR_ENTRY.size <= len(area) and area[offset : offset + 4] != b"\0\0\0\0":
                 name_len, _, _, value_inode, _, _ = EXT4_XATTR_ENTRY.unpack_tuple(area, offset)
                 if value_inode:
-                    yield value_inode
+                    yield value_inode, is_reference
                 offset += xattr_entry_size(name_len)
 
     def _sizes(self, inode: StoredInode, mapping: Mapping) -> None:
