@@ -31,6 +31,7 @@ from ext4img.restorer.options import Overwrite, RestoreOptions, parse_overwrite
 from ext4img.restorer.report import RestoreReport
 from ext4img.restorer.restorer import Restorer
 from ext4img.restorer.target_dir import TargetDir
+from ext4img.structs.inode import EXT4_VERITY_FL
 
 Tree = Iterable[tuple[bytes, Inode]]
 """(path, inode) as they are to be in the destination: relative, parents before children, depth first.
@@ -133,6 +134,8 @@ class _Extraction:
             if problem is not None:
                 restorer.skip(entry, problem)
                 continue
+            if inode.flags & EXT4_VERITY_FL and inode.is_file and not entry.is_link:
+                restorer.report.not_set.add("verity")
             yield self._member(entry, inode)
 
     def first_name_of(self, link: Entry) -> _ExtractedInode:

@@ -20,8 +20,12 @@ from ext4img.archive.tar_header import PATH_LIMIT_BYTES, TarHeader, directory_pa
 from ext4img.errors import AlteredArchiveError, ArchiveError, LimitError
 from ext4img.names.paths import decode_path
 from ext4img.structs.tar import BLKTYPE, CHRTYPE, DIRTYPE, FIFOTYPE, LNKTYPE, REGTYPE, SYMTYPE
+from ext4img.structs.xattr import RAW_XATTR_PREFIX
 
 RESERVED: Final = "trusted.ext4img."  # attributes of this format
+# No file system of Linux takes these from tar, but for ACLs; those of this format it takes as records.
+_NOT_FOR_TAR: Final = (RESERVED, RAW_XATTR_PREFIX, "system.")
+_ACL_PREFIX: Final = "system.posix_acl_"
 METADATA: Final = RESERVED + "metadata"
 FILENAME: Final = RESERVED + "filename"
 SYMLINK: Final = RESERVED + "symlink"
@@ -210,7 +214,7 @@ def records_of(entry: Entry) -> dict[str, bytes]:
 
 
 def _split_xattrs(entry: Entry, encdata: bool) -> tuple[dict[bytes, bytes], bytes]:
-    """(attributes for the header; pax records of those that do not fit or have a reserved name)."""
+    """(attributes for the header; pax records of those that do not fit or have a name that is not for tar)."""
     if entry.context is None and entry.stored_name is None and entry.stored_target is None:
         records = {_INODE_KEY: build_inode_record(entry)}  # most entries have no other
     else:
@@ -225,7 +229,8 @@ def _split_xattrs(entry: Entry, encdata: bool) -> tuple[dict[bytes, bytes], byte
     for text, value in sorted(entry.xattrs.items()):
         name = text.encode("utf-8", "surrogateescape")
         room -= len(name) + len(value)
-        if room >= 0 and not text.startswith(RESERVED) and not (encdata and text == ENCDATA):
+        for_tar = text.startswith(_ACL_PREFIX) or not text.startswith(_NOT_FOR_TAR)
+        if room >= 0 and for_tar and not (encdata and text == ENCDATA):
             records[name] = value
         else:
             overflow.append(pax_record(escape_key(name), value))

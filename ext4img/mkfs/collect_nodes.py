@@ -13,7 +13,7 @@ from ext4img.errors import BuildError
 from ext4img.mkfs.directories import PlannedDirectory
 from ext4img.mkfs.directory_blocks import inline_size
 from ext4img.mkfs.file_runs import file_runs
-from ext4img.mkfs.inodes import NO_INODE
+from ext4img.mkfs.inodes import NO_INODE, extra_size
 from ext4img.mkfs.node_rules import ENCRYPTED_TYPES, check_flags, check_name, number_to_keep
 from ext4img.mkfs.nodes import Node, Path, XattrKey, device_i_block, show_path
 from ext4img.mkfs.options import FeatureChoice, Options
@@ -51,6 +51,7 @@ from ext4img.volume.xattr import INLINE_DATA
 
 LARGE_FILE_BYTES: Final = 1 << 31
 HUGE_FILE_SECTORS: Final = 1 << 32
+_MAX_REFERENCES: Final = 0xFFFFFFFF  # to an ea_inode; the upper half of the count is not used here
 
 OnRefusal = Callable[[BuildError], None]
 
@@ -83,9 +84,9 @@ class _NodeCollector:
         self._tree = NodeTree(options)
         self._directories: dict[Path, PlannedDirectory] = {}
         self._groups: dict[int, tuple[int, bytes | None]] = {}  # link group → index, encryption policy
-        self._blocks_by_content: dict[tuple[bytes, bytes], int] = {}
+        self._blocks_by_content: dict[tuple[bytes, bytes, tuple[int, ...]], int] = {}
+        self._value_inodes: dict[bytes, int] = {}
         self._perhaps_inline: dict[int, Node] = {}  # directories that may fit in their inodes
-        self._room = options.inode_size - EXT4_INODE.size - options.extra_size
         self._inline = Incompat.INLINE_DATA in choice
         self._length = 0  # inodes that are complete
         self._open_names: list[tuple[Path, set[bytes]]] = []
@@ -181,7 +182,7 @@ class _NodeCollector:
         """Make a directory inline if its entries fit in its inode."""
         xattrs = node.xattrs
         size = inline_size(directory)
-        if size <= I_BLOCK_SIZE + inline_room(xattrs, self._room):
+        if size <= I_BLOCK_SIZE + inline_room(xattrs, self._room(node)):
             directory.inline_size = size
             self._tree.inodes.set_flags(directory.index, EXT4_INLINE_DATA_FL, clear=EXT4_EXTENTS_FL)
             xattrs = {**xattrs, INLINE_DATA: bytes(size - I_BLOCK_SIZE)}
@@ -280,11 +281,17 @@ class _NodeCollector:
         return index
 
     def _fits_inline(self, node: Node) -> bool:
-        if not 0 < node.size <= I_BLOCK_SIZE + inline_room(node.xattrs, self._room) or node.unwritten:
+        room = inline_room(node.xattrs, self._room(node))
+        if not 0 < node.size <= I_BLOCK_SIZE + room or node.unwritten:
             return False
-        if node.flags & (EXT4_ENCRYPT_FL | EXT4_VERITY_FL) or inline_room(node.xattrs, self._room) < 0:
+        if node.flags & (EXT4_ENCRYPT_FL | EXT4_VERITY_FL) or room < 0:
             return False
         return node.segments is None or bool(node.segments)
+
+    def _room(self, node: Node) -> int:
+        """Bytes of a node's inode behind its fixed part."""
+        inode_size = self._options.inode_size
+        return inode_size - EXT4_INODE.size - extra_size(node, inode_size)
 
     def _set_runs(self, index: int, node: Node) -> int:
         """Set the runs of a file that is not one written run. Returns their number of blocks."""
@@ -306,7 +313,7 @@ class _NodeCollector:
             raise BuildError("system.data is not an attribute: it holds inline contents", show_path(node.path))
         seed = self._seed if self._choice.may(Incompat.EA_INODE) else None
         try:
-            placed = place_xattrs(xattrs, self._room, self._options.block_size, seed)
+            placed = place_xattrs(xattrs, self._room(node), self._options.block_size, seed)
         except BuildError as error:
             raise BuildError(error.reason, show_path(node.path)) from None
         if placed.block is not None and placed.block.references:
@@ -321,22 +328,34 @@ class _NodeCollector:
         block = placed.block
         if block is None:
             return
-        key = (block.entries, block.values)
-        if not block.references and block.hash:
-            known = self._blocks_by_content.get(key)
-            if known is not None and tree.xattr_blocks[known].sharers < EXT4_XATTR_REFCOUNT_MAX:
-                tree.xattr_blocks[known].sharers += 1
-                tree.xattr_block_of[index] = known
-                return
-            self._blocks_by_content[key] = len(tree.xattr_blocks)
-        tree.xattr_block_of[index] = len(tree.xattr_blocks)
-        tree.xattr_blocks.append(SharedXattrBlock(block, 1, len(tree.inodes), len(block.references)))
-        for reference in block.references:
-            blocks = self._add_value(node, index, reference.value)
-            tree.value_blocks[index] = tree.value_blocks.get(index, 0) + blocks
+        blocks = sum(-(-len(reference.value) // self._options.block_size) for reference in block.references)
+        if blocks:  # each of its users is charged for a value (ext4_xattr_inode_alloc_quota)
+            tree.value_blocks[index] = blocks
+        # Equal values have one inode, equal blocks with the same values are one block.
+        values = [self._value_inode(node, index, reference.value) for reference in block.references]
+        key = (block.entries, block.values, tuple(values))
+        known = self._blocks_by_content.get(key) if block.hash else None
+        if known is not None and tree.xattr_blocks[known].sharers < EXT4_XATTR_REFCOUNT_MAX:
+            tree.xattr_blocks[known].sharers += 1
+            tree.xattr_block_of[index] = known
+            return
+        for value in values:
+            references = tree.inodes.get(value, "l_i_version") + 1
+            if references > _MAX_REFERENCES:
+                raise BuildError(f"more than {_MAX_REFERENCES} equal attributes", show_path(node.path))
+            tree.inodes.put(value, "l_i_version", references)
+        self._blocks_by_content[key] = tree.xattr_block_of[index] = len(tree.xattr_blocks)
+        tree.xattr_blocks.append(SharedXattrBlock(block, 1, tuple(values)))
 
-    def _add_value(self, node: Node, user: int, value: bytes) -> int:
-        """Add the ea_inode of one inode. Its times hold hash and reference count (ext4_xattr_inode_create)."""
+    def _value_inode(self, node: Node, user: int, value: bytes) -> int:
+        """The ea_inode of a value; a new one, of which `user` is the first user, has no references yet.
+
+        Its times hold the hash and the upper half of the reference count, i_version the lower half
+        (ext4_xattr_inode_set_hash, _set_ref).
+        """
+        known = self._value_inodes.get(value)
+        if known is not None:
+            return known
         value_hash = checksum.ea_inode_value(self._seed, value)
         if value_hash & 0x80000000:
             value_hash -= 1 << 32
@@ -344,9 +363,7 @@ class _NodeCollector:
             (*node.path, b"(attribute)"), S_IFREG | 0o600, node.uid, node.gid, atime_ns=value_hash * 1_000_000_000
         )
         index = self._new(owner, user, b"", len(value), EXT4_EXTENTS_FL | EXT4_EA_INODE_FL)
-        inodes = self._tree.inodes
-        inodes.put(index, "l_i_version", 1)
-        blocks = -(-len(value) // self._options.block_size)
         self._tree.values[index] = value
-        self._tree.blocks[index] = blocks
-        return blocks
+        self._tree.blocks[index] = -(-len(value) // self._options.block_size)
+        self._value_inodes[value] = index
+        return index

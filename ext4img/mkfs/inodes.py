@@ -41,6 +41,7 @@ LAYOUT_FLAGS: Final = (
 )
 NO_INODE: Final = 0xFFFFFFFF
 _BILLION: Final = 1_000_000_000
+_BEFORE_CRTIME: Final = EXT4_INODE_EXTRA.offset_of("i_crtime")
 FIRST_TIME_NS: Final = -(1 << 31) * _BILLION
 """In December 1901."""
 LAST_TIME_NS: Final = ((1 << 34) - (1 << 31) - 1) * _BILLION + (1 << 30) - 1
@@ -58,6 +59,17 @@ _BOTH: Final = Struct(
 )
 assert _BOTH.size == EXT4_INODE.size + EXT4_INODE_EXTRA.size
 _pack_both: Final = _BOTH.pack
+
+
+def extra_size(node: Node, inode_size: int) -> int:
+    """i_extra_isize of a node's inode.
+
+    An inode without a birth time ends before i_crtime, for that is how the kernel knows it has none.
+    """
+    if inode_size <= EXT4_INODE.size:
+        return 0
+    needs_all = node.crtime_ns is not None or node.project_id or node.version >> 32
+    return EXT4_INODE_EXTRA.size if needs_all else _BEFORE_CRTIME
 
 
 def encode_time(time_ns: int) -> tuple[int, int]:
@@ -97,6 +109,8 @@ class InodeRecords:
         self.numbers = array("I")
         self.bodies = array("q")
         self.inline_xattrs: list[bytes] = []
+        self.least_extra_size = EXT4_INODE_EXTRA.size
+        """The smallest i_extra_isize of all, if they have any."""
 
     def __len__(self) -> int:
         return len(self.types)
@@ -120,6 +134,8 @@ class InodeRecords:
             crtime, crtime_extra = encode_time(node.crtime_ns or 0)
         except ValueError as error:
             raise BuildError(f"time out of ext4's range: {error}", show_path(node.path)) from None
+        extra = extra_size(node, self.inode_size)
+        self.least_extra_size = min(self.least_extra_size, extra)
         record = _pack_both(
             mode,
             uid & 0xFFFF,
@@ -144,7 +160,7 @@ class InodeRecords:
             gid >> 16,
             0,
             0,
-            EXT4_INODE_EXTRA.size,
+            extra,
             0,
             ctime_extra,
             mtime_extra,
@@ -222,6 +238,12 @@ class InodeRecords:
         self.put(index, "i_size_lo", size & 0xFFFFFFFF)
         self.put(index, "i_size_high", size >> 32)
 
+    def fixed_size(self, index: int) -> int:
+        """Bytes of the inode before its attributes."""
+        if self.stride == EXT4_INODE.size:
+            return EXT4_INODE.size
+        return EXT4_INODE.size + int(_U16.unpack_from(self.records, index * self.stride + EXT4_INODE.size)[0])
+
     def checksum_seed(self, seed: int, index: int) -> int:
         """The seed of the checksums of the inode and its blocks."""
         generation: int = _U32.unpack_from(self.records, index * self.stride + _GENERATION)[0]
@@ -233,7 +255,7 @@ class InodeRecords:
         table[at : at + stride] = self.records[index * stride : (index + 1) * stride]
         inline = self.inline_xattrs[index]
         if inline:
-            table[at + stride : at + self.inode_size] = inline
+            table[at + self.fixed_size(index) : at + self.inode_size] = inline
         if seed is not None:
             put_checksum(self.checksum_seed(seed, index), table, at, self.inode_size)
 

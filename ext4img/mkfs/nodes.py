@@ -11,8 +11,11 @@ from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
 from ext4img.errors import BuildError, CorruptionError
-from ext4img.structs.xattr import EXT4_XATTR_INDEX_POSIX_ACL_ACCESS, EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT
-from ext4img.volume.xattr import PREFIXES, acl_to_disk
+from ext4img.structs.xattr import (
+    EXT4_XATTR_INDEX_POSIX_ACL_ACCESS,
+    EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT,
+)
+from ext4img.volume.xattr import PREFIXES, acl_to_disk, xattr_key
 
 Path = tuple[bytes, ...]
 XattrKey = tuple[int, bytes]  # e_name_index, and the name without that index' prefix
@@ -86,24 +89,19 @@ def show_path(path: Path) -> str:
     return "/" + "/".join(name.decode("utf-8", "surrogateescape") for name in path)
 
 
-# Longest first, so that "system." comes after "system.posix_acl_access".
-_NAMESPACES: Final = sorted(PREFIXES.items(), key=lambda namespace: -len(namespace[1]))
-_ACL_INDEXES: Final = (EXT4_XATTR_INDEX_POSIX_ACL_ACCESS, EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT)
+_ACL_NAMES: Final = (PREFIXES[EXT4_XATTR_INDEX_POSIX_ACL_ACCESS], PREFIXES[EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT])
 
 
 def stored_xattr(name: str, value: bytes) -> tuple[XattrKey, bytes]:
     """Key and stored value of an attribute that is as getxattr(2) returns it ("user.x", ACLs for user space).
 
-    BuildError for a name outside ext4's namespaces, or an invalid ACL.
+    So are those of other name indexes, as "ext4.indexN.NAME". BuildError for a name outside ext4's
+    namespaces, or an invalid ACL.
     """
-    for index, prefix in _NAMESPACES:
-        if name.startswith(prefix):
-            suffix = name[len(prefix) :].encode("utf-8", "surrogateescape")
-            if index not in _ACL_INDEXES:
-                return (index, suffix), value
-            if not suffix:
-                return (index, suffix), _stored_acl(name, value)
-    raise BuildError(f"extended attribute {name!r}: ext4 has no such namespace")
+    key = xattr_key(name)
+    if key is None:
+        raise BuildError(f"extended attribute {name!r}: ext4 has no such namespace")
+    return key, _stored_acl(name, value) if name in _ACL_NAMES else value
 
 
 def _stored_acl(name: str, value: bytes) -> bytes:

@@ -38,13 +38,14 @@ def build_superblock(
     journal_i_block: bytes,
     journal_size: int,
     orphan_file: int,
+    least_extra_size: int,
     seed: int,
     group: int = 0,
 ) -> bytes:
     """The 1,024 bytes of the superblock copy in `group`.
 
     `journal_i_block` is the journal inode's i_block, of which the superblock keeps a copy.
-    `orphan_file` is an inode number, or 0.
+    `orphan_file` is an inode number, or 0; `least_extra_size` the smallest i_extra_isize.
     """
     assert options.uuid is not None
     assert options.hash_seed is not None
@@ -100,7 +101,8 @@ def build_superblock(
         word = options.hash_seed[4 * position : 4 * position + 4]
         values[f"s_hash_seed_{position}"] = int.from_bytes(word, "little")
     if geometry.inode_size > EXT4_GOOD_OLD_INODE_SIZE:
-        values["s_min_extra_isize"] = values["s_want_extra_isize"] = EXT4_INODE_EXTRA.size
+        values["s_min_extra_isize"] = least_extra_size
+        values["s_want_extra_isize"] = EXT4_INODE_EXTRA.size
     if Incompat.BIT64 in features:
         values["s_desc_size"] = geometry.descriptor_size
     if Incompat.FLEX_BG in features:

@@ -21,8 +21,7 @@ class SharedXattrBlock:
 
     block: XattrBlock
     sharers: int
-    first_value: int  # index of the first of its ea_inodes
-    values: int
+    values: tuple[int, ...]  # the indexes of its ea_inodes, which other blocks may share
     pblk: int = 0
 
 

@@ -132,6 +132,7 @@ class _ImageWriter:
             journal_i_block=journal_i_block,
             journal_size=self._geometry.journal_blocks * self._block_size,
             orphan_file=0 if reserved.orphans is None else self._inodes.numbers[reserved.orphans],
+            least_extra_size=self._inodes.least_extra_size,
             seed=plan.seed,
             group=group,
         )
@@ -187,7 +188,7 @@ class _ImageWriter:
         inodes.write(index, table, at, None)
         inline = self._tree.inline_data.get(index)
         if inline is not None:
-            self._put_inline(index, table, at, at + inodes.stride + inline)
+            self._put_inline(index, table, at, at + inodes.fixed_size(index) + inline)
         if self._seed is not None:
             put_checksum(inodes.checksum_seed(self._seed, index), table, at, self._geometry.inode_size)
 
@@ -275,8 +276,7 @@ class _ImageWriter:
     def _xattr_block(self, region: Region) -> Iterator[Chunk]:
         tree = self._tree
         shared = tree.xattr_blocks[tree.xattr_block_of[region.owner]]
-        values = range(shared.first_value, shared.first_value + shared.values)
-        numbers = tuple(self._inodes.numbers[index] for index in values)
+        numbers = tuple(self._inodes.numbers[index] for index in shared.values)
         block = shared.block.build(self._block_size, shared.sharers, numbers)
         if self._seed is not None:
             value = checksum.xattr_block(self._plan.seed, region.pblk, bytes(block))

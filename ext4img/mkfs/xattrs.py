@@ -16,13 +16,12 @@ from ext4img.structs.xattr import (
     EXT4_XATTR_ENTRY,
     EXT4_XATTR_HEADER,
     EXT4_XATTR_IBODY_HEADER,
-    EXT4_XATTR_INDEX_HURD,
     EXT4_XATTR_MAGIC,
     XATTR_NAME_MAX,
     XATTR_SIZE_MAX,
 )
 from ext4img.volume import checksum
-from ext4img.volume.xattr import ENCRYPTION_CONTEXT, INLINE_DATA, xattr_entry_size, xattr_padded
+from ext4img.volume.xattr import ENCRYPTION_CONTEXT, INLINE_DATA, MAX_NAME_INDEX, xattr_entry_size, xattr_padded
 from ext4img.volume.xattr_hash import hash_word, name_hash, xattr_entry_hash
 
 _END: Final = 4  # zero bytes at the end of the list of entries
@@ -81,7 +80,7 @@ def place_xattrs(xattrs: Mapping[XattrKey, bytes], room: int, block_size: int, s
     if not xattrs:
         return NOTHING
     for (index, name), value in xattrs.items():
-        if not 1 <= index <= EXT4_XATTR_INDEX_HURD or len(name) > XATTR_NAME_MAX:
+        if not 0 <= index <= MAX_NAME_INDEX or len(name) > XATTR_NAME_MAX:
             raise BuildError(f"extended attribute {name!r} of namespace {index}: not a valid name in ext4")
         if len(value) > XATTR_SIZE_MAX:
             raise BuildError(f"extended attribute {name!r}: {len(value)} bytes, more than {XATTR_SIZE_MAX}")

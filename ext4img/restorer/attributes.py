@@ -21,10 +21,14 @@ from ext4img.restorer.report import NotSet
 from ext4img.structs.inode import (
     EXT4_APPEND_FL,
     EXT4_CASEFOLD_FL,
+    EXT4_COMPR_FL,
+    EXT4_DAX_FL,
     EXT4_DIRSYNC_FL,
     EXT4_IMMUTABLE_FL,
     EXT4_JOURNAL_DATA_FL,
     EXT4_NOATIME_FL,
+    EXT4_NOCOMPR_FL,
+    EXT4_NOCOW_FL,
     EXT4_NODUMP_FL,
     EXT4_NOTAIL_FL,
     EXT4_PROJINHERIT_FL,
@@ -44,7 +48,8 @@ _ATTRIBUTE: Final = "attribute "
 _PRIVILEGED: Final = frozenset({_OWNER, _PROJECT})
 _PRIVILEGED_PREFIXES: Final = (_FLAG, f"{_ATTRIBUTE}trusted.", f"{_ATTRIBUTE}security.")
 
-# What chattr sets. The file system itself maintains the other flags.
+# What chattr sets. The file system itself maintains the other flags. ext4 keeps "c" and "x", whatever
+# they mean for it, and shows an "m" that is on the disk; other file systems take "C" and "m".
 SETTABLE_FLAGS: Final = (
     EXT4_SECRM_FL
     | EXT4_UNRM_FL
@@ -58,6 +63,10 @@ SETTABLE_FLAGS: Final = (
     | EXT4_DIRSYNC_FL
     | EXT4_TOPDIR_FL
     | EXT4_PROJINHERIT_FL
+    | EXT4_COMPR_FL
+    | EXT4_NOCOMPR_FL
+    | EXT4_NOCOW_FL
+    | EXT4_DAX_FL
 )
 # A file with one of these takes no further name and can't be moved.
 IMMUTABLE_FLAGS: Final = EXT4_IMMUTABLE_FL | EXT4_APPEND_FL
@@ -77,6 +86,7 @@ _REFUSED: Final = frozenset(
         errno.EINVAL,
         errno.ENODATA,
         errno.ENOSPC,
+        errno.ENOTEMPTY,
         errno.ENOTSUP,
         errno.ENOTTY,
         errno.EOPNOTSUPP,
@@ -275,7 +285,7 @@ def _accepts(fd: int, flag: int) -> bool:
 
 
 def set_casefold(fd: int, not_set: NotSet) -> None:
-    """Make a new, empty directory case-insensitive."""
+    """Make an open directory case-insensitive; one that is not empty must be so already."""
     _attempt("casefold", not_set, lambda: _add_flags(fd, EXT4_CASEFOLD_FL))
 
 

@@ -106,7 +106,7 @@ class MemberWriter:
             self._queue.enter(name, directory, force=force or directory.created)
         if not directory.created:
             self._inherits_acl |= directory.has_default_acl()
-        elif entry.flags & EXT4_CASEFOLD_FL:  # it can be set only while the directory is empty
+        if entry.flags & EXT4_CASEFOLD_FL:  # it can be set only while the directory is empty
             attributes.set_casefold(directory.fd, self._report.not_set)
 
     def leave(self, done: DirDone | None) -> None:
@@ -175,6 +175,8 @@ class MemberWriter:
                 status = os.fstat(fd)
             finally:
                 os.close(fd)
+            # No call sets them, but ext4 has those that a directory hands down to what is made in it.
+            attributes.count_flags(entry.flags, self._report.not_set)
             return self._commit(temporary, name, entry, (status.st_dev, status.st_ino), status.st_size, 0)
         except BaseException:
             _remove(temporary, folder)

@@ -22,6 +22,10 @@ EXT4_XATTR_INDEX_RICHACL = 8
 EXT4_XATTR_INDEX_ENCRYPTION = 9
 EXT4_XATTR_INDEX_HURD = 10
 
+# Not ext4's: names of attributes whose e_name_index has no prefix in any kernel begin with this, the
+# index and a dot. The kernel has no such namespace, so no other attribute has such a name.
+RAW_XATTR_PREFIX = "ext4.index"
+
 # The block that i_file_acl names starts with this; its entries follow at byte 32.
 EXT4_XATTR_HEADER = Record(
     "ext4_xattr_header",

@@ -5,6 +5,7 @@ Kernel: fs/ext4/xattr.c, fs/ext4/acl.c.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from ext4img.structs.xattr import (
     EXT4_XATTR_HEADER,
     EXT4_XATTR_IBODY_HEADER,
     EXT4_XATTR_INDEX_ENCRYPTION,
+    EXT4_XATTR_INDEX_HURD,
     EXT4_XATTR_INDEX_POSIX_ACL_ACCESS,
     EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT,
     EXT4_XATTR_INDEX_RICHACL,
@@ -38,6 +40,7 @@ from ext4img.structs.xattr import (
     POSIX_ACL_XATTR_ENTRY,
     POSIX_ACL_XATTR_HEADER,
     POSIX_ACL_XATTR_VERSION,
+    RAW_XATTR_PREFIX,
 )
 from ext4img.volume.inode import StoredInode
 from ext4img.volume.problems import Problems
@@ -50,9 +53,17 @@ PREFIXES = {
     EXT4_XATTR_INDEX_SECURITY: "security.",
     EXT4_XATTR_INDEX_SYSTEM: "system.",
     EXT4_XATTR_INDEX_RICHACL: "system.richacl",
+    EXT4_XATTR_INDEX_HURD: "gnu.",
 }
 ENCRYPTION_CONTEXT = (EXT4_XATTR_INDEX_ENCRYPTION, b"c")
 INLINE_DATA = (EXT4_XATTR_INDEX_SYSTEM, b"data")
+MAX_NAME_INDEX = 0xFF  # e_name_index has a byte
+# Indexes whose prefix no other one's names can begin with, and those whose prefix is the whole name.
+_PLAIN = (EXT4_XATTR_INDEX_USER, EXT4_XATTR_INDEX_TRUSTED, EXT4_XATTR_INDEX_SECURITY, EXT4_XATTR_INDEX_HURD)
+_WHOLE_NAMES = (EXT4_XATTR_INDEX_POSIX_ACL_ACCESS, EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT, EXT4_XATTR_INDEX_RICHACL)
+# Longest first, so that "system." comes after "system.posix_acl_access".
+_NAMESPACES = sorted(PREFIXES.items(), key=lambda namespace: -len(namespace[1]))
+_RAW_NAME = re.compile(re.escape(RAW_XATTR_PREFIX) + r"([0-9]{1,3})\.(.*)", re.DOTALL)
 _ACLS = (EXT4_XATTR_INDEX_POSIX_ACL_ACCESS, EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT)
 # Of all values of an inode that are in inodes of their own. A block of 64 KiB that is full of entries
 # with values of 64 KiB (XATTR_SIZE_MAX) stays below.
@@ -170,25 +181,39 @@ def _damaged(reason: str, place: Place, offset: int, field: str | None = None) -
 def visible(raw: RawXattrs, inode: int, problems: Problems) -> dict[str, bytes]:
     """The attributes that listxattr(2) and getxattr(2) show: names with prefixes, ACLs in user space's form.
 
-    The kernel does not show the encryption context and inline data; neither does this.
+    The kernel does not show the encryption context and inline data; neither does this. Attributes of
+    a name index without a prefix, which the kernel does not show either, are "ext4.indexN.NAME".
     """
     shown: dict[str, bytes] = {}
     for key, stored in raw.items():
         index, name = key
         if key in (ENCRYPTION_CONTEXT, INLINE_DATA):
             continue
-        prefix = PREFIXES.get(index)
-        if prefix is None:
-            problems.remark(f"extended attribute {name!r} has the unknown name index {index}", Place(inode=inode))
-            continue
-        if index in _ACLS:
+        text = PREFIXES.get(index, "") + name.decode("utf-8", "surrogateescape")
+        if index not in _PLAIN and xattr_key(text) != key:
+            text = f"{RAW_XATTR_PREFIX}{index}." + name.decode("utf-8", "surrogateescape")
+        elif index in _ACLS:
             try:
-                shown[prefix] = acl_to_user_space(stored, inode)
+                stored = acl_to_user_space(stored, inode)  # noqa: PLW2901 - as it is shown
             except CorruptionError as error:
                 problems.found(error)
-        else:
-            shown[prefix + name.decode("utf-8", "surrogateescape")] = stored
+                continue
+        shown[text] = stored
     return shown
+
+
+def xattr_key(text: str) -> XattrKey | None:
+    """The key of a name as `visible` shows it; None if it is in no namespace of ext4."""
+    raw = _RAW_NAME.fullmatch(text)
+    if raw is not None and int(raw[1]) <= MAX_NAME_INDEX:
+        return XattrKey(int(raw[1]), raw[2].encode("utf-8", "surrogateescape"))
+    for index, prefix in _NAMESPACES:
+        if text.startswith(prefix):
+            suffix = text[len(prefix) :]
+            return (
+                None if suffix and index in _WHOLE_NAMES else XattrKey(index, suffix.encode("utf-8", "surrogateescape"))
+            )
+    return None
 
 
 def acl_to_user_space(stored: bytes, inode: int) -> bytes:

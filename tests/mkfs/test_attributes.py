@@ -28,11 +28,11 @@ def xattrs(**values: bytes) -> dict[Any, bytes]:
 
 
 def test_small_attributes_stand_in_the_inode_larger_ones_in_a_block(tmp_path: Path):
-    # 256 - 160 bytes; 4 of magic, 4 at the end, 20 of entry with a short name: 68 are left.
+    # 256 - 160 bytes; 4 of magic, 4 at the end, 20 of entry with a short name: 68 are left with a birth time.
     nodes = [
         ROOT,
-        Node((b"inline",), FILE, xattrs=xattrs(a=b"v" * 68)),
-        Node((b"block",), FILE, xattrs=xattrs(a=b"v" * 69)),
+        Node((b"inline",), FILE, xattrs=xattrs(a=b"v" * 68), crtime_ns=1),
+        Node((b"block",), FILE, xattrs=xattrs(a=b"v" * 69), crtime_ns=1),
         Node((b"both",), FILE, xattrs=xattrs(a=b"v" * 10, b=b"w" * 1000, c=b"x" * 20)),
         Node((b"full",), FILE, xattrs=xattrs(a=b"v" * (4096 - 32 - 4 - 20))),
         Node((b"apart",), FILE, xattrs=xattrs(a=b"v" * (4096 - 32 - 4 - 20 + 1))),
@@ -167,7 +167,7 @@ def test_times_out_of_range(time_ns: int):
 
 def test_times_up_to_2446_and_devices_by_debugfs(tmp_path: Path):
     last = 0x37FFFFFFF * BILLION + 999_999_999
-    nodes = [ROOT, Node((b"f",), FILE, mtime_ns=last, atime_ns=-1), Node((b"old",), 0o060600, rdev=(8, 1))]
+    nodes = [ROOT, Node((b"f",), FILE, mtime_ns=last, atime_ns=-1, crtime_ns=1), Node((b"old",), 0o060600, rdev=(8, 1))]
     nodes.append(Node((b"new",), 0o020600, rdev=(4095, 0xFFFFF)))
     build(tmp_path / "i", nodes, Options(created_s=CREATED_S))
     text = debugfs(tmp_path / "i", "stat /f", "stat /old", "stat /new")

@@ -134,7 +134,7 @@ def test_inline_data_up_to_its_limit(inode_size: int, tmp_path: Path):
     # i_block has 60 bytes; of what follows 128 + 32 bytes the magic, an entry with the name "data" and an end go off.
     most = 60 + inode_size - 160 - 4 - 20 - 4
     sizes = [0, 1, 59, 60, 61, most - 1, most, most + 1]
-    nodes = [ROOT, *(Node((b"%d" % size,), FILE, size=size) for size in sizes)]
+    nodes = [ROOT, *(Node((b"%d" % size,), FILE, size=size, crtime_ns=1) for size in sizes)]
     options = Options(inode_size=inode_size, features=("inline_data",), created_s=CREATED_S)
     build(tmp_path / "i", nodes, options)
     assert_clean(tmp_path / "i")
