@@ -96,9 +96,8 @@ class _Extraction:
 
     def __init__(self, fs: FileSystem, ciphertext: bool, counts: NameCounts | None) -> None:
         self._fs = fs
-        self._counts = NameCounts(fs.volume) if counts is None else counts
-        self._names = self._counts.too_low()
-        self._counted = counts is not None
+        self._counts = NameCounts(fs.volume) if counts is None else None
+        self._names = {} if counts is None else counts.too_low()
         self._counted_below: bytes | None = None  # the start of all paths in a directory whose names were counted
         self._ciphertext = ciphertext
         self._buffer = memoryview(bytearray(CHUNK_BYTES))
@@ -153,7 +152,8 @@ class _Extraction:
 
     def _count_names(self, path: bytes, directory: Inode) -> None:
         """Count the names in a directory and below it, if that was not done."""
-        if self._counted or (self._counted_below is not None and path.startswith(self._counted_below)):
+        below = self._counted_below
+        if self._counts is None or (below is not None and path.startswith(below)):
             return
         self._counted_below = b"" if path == ROOT else path + b"/"
         self._counts.add_tree(directory)

@@ -16,7 +16,7 @@ from ext4img.restorer import attributes
 from ext4img.restorer.keep_rules import is_same
 from ext4img.restorer.options import RestoreOptions
 from ext4img.restorer.report import RestoreReport
-from ext4img.restorer.staging import kind_of
+from ext4img.restorer.staging import kind_of, remove_tree
 from ext4img.restorer.target_dir import TargetDir, is_entry_error
 
 
@@ -26,7 +26,7 @@ class MoveStaged:
     Directories that exist on both sides are merged; if the options say so, those of the target
     get the attributes of the staged ones. Files that exist are kept or replaced as `Overwrite` says.
     With `resume` those of the same type, size and time are kept: an interrupted move was past them.
-    Files that can't be moved are reported, and stay in `staged`.
+    What can't be moved is reported, and removed.
     """
 
     def __init__(self, staged: TargetDir, target: TargetDir, options: RestoreOptions, report: RestoreReport) -> None:
@@ -36,18 +36,6 @@ class MoveStaged:
         self._report = report
         self.merged: dict[Identity, Identity] = {}
         """Directories and files of the target that replace staged ones, by the identities of those."""
-
-    def check(self) -> None:
-        """Compare all names before anything is moved: NameTaken if one exists and may not be replaced."""
-        with self._walks() as (here, there):
-            for name, old, new in _names(here, there, self._options.merges_attributes):
-                checkpoint()
-                if old is None or name is None:
-                    continue
-                if self._options.resume and is_same(old, new) and there.has_exactly(name):
-                    continue
-                if not self._options.replaces or stat.S_ISDIR(old.st_mode) or stat.S_ISDIR(new.st_mode):
-                    raise there.taken(name)
 
     def run(self) -> None:
         """Move everything, and set the attributes of merged directories."""
@@ -75,13 +63,17 @@ class MoveStaged:
         try:
             if old is None:
                 _rename(name, stat.S_ISDIR(new.st_mode), here, there)
-            elif not there.has_exactly(name):
+            elif not there.has_exactly(name) or stat.S_ISDIR(old.st_mode):
                 raise there.taken(name)
+            elif stat.S_ISDIR(new.st_mode):
+                raise NameTaken("something that is no directory is there already", there.shown(name))
             elif self._keeps(name, old, new, here, there):
                 self._report.keep(self._remove_staged(name, new, here))
                 if self._options.resume and is_same(old, new):  # its immutable flags may not be set yet
                     self.merged[new.st_dev, new.st_ino] = old.st_dev, old.st_ino
                 return
+            elif not self._options.replaces and not (self._options.resume and is_same(old, new)):
+                raise there.taken(name)
             else:
                 os.rename(name, name, src_dir_fd=here.fd, dst_dir_fd=there.fd)
         except FileExistsError:
@@ -96,8 +88,10 @@ class MoveStaged:
             there.note_made(name)
 
     def _refuse(self, name: bytes, status: os.stat_result, here: SafeDir, problem: RestoreError) -> None:
-        """Report a name that can't be moved."""
+        """Report a name that can't be moved, and everything below it."""
         self._report.revoke(self._remove_staged(name, status, here), problem)
+        if stat.S_ISDIR(status.st_mode):
+            remove_tree(here.fd, name, self._report.revoke_below)
 
     def _remove_staged(self, name: bytes, status: os.stat_result, here: SafeDir) -> str:
         """Remove a name that is not moved, unless it is a directory's; returns what it was counted as."""
@@ -132,11 +126,11 @@ class MoveStaged:
 def _names(
     here: SafeDir, there: SafeDir, force: bool
 ) -> Iterator[tuple[bytes | None, os.stat_result | None, os.stat_result]]:
-    """(name, its status there, its status here) of everything that is not a directory on both sides.
+    """(name, its status there, its status here) of everything but directories that are on both sides.
 
-    `force`: closed directories there are opened while something is moved.
-
-    Such directories are entered, and each ends with (None, None, its status here before).
+    Those are entered, and each ends with (None, None, its status here before); if they can't be
+    entered, they are yielded like others. `force`: directories there that are closed to their owner
+    are opened meanwhile.
     """
     frames = [(os.listdir(here.fd), os.fstat(here.fd))]
     while frames:
@@ -155,9 +149,10 @@ def _names(
             here.step(name, force=True)
             try:
                 there.step(name, force=force)
-            except PermissionError as error:
+            except PermissionError:  # another user's: nothing can be merged into it
                 here.leave()
-                raise RestoreError(f"it cannot be restored: {error.strerror}", there.shown(name)) from error
+                yield name, old, new
+                continue
             frames.append((os.listdir(here.fd), new))
         else:
             yield name, old, new

@@ -73,6 +73,11 @@ class RestoreReport:
         self._discount(kind)
         self.skip(problem)
 
+    def revoke_below(self, kind: str) -> None:
+        """The same of something in a directory that was revoked, which is the reason."""
+        self._discount(kind)
+        self.left_out += 1
+
     def keep(self, kind: str) -> None:
         """An entry that was counted as restored is not needed: what exists is kept."""
         self._discount(kind)

@@ -163,7 +163,6 @@ def _restore_staged(
         restorer.run(source.members(), source.total_bytes, progress)
         staged.sync()
         move = MoveStaged(staged, target, options, report)
-        move.check()
         move.run()
     writer.finish(restorer.root, target, move.merged)
     return report

@@ -99,8 +99,11 @@ def _is_left_over(fd: int, token: bytes) -> bool:
     return True
 
 
-def remove_tree(folder: int, name: bytes) -> None:
-    """Remove a directory and everything below it, however deep; links are not followed."""
+def remove_tree(folder: int, name: bytes, removed: Callable[[str], None] | None = None) -> None:
+    """Remove a directory and everything below it, however deep; links are not followed.
+
+    `removed` is called with the kind of everything below it, see `kind_of`.
+    """
     walk = SafeDir(os.dup(folder))
     try:
         names: list[bytes] = []
@@ -110,7 +113,9 @@ def remove_tree(folder: int, name: bytes) -> None:
                 below = todo[-1].pop()
                 _force_step(walk, below)
                 names.append(below)
-                todo.append(_unlink_files(walk.fd))
+                todo.append(_unlink_files(walk.fd, removed))
+                if removed is not None and len(names) > 1:
+                    removed("dir")
                 continue
             todo.pop()
             if not todo:
@@ -134,15 +139,17 @@ def _force_step(walk: SafeDir, name: bytes) -> None:
     walk.step(name)
 
 
-def _unlink_files(folder: int) -> list[bytes]:
+def _unlink_files(folder: int, removed: Callable[[str], None] | None) -> list[bytes]:
     """Remove everything but the directories, whose names are returned."""
     directories = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 directories.append(os.fsencode(entry.name))
-            else:
-                os.unlink(entry.name, dir_fd=folder)
+                continue
+            if removed is not None:
+                removed(kind_of(os.stat(entry.name, dir_fd=folder, follow_symlinks=False)))
+            os.unlink(entry.name, dir_fd=folder)
     return directories
 
 

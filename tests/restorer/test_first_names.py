@@ -54,9 +54,15 @@ def restored(opened: Opened, target: Path, **options: Any) -> RestoreReport:
     return report
 
 
-@pytest.mark.parametrize("batch", [1, commit_queue.BATCH_NAMES])
+@pytest.mark.parametrize(
+    ("opened", "batch"),
+    [(as_file, 1), (as_file, commit_queue.BATCH_NAMES), (as_stream, 0)],
+    ids=["1", "8192", "stream"],
+)
 @pytest.mark.parametrize("taken", [("a",), ("a/1",), ("a", "b/2"), ("b/2", "d"), ("a/1", "b", "c/3")])
-def test_something_in_the_way(taken: tuple[str, ...], batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_something_in_the_way(
+    taken: tuple[str, ...], opened: Opened, batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Of the directory, or of the name itself."""
     monkeypatch.setattr(commit_queue, "BATCH_NAMES", batch)
     target = tmp_path / "t"
@@ -67,7 +73,7 @@ def test_something_in_the_way(taken: tuple[str, ...], batch: int, tmp_path: Path
             path.mkdir()
         else:
             path.write_text("in the way")
-    report = restored(as_file, target)
+    report = restored(opened, target)
     lost = {name for name in ("a/1", "b/2", "c/3", "d/4") if name in taken or name[0] in taken}
     assert names_in(target) == {"a/1", "b/2", "c/3", "d/4"} - lost
     links = {"link": 3 - len(lost)} if len(lost) < 3 else {}
