@@ -45,15 +45,18 @@ def extract(
     With `ciphertext`, the contents of encrypted files are written as they are stored, up to the end
     of the last block; names and symlink targets are those that `fs` shows in any case. For
     `overwrite` see `restore`. Device nodes are made only with `devices`. `progress` is called with
-    the bytes written. RestoreError if the destination fails.
+    the bytes written. RestoreError if the destination fails, LiveSourceError if others can write to the
+    image, unless it was opened with `live`.
     """
     options = RestoreOptions(overwrite=parse_overwrite(overwrite), devices=devices)
+    fs.volume.watch.begin()
     report = RestoreReport()
     with deferred(), TargetDir(destination) as target:
         writer = MemberWriter(target, options, report)
         restorer = Restorer(writer, None, options, report)
         restorer.run(_Extraction(fs, restorer, ciphertext).members(tree), None, progress)
         writer.finish(restorer.root)
+    report.changes = fs.volume.watch.finish()
     return report
 
 

@@ -4,7 +4,8 @@
 
 The fuzzer damages every image of tests/fixtures, first to find crashes, then to find damage under
 checksums that nothing reports; Hypothesis' tests follow, each round with a seed of its own and so
-with other examples. Then commands get signals at random moments. Findings of the fuzzer are stored as recipes in --out.
+with other examples. Then commands get signals at random moments, and a device is backed up while it is
+written to. Findings of the fuzzer are stored as recipes in --out.
 
 Figures of a run are kept in docs/how-it-is-checked.md, section "Long runs".
 """
@@ -29,6 +30,7 @@ def trials(seed: int, count: int, rounds: int, workers: str, out: Path) -> list[
         command = [*HYPOTHESIS_TESTS, "-n", workers, f"--hypothesis-seed={number}"]
         found.append((f"hypothesis, seed {number}", command))
     found.append(("signals", ["-m", "tools.signal_trials", "--seed", str(seed)]))
+    found.append(("live sources", ["-m", "tools.live_trials", "--seed", str(seed)]))
     return found
 
 

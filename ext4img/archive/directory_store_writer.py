@@ -92,9 +92,9 @@ class DirectoryStoreWriter:
         """ArchiveError: a store is never incremental. Tools that deduplicate find what is unchanged."""
         raise ArchiveError(f"{self._path}: a directory store is not incremental")
 
-    def finish(self, chain: tuple[str, ...] = ()) -> Closing:
+    def finish(self, chain: tuple[str, ...] = (), *, changed: bool = False) -> Closing:
         """Write the closing line and rename the store to its path. `chain` is not used: it is for archives."""
-        closing = Closing(self._members, 0, self._hash.hexdigest(), self._incomplete)
+        closing = Closing(self._members, 0, self._hash.hexdigest(), self._incomplete, changed=changed)
         with self._os_errors():
             self._lines.write(build_closing(closing))
             self._lines.flush()

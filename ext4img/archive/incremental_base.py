@@ -49,6 +49,7 @@ class IncrementalBase:
             if len(closing.chain) >= MAX_CHAIN_ARCHIVES:
                 raise LimitError(f"{self._input.name}: its chain has {len(closing.chain)} archives: make a full backup")
             self.chain = (*closing.chain, closing.sha256)
+            self.changed = closing.changed
         except BaseException:
             self.close()
             raise

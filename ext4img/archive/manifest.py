@@ -55,10 +55,10 @@ class ManifestWriter:
         self.members += 1
         self._incomplete += bool(line.unreadable)
 
-    def finish(self, offset: int, chain: tuple[str, ...] = ()) -> Closing:
+    def finish(self, offset: int, chain: tuple[str, ...] = (), changed: bool = False) -> Closing:
         """Add the closing line. `offset` is where the manifest's header will be."""
         self._flush()
-        closing = Closing(self.members, offset, self._hash.hexdigest(), self._incomplete, chain)
+        closing = Closing(self.members, offset, self._hash.hexdigest(), self._incomplete, chain, changed)
         raw = build_closing(closing)
         self._spool.write(raw)
         self.size += len(raw)

@@ -132,7 +132,8 @@ class Closing(NamedTuple):
     """The manifest's closing line.
 
     `manifest_offset` is where the manifest's own header starts. `sha256` is the digest of the lines before. `chain`
-    has the `sha256` of each archive that an incremental archive is based on, the oldest first.
+    has the `sha256` of each archive that an incremental archive is based on, the oldest first. `changed`: the file
+    system may have changed while it was read.
     """
 
     members: int
@@ -140,6 +141,7 @@ class Closing(NamedTuple):
     sha256: str
     incomplete: int
     chain: tuple[str, ...] = ()
+    changed: bool = False
 
 
 def build_line(line: ManifestLine) -> bytes:
@@ -239,6 +241,7 @@ def parse_line(raw: bytes) -> ManifestLine | Closing:
                 get_sha256(found, "sha256"),
                 get_unsigned(found, "incomplete"),
                 chain,
+                bool(found.get("changed", False)),
             )
         path = get_bytes(found, "path")
         change_key = None
@@ -285,4 +288,6 @@ def build_closing(closing: Closing) -> bytes:
     }
     if closing.chain:
         found["chain"] = closing.chain
+    if closing.changed:
+        found["changed"] = True
     return (json.dumps(found, separators=(",", ":")) + "\n").encode()

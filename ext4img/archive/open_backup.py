@@ -6,13 +6,15 @@ import io
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from ext4img.archive.backup_info import BackupInfo
 from ext4img.archive.entry import Entry, Segments
 from ext4img.archive.input import ArchiveSource
 from ext4img.archive.reader import Archive
 from ext4img.errors import TruncatedArchiveError
+
+_MIXTURE: Final = ": it may be a mixture of old and new"
 
 
 class BackupMember(Protocol):
@@ -85,6 +87,16 @@ def open_backup(source: ArchiveSource, bases: Sequence[ArchiveSource] = (), *, s
     from ext4img.archive.incremental_chain import IncrementalChain
 
     return IncrementalChain(archive, bases)
+
+
+def recorded_changes(backup: BackupSource) -> tuple[str, ...]:
+    """Why what a backup holds may be a mixture of old and new, as it was recorded; of a stream known at its end."""
+    closing = getattr(backup, "closing", None)
+    if backup.info.live:
+        return (f"its backup was made while others could write to the image ({', '.join(backup.info.live)}){_MIXTURE}",)
+    return (
+        (f"the image changed while its backup was made{_MIXTURE}",) if closing is not None and closing.changed else ()
+    )
 
 
 class _UnseekableFile(io.FileIO):

@@ -9,7 +9,7 @@ from typing import Final
 from ext4img.archive.damaged_reader import ManifestLookahead, members_past_damage
 from ext4img.archive.input import ArchiveSource
 from ext4img.archive.manifest_line import Closing, ManifestLine
-from ext4img.archive.open_backup import BackupSource, open_backup
+from ext4img.archive.open_backup import BackupSource, open_backup, recorded_changes
 from ext4img.archive.reader import Archive
 from ext4img.errors import ArchiveError, Ext4Error
 from ext4img.progress import Progress
@@ -34,6 +34,8 @@ class VerifyReport:
     problems: list[Ext4Error] = field(default_factory=list)
     digest: str = ""
     """SHA-256 of the manifest's lines, in hex: it stands for the whole archive."""
+    changes: tuple[str, ...] = ()
+    """Why it may be a mixture of old and new, as the backup recorded it."""
 
     @property
     def intact(self) -> bool:
@@ -83,6 +85,7 @@ def verify(
         closing = getattr(opened, "closing", None)
         if isinstance(closing, Closing):
             _add_closing(closing, report)
+        report.changes = recorded_changes(opened)
         return report
     finally:
         if opened is not archive:

@@ -128,13 +128,14 @@ class ArchiveWriter:
         if entry.flags & EXT4_VERITY_FL:
             self._verity.add(entry.inode)
 
-    def finish(self, chain: tuple[str, ...] = ()) -> Closing:
+    def finish(self, chain: tuple[str, ...] = (), *, changed: bool = False) -> Closing:
         """Write the manifest and the archive's end. The archive is complete after this.
 
         `chain` has the archives that an incremental archive is based on, as SHA-256 of their manifests.
+        `changed`: the file system may have changed while it was read.
         """
         start = self.position
-        closing = self._manifest.finish(start, chain)
+        closing = self._manifest.finish(start, chain, changed)
         size = self._manifest.size
         self._write(encode(TarHeader(MANIFEST_PATH, REGTYPE, CONTROL_MODE, size=size)))
         for chunk in self._manifest.chunks():

@@ -35,7 +35,7 @@ class _EntryWriter(Protocol):
 
     def add_unchanged(self, entry: Entry, line: ManifestLine, archive: int) -> None: ...
 
-    def finish(self, chain: tuple[str, ...] = ()) -> Closing: ...
+    def finish(self, chain: tuple[str, ...] = (), *, changed: bool = False) -> Closing: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,8 @@ class BackupReport:
     digest: str
     """SHA-256 of the manifest's lines, in hex. It identifies the whole archive."""
     unchanged: int = 0
+    changes: tuple[str, ...] = ()
+    """Why it may be a mixture of old and new: who could write to the image meanwhile, what changed."""
 
 
 def backup(
@@ -90,6 +92,9 @@ def backup(
     attribute by which Lustre restores encrypted files. `progress` is called with the bytes done and
     an estimate of how many there will be.
 
+    LiveSourceError if others can write to the image, unless it was opened with `live`; then, and if it
+    changed while it was read, the report and the archive say so.
+
     ArchiveError if the destination cannot be written or exists already, LimitError if the archive
     cannot hold something. Damage in the image is an error; with checks="report" it is reported in
     `fs.problems`, and unreadable parts of files are stored as zeros and recorded as unreadable.
@@ -100,7 +105,8 @@ def backup(
     scanner = TreeScanner(fs, only, filtered, together=since is None)
     used = (fs.superblock.block_count - fs.superblock.free_blocks) * fs.block_size
     total = used if not only and filtered.is_empty else None
-    info = scanner.info(f"ext4img {__version__}", encdata)
+    watch = fs.volume.watch
+    info = replace(scanner.info(f"ext4img {__version__}", encdata), live=watch.begin())
     with ExitStack() as stack:
         base: IncrementalBase | None = None
         if since is not None:
@@ -124,8 +130,11 @@ def backup(
             members += 1
             if progress is not None:
                 progress(writer.position, total)
-        closing = writer.finish(base.chain if base is not None else ())
-    return BackupReport(members, writer.position, closing.incomplete, closing.sha256, kept)
+        changes = watch.finish()
+        if base is not None and base.changed:
+            changes = (*changes, "the backup that it is based on may be a mixture of old and new")
+        closing = writer.finish(base.chain if base is not None else (), changed=bool(changes))
+    return BackupReport(members, writer.position, closing.incomplete, closing.sha256, kept, changes)
 
 
 def _check_not_of_chain(destination: ArchiveDestination, base: IncrementalBase) -> None:

@@ -49,6 +49,7 @@ def report_restored(report: RestoreReport, out: Output, target: str, *, dry_run:
                 "damaged": report.damaged,
                 "unset": dict(sorted(report.not_set.items())),
                 "problems": [str(problem) for problem in report.problems],
+                "changes": list(report.changes),
             }
         )
     else:
@@ -65,7 +66,7 @@ def report_restored(report: RestoreReport, out: Output, target: str, *, dry_run:
             out.line(f"the backup is DAMAGED: {plural(report.damaged, 'member')} could not be restored")
     if report.damaged:
         return Exit.ARCHIVE
-    return Exit.DONE if report.complete and all_set else Exit.PARTLY
+    return Exit.DONE if report.complete and all_set and not report.changes else Exit.PARTLY
 
 
 def _report_not_set(not_set: Mapping[str, int], target: str) -> bool:

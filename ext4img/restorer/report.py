@@ -44,6 +44,8 @@ class RestoreReport:
     """How many entries were left out because the archive is damaged there."""
     kept: int = 0
     """How many names existed already and were kept: with `resume`, or by `overwrite`."""
+    changes: tuple[str, ...] = ()
+    """Why it may be a mixture of old and new: the image changed while it was read, or could."""
 
     @property
     def complete(self) -> bool:

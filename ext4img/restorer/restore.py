@@ -10,7 +10,7 @@ from ext4img.archive.damaged_reader import undamaged_members
 from ext4img.archive.decryption import EntryDecryptor
 from ext4img.archive.input import ArchiveSource
 from ext4img.archive.key_check import Key, check_keys
-from ext4img.archive.open_backup import BackupSource, open_backup
+from ext4img.archive.open_backup import BackupSource, open_backup, recorded_changes
 from ext4img.archive.path_filter import SelectedPath
 from ext4img.archive.reader import Archive
 from ext4img.crypto.keyring import Keyring
@@ -92,7 +92,9 @@ def restore(
         decryptor = EntryDecryptor(keyring, opened.info) if len(keyring) else None
         options = replace(options, skip_damaged=opened.seekable)
         if dry_run:
-            return _dry_run(opened, destination, decryptor, options, progress)
+            report = _dry_run(opened, destination, decryptor, options, progress)
+            report.changes = recorded_changes(opened)
+            return report
         with (
             deferred(),
             TargetDir(destination) as target,
@@ -101,7 +103,9 @@ def restore(
         ):
             clear_stagings(target)
             restore_to = _restore_directly if opened.seekable else _restore_staged
-            return restore_to(opened, target, decryptor, options, kernel_keys, progress)
+            report = restore_to(opened, target, decryptor, options, kernel_keys, progress)
+        report.changes = recorded_changes(opened)
+        return report
     finally:
         if opened is not archive:
             opened.close()

@@ -129,7 +129,7 @@ def run(
         if report.incomplete:
             files = plural(report.incomplete, "file")
             warn(f"{quote(image.image)}: incomplete: {files} could not be read completely")
-    return Exit.PARTLY if report.incomplete else Exit.DONE
+    return Exit.PARTLY if report.incomplete or report.changes else Exit.DONE
 
 
 def _report(report: BackupReport, out: Output, archive: str, compressed: bool) -> None:
@@ -143,6 +143,7 @@ def _report(report: BackupReport, out: Output, archive: str, compressed: bool) -
                 "stored_bytes": report.bytes if stored is None else stored,
                 "incomplete": report.incomplete,
                 "manifest_sha256": report.digest,
+                "changes": list(report.changes),
             }
         )
         return

@@ -8,11 +8,12 @@ import typer
 
 from ext4img.archive.backup_info import BackupInfo
 from ext4img.archive.entry import VERITY, Entry
-from ext4img.archive.open_backup import BackupMember
+from ext4img.archive.open_backup import BackupMember, recorded_changes
 from ext4img.cli.archive_options import ArchiveOptions, open_archive
+from ext4img.cli.exit_codes import Exit
 from ext4img.cli.key_value import KeyValues, write_key_values
 from ext4img.cli.options import Json
-from ext4img.cli.output import Output, text_fields, text_list_fields
+from ext4img.cli.output import Output, text_fields, text_list_fields, warn_of_changes
 from ext4img.cli.policy_json import policy_record
 from ext4img.cli.quoting import quote
 from ext4img.cli.units import time_text
@@ -27,7 +28,7 @@ def run(
     ] = False,
     info: Annotated[bool, typer.Option("--info", help="Show the recorded file system properties instead.")] = False,
     json: Json = False,
-) -> None:
+) -> int:
     """List the members of a backup, in the order of the archive.
 
     Encrypted names are shown as the kernel shows them without the key.
@@ -36,7 +37,9 @@ def run(
     with open_archive(backup) as opened:
         if info:
             _info(out, opened.info)
-            return
+            changes = recorded_changes(opened)
+            warn_of_changes(backup.label, changes)
+            return Exit.PARTLY if changes else Exit.DONE
         for member in opened.members():
             entry = member.entry
             if entry.type == VERITY:
@@ -47,6 +50,7 @@ def run(
                 _long(out, entry)
             else:
                 out.write(out.name(entry.path) + b"\n")
+    return Exit.DONE
 
 
 def _info(out: Output, info: BackupInfo) -> None:
@@ -59,6 +63,7 @@ def _info(out: Output, info: BackupInfo) -> None:
                 "inode_count": info.inode_count,
                 "features": list(info.features),
                 "tool": info.tool,
+                "live": list(info.live),
                 **text_list_fields("only", map(decode_path, info.only)),
                 "policies": [policy_record(policy) for policy in info.policies],
             }
@@ -72,6 +77,8 @@ def _info(out: Output, info: BackupInfo) -> None:
         ("Features", " ".join(map(quote, info.features))),
         ("Made by", quote(info.tool)),
     ]
+    if info.live:
+        key_values.append(("Live", f"others could write to the image: {', '.join(map(quote, info.live))}"))
     key_values += [("Only", quote(path)) for path in info.only]
     key_values += [("Policy", policy.describe()) for policy in info.policies]
     write_key_values(out, key_values)

@@ -9,7 +9,7 @@ from ext4img.cli.compare_options import CompareOptions
 from ext4img.cli.exit_codes import Exit
 from ext4img.cli.open_image import open_image
 from ext4img.cli.options import Json, Quiet
-from ext4img.cli.output import Output, text_fields, warn
+from ext4img.cli.output import Output, text_fields, warn, warn_of_changes
 from ext4img.cli.progress_bar import progress
 from ext4img.cli.quoting import quote
 from ext4img.cli.units import plural
@@ -36,7 +36,7 @@ def run(backup: ArchiveOptions, against: CompareOptions, quiet: Quiet = False, j
         if not report.intact:
             return Exit.ARCHIVE
         differs = bool(against.image) and not _compare(opened, against, out, label, quiet)
-    return Exit.PARTLY if report.incomplete or differs else Exit.DONE
+    return Exit.PARTLY if report.incomplete or report.changes or differs else Exit.DONE
 
 
 def _report(report: VerifyReport, out: Output, label: str) -> None:
@@ -51,6 +51,7 @@ def _report(report: VerifyReport, out: Output, label: str) -> None:
                 "damaged": report.damaged,
                 "incomplete": report.incomplete,
                 "manifest_sha256": report.digest,
+                "changes": list(report.changes),
                 "problems": [str(problem) for problem in report.problems],
             }
         )
@@ -61,6 +62,7 @@ def _report(report: VerifyReport, out: Output, label: str) -> None:
         out.line(f"{label}: DAMAGED: {report.damaged} of {plural(report.members, 'member')}")
     if report.intact and report.incomplete:
         warn(f"{label}: incomplete: {plural(report.incomplete, 'file')} could not be read completely from the image")
+    warn_of_changes(label, report.changes)
 
 
 def _compare(opened: BackupSource, against: CompareOptions, out: Output, label: str, quiet: bool) -> bool:
