@@ -31,6 +31,9 @@ class BackupMember(Protocol):
     def chunks(self) -> Iterator[tuple[int, memoryview]]:
         """(offset in the body, at most 1 MiB of data), ascending, without holes."""
 
+    def read_digest(self) -> str:
+        """Read the whole body: the SHA-256 of its data, holes left out, in hex."""
+
     def read(self) -> bytes:
         """The whole body, holes as zeros: for small ones."""
 

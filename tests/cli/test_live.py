@@ -16,7 +16,7 @@ pytestmark = pytest.mark.kernel
 def test_a_mounted_image(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]):
     """What is read, refused, and recorded; and that other commands end with 0 and one warning for each holder."""
 
-    def ext4img(*arguments: str | Path) -> tuple[int, str, str]:
+    def ext4img(*arguments: object) -> tuple[int, str, str]:
         code = main([str(argument) for argument in arguments])
         out, err = capfdbinary.readouterr()
         return code, out.decode(), err.decode()
