@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         IsDirectoryError,
         KeyFormatError,
         LimitError,
+        LiveSourceError,
         MissingArchiveError,
         NoKeyError,
         NotDirectoryError,
@@ -99,7 +100,7 @@ if TYPE_CHECKING:
     from ext4img.volume.check import CheckSummary
     from ext4img.volume.dir_entry import DirEntry
     from ext4img.volume.features import Features
-    from ext4img.volume.problems import Checks, Problem, Problems
+    from ext4img.volume.problems import Checks, Problem, Problems, SourceInUse
     from ext4img.volume.runs import Run, Runs
     from ext4img.volume.superblock import Superblock
     from ext4img.volume.volume import Journal, Volume
@@ -116,6 +117,7 @@ def open(
     journal_device: Openable | None = None,
     superblock: int | None = None,
     block_size: int | None = None,
+    live: bool = False,
 ) -> FileSystem:
     """Open an ext2, ext3 or ext4 image for reading; use it in a `with` statement.
 
@@ -129,6 +131,10 @@ def open(
     of a superblock to use if the primary one is damaged, counted in blocks of `block_size` bytes, or
     of any size if that is not given; "report" finds a backup by itself.
 
+    If others can write to the image (it is mounted read-write, a virtual machine's, open for writing),
+    `problems` has a `SourceInUse`, and `backup`, `rebuild` and `extract` raise LiveSourceError. With
+    `live` they go on, and report what may be wrong; devices are then read past the page cache.
+
     NotExt4Error, UnsupportedFeatureError, SourceError, CorruptionError.
     """
     from ext4img.fs.filesystem import FileSystem
@@ -136,8 +142,8 @@ def open(
 
     owned: list[Source] = []
     try:
-        source = _opened(image, offset, owned)
-        journal_source = None if journal_device is None else _opened(journal_device, 0, owned)
+        source = _opened(image, offset, live, owned)
+        journal_source = None if journal_device is None else _opened(journal_device, 0, live, owned)
         volume = Volume(
             source,
             journal=journal,
@@ -145,6 +151,7 @@ def open(
             journal_device=journal_source,
             superblock=superblock,
             block_size=block_size,
+            live=live,
         )
     except BaseException:
         for opened in owned:
@@ -153,11 +160,11 @@ def open(
     return FileSystem(volume, owned=owned)
 
 
-def _opened(image: Openable, offset: int, owned: list[Source]) -> Source:
+def _opened(image: Openable, offset: int, live: bool, owned: list[Source]) -> Source:
     """The source of `image`; added to `owned` unless the caller made it."""
     from ext4img.sources import Source, open_source
 
-    source = open_source(image, offset)
+    source = open_source(image, offset, live=live)
     if not isinstance(image, Source):
         owned.append(source)
     return source
@@ -234,6 +241,7 @@ _HOMES = {
         "IsDirectoryError",
         "KeyFormatError",
         "LimitError",
+        "LiveSourceError",
         "MissingArchiveError",
         "NoKeyError",
         "NotDirectoryError",
@@ -312,6 +320,7 @@ _HOMES = {
         "Checks",
         "Problem",
         "Problems",
+        "SourceInUse",
     ),
     "volume.superblock": ("Superblock",),
     "volume.volume": (
@@ -379,6 +388,7 @@ __all__ = [
     "KeyFormatError",
     "Keyring",
     "LimitError",
+    "LiveSourceError",
     "Loss",
     "LossKind",
     "Losses",
@@ -425,6 +435,7 @@ __all__ = [
     "ShortReadError",
     "Source",
     "SourceError",
+    "SourceInUse",
     "Superblock",
     "SymlinkLoopError",
     "TruncatedArchiveError",

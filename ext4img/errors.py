@@ -4,7 +4,8 @@
 
     Ext4Error
     ├── SourceError (OSError)             the image cannot be opened or read
-    │   └── ShortReadError                the image ends too early
+    │   ├── ShortReadError                the image ends too early
+    │   └── LiveSourceError               others can write to the image; says who
     ├── NotExt4Error                      there is no ext2/3/4 superblock
     ├── UnsupportedFeatureError           an unknown feature, cipher mode or policy; lists them
     ├── CorruptionError                   the image contradicts its own format; says where
@@ -37,6 +38,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 
@@ -76,6 +78,14 @@ class SourceError(Ext4Error, OSError):
 
 class ShortReadError(SourceError):
     """The source ends before the bytes that were asked for: the image is truncated."""
+
+
+class LiveSourceError(SourceError):
+    """Others can write to the image or device while it is read; `holders` says who."""
+
+    def __init__(self, holders: Sequence[str], name: str) -> None:
+        self.holders = tuple(holders)
+        super().__init__(errno.EBUSY, f"in use: {'; '.join(self.holders)}", name)
 
 
 class NotExt4Error(Ext4Error):

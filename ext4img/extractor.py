@@ -58,9 +58,11 @@ def extract(
     `overwrite` see `restore`. Device nodes are made only with `devices`. `counts` has counted the
     names of all of `tree`; without it each directory is listed when `tree` comes to it, so that only
     names below one directory are surely linked. `progress` is called with the bytes written.
-    RestoreError if the destination fails.
+    RestoreError if the destination fails, LiveSourceError if others can write to the image, unless it
+    was opened with `live`.
     """
     options = RestoreOptions(overwrite=parse_overwrite(overwrite), devices=devices)
+    fs.volume.watch.begin()
     report = RestoreReport()
     with deferred(), TargetDir(destination) as target:
         writer = MemberWriter(target, options, report)
@@ -68,6 +70,7 @@ def extract(
         restorer = Restorer(writer, None, options, report, fetch=extraction.first_name_of)
         restorer.run(extraction.members(tree, restorer), None, progress)
         writer.finish(restorer.root)
+    report.changes = fs.volume.watch.finish()
     return report
 
 

@@ -57,6 +57,7 @@ BELOW = {
     "MasterKey": {"DataUnitCipher", "FileKeys", "PaddedNameCipher"},
     "Member": {"Cursor", "ReadResources", "TarHeader"},
     "Plan": {"DirectoryOptions", "Geometry", "GroupSummary", "GroupUsage", "NodeTree", "Placement", "ReservedInodes"},
+    "Source": {"SourcePlace"},
     "RestoreReport": {"NotSet"},  # a collections.Counter
     "extract": {"Tree"},  # an iterable of (path, inode)
 }

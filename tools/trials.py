@@ -4,8 +4,9 @@
 
 The fuzzer damages every image of tests/fixtures, first to find crashes, then to find damage under
 checksums that nothing reports; Hypothesis' tests follow, each round with a seed of its own and so
-with other examples. Then commands get signals at random moments, and snapshots of file systems in use are backed up.
-Findings of the fuzzer are stored as recipes in --out.
+with other examples. Then commands get signals at random moments, a device is backed up while it is
+written to, and snapshots of file systems in use are backed up. Findings of the fuzzer are stored as
+recipes in --out.
 
 Figures of a run are kept in docs/how-it-is-checked.md, section "Long runs".
 """
@@ -31,6 +32,7 @@ def trials(seed: int, count: int, rounds: int, workers: str, out: Path) -> list[
         found.append((f"hypothesis, seed {number}", command))
     found.append(("signals", ["-m", "tools.signal_trials", "--seed", str(seed)]))
     found.append(("snapshots", ["-m", "tools.snapshots", "--seed", str(seed)]))
+    found.append(("live sources", ["-m", "tools.live_trials", "--seed", str(seed)]))
     return found
 
 

@@ -32,7 +32,9 @@ class BackupInfo:
     and the salt of e4crypt passphrases. `policies` are the encryption policies that occur in it.
     `only` has the requested paths; `filtered` says whether other entries were excluded, too. With
     `encdata` members have Lustre's attribute beside the records. `requires` names features that a
-    reader must know beyond format version 1; a reader that does not know one refuses the archive.
+    reader must know beyond format version 1; a reader that does not know one refuses the archive. `live`
+    has the kinds of those who could write to the image when the backup began: "claim", "device", "lock",
+    "mount", "process".
     """
 
     uuid: uuid.UUID
@@ -53,6 +55,7 @@ class BackupInfo:
     encdata: bool = False
     tool: str = ""
     requires: tuple[str, ...] = ()
+    live: tuple[str, ...] = ()
 
     def to_json(self) -> bytes:
         """The member's body: JSON, always the same bytes for the same facts."""
@@ -75,6 +78,7 @@ class BackupInfo:
                 "only": [bytes_field("path", path) for path in self.only],
                 "filtered": self.filtered,
                 "encdata": self.encdata,
+                **({"live": list(self.live)} if self.live else {}),
             },
         }
         return json.dumps(found, indent=1).encode() + b"\n"
@@ -105,6 +109,7 @@ class BackupInfo:
                 encdata=bool(options["encdata"]),
                 tool=str(found["tool"]),
                 requires=tuple(found["requires"]),
+                live=tuple(str(kind) for kind in options.get("live", ())),
                 **numbers,
             )
         except FIELD_ERRORS as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
@@ -43,3 +44,11 @@ def join_chunks(size: int, chunks: Iterable[tuple[int, memoryview]]) -> bytes:
     for offset, part in chunks:
         body[offset : offset + len(part)] = part
     return bytes(body)
+
+
+def digest_of(chunks: Iterable[tuple[int, memoryview]]) -> str:
+    """SHA-256 of the data of a body's chunks, holes left out, in hex."""
+    digest = hashlib.sha256()
+    for _, part in chunks:
+        digest.update(part)
+    return digest.hexdigest()

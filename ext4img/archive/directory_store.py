@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from typing import BinaryIO, Final, Self
 
 from ext4img.archive.backup_info import INFO_LIMIT_BYTES, BackupInfo
-from ext4img.archive.body import CHUNK_BYTES, join_chunks
+from ext4img.archive.body import CHUNK_BYTES, digest_of, join_chunks
 from ext4img.archive.directory_store_line import LINE_LIMIT_BYTES, DirectoryStoreLine, parse_store_line
 from ext4img.archive.entry import VERITY, Entry
 from ext4img.archive.loss import LOSS_START, Losses, parse_loss, unreadable_contents
@@ -74,6 +74,14 @@ class DirectoryStoreMember:
             os.close(fd)
         if digest.hexdigest() != self._sha256:
             raise AlteredArchiveError("its contents are not those that were written", entry.shown)
+
+    def read_digest(self) -> str:
+        """See `BackupMember`."""
+        if not self._sha256:
+            return digest_of(self.chunks())
+        for _ in self.chunks():
+            pass
+        return self._sha256
 
     def read(self) -> bytes:
         """See `BackupMember`."""

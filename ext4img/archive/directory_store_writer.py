@@ -98,22 +98,15 @@ class DirectoryStoreWriter:
         """ArchiveError: a store is never incremental. Tools that deduplicate find what is unchanged."""
         raise ArchiveError(f"{self._path}: a directory store is not incremental")
 
-    def finish(self, chain: tuple[str, ...] = (), last_write_s: int | None = None) -> Closing:
+    def finish(self, chain: tuple[str, ...] = (), last_write_s: int | None = None, *, changed: bool = False) -> Closing:
         """Write the closing line and rename the store to its path. `chain` is not used: it is for archives."""
         with self._os_errors():
             for raw in self._losses.lines():
                 self._hash.update(raw)
                 self._lines.write(raw)
             losses = self._losses.count
-            closing = Closing(
-                self._members + losses, 0, self._hash.hexdigest(), self._incomplete, (), losses, last_write_s
-            )
-        with self._os_errors():
-            for raw in self._losses.lines():
-                self._hash.update(raw)
-                self._lines.write(raw)
-            losses = self._losses.count
-            closing = Closing(self._members + losses, 0, self._hash.hexdigest(), self._incomplete, (), losses)
+            digest = self._hash.hexdigest()
+            closing = Closing(self._members + losses, 0, digest, self._incomplete, (), losses, last_write_s, changed)
             self._lines.write(build_closing(closing))
             self._lines.flush()
             sync_file_system(self._root, self._path)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Self
 
 from ext4img.archive.backup_info import INFO_LIMIT_BYTES, BackupInfo
-from ext4img.archive.body import CHUNK_BYTES, join_chunks
+from ext4img.archive.body import CHUNK_BYTES, digest_of, join_chunks
 from ext4img.archive.entry import VERITY, Entry, Segments
 from ext4img.archive.extracted_tree_walk import TreeWalk, open_control
 from ext4img.archive.loss import LOSS_START, Losses, parse_loss, unreadable_contents
@@ -60,6 +60,10 @@ class TreeMember:
             return
         if digest.hexdigest() != line.data_sha256:
             raise AlteredArchiveError("its contents are not those that were written", entry.shown)
+
+    def read_digest(self) -> str:
+        """See `BackupMember`."""
+        return digest_of(self.chunks())
 
     def read(self) -> bytes:
         """See `BackupMember`."""

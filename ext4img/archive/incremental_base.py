@@ -70,6 +70,7 @@ class IncrementalBase:
                 raise LimitError(f"{self._input.name}: its chain has {len(closing.chain)} archives: make a full backup")
             self.chain = (*closing.chain, closing.sha256)
             self.last_write_s = closing.last_write_s
+            self.changed = closing.changed
         except BaseException:
             self.close()
             raise

@@ -63,7 +63,9 @@ class ManifestWriter:
         """Add the line of a loss; it follows the lines of all members."""
         self.size += self._losses.add(loss)
 
-    def finish(self, offset: int, chain: tuple[str, ...] = (), last_write_s: int | None = None) -> Closing:
+    def finish(
+        self, offset: int, chain: tuple[str, ...] = (), last_write_s: int | None = None, changed: bool = False
+    ) -> Closing:
         """Add the lines of losses and the closing line. `offset` is where the manifest's header will be."""
         for raw_loss in self._losses.lines():
             self._pending.append(raw_loss)
@@ -73,7 +75,7 @@ class ManifestWriter:
         losses = self._losses.count
         self.members += losses
         digest = self._hash.hexdigest()
-        closing = Closing(self.members, offset, digest, self._incomplete, chain, losses, last_write_s)
+        closing = Closing(self.members, offset, digest, self._incomplete, chain, losses, last_write_s, changed)
         raw = build_closing(closing)
         self._spool.write(raw)
         self.size += len(raw)

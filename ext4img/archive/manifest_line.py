@@ -146,7 +146,8 @@ class Closing(NamedTuple):
     has the `sha256` of each archive that an incremental archive is based on, the oldest first. `losses` is the
     number of lines of losses, which are the last ones before it. `last_write_s` is when the file system
     was last written, in seconds since 1970: its files may have changed later without a new change time,
-    see `ext4img.archive.incremental_base`. None if unknown.
+    see `ext4img.archive.incremental_base`. None if unknown. `changed`: the
+    file system may have changed while it was read.
     """
 
     members: int
@@ -156,6 +157,7 @@ class Closing(NamedTuple):
     chain: tuple[str, ...] = ()
     losses: int = 0
     last_write_s: int | None = None
+    changed: bool = False
 
 
 def build_line(line: ManifestLine) -> bytes:
@@ -260,6 +262,7 @@ def parse_line(raw: bytes) -> ManifestLine | Closing:
                 chain,
                 get_unsigned(found, "losses") if "losses" in found else 0,
                 get_unsigned(found, "last_write") if "last_write" in found else None,
+                bool(found.get("changed", False)),
             )
         path = get_bytes(found, "path")
         change_key = None
@@ -318,4 +321,6 @@ def build_closing(closing: Closing) -> bytes:
         found |= {"losses": closing.losses, "requires": [LOSSES]}
     if closing.last_write_s is not None:
         found["last_write"] = closing.last_write_s
+    if closing.changed:
+        found["changed"] = True
     return (json.dumps(found, separators=(",", ":")) + "\n").encode()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Final
 
-from ext4img.archive.body import CHUNK_BYTES, join_chunks
+from ext4img.archive.body import CHUNK_BYTES, digest_of, join_chunks
 from ext4img.archive.digest_thread import DigestThread, sha256_hex
 from ext4img.archive.entry import Entry, Segments
 from ext4img.archive.input import Cursor
@@ -99,6 +99,14 @@ class Member:
     def read(self) -> bytes:
         """The whole body, holes as zeros: for small ones."""
         return join_chunks(self.entry.body_size, self.chunks())
+
+    def read_digest(self) -> str:
+        """See `BackupMember`."""
+        if self._raw_map:
+            return digest_of(self.chunks())
+        for _ in self.chunks():
+            pass
+        return self.digest or _NO_DIGEST
 
     def finish(self, verify: bool) -> None:
         """Move the cursor to the body's end; with `verify` read and verify what was not read yet."""

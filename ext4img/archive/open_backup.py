@@ -6,7 +6,7 @@ import io
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from ext4img.archive.backup_info import BackupInfo
 from ext4img.archive.entry import Entry, Segments
@@ -14,6 +14,8 @@ from ext4img.archive.input import ArchiveSource
 from ext4img.archive.loss import Losses
 from ext4img.archive.reader import Archive
 from ext4img.errors import TruncatedArchiveError
+
+_MIXTURE: Final = ": it may be a mixture of old and new"
 
 
 class BackupMember(Protocol):
@@ -29,6 +31,9 @@ class BackupMember(Protocol):
 
     def chunks(self) -> Iterator[tuple[int, memoryview]]:
         """(offset in the body, at most 1 MiB of data), ascending, without holes."""
+
+    def read_digest(self) -> str:
+        """Read the whole body: the SHA-256 of its data, holes left out, in hex."""
 
     def read(self) -> bytes:
         """The whole body, holes as zeros: for small ones."""
@@ -90,6 +95,16 @@ def open_backup(source: ArchiveSource, bases: Sequence[ArchiveSource] = (), *, s
     from ext4img.archive.incremental_chain import IncrementalChain
 
     return IncrementalChain(archive, bases)
+
+
+def recorded_changes(backup: BackupSource) -> tuple[str, ...]:
+    """Why what a backup holds may be a mixture of old and new, as it was recorded; of a stream known at its end."""
+    closing = getattr(backup, "closing", None)
+    if backup.info.live:
+        return (f"its backup was made while others could write to the image ({', '.join(backup.info.live)}){_MIXTURE}",)
+    return (
+        (f"the image changed while its backup was made{_MIXTURE}",) if closing is not None and closing.changed else ()
+    )
 
 
 class _UnseekableFile(io.FileIO):

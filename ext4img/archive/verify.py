@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -10,7 +10,7 @@ from ext4img.archive.damaged_reader import ManifestLookahead, members_past_damag
 from ext4img.archive.input import ArchiveSource
 from ext4img.archive.loss import Losses
 from ext4img.archive.manifest_line import Closing, ManifestLine
-from ext4img.archive.open_backup import BackupSource, open_backup
+from ext4img.archive.open_backup import BackupMember, BackupSource, open_backup, recorded_changes
 from ext4img.archive.reader import Archive
 from ext4img.errors import ArchiveError, Ext4Error
 from ext4img.progress import Progress
@@ -37,6 +37,8 @@ class VerifyReport:
     problems: list[Ext4Error] = field(default_factory=list)
     digest: str = ""
     """SHA-256 of the manifest's lines, in hex: it stands for the whole archive."""
+    changes: tuple[str, ...] = ()
+    """Why it may be a mixture of old and new, as the backup recorded it."""
 
     @property
     def intact(self) -> bool:
@@ -54,6 +56,7 @@ def verify(
     archive: ArchiveSource | BackupSource,
     *,
     bases: Sequence[ArchiveSource] = (),
+    read: Callable[[BackupMember], object] | None = None,
     progress: Progress | None = None,
 ) -> VerifyReport:
     """Read a whole backup and check framing, order, records, digests and completeness.
@@ -62,20 +65,21 @@ def verify(
     it ends at the first error, which is raised. A source that is not a backup, or has lost its
     manifest, raises ArchiveError (TruncatedArchiveError) as for every reader. An extracted tree is
     checked only as far as its manifest reaches. Of an incremental archive the members that it takes
-    from earlier archives (`bases`, see `restore`) are verified, too.
+    from earlier archives (`bases`, see `restore`) are verified, too. `read` is called with each member in
+    turn, to read its whole body for a purpose of the caller's.
     """
+    read = _read_body if read is None else read
     opened = archive if isinstance(archive, BackupSource) else open_backup(archive, bases)
     try:
         report = VerifyReport()
         if isinstance(opened, Archive) and opened.seekable:
-            _verify_file(opened, report, progress)
+            _verify_file(opened, report, read, progress)
         else:
             for member in opened.members():
                 report.members += 1
                 report.incomplete += bool(member.unreadable)
                 try:
-                    for _ in member.chunks():
-                        pass
+                    read(member)
                 except ArchiveError as error:
                     if not opened.seekable:
                         raise
@@ -87,6 +91,7 @@ def verify(
         closing = getattr(opened, "closing", None)
         if isinstance(closing, Closing):
             _add_closing(closing, report)
+        report.changes = recorded_changes(opened)
         return report
     finally:
         if opened is not archive:
@@ -99,7 +104,14 @@ def _add_closing(closing: Closing, report: VerifyReport) -> None:
     report.digest = closing.sha256
 
 
-def _verify_file(archive: Archive, report: VerifyReport, progress: Progress | None) -> None:
+def _read_body(member: BackupMember) -> None:
+    for _ in member.chunks():
+        pass
+
+
+def _verify_file(
+    archive: Archive, report: VerifyReport, read: Callable[[BackupMember], object], progress: Progress | None
+) -> None:
     """Verify each member; continue after damaged ones."""
 
     def on_damage(error: ArchiveError, _line: ManifestLine | None, _lines: ManifestLookahead) -> None:
@@ -109,8 +121,7 @@ def _verify_file(archive: Archive, report: VerifyReport, progress: Progress | No
     for member in members_past_damage(archive, on_damage):
         report.members += 1
         try:
-            for _ in member.chunks():
-                pass
+            read(member)
         except ArchiveError as error:
             report.add(error)
         if progress is not None:

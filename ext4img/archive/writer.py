@@ -117,14 +117,14 @@ class ArchiveWriter:
         """Record a part of the image that could not be read; at any time before `finish`."""
         self._manifest.add_loss(loss)
 
-    def finish(self, chain: tuple[str, ...] = (), last_write_s: int | None = None) -> Closing:
+    def finish(self, chain: tuple[str, ...] = (), last_write_s: int | None = None, *, changed: bool = False) -> Closing:
         """Write the manifest and the archive's end. The archive is complete after this.
 
         `chain` has the archives that an incremental archive is based on, as SHA-256 of their manifests.
-        `last_write_s`: see `Closing`.
+        `last_write_s`, `changed`: see `Closing`.
         """
         start = self.position
-        closing = self._manifest.finish(start, chain, last_write_s)
+        closing = self._manifest.finish(start, chain, last_write_s, changed)
         size = self._manifest.size
         self._write(encode(TarHeader(MANIFEST_PATH, REGTYPE, CONTROL_MODE, size=size)))
         for chunk in self._manifest.chunks():

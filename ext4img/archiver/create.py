@@ -49,7 +49,9 @@ class _EntryWriter(Protocol):
 
     def add_loss(self, loss: Loss) -> None: ...
 
-    def finish(self, chain: tuple[str, ...] = (), last_write_s: int | None = None) -> Closing: ...
+    def finish(
+        self, chain: tuple[str, ...] = (), last_write_s: int | None = None, *, changed: bool = False
+    ) -> Closing: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class BackupReport:
     reread: int = 0
     times_may_lag: bool = False
     losses: int = 0
+    changes: tuple[str, ...] = ()
+    """Why it may be a mixture of old and new: who could write to the image meanwhile, what changed."""
 
 
 def backup(
@@ -116,6 +120,9 @@ def backup(
     attribute by which Lustre restores encrypted files. `progress` is called with the bytes done and
     an estimate of how many there will be.
 
+    LiveSourceError if others can write to the image, unless it was opened with `live`; then, and if it
+    changed while it was read, the report and the archive say so.
+
     ArchiveError if the destination cannot be written or exists already, LimitError if the archive
     cannot hold something. Damage in the image is an error; with checks="report" it is reported in
     `fs.problems`, unreadable parts of files are stored as zeros, and whatever could not be read is recorded
@@ -131,7 +138,8 @@ def backup(
     scanner = TreeScanner(fs, only, filtered, together=since is None or compare == "contents")
     used = (fs.superblock.block_count - fs.superblock.free_blocks) * fs.block_size
     total = used if not only and filtered.is_empty else None
-    info = scanner.info(f"ext4img {__version__}", encdata)
+    watch = fs.volume.watch
+    info = replace(scanner.info(f"ext4img {__version__}", encdata), live=watch.begin())
     with ExitStack() as stack:
         base: IncrementalBase | None = None
         if since is not None:
@@ -164,8 +172,11 @@ def backup(
                 progress(writer.position, total)
         for loss in scanner.new_losses():
             writer.add_loss(loss)
+        changes = watch.finish()
+        if base is not None and base.changed:
+            changes = (*changes, "the backup that it is based on may be a mixture of old and new")
         chain = base.chain if base is not None else ()
-        closing = writer.finish(chain, last_write_s(fs.volume, last_change_ns // _NS))
+        closing = writer.finish(chain, last_write_s(fs.volume, last_change_ns // _NS), changed=bool(changes))
     return BackupReport(
         members,
         writer.position,
@@ -175,6 +186,7 @@ def backup(
         reread=comparison.reread if comparison is not None else 0,
         times_may_lag=comparison is not None and compare == "times" and was_in_use(fs.volume),
         losses=closing.losses,
+        changes=changes,
     )
 
 

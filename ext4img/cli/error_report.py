@@ -17,6 +17,7 @@ from ext4img.errors import (
     Ext4Error,
     KeyFormatError,
     LimitError,
+    LiveSourceError,
     MissingArchiveError,
     NoKeyError,
     NotExt4Error,
@@ -52,6 +53,7 @@ _HINTS: tuple[tuple[type[BaseException], str], ...] = (
     (ChecksumError, _AROUND_DAMAGE),
     (CorruptionError, _AROUND_DAMAGE),
     (ShortReadError, "the image is truncated: was it copied completely?"),
+    (LiveSourceError, "read a snapshot of it, or remount it read-only; --live reads it as it is, and ends with 1"),
     (NoKeyError, "give the key with --key-file FILE, or use --unlock to enter a passphrase"),
     (WrongKeyError, "`ext4img keys IMAGE` lists the keys that the image needs"),
     (KeyFormatError, "a key is 16 to 64 raw bytes, the same in hexadecimal, or an fscrypt recovery code"),
@@ -90,7 +92,8 @@ def explain(error: BaseException, subject: str | None = None, *hints: str) -> Co
         subject = None  # these name the target themselves
     if subject is not None and not text.startswith((subject, quote(subject))):
         text = f"{subject if subject == STDIN_NAME else quote(subject)}: {text}"
-    return CommandError(code, text, *(hints or ([usual] if usual else [])))
+    notes = getattr(error, "__notes__", ())
+    return CommandError(code, text, *(hints or ([usual] if usual else [])), *notes)
 
 
 def _reason(error: BaseException) -> str:

@@ -74,6 +74,12 @@ class VolumeOptions:
         BlockSizeChoice | None,
         typer.Option("--block-size", help="Block size for --superblock; default: try all."),
     ] = None
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live", help="Read an image or device that others write to; what is read may be a mixture of old and new."
+        ),
+    ] = False
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from ext4img.cli.image_options import ChecksChoice, ImageOptions, VolumeOptions
 from ext4img.cli.output import warn
 from ext4img.cli.quoting import quote
 from ext4img.cli.units import plural
-from ext4img.errors import NotExt4Error
+from ext4img.errors import LiveSourceError, NotExt4Error
 from ext4img.fs.filesystem import FileSystem
 from ext4img.sources import open_source
+from ext4img.volume.problems import SourceInUse
 from ext4img.volume.volume import Volume
 
 if TYPE_CHECKING:
@@ -30,15 +31,21 @@ def open_image(options: ImageOptions, keys: ImageKeyOptions | None = None) -> It
     exit code is Exit.PARTLY if damage was read around, and with `--checks report` for any problem.
     """
     with open_file_system(options, options.checks) as fs:
+        refused = False
         try:
             with about(options.image):
                 if keys is not None:
                     keys.add_to(fs)
                 yield fs
+        except CommandError as error:
+            refused = isinstance(error.__cause__, LiveSourceError)  # which says who uses it
+            raise
         finally:
             for problem in few_of_each(fs.problems):
+                if refused and isinstance(problem, SourceInUse):
+                    continue
                 warn(f"{quote(options.image)}: warning: {problem}")
-        problems = len(fs.problems) + fs.problems.dropped
+        problems = fs.problems.damages
         if problems and fs.problems.checks == "report":
             raise CommandError(Exit.PARTLY, f"{quote(options.image)}: {plural(problems, 'problem')} found; see above")
         if fs.problems.damage:
@@ -61,11 +68,11 @@ def _open(options: VolumeOptions, checks: ChecksChoice, opened: ExitStack) -> Fi
     journal_device = None
     if options.journal_device is not None:
         with about(options.journal_device):
-            journal_device = opened.enter_context(open_source(options.journal_device))
+            journal_device = opened.enter_context(open_source(options.journal_device, live=options.live))
     sector_bytes = int(options.sector_size) if options.sector_size else None
     offset = options.offset if options.partition is None else None
     with about(options.image):
-        source = opened.enter_context(open_source(options.image, options.offset))
+        source = opened.enter_context(open_source(options.image, options.offset, live=options.live))
         try:
             if options.partition is not None:
                 from ext4img.sources.partitions import partition_source
@@ -78,6 +85,7 @@ def _open(options: VolumeOptions, checks: ChecksChoice, opened: ExitStack) -> Fi
                 journal_device=journal_device,
                 superblock=options.superblock,
                 block_size=int(options.block_size) if options.block_size else None,
+                live=options.live,
             )
         except NotExt4Error as error:
             from ext4img.cli.file_magic import hints_for

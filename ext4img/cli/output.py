@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, BinaryIO
 
 from ext4img.cli.error_report import CommandError
@@ -111,6 +111,12 @@ def warn(text: str) -> None:
     """Write a line to standard error."""
     sys.stdout.flush()
     print(harmless(f"ext4img: {text}"), file=sys.stderr)
+
+
+def warn_of_changes(label: str, changes: Sequence[str]) -> None:
+    """Write to standard error why something may be a mixture of old and new."""
+    for reason in changes:
+        warn(f"{label}: {reason}")
 
 
 def hint(text: str) -> None:

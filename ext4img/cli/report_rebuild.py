@@ -128,7 +128,7 @@ def make_image(
         _report_made(report, planned.plan, image, out)
     if report.incomplete:
         warn(f"{quote(image)}: incomplete: {plural(report.incomplete, 'file')} could not be read in full")
-    return Exit.DONE if report.complete else Exit.PARTLY
+    return Exit.DONE if report.complete and not report.changes else Exit.PARTLY
 
 
 def _check_features(names: tuple[str, ...]) -> None:
@@ -184,6 +184,7 @@ def _report_made(report: RebuildReport, plan: Plan, image: str, out: Output) -> 
                 "left_out": report.left_out,
                 "incomplete": report.incomplete,
                 "problems": [str(problem) for problem in few_of_each(report.problems, TOLD_AS_JSON)],
+                "changes": list(report.changes),
             }
         )
         return

@@ -57,6 +57,7 @@ def report_restored(report: RestoreReport, out: Output, target: str, *, dry_run:
                 "losses": report.losses.total,
                 "unset": dict(sorted(report.not_set.items())),
                 "problems": [str(problem) for problem in few_of_each(report.problems, TOLD_AS_JSON)],
+                "changes": list(report.changes),
             }
         )
     else:
@@ -74,7 +75,8 @@ def report_restored(report: RestoreReport, out: Output, target: str, *, dry_run:
     report_losses(report.losses, quote(target))
     if report.damaged:
         return Exit.ARCHIVE
-    return Exit.DONE if report.complete and all_set and not report.kept_directories else Exit.PARTLY
+    is_complete = report.complete and all_set and not report.kept_directories and not report.changes
+    return Exit.DONE if is_complete else Exit.PARTLY
 
 
 def _report_not_set(not_set: Mapping[str, int], target: str) -> bool:

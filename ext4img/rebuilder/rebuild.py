@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, Self, cast
 
 from ext4img.archive.input import ArchiveInput, ArchiveSource
-from ext4img.archive.open_backup import BackupSource, open_backup
+from ext4img.archive.open_backup import BackupSource, open_backup, recorded_changes
 from ext4img.archive.path_filter import PathFilter
 from ext4img.archive.reader import Archive
 from ext4img.errors import ArchiveError, BuildError
@@ -55,6 +55,8 @@ class RebuildReport:
     left_out: int = 0
     incomplete: int = 0
     problems: tuple[BuildError, ...] = ()
+    changes: tuple[str, ...] = ()
+    """Why it may be a mixture of old and new: the source changed while it was read, or could. Known after `write`."""
 
     @property
     def complete(self) -> bool:
@@ -151,11 +153,13 @@ class Rebuild:
     ) -> None:
         self._opened = ExitStack()
         self._progress = progress
+        self._changes: tuple[str, ...] = ()
         try:
             path_filter: PathFilter | None = None
             leave_out = salvage is not False
             self._given = source if isinstance(source, FileSystem) else self._open_backup(source, bases)
             if isinstance(self._given, FileSystem):
+                self._given.volume.watch.begin()
                 self._source: RebuildSource = ImageRebuildSource(self._given, only)
                 salvage = self._given.problems.checks != "strict" if salvage is None else salvage
             else:
@@ -200,6 +204,8 @@ class Rebuild:
             device=to_device,
             progress=self._progress,
         )
+        given = self._given
+        self._changes = given.volume.watch.finish() if isinstance(given, FileSystem) else recorded_changes(given)
         return self.report
 
     @property
@@ -213,6 +219,7 @@ class Rebuild:
             nodes.left_out,
             nodes.incomplete + self._source.incomplete,
             tuple(nodes.problems),
+            self._changes,
         )
 
     def close(self) -> None:

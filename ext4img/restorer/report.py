@@ -47,6 +47,8 @@ class RestoreReport:
     """What the backup lacks, of what was to be restored: the image could not be read there when it was made."""
     kept: int = 0
     """How many names existed already and were kept: with `resume`, or by `overwrite`."""
+    changes: tuple[str, ...] = ()
+    """Why it may be a mixture of old and new: the image changed while it was read, or could."""
 
     kept_directories: int = 0
     """How many directories existed, and kept a mode, owner, ACL or attributes other than the backup's."""

@@ -12,7 +12,7 @@ from ext4img.archive.entry import ROOT, Entry
 from ext4img.archive.input import ArchiveSource
 from ext4img.archive.key_check import Key, check_keys
 from ext4img.archive.loss import Losses
-from ext4img.archive.open_backup import BackupSource, open_backup
+from ext4img.archive.open_backup import BackupSource, open_backup, recorded_changes
 from ext4img.archive.path_filter import PathFilter, SelectedPath
 from ext4img.archive.reader import Archive
 from ext4img.crypto.keyring import Keyring
@@ -96,6 +96,7 @@ def restore(
         if dry_run:
             report = _dry_run(opened, destination, decryptor, options, progress)
             report.losses = _wanted_losses(opened, only)
+            report.changes = recorded_changes(opened)
             return report
         with (
             deferred(),
@@ -107,7 +108,8 @@ def restore(
             restore_to = _restore_directly if opened.seekable else _restore_staged
             report = restore_to(opened, target, decryptor, options, kernel_keys, progress)
             report.losses = _wanted_losses(opened, only)
-            return report
+        report.changes = recorded_changes(opened)
+        return report
     finally:
         if opened is not archive:
             opened.close()

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from ext4img.errors import ShortReadError
+
+
+class SourcePlace(NamedTuple):
+    """Where a source's bytes are: an open descriptor, and which of its bytes; `end` None: up to its end, wherever."""
+
+    descriptor: int
+    start: int = 0
+    end: int | None = None
 
 
 class Source(ABC):
@@ -25,6 +33,11 @@ class Source(ABC):
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill the writable `buffer` from byte `offset` on, or SourceError."""
         buffer[:] = self.read_at(offset, len(buffer))
+
+    @property
+    def place(self) -> SourcePlace | None:
+        """The file or device that is read; None if there is none, or it cannot be known."""
+        return None
 
     def close(self) -> None:  # noqa: B027 - most sources have nothing to release
         """Release what the source itself opened. May be called twice."""

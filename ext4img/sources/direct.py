@@ -24,10 +24,15 @@ _INT: Final = struct.Struct("i")
 
 
 class DirectSource(FileSource):
-    """A block device or regular file, opened with O_DIRECT. SourceError where the system cannot do that."""
+    """A block device or regular file, opened with O_DIRECT. SourceError where the system cannot do that.
 
-    def __init__(self, path: str | os.PathLike[str] | bytes) -> None:
-        super().__init__(path)
+    Of a descriptor, which stays as it is, the same file is opened again.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | bytes | int) -> None:
+        super().__init__(f"/proc/self/fd/{path}" if isinstance(path, int) else path)
+        if isinstance(path, int):
+            self.name = f"descriptor {path}"
         try:
             flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
             fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)

@@ -7,7 +7,7 @@ import os
 import stat
 
 from ext4img.errors import SourceError
-from ext4img.sources.base import Source
+from ext4img.sources.base import Source, SourcePlace
 
 # One system call moves at most 0x7ffff000 bytes on Linux (read(2)).
 _MAX_READ_BYTES = 1 << 30
@@ -33,6 +33,11 @@ class FileSource(Source):
         except BaseException:
             self.close()
             raise
+
+    @property
+    def is_block_device(self) -> bool:
+        """Whether it is no regular file."""
+        return stat.S_ISBLK(os.fstat(self._descriptor).st_mode)
 
     def read_at(self, offset: int, length: int) -> bytes:
         if offset < 0 or length < 0 or offset + length > self.size:
@@ -76,6 +81,10 @@ class FileSource(Source):
         if self._descriptor < 0:
             return SourceError(errno.EBADF, "the image has been closed", self.name)
         return SourceError(error.errno, f"{error.strerror} at byte offset {offset:#x}", self.name)
+
+    @property
+    def place(self) -> SourcePlace | None:
+        return SourcePlace(self._descriptor, 0, self.size) if self._descriptor >= 0 else None
 
     def close(self) -> None:
         if self._owned and self._descriptor >= 0:

@@ -16,6 +16,7 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -25,6 +26,7 @@ _PROC: Final = Path("/proc")
 _SYS_DEVICES: Final = Path("/sys/dev/block")
 _SYS_BLOCK: Final = Path("/sys/block")
 _MAX_DEPTH: Final = 16  # devices upon devices
+_SECTOR: Final = 512
 # QEMU takes shared locks of single bytes that say what it may do (block/file-posix.c, docs/system/qemu-block-drivers):
 # RAW_LOCK_PERM_BASE + the number of a permission's bit. BLK_PERM_WRITE is bit 1.
 _QEMU_WRITES_BYTE: Final = 101
@@ -43,9 +45,27 @@ class Holder(NamedTuple):
         return f"{self.name} ({'read-write' if self.writable else 'read-only'})"
 
 
-def holders_of(source: str | os.PathLike[str] | int, *, processes: bool = True) -> list[Holder]:
+class ByteRange(NamedTuple):
+    """The bytes from `start` up to `end` of a file or device; those that are read of it."""
+
+    start: int = 0
+    end: int = sys.maxsize
+
+    def within(self, start: int, length: int) -> ByteRange | None:
+        """The part of this range that is in a piece of `length` bytes at `start`, counted from there; None if none."""
+        first, last = max(self.start - start, 0), min(self.end - start, length)
+        return ByteRange(first, last) if first < last else None
+
+
+_WHOLE: Final = ByteRange()
+
+
+def holders_of(
+    source: str | os.PathLike[str] | int, *, read: ByteRange = _WHOLE, processes: bool = True
+) -> list[Holder]:
     """All that can be seen to hold a file or block device, given by its path or an open descriptor.
 
+    Of a disk or an image of one only the bytes `read` count: what holds other partitions of it does not.
     `processes` also looks through the open files of all processes, which takes time where there are
     many. [] where the system is not Linux, or nothing is found. OSError where `source` is not there.
     """
@@ -54,10 +74,11 @@ def holders_of(source: str | os.PathLike[str] | int, *, processes: bool = True) 
         return []
     search = _Search(processes)
     if stat.S_ISBLK(status.st_mode):
-        search.block_device(status.st_rdev)
-        search.backing_file(status.st_rdev)
+        search.block_device(status.st_rdev, read)
+        search.disk_of(status.st_rdev)
+        search.backing_file(status.st_rdev, read)
     elif stat.S_ISREG(status.st_mode):
-        search.file(status)
+        search.file(status, read)
     return list(dict.fromkeys(search.found))
 
 
@@ -68,56 +89,78 @@ class _Search:
         self.found: list[Holder] = []
         self._processes = processes
         self._seen: set[int] = set()
-        self._mounts = list(_mounts())
 
-    def file(self, status: os.stat_result, but: int | None = None) -> None:
+    @cached_property
+    def _mounts(self) -> list[tuple[int, Holder]]:
+        return list(_mounts())
+
+    def file(self, status: os.stat_result, read: ByteRange = _WHOLE, but: int | None = None) -> None:
         """Loop devices over a file (`but` one), locks on it, processes that have it open for writing."""
-        for device, read_only in _loops_over(status):
-            if device == but:
-                continue
-            before = len(self.found)
-            self.block_device(device)
-            name = _device_name(device)
-            # A loop device is as writable as who uses it.
-            writable = not read_only and any(holder.writable for holder in self.found[before:])
-            self.found.insert(before, Holder("device", f"loop device {name}", writable))
+        self._loops(status, read, 0, but)
         self.found += _locks_on(status)
         if self._processes:
             self.found += _writing_processes(status)
 
-    def backing_file(self, device: int) -> None:
+    def backing_file(self, device: int, read: ByteRange) -> None:
         """Others that have hold of the file behind a loop device."""
         with suppress(OSError):
-            name = (_SYS_DEVICES / f"{os.major(device)}:{os.minor(device)}" / "loop" / "backing_file").read_bytes()
-            self.file(os.stat(name.rstrip(b"\n")), but=device)
+            directory = _directory_of(device) / "loop"
+            name = (directory / "backing_file").read_bytes().rstrip(b"\n")
+            start, _ = _loop_range(directory)
+            self.file(os.stat(name), ByteRange(read.start + start, min(read.end, sys.maxsize - start) + start), device)
 
-    def block_device(self, device: int, depth: int = 0) -> None:
+    def disk_of(self, device: int) -> None:
+        """Those that have the whole disk of a partition in use: other partitions of it do not matter."""
+        directory = _directory_of(device)
+        if not (directory / "partition").exists():
+            return
+        with suppress(OSError, ValueError):
+            disk = _device_number(directory.resolve().parent)
+            self._on_top_of(disk, _WHOLE, 1)
+
+    def block_device(self, device: int, read: ByteRange = _WHOLE, depth: int = 0) -> None:
         """Mounts of a device, of its partitions, and of the devices that are made of it."""
         if device in self._seen or depth > _MAX_DEPTH:
             return
         self._seen.add(device)
         before = len(self.found)
+        self._on_top_of(device, read, depth)
+        directory = _directory_of(device)
+        partitions = _numbers_in(directory, "partition")
+        for number, child in partitions:
+            part = read.within(*_partition_range(child))
+            if part is not None:
+                self.block_device(number, part, depth + 1)
+        # The whole of a disk is claimed, too, where any partition is.
+        if len(self.found) == before and not partitions and _is_claimed(device):
+            name = f"{_device_name(device)} is in use, by whom cannot be seen"
+            self.found.append(Holder("claim", name, not _is_read_only(directory)))
+
+    def _on_top_of(self, device: int, read: ByteRange, depth: int) -> None:
+        """What uses the device itself, not its partitions."""
         self.found += [mount for number, mount in self._mounts if number == device]
-        directory = _SYS_DEVICES / f"{os.major(device)}:{os.minor(device)}"
-        for partition in _numbers_in(directory, "partition"):
-            self.block_device(partition, depth + 1)
-        for upper in _numbers_in(directory / "holders"):
+        for upper, _ in _numbers_in(_directory_of(device) / "holders"):
             first = len(self.found)
-            self.block_device(upper, depth + 1)
+            self.block_device(upper, _WHOLE, depth + 1)  # where it has these bytes, only the device mapper knows
             writable = any(holder.writable for holder in self.found[first:])
             self.found.insert(first, Holder("device", f"device {_device_name(upper)}", writable))
         with suppress(OSError):
-            for loop, read_only in _loops_over(os.stat(_device_path(device))):
-                first = len(self.found)
-                self.block_device(loop, depth + 1)
-                writable = not read_only and any(holder.writable for holder in self.found[first:])
-                self.found.insert(first, Holder("device", f"loop device {_device_name(loop)}", writable))
-        if self._processes:
-            with suppress(OSError):
-                self.found += _writing_processes(os.stat(_device_path(device)))
-        if len(self.found) == before and _is_claimed(device):
-            name = f"{_device_name(device)} is in use, by whom cannot be seen"
-            self.found.append(Holder("claim", name, not _is_read_only(directory)))
+            status = os.stat(_device_path(device))
+            self._loops(status, read, depth)
+            if self._processes:
+                self.found += _writing_processes(status)
+
+    def _loops(self, status: os.stat_result, read: ByteRange, depth: int, but: int | None = None) -> None:
+        """Loop devices over a file or device."""
+        for device, directory, read_only in _loops_over(status):
+            part = read.within(*_loop_range(directory))
+            if device == but or part is None:
+                continue
+            first = len(self.found)
+            self.block_device(device, part, depth + 1)
+            # A loop device is as writable as who uses it.
+            writable = not read_only and any(holder.writable for holder in self.found[first:])
+            self.found.insert(first, Holder("device", f"loop device {_device_name(device)}", writable))
 
 
 def _mounts() -> Iterator[tuple[int, Holder]]:
@@ -143,29 +186,55 @@ def _unescaped(path: bytes) -> str:
     return os.fsdecode(path.replace(b"\\134", b"\\"))
 
 
-def _numbers_in(directory: Path, marker: str = "") -> list[int]:
-    """The numbers of the block devices that have a directory in one of /sys (with a file `marker` in it)."""
+def _directory_of(device: int) -> Path:
+    """What sysfs has of a block device."""
+    return _SYS_DEVICES / f"{os.major(device)}:{os.minor(device)}"
+
+
+def _device_number(directory: Path) -> int:
+    """The number of the block device of a directory in /sys."""
+    major, minor = (directory / "dev").read_text("ascii").split(":")
+    return os.makedev(int(major), int(minor))
+
+
+def _numbers_in(directory: Path, marker: str = "") -> list[tuple[int, Path]]:
+    """(number, directory) of the block devices that have one in a directory of /sys (with a file `marker` in it)."""
     found = []
     with suppress(OSError):
         for child in directory.iterdir():
             with suppress(OSError, ValueError):
-                if marker and not (child / marker).exists():
-                    continue
-                major, minor = (child / "dev").read_text("ascii").split(":")
-                found.append(os.makedev(int(major), int(minor)))
+                if not marker or (child / marker).exists():
+                    found.append((_device_number(child), child))
     return sorted(found)
 
 
-def _loops_over(status: os.stat_result) -> Iterator[tuple[int, bool]]:
-    """(device, whether it is read-only) of the loop devices over a file or device."""
+def _partition_range(directory: Path) -> tuple[int, int]:
+    """(start, length) in bytes of a partition; sysfs counts in sectors of 512 whatever the disk's are."""
+    try:
+        start, length = (int((directory / name).read_text("ascii")) for name in ("start", "size"))
+    except (OSError, ValueError):
+        return 0, sys.maxsize
+    return start * _SECTOR, length * _SECTOR
+
+
+def _loop_range(directory: Path) -> tuple[int, int]:
+    """(start, length) in bytes of what a loop device shows of its file."""
+    try:
+        start, length = (int((directory / name).read_text("ascii")) for name in ("offset", "sizelimit"))
+    except (OSError, ValueError):
+        return 0, sys.maxsize
+    return start, length or sys.maxsize
+
+
+def _loops_over(status: os.stat_result) -> Iterator[tuple[int, Path, bool]]:
+    """(device, directory in sysfs, whether it is read-only) of the loop devices over a file or device."""
     with suppress(OSError):
         for directory in sorted(_SYS_BLOCK.glob("loop*/loop")):
             with suppress(OSError, ValueError):
-                major, minor = (directory.parent / "dev").read_text("ascii").split(":")
-                device = os.makedev(int(major), int(minor))
+                device = _device_number(directory.parent)
                 backing, read_only = _backing_of(device, directory)
                 if backing == (status.st_dev, status.st_ino):
-                    yield device, read_only
+                    yield device, directory, read_only
 
 
 def _backing_of(device: int, directory: Path) -> tuple[tuple[int, int], bool]:

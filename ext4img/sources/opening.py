@@ -13,17 +13,23 @@ from ext4img.sources.stream import SeekableReader, StreamSource
 Openable = str | os.PathLike[str] | bytes | bytearray | memoryview | int | Source | SeekableReader
 
 
-def open_source(image: Openable, offset: int = 0, length: int | None = None) -> Source:
+def open_source(image: Openable, offset: int = 0, length: int | None = None, *, live: bool = False) -> Source:
     """The source for `image`, from byte `offset` on.
 
     A str or os.PathLike is a path (file or block device), an int a descriptor, bytes are the image
-    itself, anything else a seekable binary file object. SourceError if it cannot be opened.
+    itself, anything else a seekable binary file object. With `live` a block device is read past the page
+    cache (`direct`). SourceError if it cannot be opened.
     """
     source: Source
     if isinstance(image, Source):
         source = image
     elif isinstance(image, str | os.PathLike | int):
         source = FileSource(image)
+        if live and source.is_block_device:
+            from ext4img.sources.direct import DirectSource
+
+            source.close()
+            source = DirectSource(image)
     elif isinstance(image, bytes | bytearray | memoryview):
         source = BytesSource(image)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ext4img.errors import SourceError
-from ext4img.sources.base import Source
+from ext4img.sources.base import Source, SourcePlace
 
 
 class SliceSource(Source):
@@ -30,6 +30,14 @@ class SliceSource(Source):
     def read_into(self, offset: int, buffer: memoryview) -> None:
         self._check(offset, len(buffer))
         self._inner.read_into(self._offset + offset, buffer)
+
+    @property
+    def place(self) -> SourcePlace | None:
+        inner = self._inner.place
+        if inner is None or inner.end is None:  # a decompressor's: offsets are not those of the file
+            return inner
+        start = inner.start + self._offset
+        return SourcePlace(inner.descriptor, start, start + self.size)
 
     def close(self) -> None:
         self._inner.close()

@@ -6,7 +6,7 @@ import io
 from typing import Protocol, cast
 
 from ext4img.errors import SourceError
-from ext4img.sources.base import Source
+from ext4img.sources.base import Source, SourcePlace
 
 
 class SeekableReader(Protocol):
@@ -38,6 +38,14 @@ class StreamSource(Source):
             self.size = int(tell()) if tell is not None else int(stream.seek(0, io.SEEK_END))
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise SourceError(f"{self.name}: not a seekable binary file object: {error}") from error
+
+    @property
+    def place(self) -> SourcePlace | None:
+        """Of a file object that has a descriptor; what it reads there at which offset is its own business."""
+        try:
+            return SourcePlace(int(self._stream.fileno()))  # type: ignore[attr-defined]
+        except (OSError, ValueError, TypeError, AttributeError):
+            return None
 
     def read_at(self, offset: int, length: int) -> bytes:
         self._check(offset, length)

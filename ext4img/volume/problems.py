@@ -32,6 +32,12 @@ class Problem(NamedTuple):
         return f"{self.reason} ({where})" if where else self.reason
 
 
+class SourceInUse(Problem):
+    """Others can write to the image, or did while it was read: what was read may be a mixture of old and new."""
+
+    __slots__ = ()
+
+
 class Problems(list[Problem]):
     """The problems of one open volume, each once, in the order of discovery; at most 10,000 are kept.
 
@@ -57,6 +63,11 @@ class Problems(list[Problem]):
     def verify(self) -> bool:
         """Whether checksums are computed at all."""
         return self.checks != "off"
+
+    @property
+    def damages(self) -> int:
+        """How many there are, without remarks and those that only say that the image is in use."""
+        return sum(not isinstance(problem, SourceInUse) and not problem.remark for problem in self) + self.dropped
 
     def found(self, error: CorruptionError) -> None:
         """Raise `error` when strict; else note it and return, so that the caller can read around it."""
@@ -121,12 +132,15 @@ class Problems(list[Problem]):
     def _keep(self, reason: str, place: Place, remark: bool) -> None:
         if len(reason) > _REASON_LENGTH:  # an image can have paths and names of any length
             reason = f"{reason[: _REASON_LENGTH // 2]}…{reason[-_REASON_LENGTH // 2 :]}"
-        problem = Problem(reason, place, remark)
+        self.add(Problem(reason, place, remark))
+
+    def add(self, problem: Problem) -> None:
+        """Keep a problem whatever the setting is."""
         if problem in self._seen:
             return
         if len(self) >= MAX_PROBLEMS:
             self.dropped += 1
             return
         self._seen.add(problem)
-        self._remarks += remark
+        self._remarks += problem.remark
         self.append(problem)

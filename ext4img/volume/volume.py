@@ -29,6 +29,7 @@ from ext4img.volume.problems import Checks, Problems
 from ext4img.volume.recovery.recover import Recovery, recover
 from ext4img.volume.runs import HOLE, LOST, UNWRITTEN, WRITTEN, Mapping, Run, Runs
 from ext4img.volume.salvage.superblock import read_superblock
+from ext4img.volume.watch import SourceWatch
 from ext4img.volume.xattr import (
     ENCRYPTION_CONTEXT,
     INLINE_DATA,
@@ -54,6 +55,7 @@ class Volume:
     """One open file system, made from a Source, which it does not close.
 
     `superblock` is the block number of the superblock copy to use, in blocks of `block_size` bytes.
+    `live`: see `watch.SourceWatch`.
     """
 
     def __init__(
@@ -65,15 +67,31 @@ class Volume:
         journal_device: Source | None = None,
         superblock: int | None = None,
         block_size: int | None = None,
+        live: bool = False,
     ) -> None:
         if journal not in get_args(Journal):
             raise ValueError(f"journal is one of {', '.join(get_args(Journal))}, not {journal!r}")
         self.source = source
         self.problems = Problems(checks)
+        self.watch = SourceWatch(source, journal_device, self.problems, live)
+        try:
+            self._open(journal, journal_device, superblock, block_size)
+        except CorruptionError as error:
+            if self.watch.writers:
+                error.add_note(
+                    f"in use, so that it may be sound and only read in the middle of a change: "
+                    f"{'; '.join(self.watch.in_words)}"
+                )
+            raise
+
+    def _open(
+        self, journal: Journal, journal_device: Source | None, superblock: int | None, block_size: int | None
+    ) -> None:
+        source = self.source
         self.superblock = read_superblock(source, self.problems, superblock, block_size)
         if source.size < self.superblock.size:
             reason = f"the image is cut short: {source.size} bytes of the file system's {self.superblock.size}"
-            if checks == "strict":  # as the kernel, which refuses to mount it
+            if self.problems.checks == "strict":  # as the kernel, which refuses to mount it
                 raise CorruptionError(reason)
             self.problems.remark(reason)  # perhaps nothing is there; unreadable blocks are reported one by one
         self._last_xattrs: tuple[StoredInode, RawXattrs] | None = None
@@ -85,6 +103,7 @@ class Volume:
         self.checksum_seed = checksum.filesystem_seed(self.superblock.uuid, self.superblock.checksum_seed)
         self.blocks = BlockReader(source, self.superblock.block_size, self.superblock.block_count, overlay)
         self._set_up()
+        self.watch.opened(self.superblock, self.recovery.journal if self.recovery is not None else None)
 
     def _set_up(self) -> None:
         superblock = self.superblock

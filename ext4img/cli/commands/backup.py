@@ -165,7 +165,7 @@ def run(
         if report.losses:
             losses = plural(report.losses, "loss", "losses")
             warn(f"{quote(image.image)}: incomplete: {losses} of names, attributes or entries; the backup records them")
-    return Exit.PARTLY if report.incomplete or report.losses else Exit.DONE
+    return Exit.PARTLY if report.incomplete or report.losses or report.changes else Exit.DONE
 
 
 def _report(report: BackupReport, out: Output, archive: str, compressed: bool) -> None:
@@ -182,6 +182,7 @@ def _report(report: BackupReport, out: Output, archive: str, compressed: bool) -
                 "incomplete": report.incomplete,
                 "losses": report.losses,
                 "manifest_sha256": report.digest,
+                "changes": list(report.changes),
             }
         )
         return

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from ext4img.archive.entry import VERITY, Entry
-from ext4img.archive.open_backup import BackupMember, BackupSource
+from ext4img.archive.open_backup import BackupMember, BackupSource, recorded_changes
 from ext4img.cli.archive_options import ArchiveOptions, open_archive
 from ext4img.cli.exit_codes import Exit
 from ext4img.cli.key_value import KeyValues, write_key_values
 from ext4img.cli.options import Json
-from ext4img.cli.output import Output, text_fields, text_list_fields
+from ext4img.cli.output import Output, text_fields, text_list_fields, warn_of_changes
 from ext4img.cli.policy_json import policy_record
 from ext4img.cli.quoting import quote
 from ext4img.cli.report_losses import loss_records, report_losses
@@ -37,7 +37,9 @@ def run(
     with open_archive(backup) as opened:
         if info:
             _info(out, opened)
-            return Exit.PARTLY if report_losses(opened.losses, backup.label) else Exit.DONE
+            changes = recorded_changes(opened)
+            warn_of_changes(backup.label, changes)
+            return Exit.PARTLY if report_losses(opened.losses, backup.label) or changes else Exit.DONE
         for member in opened.members():
             entry = member.entry
             if entry.type == VERITY:
@@ -62,6 +64,7 @@ def _info(out: Output, opened: BackupSource) -> None:
                 "inode_count": info.inode_count,
                 "features": list(info.features),
                 "tool": info.tool,
+                "live": list(info.live),
                 **text_list_fields("only", map(decode_path, info.only)),
                 "policies": [policy_record(policy) for policy in info.policies],
                 "losses": opened.losses.total,
@@ -77,6 +80,8 @@ def _info(out: Output, opened: BackupSource) -> None:
         ("Features", " ".join(map(quote, info.features))),
         ("Made by", quote(info.tool)),
     ]
+    if info.live:
+        key_values.append(("Live", f"others could write to the image: {', '.join(map(quote, info.live))}"))
     key_values += [("Only", quote(path)) for path in info.only]
     key_values += [("Policy", policy.describe()) for policy in info.policies]
     if opened.losses.total:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ext4img.archive.open_backup import recorded_changes
 from ext4img.cli.archive_key_options import ArchiveKeyOptions
 from ext4img.cli.archive_options import ArchiveOptions, open_archive, require_seekable
 from ext4img.cli.error_report import CommandError
@@ -19,7 +20,7 @@ from ext4img.cli.options import (
     UpdateOption,
     overwrite_of,
 )
-from ext4img.cli.output import Output
+from ext4img.cli.output import Output, warn_of_changes
 from ext4img.cli.progress_bar import progress
 from ext4img.cli.report_rebuild import NewImageOptions, make_image
 from ext4img.cli.report_restore import report_restored
@@ -96,7 +97,7 @@ def run(
         if overwrite not in (None, OverwriteChoice.always, OverwriteChoice.never):
             raise CommandError(Exit.USAGE, "with --image, --overwrite is always or never")
         with open_archive(backup) as opened:
-            return make_image(
+            code = make_image(
                 opened,
                 image,
                 choices,
@@ -107,6 +108,8 @@ def run(
                 json=json,
                 quiet=quiet,
             )
+            warn_of_changes(backup.label, recorded_changes(opened))
+            return code
     if block_size is not None or choices != NewImageOptions():
         raise CommandError(Exit.USAGE, "options for a new image need --image")
     if encrypt and not keys.given:
@@ -130,4 +133,5 @@ def run(
             salvage=salvage,
             progress=show,
         )
+    warn_of_changes(backup.label, report.changes)
     return report_restored(report, Output(json), directory, dry_run=dry_run)

@@ -111,7 +111,7 @@ class _CheckRun:
             names=len(self.directories.references.children),
             blocks_used=int((ends - starts).sum()),
             bytes_read=self.bytes_read,
-            problems=len(volume.problems) - volume.problems.remarks,
+            problems=volume.problems.damages - volume.problems.dropped,
             problems_dropped=volume.problems.dropped,
             remarks=volume.problems.remarks,
         )

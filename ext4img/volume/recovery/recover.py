@@ -126,6 +126,18 @@ def recover(
     return Recovery(overlay, superblock, journal_superblock, external, replay, fast_commits, orphans, journal)
 
 
+def read_journal_again(
+    source: Source, superblock: Superblock, journal_device: Source | None = None
+) -> JournalSuperblock | None:
+    """The journal's superblock as it is now; None if there is no journal, or it can't be read."""
+    problems = Problems("off")
+    try:
+        journal, _ = _find_journal(source, superblock, problems, journal_device)
+        return None if journal is None else read_journal_superblock(journal, problems)
+    except Ext4Error:
+        return None
+
+
 def _find_journal(
     source: Source, superblock: Superblock, problems: Problems, device: Source | None
 ) -> tuple[JournalSource | None, bool]:
