@@ -11,10 +11,8 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from ext4img.archive.backup_info import BackupInfo
-from ext4img.archive.body import CHUNK_BYTES
 from ext4img.archive.encryption_records import CONTEXT_BYTES
 from ext4img.archive.entry import (
-    MAX_UNREADABLE,
     MAX_UNWRITTEN,
     MODE_OF_TYPE,
     NO_XATTRS,
@@ -25,6 +23,7 @@ from ext4img.archive.entry import (
 )
 from ext4img.archive.loss import Loss, LossKind
 from ext4img.archive.writer import BodyStream
+from ext4img.archiver.body_reader import BodyReader
 from ext4img.archiver.exclude import ExcludeFilter, key_of
 from ext4img.archiver.read_ahead import WINDOW_BYTES, Extent, ReadAhead, ReadBatch
 from ext4img.archiver.selection import TreeSelection
@@ -91,7 +90,7 @@ class TreeScanner:
         self._block_size = fs.block_size
         self._problems = fs.problems
         self._selection = TreeSelection(fs, self._fs, only) if only else None
-        self._buffers = memoryview(bytearray(CHUNK_BYTES)), memoryview(bytearray(CHUNK_BYTES))
+        self._bodies = BodyReader(fs.volume)
         self._together = together
         self._ahead = ReadAhead(fs.volume.blocks)
         self._losses: list[Loss] = []
@@ -291,16 +290,13 @@ class TreeScanner:
             if extent is not None and batch is not None:
                 body_size = extent[1]
                 segments = ((0, body_size),)
-                body = BodyStream()
-                body.chunks = self._small_chunks(inode, extent, batch, body.unreadable)
+                body = self._bodies.small(inode, extent, batch)
             else:
                 body_size = self._body_size(inode)
                 contents = self._volume.contents(inode, body_size)
                 segments = tuple(contents.segments(with_lost=False))
                 unwritten = self._unwritten(contents, inode)
-                body = self._body(contents, segments)
-                for lost, length in contents.lost(body_size):
-                    _add_range(body.unreadable, lost, length)
+                body = self._bodies.body(contents, segments, lost=contents.lost(body_size))
                 if lacks_xattrs and contents.inline is not None and len(contents.inline) < size:
                     # The rest was in an attribute.
                     body.unreadable.append((len(contents.inline), size - len(contents.inline)))
@@ -393,7 +389,7 @@ class TreeScanner:
             segments=segments,
             context=entry.context,
         )
-        return verity, self._body(contents, segments, start)
+        return verity, self._bodies.body(contents, segments, start)
 
     def _context(self, inode: StoredInode) -> bytes | None:
         """The encryption context of an encrypted file, directory or symbolic link; None for others."""
@@ -426,37 +422,6 @@ class TreeScanner:
             self._problems.note(f"only {MAX_UNWRITTEN} of {len(ranges)} unwritten ranges are recorded", place)
         return tuple(ranges[:MAX_UNWRITTEN])
 
-    def _body(self, contents: Contents, segments: Segments, start: int = 0) -> BodyStream:
-        """The bytes of the segments, whose offsets count from byte `start` of the file."""
-        body = BodyStream()
-        body.chunks = self._chunks(contents, segments, start, body.unreadable)
-        return body
-
-    def _small_chunks(
-        self, inode: StoredInode, extent: Extent, batch: ReadBatch, unreadable: list[tuple[int, int]]
-    ) -> Iterator[memoryview]:
-        """A body that was read with its neighbours; if that failed, it is read alone."""
-        part = batch.get(extent)
-        if part is not None:
-            yield part
-            return
-        length = extent[1]
-        yield from self._chunks(self._volume.contents(inode, length), ((0, length),), 0, unreadable)
-
-    def _chunks(
-        self, contents: Contents, segments: Segments, start: int, unreadable: list[tuple[int, int]]
-    ) -> Iterator[memoryview]:
-        buffer, other = self._buffers
-        step = len(buffer)
-        read = contents.read_stored_into
-        for first, length in segments:
-            for offset in range(first, first + length, step):
-                buffer, other = other, buffer
-                part = buffer[: min(step, first + length - offset)]
-                for bad, bad_length in read(start + offset, part):
-                    _add_range(unreadable, bad - start, bad_length)
-                yield part
-
     def _found(self, reason: str, what: LossKind, path: bytes, inode: int) -> None:
         self._skip(CorruptionError(reason, Place(inode=inode)), what, path, inode)
 
@@ -464,12 +429,3 @@ class TreeScanner:
         """Raise in strict mode; else report the error and continue without what it concerns, which is a loss."""
         self._problems.unreadable(error, Place(inode=inode))
         self._losses.append(Loss(what, path, inode, str(error)))
-
-
-def _add_range(ranges: list[tuple[int, int]], offset: int, length: int) -> None:
-    """Add a range; it is joined to the last if it continues that, or if a manifest's line has no room for more."""
-    if not ranges or (sum(ranges[-1]) != offset and len(ranges) < MAX_UNREADABLE):
-        ranges.append((offset, length))
-        return
-    first, end = min(ranges[-1][0], offset), max(sum(ranges[-1]), offset + length)
-    ranges[-1] = first, end - first
