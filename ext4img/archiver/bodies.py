@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import Final
 
 from ext4img.archive.body import CHUNK_BYTES, BodyStream, Chunks
 from ext4img.archive.entry import MAX_UNREADABLE, Segments
 from ext4img.archiver.read_ahead import Extent, ReadBatch
+from ext4img.errors import CorruptionError, SourceError
 from ext4img.volume.contents import Contents
 from ext4img.volume.inode import StoredInode
+from ext4img.volume.runs import WRITTEN
 from ext4img.volume.volume import Volume
+
+_SMALL_BYTES: Final = 64 << 10  # files up to here are read together with others
 
 
 class Bodies:
@@ -18,7 +23,28 @@ class Bodies:
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
+        self._block_size = volume.block_size
         self._buffers = memoryview(bytearray(CHUNK_BYTES)), memoryview(bytearray(CHUNK_BYTES))
+
+    def small_extent(self, inode: StoredInode) -> Extent | None:
+        """Where a small file's body is, if it is in one piece. Damage is reported when the body is read."""
+        if not 0 < inode.size <= _SMALL_BYTES or inode.has_inline_data:
+            return None
+        try:
+            runs = self._volume.runs(inode)
+        except (CorruptionError, SourceError):
+            return None
+        if len(runs) != 1:
+            return None
+        lblk, pblk, count, state = runs[0]
+        body_size = self.size_of(inode)
+        if lblk or state != WRITTEN or count * self._block_size < body_size:
+            return None
+        return pblk * self._block_size, body_size
+
+    def size_of(self, inode: StoredInode) -> int:
+        """Bytes of a file's body: its size, which is rounded up to whole blocks for an encrypted file."""
+        return -(-inode.size // self._block_size) * self._block_size if inode.is_encrypted else inode.size
 
     def of_contents(
         self, contents: Contents, segments: Segments, start: int = 0, lost: Iterable[tuple[int, int]] = ()

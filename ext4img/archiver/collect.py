@@ -39,9 +39,8 @@ from ext4img.structs.verity import EXT4_VERITY_METADATA_ALIGNMENT
 from ext4img.volume.contents import Contents
 from ext4img.volume.dir_entry import DirEntry
 from ext4img.volume.inode import StoredInode
-from ext4img.volume.runs import UNWRITTEN, WRITTEN
+from ext4img.volume.runs import UNWRITTEN
 
-_SMALL_BYTES: Final = 64 << 10  # files up to here are read together with others
 _NAMES_AT_ONCE: Final = 256  # of a directory, whose inodes are read together
 _DEVICES: Final = frozenset(("char", "block"))
 _NO_NAME: Final = DirEntry(b"", EXT4_ROOT_INO, EXT4_FT_DIR, b"")  # the root's
@@ -224,7 +223,7 @@ class TreeScanner:
                 inode = tuple.__new__(StoredInode, fields)
                 if inode.number in self._names and not inode.is_dir:
                     inode = inode._replace(links=self._names[inode.number])
-                extent = self._small_extent(inode) if inode.is_file else None
+                extent = self._bodies.small_extent(inode) if inode.is_file else None
                 children.append(_Child(path, plain_path, stored, inode, extent))
             yield from self._in_batches(children)
 
@@ -248,26 +247,6 @@ class TreeScanner:
                 ready.append((child, batch))
             done += len(ready)
             yield from ready
-
-    def _small_extent(self, inode: StoredInode) -> Extent | None:
-        """Where a small file's body is, if it is in one piece. Damage is reported when the body is read."""
-        if not 0 < inode.size <= _SMALL_BYTES or inode.has_inline_data:
-            return None
-        try:
-            runs = self._volume.runs(inode)
-        except (CorruptionError, SourceError):
-            return None
-        if len(runs) != 1:
-            return None
-        lblk, pblk, count, state = runs[0]
-        body_size = self._body_size(inode)
-        if lblk or state != WRITTEN or count * self._block_size < body_size:
-            return None
-        return pblk * self._block_size, body_size
-
-    def _body_size(self, inode: StoredInode) -> int:
-        """Bytes of a file's body: its size, which is rounded up to whole blocks for an encrypted file."""
-        return -(-inode.size // self._block_size) * self._block_size if inode.is_encrypted else inode.size
 
     def _entry(self, child: _Child, batch: ReadBatch | None, in_encrypted: bool) -> tuple[Entry, BodyStream | None]:
         """The entry of an inode's first name. `in_encrypted`: the names of its directory are encrypted."""
@@ -296,7 +275,7 @@ class TreeScanner:
                 segments = ((0, body_size),)
                 body = self._bodies.of_batch(inode, extent, batch)
             else:
-                body_size = self._body_size(inode)
+                body_size = self._bodies.size_of(inode)
                 contents = self._volume.contents(inode, body_size)
                 segments = tuple(contents.segments(with_lost=False))
                 unwritten = self._unwritten(contents, inode)
