@@ -23,6 +23,7 @@ DIRECTORIES = ["ino-lblk-64-links", "odd-key", "short-key"]
 DIGESTS = {
     "1-plain": "234b78d379f0fa986c6edadf47ec7590eae2960998ccc743677183643e3a58f4",
     "1-encrypted": "d6955468beb5e265fcc076c41595c8a23b17975931c449856bc14ff8438cdafe",
+    "1-losses": "ca61af53e1cb4808f949a3b8e53fe3ac475deda027061aeef528db98b26d0a10",
 }
 
 
@@ -54,6 +55,18 @@ def test_the_plain_one_is_read(golden: Callable[[str], Path]):
         for member, (entry, body) in zip(archive, expected, strict=True):
             assert same(member.entry, entry)
             assert b"".join(bytes(part) for _, part in member.chunks()) == body
+
+
+def test_the_one_with_losses_is_read(golden: Callable[[str], Path]):
+    with Archive(golden("1-losses")) as archive:
+        assert [(loss.what, loss.path, loss.inode, loss.ranges) for loss in archive.losses] == [
+            ("contents", b"big", 17, ((10240, 3072), (17408, 1024))),
+            ("entry", b"ghost", 100, ()),
+            ("entry", b"gone", 22, ()),
+            ("names", b"cut", 13, ()),
+            ("names", b"d", 12, ()),
+            ("attributes", b"xattr", 16, ()),
+        ]
 
 
 def test_the_encrypted_one_is_restored(golden: Callable[[str], Path], variants: UnpackedImage, tmp_path: Path):

@@ -20,12 +20,17 @@ PATH = "/extents/extents-360"
 BAD = 7  # the extent that is changed
 
 
+@pytest.fixture(scope="module")
+def sound_image(fixture_image: Callable[[str], UnpackedImage]) -> EditedImage:
+    return EditedImage(fixture_image("plain-4k").path.read_bytes())
+
+
 @pytest.fixture
-def leaf(fixture_image: Callable[[str], UnpackedImage]) -> tuple[EditedImage, int, int]:
+def leaf(sound_image: EditedImage) -> tuple[EditedImage, int, int]:
     """An image, a file's number, and where the extents of its first leaf begin."""
-    image = EditedImage(fixture_image("plain-4k").path.read_bytes())
-    number = image.number(PATH)
-    return image, number, image.site("extent block", number).offset + EXT4_EXTENT_HEADER.size
+    number = sound_image.number(PATH)
+    start = sound_image.site("extent block", number).offset + EXT4_EXTENT_HEADER.size
+    return sound_image.copy(), number, start
 
 
 def extents_at(image: EditedImage, at: int) -> list[tuple[int, ...]]:

@@ -134,7 +134,9 @@ class NamelessInodes:
         """Whether each inode is a _FILE or _DIRECTORY in use that a name should lead to, in pages by number."""
         pages: dict[int, bytearray] = {}
         for inode in self._inodes.scan():
-            if inode.flags & EXT4_EA_INODE_FL or self._inodes.why_not_named(inode) is not None:
+            if inode.flags & EXT4_EA_INODE_FL or inode.number == self._superblock.journal_inode:
+                continue
+            if self._inodes.why_not_named(inode) is not None:
                 continue
             # e2fsck clears empty files instead (PR_4_ZERO_LEN_INODE).
             if inode.is_file and not inode.sectors and not inode.inline_xattrs:
