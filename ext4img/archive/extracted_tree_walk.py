@@ -156,7 +156,7 @@ class TreeWalk:
             stored_name = _name_record(entry.name, path, entry.stored_name, line) if in_encrypted else None
             entry = entry._replace(stored_name=stored_name)
         if status.st_nlink > 1 and kind != stat.S_IFDIR:
-            entry = entry._replace(links=max(entry.links, 2))
+            entry = entry._replace(links=max(entry.links, status.st_nlink))
             self._first_names[file_id] = entry
         return entry
 

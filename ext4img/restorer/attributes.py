@@ -116,7 +116,8 @@ def apply(target: int | str, entry: Entry, xattrs: Mapping[str, bytes], not_set:
             owner_set = False
     else:
         not_set.add(_OWNER)
-    _set_xattrs(target, {name: value for name, value in xattrs.items() if not _is_acl(name)}, not_set)
+    if xattrs:
+        _set_xattrs(target, {name: value for name, value in xattrs.items() if not _is_acl(name)}, not_set)
     if entry.type != "symlink":
         mode = entry.mode & 0o7777
         if not owner_set:
@@ -125,7 +126,8 @@ def apply(target: int | str, entry: Entry, xattrs: Mapping[str, bytes], not_set:
             os.chmod(target, mode)
         except OSError as error:
             _refused("mode", error, not_set)
-    _set_xattrs(target, {name: value for name, value in xattrs.items() if _is_acl(name)}, not_set)
+    if xattrs:
+        _set_xattrs(target, {name: value for name, value in xattrs.items() if _is_acl(name)}, not_set)
     try:
         os.utime(target, ns=(entry.atime_ns, entry.mtime_ns))
     except OSError as error:

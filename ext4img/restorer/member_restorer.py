@@ -93,7 +93,7 @@ class MemberRestorer:
         if entry.is_link and first is None:
             member = self._first_name_of(entry)
             entry = member.entry
-        policy = self._policy(entry) if in_plain_directory and first is None else None
+        policy = self._policy(entry) if self._encrypt and in_plain_directory and first is None else None
         existing = self._keep_rules.decide(entry, name, first, policy)
         if existing is Existing.KEEP:
             self._report.kept += 1
@@ -197,7 +197,7 @@ class MemberRestorer:
     def _form(self, entry: Entry, as_stored: bool, in_plain_directory: bool, stored_bytes: int) -> Form:
         """`as_stored`: what is encrypted stays so."""
         with_records = as_stored or (in_plain_directory and entry.stored_name is not None)
-        policy = self._policy(entry) if in_plain_directory and not as_stored else None
+        policy = self._policy(entry) if self._encrypt and in_plain_directory and not as_stored else None
         return Form(with_records, policy, stored_bytes)
 
     def _policy(self, entry: Entry) -> Policy | None:
