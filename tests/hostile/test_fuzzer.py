@@ -83,7 +83,8 @@ def test_recipes_survive_a_file(tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_sound_images_draw_no_complaint(fixture_image: Fixture, name: str):
     seen = exercise(BytesSource(fixture_image(name).path.read_bytes()), ())
-    assert not seen.complained, (seen.errors, seen.problems)
+    unusual = [problem for problem in seen.problems if "(orphan" not in problem]  # what the next mount would finish
+    assert (seen.errors, unusual) == ([], [])
     assert seen.complete
     assert len(seen.listing) > 3
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from ext4img.errors import ChecksumError, CorruptionError, Place, SourceError
 from ext4img.progress import Progress
 from ext4img.structs.directory import EXT4_ORPHAN_BLOCK_MAGIC, EXT4_ORPHAN_BLOCK_TAIL
-from ext4img.structs.inode import EXT4_BAD_INO
 from ext4img.volume import checksum
 from ext4img.volume.check.bitmaps import check_bitmaps
 from ext4img.volume.check.block_owners import FILE_SYSTEM, BlockOwners, Overlap
@@ -148,11 +147,7 @@ class _CheckRun:
             if count == MAX_OVERLAPS:
                 self.volume.problems.found(CorruptionError(f"over {MAX_OVERLAPS} ranges have two owners"))
                 return
-            error = _overlapping(overlap)
-            if {overlap.first, overlap.second} == {FILE_SYSTEM, EXT4_BAD_INO}:  # e2fsck warns, and goes on
-                self.volume.problems.remark(error.reason, error.place)
-            else:
-                self.volume.problems.found(error)
+            self.volume.problems.found(_overlapping(overlap))
 
     def check_end(self) -> None:
         """Check that the image has all blocks of files. Its unused end may be cut off."""
