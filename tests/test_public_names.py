@@ -59,7 +59,7 @@ BELOW = {
     "Plan": {"DirectoryOptions", "Geometry", "GroupSummary", "GroupUsage", "NodeTree", "Placement", "ReservedInodes"},
     "Source": {"SourcePlace"},
     "RestoreReport": {"NotSet"},  # a collections.Counter
-    "extract": {"Tree"},  # an iterable of (path, inode)
+    "extract": {"NameCounts", "Tree"},  # an iterable of (path, inode)
 }
 STORED_INODE = {"StoredInode"}  # the base of `Inode`, which has its fields
 

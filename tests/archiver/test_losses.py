@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import ext4img
+from ext4img.archive.incremental_base import IncrementalBase
 from ext4img.archive.loss import Loss, build_loss, parse_loss
 from ext4img.archive.manifest_line import build_closing, parse_line
 from ext4img.cli.main import main
@@ -204,7 +205,11 @@ def test_the_next_backup_of_a_sound_image_has_everything(archives: dict[str, Pat
         assert (report.losses, report.incomplete) == (5, 1)
 
 
-def test_what_an_earlier_archive_has_in_full_is_no_loss(damaged: Damaged, tmp_path: Path):
+def test_what_an_earlier_archive_has_in_full_is_no_loss(
+    damaged: Damaged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Unless its times leave a doubt, which needs reading it again."""
+    monkeypatch.setattr(IncrementalBase, "is_in_doubt", lambda *_: False)
     with ext4img.open(damaged.sound) as fs:
         ext4img.backup(fs, tmp_path / "first")
     with ext4img.open(damaged.source, checks="report") as fs:
@@ -223,7 +228,7 @@ def test_a_sound_backup_is_as_it_always_was(damaged: Damaged, tmp_path: Path):
     with ext4img.Archive(tmp_path / "archive") as archive:
         closing_line = build_closing(archive.closing) if archive.closing else b""
         assert all(raw.startswith(b'{"path":') for raw in archive.raw_manifest())
-    assert json.loads(closing_line).keys() == {"members", "offset", "sha256", "incomplete"}
+    assert json.loads(closing_line).keys() == {"members", "offset", "sha256", "incomplete", "last_write"}
 
 
 def test_the_closing_line_requires_a_reader_that_knows_losses(archives: dict[str, Path]):

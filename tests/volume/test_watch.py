@@ -268,6 +268,22 @@ def test_partitions_by_what_sysfs_says_of_them(tmp_path: Path, monkeypatch: pyte
     assert found(1) == [mount]
     assert found(2) == []
 
+    # What has the whole disk has its partitions, too: here a mapped device that is mounted.
+    mapped_device = tmp_path / "dm-0"
+    (mapped_device / "holders").mkdir(parents=True)
+    (mapped_device / "dev").write_text("253:0\n")
+    (mapped_device / "uevent").write_text("DEVNAME=dm-0\n")
+    (tmp_path / "253:0").symlink_to(mapped_device)
+    (tmp_path / "sda" / "holders" / "dm-0").symlink_to(mapped_device)
+    other = Holder("mount", "mounted on /mnt (ext4)", True)
+    monkeypatch.setattr(holders, "_mounts", lambda: iter([(os.makedev(8, 1), mount), (os.makedev(253, 0), other)]))
+    search = holders._Search(processes=False)
+    search.disk_of(os.makedev(8, 2))
+    assert search.found == [Holder("device", "device /dev/dm-0", True), other]
+    search = holders._Search(processes=False)
+    search.disk_of(os.makedev(8, 0))
+    assert search.found == []  # it is no partition
+
 
 @kernel
 def test_an_image_inside_a_mounted_image(image: Path, tmp_path: Path):
