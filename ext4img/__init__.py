@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from ext4img.fs.file import File
     from ext4img.fs.filesystem import FileSystem
     from ext4img.fs.inode import Inode
+    from ext4img.fs.name_counts import NameCounts
     from ext4img.fs.path import Ext4Path
     from ext4img.fs.policies import PolicyUse
     from ext4img.fs.protectors import Protector
@@ -235,6 +236,7 @@ _HOMES = {
     "fs.file": ("File",),
     "fs.filesystem": ("FileSystem",),
     "fs.inode": ("Inode",),
+    "fs.name_counts": ("NameCounts",),
     "fs.path": ("Ext4Path",),
     "fs.policies": ("PolicyUse",),
     "fs.protectors": ("Protector",),
@@ -335,6 +337,7 @@ __all__ = [
     "Missing",
     "MissingArchiveError",
     "Mode",
+    "NameCounts",
     "NamedEntry",
     "NewSize",
     "NewUuid",
