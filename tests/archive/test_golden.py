@@ -23,6 +23,8 @@ DIRECTORIES = ["ino-lblk-64-links", "odd-key", "short-key"]
 DIGESTS = {
     "1-plain": "234b78d379f0fa986c6edadf47ec7590eae2960998ccc743677183643e3a58f4",
     "1-encrypted": "d6955468beb5e265fcc076c41595c8a23b17975931c449856bc14ff8438cdafe",
+    "1.1-plain": "3859d60b4331481b48e94c27c0718c8f4a06033c5f04f12902db4ad2c83d84ef",
+    "1.1-encrypted": "f31bf8bc3c108b8e284625504c60d2cde8bce51ccc981059ea32268fdefcf689",
     "1-losses": "ca61af53e1cb4808f949a3b8e53fe3ac475deda027061aeef528db98b26d0a10",
 }
 
@@ -49,9 +51,10 @@ def test_it_is_what_it_was(name: str, golden: Callable[[str], Path]):
     assert report.digest == DIGESTS[name]
 
 
-def test_the_plain_one_is_read(golden: Callable[[str], Path]):
+@pytest.mark.parametrize("name", ["1-plain", "1.1-plain"])
+def test_the_plain_one_is_read(name: str, golden: Callable[[str], Path]):
     expected = plain_tree().sorted()
-    with Archive(golden("1-plain")) as archive:
+    with Archive(golden(name)) as archive:
         for member, (entry, body) in zip(archive, expected, strict=True):
             assert same(member.entry, entry)
             assert b"".join(bytes(part) for _, part in member.chunks()) == body
@@ -71,7 +74,8 @@ def test_the_one_with_losses_is_read(golden: Callable[[str], Path]):
 
 def test_the_encrypted_one_is_restored(golden: Callable[[str], Path], variants: UnpackedImage, tmp_path: Path):
     golden("1-encrypted")
-    for name in ("1-encrypted", "1-incremental"):
+    golden("1.1-encrypted")
+    for name in ("1-encrypted", "1-incremental", "1.1-encrypted", "1.1-incremental"):
         target = tmp_path / name
         wanted = {
             path[1:]: entry
@@ -97,14 +101,14 @@ def test_it_is_still_written_so(
     golden: Callable[[str], Path], variants: UnpackedImage, monkeypatch: pytest.MonkeyPatch
 ):
     """As long as the version lasts, the same things give the same bytes."""
-    assert plain_tree().archive() == golden("1-plain").read_bytes()
-    with Archive(golden("1-encrypted")) as archive:
+    assert plain_tree().archive() == golden("1.1-plain").read_bytes()
+    with Archive(golden("1.1-encrypted")) as archive:
         version = archive.info.tool.removeprefix("ext4img ")
         only = archive.info.only
     assert only == tuple(sorted(map(disk_bytes, DIRECTORIES)))
     monkeypatch.setattr(ext4img, "__version__", version)
     with ext4img.open(variants.path) as fs:
-        for name, since in (("1-encrypted", None), ("1-incremental", golden("1-encrypted"))):
+        for name, since in (("1.1-encrypted", None), ("1.1-incremental", golden("1.1-encrypted"))):
             output = io.BytesIO()
             backup(fs, output, only=DIRECTORIES, since=since)
             assert output.getvalue() == golden(name).read_bytes()
