@@ -80,7 +80,7 @@ def place_xattrs(xattrs: Mapping[XattrKey, bytes], room: int, block_size: int, s
     if not xattrs:
         return NOTHING
     for (index, name), value in xattrs.items():
-        if not 0 <= index <= MAX_NAME_INDEX or len(name) > XATTR_NAME_MAX:
+        if not 0 <= index <= MAX_NAME_INDEX or len(name) > XATTR_NAME_MAX or not (index or name):
             raise BuildError(f"extended attribute {name!r} of namespace {index}: not a valid name in ext4")
         if len(value) > XATTR_SIZE_MAX:
             raise BuildError(f"extended attribute {name!r}: {len(value)} bytes, more than {XATTR_SIZE_MAX}")

@@ -189,6 +189,9 @@ def visible(raw: RawXattrs, inode: int, problems: Problems) -> dict[str, bytes]:
         index, name = key
         if key in (ENCRYPTION_CONTEXT, INLINE_DATA):
             continue
+        if not index and not name:  # without a value, its entry would be the end of a list
+            problems.note("extended attribute without a name and a name index", Place(inode=inode))
+            continue
         text = PREFIXES.get(index, "") + name.decode("utf-8", "surrogateescape")
         if index not in _PLAIN and xattr_key(text) != key:
             text = f"{RAW_XATTR_PREFIX}{index}." + name.decode("utf-8", "surrogateescape")
@@ -205,7 +208,7 @@ def visible(raw: RawXattrs, inode: int, problems: Problems) -> dict[str, bytes]:
 def xattr_key(text: str) -> XattrKey | None:
     """The key of a name as `visible` shows it; None if it is in no namespace of ext4."""
     raw = _RAW_NAME.fullmatch(text)
-    if raw is not None and int(raw[1]) <= MAX_NAME_INDEX:
+    if raw is not None and int(raw[1]) <= MAX_NAME_INDEX and (int(raw[1]) or raw[2]):
         return XattrKey(int(raw[1]), raw[2].encode("utf-8", "surrogateescape"))
     for index, prefix in _NAMESPACES:
         if text.startswith(prefix):
