@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ext4img.errors import CorruptionError, Place, SourceError
 from ext4img.fs.filesystem import FileSystem
 from ext4img.fs.inode import Inode
 from ext4img.names.paths import decode_path
@@ -30,8 +31,15 @@ class Child(NamedTuple):
 
 
 def children(fs: FileSystem, directory: Inode, in_order: bool = True) -> list[Child]:
-    """The names in a directory, sorted by bytes (`in_order`) or in disk order."""
-    texts, entries = fs.children(directory)
+    """The names in a directory, sorted by bytes (`in_order`) or in disk order.
+
+    None if the directory cannot be read, and damage is only reported.
+    """
+    try:
+        texts, entries = fs.children(directory)
+    except (CorruptionError, SourceError) as error:
+        fs.problems.unreadable(error, Place(inode=directory.number))
+        return []
     found = [
         Child(text.encode("utf-8", "surrogateescape"), entry.inode, entry.file_type, directory.number)
         for text, entry in zip(texts, entries, strict=True)

@@ -26,9 +26,9 @@ _UNIT_BYTES: Final = 1 << 10  # the smallest block
 class RebuildRules:
     """Which differences between a backup and an image are no more than a rebuild makes.
 
-    They are counted by kind: "inode number", "directory size", "layout flag" (extents, index, inline data,
-    huge file), "birth time" (that the source does not have), "hole" (of another block size), and the
-    directory lost+found.
+    They are counted by kind: "inode number", "directory size", "link count" (of names that the backup has),
+    "layout flag" (extents, index, inline data, huge file), "birth time" (that the source does not have),
+    "hole" (of another block size), and the directory lost+found.
     """
 
     def __init__(self, info: BackupInfo, fs: FileSystem) -> None:
@@ -43,6 +43,10 @@ class RebuildRules:
             return None if self._needs_inode(ours.context) else "inode number"
         if field == "size" and ours.type == theirs.type == "dir":
             return "directory size"
+        if field == "links" and ((ours.type == theirs.type == "dir") or theirs.links < ours.links):
+            # A new image counts its own names: without those that were not backed up, with its lost+found. A name
+            # that only one of both has is a difference itself.
+            return "link count"
         if field == "flags" and not (ours.flags ^ theirs.flags) & ~_LAYOUT_FLAGS:
             return "layout flag"
         if field == "crtime_ns" and ours.crtime_ns is None:  # the source has no room for one

@@ -4,7 +4,8 @@ An incremental backup needs to know: what a program wrote shortly before may not
 disk, and may reach it later without a new change time. A time that is too early only costs reading.
 
 - s_wtime is the time of the last unmount or freeze. While the file system is in use it stays that of
-  the mount (kernel: ext4_commit_super), but the log's commit blocks have their time (h_commit_sec).
+  the mount (kernel: ext4_commit_super), but the log's commit blocks have their time (h_commit_sec). A mount
+  at boot can have a time in the future, until the clock is set.
 - A crash-consistent copy that was repaired afterwards looks clean, with the time of the repair. After
   a mount of the copy, no inode has changed since s_mtime. After e2fsck, s_lastcheck is later than all
   changes, or the journal does not end as the kernel ends it: with s_head behind its last commit block
@@ -36,9 +37,9 @@ def last_write_s(volume: Volume, last_change_s: int) -> int | None:
     """
     superblock, recovery = volume.superblock, volume.recovery
     replay = recovery.replay if recovery is not None else None
-    times = [superblock.write_time, replay.last_commit_s if replay is not None else 0]
-    found = max((time for time in times if time < _LIMIT_S), default=0)
-    if not found:
+    times = (replay.last_commit_s if replay is not None else 0, superblock.write_time)
+    found = next((time for time in times if 0 < time < _LIMIT_S), None)
+    if found is None:
         return None
     repaired = max(superblock.mount_time, superblock.check_time) > last_change_s
     if replay is None and recovery is not None and recovery.journal is not None and recovery.log is not None:

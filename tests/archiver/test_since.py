@@ -305,6 +305,30 @@ def test_when_it_was_last_written(settled: Path):
     assert known(last_write_of(settled) + 1) == last_write_of(settled), "changes after the mount"
 
 
+@pytest.mark.kernel
+def test_a_mount_before_the_clock_was_set(tmp_path: Path):
+    """s_wtime of a file system in use is the mount's time; the log has the true one."""
+    live, snapshot = tmp_path / "live.img", tmp_path / "snapshot.img"
+    image_of(live, "-O", "^metadata_csum")
+    with loop_mounted(live, "rw") as mount:
+        before_s = int(time.time())
+        sync_another_file(mount)
+        shutil.copyfile(live, snapshot)
+    # In the superblock and in its copies in the log.
+    contents = snapshot.read_bytes()
+    copies = [at for at in range(0, len(contents), 1024) if contents[at + 0x38 : at + 0x3A] == b"\x53\xef"]
+    with open(snapshot, "r+b") as file:
+        for at in copies:
+            file.seek(at + 0x30)
+            file.write((before_s + 86_400).to_bytes(4, "little"))
+    assert last_write_of(snapshot) == before_s + 86_400
+    with ext4img.open(snapshot) as fs:
+        assert fs.superblock.write_time == before_s + 86_400
+        found = last_write_s(fs.volume, before_s)
+    assert found is not None
+    assert before_s <= found <= time.time()
+
+
 def last_write_of(image: Path) -> int:
     """ "Last write time" of dumpe2fs, in seconds since 1970."""
     lines = run("dumpe2fs", "-h", image).decode().splitlines()

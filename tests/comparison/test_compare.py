@@ -117,6 +117,25 @@ def test_what_a_rebuild_changes_is_counted(
 
 
 @pytest.mark.skipif(shutil.which("debugfs", path=f"{os.environ['PATH']}:{SBIN}") is None, reason="no debugfs here")
+@pytest.mark.parametrize("options", [{}, {"only": ["/d/one"]}, {"exclude": ["one"]}])
+def test_link_counts_of_a_rebuilt_image(options: dict[str, object], tmp_path: Path):
+    """It has a lost+found that its source has not, and counts only names that were backed up."""
+    image = tmp_path / "source.img"
+    run("mke2fs", "-q", "-t", "ext4", "-F", image, "2M")
+    content = tmp_path / "content"
+    content.write_bytes(b"content")
+    for command in ("mkdir d", "mkdir d/one", "mkdir d/two", f"write {content} d/one/file", "ln d/one/file d/two/name"):
+        run("debugfs", "-w", "-R", command, image)
+    run("debugfs", "-w", "-R", "sif d/one/file links_count 2", image)
+    run("debugfs", "-w", "-R", "rmdir lost+found", image)
+    archive = archive_of(image, **options)
+    with ext4img.open(rebuilt(archive, tmp_path / "new.img")) as fs:
+        report = compare(archive, fs)
+    assert report.same, report.differences
+    assert report.rebuilt["link count"]
+
+
+@pytest.mark.skipif(shutil.which("debugfs", path=f"{os.environ['PATH']}:{SBIN}") is None, reason="no debugfs here")
 @pytest.mark.parametrize(
     ("command", "path", "what"),
     [
