@@ -196,6 +196,15 @@ def test_children_of_encrypted_directories(
 # What e2fsck tolerates
 
 
+@pytest.mark.parametrize("name", ["fast", "device", "dir"])
+def test_the_flag_of_verity_at_what_has_no_contents(name: str, tmp_path: Path):
+    image = tmp_path / "image"
+    image.write_bytes(made(EXT2))
+    change(image, f"sif {name} flags 0x100000")
+    assert e2fsck(image) == 0
+    assert checked(image)[1] == []
+
+
 def test_an_immutable_pipe(tmp_path: Path):
     image = tmp_path / "image"
     image.write_bytes(made(EXT4))
