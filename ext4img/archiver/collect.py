@@ -280,8 +280,8 @@ class TreeScanner:
                 segments = tuple(contents.segments(with_lost=False))
                 unwritten = self._unwritten(contents, inode)
                 lost = list(contents.lost(body_size))
-                if lacks_xattrs and contents.inline is not None and len(contents.inline) < size:
-                    # The rest was in an attribute.
+                if self._problems.damage != damage and contents.inline is not None and len(contents.inline) < size:
+                    # The rest was in an attribute, which is lost.
                     lost.append((len(contents.inline), size - len(contents.inline)))
                 body = self._bodies.of_contents(contents, segments, lost=lost)
         elif kind == "symlink":

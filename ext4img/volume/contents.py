@@ -196,7 +196,8 @@ class Contents:
         """
         limit = self.size if end is None else end
         if self.inline is not None:
-            return [(0, limit)] if limit else []
+            held = min(limit, len(self.inline))  # the rest is a hole, as i_size may be anything
+            return [(0, held)] if held else []
         size = self._blocks.block_size
         merged: list[tuple[int, int]] = []
         for run in self.runs:

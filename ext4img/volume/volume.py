@@ -273,7 +273,12 @@ class Volume:
 
     def _inline_parts(self, inode: StoredInode) -> tuple[bytes, bytes]:
         """i_block, and the attribute system.data, which holds the rest of the contents."""
-        return inode.block_area, self.raw_xattrs(inode).get(INLINE_DATA, b"")
+        rest = self.raw_xattrs(inode).get(INLINE_DATA)
+        if rest is None:  # to the kernel i_block is then a map of blocks (ext4_has_inline_data)
+            place = Place(inode=inode.number, record="ext4_inode", field="i_flags")
+            self.problems.found(CorruptionError("inline data without the attribute system.data", place))
+            rest = b""
+        return inode.block_area, rest
 
     # Directories
 

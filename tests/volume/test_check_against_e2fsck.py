@@ -196,6 +196,19 @@ def test_children_of_encrypted_directories(
 # What e2fsck tolerates
 
 
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [("fast", "0x100000"), ("device", "0x100000"), ("dir", "0x100000"), ("file", "0x40000"), ("dir", "0x40000")],
+)
+def test_flags_that_mean_nothing_without_their_feature(name: str, flag: str, tmp_path: Path):
+    image = tmp_path / "image"
+    image.write_bytes(made(EXT2))
+    change(image, f"sif {name} flags {flag}")
+    assert e2fsck(image) == 0
+    summary, problems = checked(image)
+    assert (problems, summary.remarks) == ([], 1)
+
+
 def test_an_immutable_pipe(tmp_path: Path):
     image = tmp_path / "image"
     image.write_bytes(made(EXT4))

@@ -69,7 +69,9 @@ def wrong_fields(superblock: Superblock, inode: StoredInode, raw: bytes) -> Iter
         yield WrongField(f"i_mode is {inode.mode:#o}, which has no file type", "i_mode")
     for name, flag, feature in _FLAGS_NEED:
         if flags & flag and feature not in features:
-            yield WrongField(f"{name} is set without the feature", "i_flags")
+            # ext4 looks at the one with its feature only, at the other for files only, e2fsck at neither.
+            tolerated = flag == EXT4_HUGE_FILE_FL or (flag == EXT4_VERITY_FL and not inode.is_file)
+            yield WrongField(f"{name} is set without the feature", "i_flags", remark=tolerated)
     yield from _wrong_for_type(inode)
     if inode.dtime and inode.links:
         yield WrongField(f"in use, but has a deletion time ({inode.dtime})", "i_dtime")
