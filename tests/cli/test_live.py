@@ -49,6 +49,8 @@ def test_a_mounted_image(tmp_path: Path, capfdbinary: pytest.CaptureFixture[byte
         assert (code, "others could write to the image (device, mount)" in err) == (1, True)
     assert ext4img("list", archive)[0] == 0
     assert "Live:     others could write to the image: device, mount\n" in ext4img("list", archive, "--info")[1]
+    code, _, err = ext4img("backup", image, tmp_path / "next.tar", "--since", archive)
+    assert (code, f"{archive}: warning: it may be a mixture of old and new" in err) == (1, True)
 
 
 @pytest.mark.parametrize("kind", live_trials.KINDS)

@@ -159,6 +159,11 @@ def run(
                 f"{quote(image.image)}: note: the file system was in use. Contents that reached the disk"
                 " before their change times are not noticed in this backup; --compare contents finds them."
             )
+        if since is not None and base is not None and base.changed:
+            warn(
+                f"{quote(since)}: warning: it may be a mixture of old and new, and so may a backup that is based on it;"
+                " make a full one"
+            )
         if report.incomplete:
             files = plural(report.incomplete, "file")
             warn(f"{quote(image.image)}: incomplete: {files} could not be read completely")
