@@ -53,6 +53,8 @@ class RebuildRules:
             return "birth time"
         if field in ("segments", "unwritten") and self._other_blocks and ours.context is None:
             return "hole"
+        if field == "unwritten" and _joined(ours.unwritten) == _joined(theirs.unwritten):
+            return "unwritten extent"  # the same ranges in other pieces
         return None
 
     def is_lost(self, entry: Entry) -> bool:
@@ -102,3 +104,13 @@ def data_digest(parts: Iterable[tuple[int, memoryview]]) -> str:
                 digest.update((offset + at).to_bytes(8, "little"))
                 digest.update(unit)
     return digest.hexdigest()
+
+
+def _joined(ranges: Segments) -> list[tuple[int, int]]:
+    """The ranges, each joined with the one that it continues."""
+    joined: list[tuple[int, int]] = []
+    for offset, length in ranges:
+        if joined and sum(joined[-1]) == offset:
+            offset, length = joined[-1][0], joined.pop()[1] + length  # noqa: PLW2901 - the longer one
+        joined.append((offset, length))
+    return joined
