@@ -64,8 +64,7 @@ def policies_in_use(volume: Volume) -> dict[Policy, PolicyUse]:
                 raise CorruptionError("encrypted, but without an encryption context", place)
             context = parse_context(raw, place=place, supported_only=False)
         except (CorruptionError, UnsupportedFeatureError) as error:
-            # It is a problem of this inode only.
-            volume.problems.note(str(error), place)
+            _note(volume, error, place)  # it is a problem of this inode only
             continue
         use = used.setdefault(context.policy, PolicyUse())
         if inode.is_dir:
@@ -102,7 +101,7 @@ def key_opens_names(volume: Volume, use: PolicyUse, keyring: Keyring) -> bool:
         try:
             entries = volume.directory(volume.inode(number))
         except Ext4Error as error:
-            volume.problems.note(str(error), Place(inode=number))
+            _note(volume, error, Place(inode=number))
             continue
         names = [entry.name for entry in entries[:_SAMPLE_NAMES] if len(entry.name) >= FSCRYPT_FNAME_MIN_MSG_LEN]
         for raw in cipher.decrypt_raw(names):
@@ -156,3 +155,11 @@ def report_policy_mismatch(volume: Volume, directory: StoredInode, policy: bytes
         f"{child.type} {what} its directory, inode {directory.number}: a kernel refuses it",
         Place(inode=child.number, record="fscrypt_context"),
     )
+
+
+def _note(volume: Volume, error: Ext4Error, place: Place) -> None:
+    """Note an error with its own place, if it has one."""
+    if isinstance(error, CorruptionError):
+        volume.problems.note(error.reason, error.place)
+    else:
+        volume.problems.note(str(error), place)

@@ -126,4 +126,5 @@ def test_an_encrypted_inode_without_context(altered: Altered):
             path.stat(follow_symlinks=False)
         assert str(fs.path("/.fscrypt/policies").inode)
         fs.policies()
-        assert "without an encryption context" in str(list(fs.problems))
+        place = f"inode {inode.number}, fscrypt_context"
+        assert [str(problem) for problem in fs.problems] == [f"encrypted, but without an encryption context ({place})"]
