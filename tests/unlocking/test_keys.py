@@ -7,7 +7,7 @@ import sys
 import traceback
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ext4img.errors import Ext4Error, KeyFormatError
@@ -107,6 +107,7 @@ def test_what_is_neither_text_nor_bytes(slip):
 
 
 @given(st.binary(max_size=200), st.sampled_from(["auto", "raw", "hex", "recovery"]))
+@example(bytes(32), "raw")  # random bytes are seldom a key
 def test_any_file(data, key_format):
     try:
         key = parse_key(data, key_format)
